@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Clients: an open file description of /dev/evpl each. A client goes with its
+ * last descriptor and its last VMA, in whatever task that happens: nothing on
+ * the way out looks at current.
+ */
+#include <linux/compat.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/pagemap.h>
+#include <linux/pid.h>
+#include <linux/pseudo_fs.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+
+#include "evpl.h"
+
+/*
+ * Guards the list of clients and its length. Opening any misc device may wait for
+ * it, so it is never held for long.
+ */
+static DEFINE_MUTEX(clients_mutex);
+static LIST_HEAD(clients);
+static unsigned long nr_clients;
+
+static struct vfsmount *evpl_mnt;
+
+static int evpl_init_fs_context(struct fs_context *fc)
+{
+	return init_pseudo(fc, 0x6576706c) ? 0 : -ENOMEM; /* "evpl" */
+}
+
+/* Without an owner: the mount below would keep the module for ever. */
+static struct file_system_type evpl_fs_type = {
+	.name = "evpl",
+	.init_fs_context = evpl_init_fs_context,
+	.kill_sb = kill_anon_super,
+};
+
+int __init evpl_client_init(void)
+{
+	evpl_mnt = kern_mount(&evpl_fs_type);
+	return PTR_ERR_OR_ZERO(evpl_mnt);
+}
+
+void evpl_client_exit(void)
+{
+	kern_unmount(evpl_mnt);
+}
+
+static int evpl_open(struct inode *inode, struct file *file)
+{
+	struct evpl_client *client;
+	int ret = -ENOMEM;
+
+	client = kzalloc(sizeof(*client), EVPL_GFP);
+	if (!client)
+		return -ENOMEM;
+	mutex_init(&client->lock);
+	init_rwsem(&client->tree_lock);
+	client->slabs = RB_ROOT;
+	xa_init_flags(&client->refs, XA_FLAGS_ACCOUNT);
+
+	client->user = evpl_user_get(file->f_cred->uid);
+	if (!client->user)
+		goto free_client;
+
+	client->inode = alloc_anon_inode(evpl_mnt->mnt_sb);
+	if (IS_ERR(client->inode)) {
+		ret = PTR_ERR(client->inode);
+		goto put_user;
+	}
+	/* Keeps NUMA balancing away; GFP_DMA has no other meaning here. */
+	mapping_set_gfp_mask(client->inode->i_mapping, GFP_DMA);
+	client->pid = get_pid(task_tgid(current));
+
+	mutex_lock(&clients_mutex);
+	list_add_tail(&client->list, &clients);
+	nr_clients++;
+	mutex_unlock(&clients_mutex);
+
+	file->private_data = client;
+	file->f_mapping = client->inode->i_mapping;
+	/* Memory has no cache to pass by, so O_DIRECT may be asked for. */
+	file->f_mode |= FMODE_CAN_ODIRECT;
+	return 0;
+
+put_user:
+	evpl_user_put(client->user);
+free_client:
+	kfree(client);
+	return ret;
+}
+
+static int evpl_release(struct inode *inode, struct file *file)
+{
+	struct evpl_client *client = file->private_data;
+
+	mutex_lock(&clients_mutex);
+	list_del(&client->list);
+	nr_clients--;
+	mutex_unlock(&clients_mutex);
+
+	evpl_slab_destroy_all(client);
+	evpl_refs_destroy(client);
+	put_pid(client->pid);
+	iput(client->inode);
+	evpl_user_put(client->user);
+	mutex_destroy(&client->lock);
+	kfree(client);
+	return 0;
+}
+
+/**
+ * evpl_client_set_up() - set a client up
+ * @client: the client
+ * @buffer_shift: log2 of its buffer size
+ * @slab: its first slab, which becomes the client's if 0 is returned; or NULL
+ *
+ * Return: 0; -EBUSY if it is set up already; what evpl_slab_reserve() returns.
+ */
+int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
+		       struct evpl_slab *slab)
+{
+	int ret = 0;
+
+	mutex_lock(&client->lock);
+	if (client->buffer_shift)
+		ret = -EBUSY;
+	else if (slab)
+		ret = evpl_slab_reserve(client, slab, buffer_shift);
+	if (ret)
+		goto unlock;
+
+	WRITE_ONCE(client->buffer_shift, buffer_shift);
+	if (slab)
+		evpl_slab_publish(client, slab);
+unlock:
+	mutex_unlock(&client->lock);
+	return ret;
+}
+
+/* Programs seek to the end to learn the size. */
+static loff_t evpl_llseek(struct file *file, loff_t offset, int whence)
+{
+	struct evpl_client *client = file->private_data;
+
+	return fixed_size_llseek(file, offset, whence,
+				 i_size_read(client->inode));
+}
+
+static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
+{
+	struct evpl_client *client = file->private_data;
+	unsigned long folios[EVPL_FOLIO_ORDER_MAX + 1] = {};
+	unsigned long buffers = 0, in_use = 0;
+	unsigned int shift, order, i;
+	struct evpl_slab *slab;
+	struct rb_node *node;
+
+	if (mutex_lock_killable(&client->lock))
+		return;
+	shift = client->buffer_shift;
+	for (node = rb_first(&client->slabs); node; node = rb_next(node)) {
+		slab = rb_entry(node, struct evpl_slab, node);
+		in_use += evpl_refs_in_use(client, slab);
+		for (i = 0; i < slab->nr_folios; i++) {
+			folios[folio_order(slab->folios[i])]++;
+			cond_resched();
+		}
+	}
+	if (shift)
+		buffers = client->nr_pages >> (shift - PAGE_SHIFT);
+	seq_printf(m, "evpl-buffer-size:\t%lu\n", shift ? BIT(shift) : 0);
+	seq_printf(m, "evpl-slabs:\t%lu\n", client->nr_slabs);
+	seq_printf(m, "evpl-bytes:\t%lu\n", client->nr_pages << PAGE_SHIFT);
+	mutex_unlock(&client->lock);
+
+	seq_printf(m, "evpl-buffers:\t%lu\n", buffers);
+	seq_printf(m, "evpl-buffers-in-use:\t%lu\n", in_use);
+	for (order = EVPL_FOLIO_ORDER_MAX; order >= EVPL_FOLIO_ORDER_MIN; order--)
+		if (folios[order])
+			seq_printf(m, "evpl-folios-%lukB:\t%lu\n",
+				   PAGE_SIZE << order >> 10, folios[order]);
+}
+
+/**
+ * evpl_client_show_all() - list the clients of the system
+ * @m: where to
+ */
+void evpl_client_show_all(struct seq_file *m)
+{
+	struct evpl_client *client;
+
+	seq_puts(m, "pid uid slabs bytes\n");
+	mutex_lock(&clients_mutex);
+	list_for_each_entry(client, &clients, list)
+		seq_printf(m, "%d %u %lu %lu\n", pid_vnr(client->pid),
+			   from_kuid_munged(&init_user_ns, client->user->uid),
+			   READ_ONCE(client->nr_slabs),
+			   READ_ONCE(client->nr_pages) << PAGE_SHIFT);
+	mutex_unlock(&clients_mutex);
+}
+
+unsigned long evpl_client_count(void)
+{
+	return READ_ONCE(nr_clients);
+}
+
+const struct file_operations evpl_fops = {
+	.owner = THIS_MODULE,
+	.open = evpl_open,
+	.release = evpl_release,
+	.llseek = evpl_llseek,
+	.unlocked_ioctl = evpl_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.mmap = evpl_mmap,
+	.get_unmapped_area = thp_get_unmapped_area,
+	.show_fdinfo = evpl_show_fdinfo,
+};

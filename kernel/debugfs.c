@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What people see from outside: /sys/kernel/debug/evpl/counters, the sums of the
+ * system, and /sys/kernel/debug/evpl/clients, who has what.
+ */
+#include <linux/debugfs.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+
+#include "evpl.h"
+
+static struct dentry *root;
+
+static int counters_show(struct seq_file *m, void *unused)
+{
+	seq_printf(m, "clients %lu\n", evpl_client_count());
+	seq_printf(m, "slabs %lu\n", atomic_long_read(&evpl_nr_slabs));
+	seq_printf(m, "charged-bytes %llu\n", evpl_charged_bytes());
+	seq_printf(m, "detached-bytes %llu\n",
+		   (u64)atomic64_read(&evpl_detached_bytes));
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(counters);
+
+static int clients_show(struct seq_file *m, void *unused)
+{
+	evpl_client_show_all(m);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(clients);
+
+void __init evpl_debugfs_init(void)
+{
+	root = debugfs_create_dir("evpl", NULL);
+	debugfs_create_file("counters", 0400, root, NULL, &counters_fops);
+	debugfs_create_file("clients", 0400, root, NULL, &clients_fops);
+}
+
+void evpl_debugfs_exit(void)
+{
+	debugfs_remove(root);
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Slabs. A slab is created (its folios exist, charged), reserved (it has a range
+ * of the own window, its buffers have entries), published (user space knows,
+ * faults find it) and destroyed. It is in its client's tree from reserved on.
+ */
+#include <linux/err.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/pagemap.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "evpl.h"
+
+#define HUGE_PAGES	BIT(EVPL_FOLIO_ORDER_MAX)
+
+atomic_long_t evpl_nr_slabs;
+
+static struct evpl_slab *slab_of(struct rb_node *node)
+{
+	return rb_entry_safe(node, struct evpl_slab, node);
+}
+
+static pgoff_t slab_end(const struct evpl_slab *slab)
+{
+	return slab->start + slab->nr_pages;
+}
+
+/*
+ * Allocate nr_pages, a multiple of HUGE_PAGES, in folios as large as can be had,
+ * and add them to the list. Each run of HUGE_PAGES starts over with the largest
+ * order and never goes up again, so that every folio is aligned to its size.
+ * Return the number of folios, or -errno; the list is the caller's also then.
+ */
+static long alloc_folios(struct list_head *folios, unsigned long nr_pages,
+			 int node, unsigned int min_order)
+{
+	unsigned int order = EVPL_FOLIO_ORDER_MAX;
+	unsigned long done = 0;
+	long nr_folios = 0;
+
+	while (done < nr_pages) {
+		struct folio *folio;
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+
+		if (!(done % HUGE_PAGES))
+			order = EVPL_FOLIO_ORDER_MAX;
+		while (!(folio = evpl_folio_alloc(node, order,
+						  order == min_order)))
+			if (order-- == min_order)
+				return -ENOMEM;
+
+		list_add_tail(&folio->lru, folios);
+		done += folio_nr_pages(folio);
+		nr_folios++;
+		cond_resched();
+	}
+	return nr_folios;
+}
+
+/**
+ * evpl_slab_create() - allocate a slab
+ * @client: who is charged
+ * @nr_pages: length, a multiple of EVPL_SLAB_ALIGN
+ * @node: NUMA node that all of it must come from, or EVPL_NODE_ANY
+ * @flags: EVPL_SLAB_*
+ *
+ * Return: a slab that the caller owns, or an error pointer: -ENOMEM, -EINTR.
+ */
+struct evpl_slab *evpl_slab_create(struct evpl_client *client,
+				   unsigned long nr_pages, int node, u32 flags)
+{
+	u64 bytes = (u64)nr_pages << PAGE_SHIFT;
+	struct folio *folio, *next;
+	struct evpl_slab *slab;
+	LIST_HEAD(folios);
+	long ret;
+
+	ret = evpl_charge(client->user, bytes);
+	if (ret)
+		return ERR_PTR(ret);
+
+	ret = alloc_folios(&folios, nr_pages, node,
+			   flags & EVPL_SLAB_HUGE ? EVPL_FOLIO_ORDER_MAX :
+						    EVPL_FOLIO_ORDER_MIN);
+	if (ret < 0)
+		goto free_folios;
+
+	slab = kvzalloc(struct_size(slab, folios, ret), EVPL_GFP);
+	if (!slab) {
+		ret = -ENOMEM;
+		goto free_folios;
+	}
+
+	slab->nr_pages = nr_pages;
+	list_for_each_entry_safe(folio, next, &folios, lru) {
+		list_del(&folio->lru);
+		slab->folios[slab->nr_folios++] = folio;
+		cond_resched();
+	}
+	atomic_long_inc(&evpl_nr_slabs);
+	return slab;
+
+free_folios:
+	list_for_each_entry_safe(folio, next, &folios, lru) {
+		list_del(&folio->lru);
+		folio_put(folio);
+		cond_resched();
+	}
+	evpl_uncharge(client->user, bytes);
+	return ERR_PTR(ret);
+}
+
+/**
+ * evpl_slab_destroy() - free a slab
+ * @client: its client
+ * @slab: not in the client's tree, and mapped nowhere
+ */
+void evpl_slab_destroy(struct evpl_client *client, struct evpl_slab *slab)
+{
+	unsigned int i;
+
+	for (i = 0; i < slab->nr_folios; i++) {
+		evpl_folio_free(slab->folios[i], client->user);
+		cond_resched();
+	}
+	kvfree(slab);
+	atomic_long_dec(&evpl_nr_slabs);
+}
+
+/* Find the lowest free range of nr_pages in the own window, and what it follows. */
+static int find_gap(struct evpl_client *client, unsigned long nr_pages,
+		    pgoff_t *start, struct evpl_slab **prev)
+{
+	struct evpl_slab *slab;
+
+	*start = 0;
+	*prev = NULL;
+	for (slab = slab_of(rb_first(&client->slabs)); slab;
+	     slab = slab_of(rb_next(&slab->node))) {
+		if (slab->start - *start >= nr_pages)
+			return 0;
+		*start = slab_end(slab);
+		*prev = slab;
+		cond_resched();
+	}
+	return EVPL_OWN_PAGES - *start >= nr_pages ? 0 : -ENOSPC;
+}
+
+static void insert_after(struct evpl_client *client, struct evpl_slab *slab,
+			 struct evpl_slab *prev)
+{
+	struct rb_node **link = &client->slabs.rb_node;
+	struct rb_node *parent = NULL;
+
+	/* The leftmost place right of prev. */
+	if (prev) {
+		parent = &prev->node;
+		link = &parent->rb_right;
+	}
+	while (*link) {
+		parent = *link;
+		link = &parent->rb_left;
+	}
+	rb_link_node(&slab->node, parent, link);
+	rb_insert_color(&slab->node, &client->slabs);
+}
+
+/**
+ * evpl_slab_reserve() - give a slab its range of the own window
+ * @client: its client
+ * @slab: a slab that evpl_slab_create() returned
+ * @buffer_shift: log2 of the client's buffer size
+ *
+ * The range is the lowest that is free. Its buffers get their entries.
+ *
+ * Return: 0, -ENOSPC, -ENOMEM or -EINTR; the slab is the client's only if 0.
+ */
+int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
+		      unsigned int buffer_shift)
+{
+	struct evpl_slab *prev;
+	unsigned int i;
+	pgoff_t index;
+	int ret;
+
+	lockdep_assert_held(&client->lock);
+
+	ret = find_gap(client, slab->nr_pages, &slab->start, &prev);
+	if (ret)
+		return ret;
+
+	ret = evpl_refs_grow(client, slab, buffer_shift);
+	if (ret)
+		return ret;
+
+	/*
+	 * By its index the slab finds a folio; and the core maps one by a PMD
+	 * only if its end, counted from its index, lies within i_size.
+	 */
+	index = slab->start;
+	for (i = 0; i < slab->nr_folios; i++) {
+		slab->folios[i]->index = index;
+		index += folio_nr_pages(slab->folios[i]);
+	}
+
+	down_write(&client->tree_lock);
+	insert_after(client, slab, prev);
+	up_write(&client->tree_lock);
+	WRITE_ONCE(client->nr_slabs, client->nr_slabs + 1);
+	WRITE_ONCE(client->nr_pages, client->nr_pages + slab->nr_pages);
+	return 0;
+}
+
+/**
+ * evpl_slab_publish() - let page faults find a slab
+ * @client: its client
+ * @slab: a slab that is reserved
+ */
+void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab)
+{
+	lockdep_assert_held(&client->lock);
+
+	/* The size first: a fault beyond it would map page by page. */
+	i_size_write(client->inode,
+		     max(i_size_read(client->inode),
+			 (loff_t)slab_end(slab) << PAGE_SHIFT));
+	down_write(&client->tree_lock);
+	slab->live = true;
+	up_write(&client->tree_lock);
+}
+
+/* After a slab has gone: the size is the end of the last that is live. */
+static void shrink_size(struct evpl_client *client)
+{
+	struct evpl_slab *slab = slab_of(rb_last(&client->slabs));
+
+	while (slab && !slab->live)
+		slab = slab_of(rb_prev(&slab->node));
+	i_size_write(client->inode,
+		     slab ? (loff_t)slab_end(slab) << PAGE_SHIFT : 0);
+}
+
+/**
+ * evpl_slab_remove() - take a slab away from user space
+ * @client: its client
+ * @slab: a slab that is reserved or live; the caller owns it afterwards
+ *
+ * On return no page of it is mapped and no fault can map one.
+ */
+void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab)
+{
+	unsigned int i;
+
+	lockdep_assert_held(&client->lock);
+
+	down_write(&client->tree_lock);
+	rb_erase(&slab->node, &client->slabs);
+	up_write(&client->tree_lock);
+
+	/*
+	 * A fault that found the slab holds the lock of its folio until the page
+	 * is mapped; wait for those, then no more come.
+	 */
+	for (i = 0; i < slab->nr_folios; i++) {
+		folio_lock(slab->folios[i]);
+		folio_unlock(slab->folios[i]);
+		cond_resched();
+	}
+	unmap_mapping_range(client->inode->i_mapping,
+			    (loff_t)slab->start << PAGE_SHIFT,
+			    (loff_t)slab->nr_pages << PAGE_SHIFT, 1);
+	shrink_size(client);
+	WRITE_ONCE(client->nr_slabs, client->nr_slabs - 1);
+	WRITE_ONCE(client->nr_pages, client->nr_pages - slab->nr_pages);
+}
+
+/**
+ * evpl_slab_find() - find the slab that a page of the own window belongs to
+ * @client: the client, locked by lock or tree_lock
+ * @pgoff: the page
+ *
+ * Return: the slab, live or not, or NULL.
+ */
+struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff)
+{
+	struct rb_node *node = client->slabs.rb_node;
+
+	while (node) {
+		struct evpl_slab *slab = slab_of(node);
+
+		if (pgoff < slab->start)
+			node = node->rb_left;
+		else if (pgoff >= slab_end(slab))
+			node = node->rb_right;
+		else
+			return slab;
+	}
+	return NULL;
+}
+
+/**
+ * evpl_slab_folio() - find the folio that a page of a slab belongs to
+ * @slab: a slab that is reserved
+ * @pgoff: the page, which lies in the slab
+ *
+ * Return: the folio.
+ */
+struct folio *evpl_slab_folio(struct evpl_slab *slab, pgoff_t pgoff)
+{
+	unsigned int low = 0, high = slab->nr_folios;
+
+	/* folios[low]->index <= pgoff, and folios[high], if any, is past it. */
+	while (high - low > 1) {
+		unsigned int mid = low + (high - low) / 2;
+
+		if (slab->folios[mid]->index <= pgoff)
+			low = mid;
+		else
+			high = mid;
+	}
+	return slab->folios[low];
+}
+
+/**
+ * evpl_slab_free() - free a slab that user space names
+ * @client: the client
+ * @start: where the slab starts in the own window, in pages
+ *
+ * Return: 0, -ENOENT or -EBUSY.
+ */
+int evpl_slab_free(struct evpl_client *client, pgoff_t start)
+{
+	struct evpl_slab *slab;
+
+	mutex_lock(&client->lock);
+	slab = evpl_slab_find(client, start);
+	if (!slab || slab->start != start || !slab->live) {
+		mutex_unlock(&client->lock);
+		return -ENOENT;
+	}
+	if (evpl_refs_in_use(client, slab)) {
+		mutex_unlock(&client->lock);
+		return -EBUSY;
+	}
+	evpl_slab_remove(client, slab);
+	mutex_unlock(&client->lock);
+
+	evpl_slab_destroy(client, slab);
+	return 0;
+}
+
+/**
+ * evpl_slab_destroy_all() - free the slabs of a client that is going
+ * @client: the client; nobody else knows of it, and none of its VMAs is left
+ */
+void evpl_slab_destroy_all(struct evpl_client *client)
+{
+	struct evpl_slab *slab, *next;
+
+	rbtree_postorder_for_each_entry_safe(slab, next, &client->slabs, node)
+		evpl_slab_destroy(client, slab);
+	client->slabs = RB_ROOT;
+}
