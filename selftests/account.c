@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Accounting: the caps of the system and of a user, and the memory cgroup. What
+ * doesn't fit is ENOMEM, takes nothing, and kills nobody.
+ */
+#include <sys/syscall.h>
+
+#include "evpl_test.h"
+
+#define MAX_BYTES		PARAMETERS "max_bytes"
+#define MAX_BYTES_PER_USER	PARAMETERS "max_bytes_per_user"
+#define CGROUP			"/sys/fs/cgroup/evpl-test"
+
+/* What the entries of a small slab add: a page of the refs window. */
+#define REFS_PAGE		4096
+
+static unsigned long long read_parameter(const char *path)
+{
+	unsigned long long value = 0;
+	FILE *file = fopen(path, "re");
+
+	if (file && fscanf(file, "%llu", &value) != 1)
+		value = 0;
+	if (file)
+		fclose(file);
+	return value;
+}
+
+FIXTURE(account)
+{
+	int fd;
+	struct counters before;
+	struct evpl_setup setup;
+	unsigned long long max_bytes, max_bytes_per_user;
+};
+
+FIXTURE_SETUP(account)
+{
+	self->before = read_counters();
+	self->max_bytes = read_parameter(MAX_BYTES);
+	self->max_bytes_per_user = read_parameter(MAX_BYTES_PER_USER);
+	ASSERT_NE(0, self->max_bytes);
+	ASSERT_NE(0, self->max_bytes_per_user);
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));
+}
+
+FIXTURE_TEARDOWN(account)
+{
+	EXPECT_EQ(0, write_number(MAX_BYTES, self->max_bytes));
+	EXPECT_EQ(0, write_number(MAX_BYTES_PER_USER, self->max_bytes_per_user));
+	close(self->fd);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(account, caps_are_three_quarters_and_half_of_RAM_by_default)
+{
+	/* MemTotal leaves out some of what the kernel took at boot. */
+	unsigned long long ram = number_in("/proc/meminfo", "MemTotal") * KIB;
+
+	EXPECT_LE(ram / 100 * 73, self->max_bytes);
+	EXPECT_GE(ram / 100 * 77, self->max_bytes);
+	EXPECT_LE(ram / 100 * 48, self->max_bytes_per_user);
+	EXPECT_GE(ram / 100 * 52, self->max_bytes_per_user);
+}
+
+/* Fill up to a cap, byte for byte; then one more slab. */
+static void check_cap(struct __test_metadata *_metadata, int fd,
+		      const char *cap, unsigned long long charged)
+{
+	uint64_t offset, last;
+
+	ASSERT_EQ(0, write_number(cap, charged + 8 * MIB + REFS_PAGE));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, 6 * MIB, &offset));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, 4 * MIB, &last));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, 2 * MIB, &last));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, 2 * MIB, &last));
+	EXPECT_EQ(2, fdinfo(fd, "evpl-slabs"));
+	EXPECT_EQ(charged + 8 * MIB + REFS_PAGE, read_counters().charged);
+
+	/* A cap can be raised while it is reached, or lowered below. */
+	ASSERT_EQ(0, write_number(cap, charged + 10 * MIB + REFS_PAGE));
+	EXPECT_EQ(0, evpl_slab_alloc(fd, 2 * MIB, &last));
+	ASSERT_EQ(0, write_number(cap, 0));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, 2 * MIB, &last));
+	EXPECT_EQ(3, fdinfo(fd, "evpl-slabs"));
+	EXPECT_EQ(0, evpl_slab_free(fd, offset));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, 2 * MIB, &last));
+	EXPECT_EQ(2, fdinfo(fd, "evpl-slabs"));
+}
+
+TEST_F(account, more_than_the_cap_of_the_system_is_ENOMEM)
+{
+	check_cap(_metadata, self->fd, MAX_BYTES, self->before.charged);
+}
+
+TEST_F(account, more_than_the_cap_of_the_user_is_ENOMEM)
+{
+	check_cap(_metadata, self->fd, MAX_BYTES_PER_USER, self->before.charged);
+}
+
+TEST_F(account, entries_count_too)
+{
+	uint64_t offset;
+
+	/* Room for the slab, but not for the page of its entries. */
+	ASSERT_EQ(0, write_number(MAX_BYTES, self->before.charged + 2 * MIB));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
+	EXPECT_EQ(self->before.charged, read_counters().charged);
+	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
+}
+
+TEST_F(account, mapping_of_a_slab_without_room_for_its_entries_sets_nothing_up)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	char *memory;
+
+	ASSERT_EQ(0, write_number(MAX_BYTES, self->before.charged + 2 * MIB));
+	EXPECT_EQ(MAP_FAILED, evpl_map(fd, 2 * MIB, 0));
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_EQ(0, fdinfo(fd, "evpl-buffer-size"));
+	EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
+	EXPECT_EQ(self->before.charged, read_counters().charged);
+
+	ASSERT_EQ(0, write_number(MAX_BYTES, self->max_bytes));
+	memory = evpl_map(fd, 2 * MIB, 0);
+	ASSERT_NE(MAP_FAILED, memory);
+	munmap(memory, 2 * MIB);
+	close(fd);
+}
+
+TEST_F(account, user_is_the_one_who_opened_and_each_has_a_cap_of_its_own)
+{
+	uint64_t offset;
+	pid_t child;
+
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 2 * MIB + REFS_PAGE));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
+
+	child = fork();
+	if (!child) {
+		struct evpl_setup setup;
+		int fd;
+
+		/* Another user, to whom the node's group is given. */
+		if (setgid(0) || setuid(12345))
+			_exit(1);
+		/* What was opened by root stays charged to root. */
+		if (evpl_slab_alloc(self->fd, 2 * MIB, &offset) != -ENOMEM)
+			_exit(2);
+		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		if (fd < 0 || evpl_setup(fd, 0, &setup))
+			_exit(3);
+		if (evpl_slab_alloc(fd, 2 * MIB, &offset))
+			_exit(4);
+		if (evpl_slab_alloc(fd, 2 * MIB, &offset) != -ENOMEM)
+			_exit(5);
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(child));
+}
+
+TEST_F(account, others_may_not_open_it)
+{
+	struct stat stat_buf;
+	pid_t child;
+
+	ASSERT_EQ(0, stat(DEVICE, &stat_buf));
+	EXPECT_EQ(0660, stat_buf.st_mode & 0777);
+	child = fork();
+	if (!child) {
+		if (setgid(12345) || setuid(12345))
+			_exit(1);
+		_exit(open(DEVICE, O_RDWR) < 0 && errno == EACCES ? 0 : 2);
+	}
+	EXPECT_EQ(0, reap(child));
+}
+
+TEST_F(account, more_than_the_memory_cgroup_has_is_ENOMEM_and_kills_nobody)
+{
+	pid_t child;
+
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		SKIP(return, "no cgroup of version 2");
+	ASSERT_EQ(0, write_number(CGROUP "/memory.max", 32 * MIB));
+	write_string(CGROUP "/memory.swap.max", "0");
+
+	child = fork();
+	if (!child) {
+		uint64_t offsets[64], offset;
+		int slabs = 0, ret, fill;
+
+		if (write_number(CGROUP "/cgroup.procs", getpid()))
+			_exit(1);
+		if (evpl_slab_alloc(self->fd, 64 * MIB, &offset) != -ENOMEM)
+			_exit(2);
+		if (fdinfo(self->fd, "evpl-slabs") ||
+		    read_counters().charged != self->before.charged)
+			_exit(3);
+		while (!(ret = evpl_slab_alloc(self->fd, SLAB_2M,
+					       &offsets[slabs])))
+			slabs++;
+		if (ret != -ENOMEM)
+			_exit(4);
+		/* It is the cgroup that pays, so nearly all of it is there. */
+		if (slabs < 10 || slabs > 15)
+			_exit(5);
+		fill = fdinfo(self->fd, "evpl-slabs");
+		if (fill != slabs)
+			_exit(6);
+		while (slabs--)
+			if (evpl_slab_free(self->fd, offsets[slabs]))
+				_exit(7);
+		if (evpl_slab_alloc(self->fd, 8 * MIB, &offset))
+			_exit(8);
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(0, number_in(CGROUP "/memory.events", "oom"));
+	EXPECT_EQ(0, number_in(CGROUP "/memory.events", "oom_kill"));
+	EXPECT_LT(0, number_in(CGROUP "/memory.events", "max"));
+
+	/* The slab belongs to the open file, which outlived the child. */
+	EXPECT_EQ(1, fdinfo(self->fd, "evpl-slabs"));
+	close(self->fd);
+	EXPECT_TRUE(counters_return_to(self->before));
+	EXPECT_EQ(0, rmdir(CGROUP));
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the tests of /dev/evpl share: thin wrappers, and what can be seen. */
+#ifndef EVPL_TEST_H
+#define EVPL_TEST_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/evpl.h>
+
+#include "kselftest_harness.h"
+
+#define DEVICE		"/dev/evpl"
+#define COUNTERS	"/sys/kernel/debug/evpl/counters"
+#define PARAMETERS	"/sys/module/evpl/parameters/"
+
+#define KIB		1024UL
+#define MIB		(1024UL * KIB)
+#define SLAB_2M		EVPL_SLAB_ALIGN
+
+/* Return 0, or -errno, so that an errno can be compared by value. */
+#define RESULT(call)	((call) < 0 ? -errno : 0)
+
+static inline int evpl_setup(int fd, uint64_t buffer_size,
+			     struct evpl_setup *setup)
+{
+	*setup = (struct evpl_setup){
+		.size = sizeof(*setup),
+		.buffer_size = buffer_size,
+	};
+	return RESULT(ioctl(fd, EVPL_SETUP, setup));
+}
+
+static inline int evpl_slab_alloc_on(int fd, uint64_t length, int node,
+				     uint32_t flags, uint64_t *offset)
+{
+	struct evpl_slab_alloc slab = {
+		.size = sizeof(slab),
+		.flags = flags,
+		.length = length,
+		.node = node,
+	};
+	int ret = RESULT(ioctl(fd, EVPL_SLAB_ALLOC, &slab));
+
+	if (!ret)
+		*offset = slab.out_offset;
+	return ret;
+}
+
+static inline int evpl_slab_alloc(int fd, uint64_t length, uint64_t *offset)
+{
+	return evpl_slab_alloc_on(fd, length, EVPL_NODE_ANY, 0, offset);
+}
+
+static inline int evpl_slab_free(int fd, uint64_t offset)
+{
+	struct evpl_slab_free slab = {
+		.size = sizeof(slab),
+		.offset = offset,
+	};
+
+	return RESULT(ioctl(fd, EVPL_SLAB_FREE, &slab));
+}
+
+static inline void *evpl_map(int fd, uint64_t length, uint64_t offset)
+{
+	return mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    offset);
+}
+
+/* The number behind a name in a file of "name number" lines; -1 without. */
+static inline long long number_in(const char *path, const char *name)
+{
+	long long value = -1;
+	char line[512];
+	FILE *file = fopen(path, "re");
+
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file)) {
+		size_t length = strlen(name);
+
+		if (strncmp(line, name, length) ||
+		    !strchr(" :\t", line[length]))
+			continue;
+		value = strtoll(line + length + strspn(line + length, ": \t"),
+				NULL, 10);
+		break;
+	}
+	fclose(file);
+	return value;
+}
+
+static inline long long fdinfo(int fd, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	return number_in(path, name);
+}
+
+struct counters {
+	long long clients, slabs, charged, detached;
+};
+
+static inline struct counters read_counters(void)
+{
+	return (struct counters){
+		.clients = number_in(COUNTERS, "clients"),
+		.slabs = number_in(COUNTERS, "slabs"),
+		.charged = number_in(COUNTERS, "charged-bytes"),
+		.detached = number_in(COUNTERS, "detached-bytes"),
+	};
+}
+
+static inline bool counters_equal(struct counters a, struct counters b)
+{
+	return a.clients == b.clients && a.slabs == b.slabs &&
+	       a.charged == b.charged && a.detached == b.detached;
+}
+
+/* What something else still held may take a while: wait, but not for ever. */
+static inline bool counters_return_to(struct counters before)
+{
+	int tries = 600;
+
+	while (!counters_equal(read_counters(), before)) {
+		if (!tries--)
+			return false;
+		usleep(100 * 1000);
+	}
+	return true;
+}
+
+static inline int write_string(const char *path, const char *string)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = RESULT(write(fd, string, strlen(string)));
+	close(fd);
+	return ret;
+}
+
+static inline int write_number(const char *path, unsigned long long number)
+{
+	char string[32];
+
+	snprintf(string, sizeof(string), "%llu", number);
+	return write_string(path, string);
+}
+
+static __thread sigjmp_buf touch_jump;
+
+static inline void touch_handler(int signal)
+{
+	siglongjmp(touch_jump, signal);
+}
+
+/* Read or write a byte. Return 0, or the signal that it raised. */
+static inline int touch(volatile char *byte, bool write)
+{
+	struct sigaction action = { .sa_handler = touch_handler };
+	struct sigaction bus, segv;
+	int signal;
+
+	sigaction(SIGBUS, &action, &bus);
+	sigaction(SIGSEGV, &action, &segv);
+	signal = sigsetjmp(touch_jump, 1);
+	if (!signal) {
+		char value = *byte;
+
+		if (write)
+			*byte = value;
+	}
+	sigaction(SIGBUS, &bus, NULL);
+	sigaction(SIGSEGV, &segv, NULL);
+	return signal;
+}
+
+#define touch_read(byte)	touch((void *)(byte), false)
+#define touch_write(byte)	touch((void *)(byte), true)
+
+/* A field of the VMA at an address, in KiB, from smaps; -1 without. */
+static inline long long smaps(const void *address, const char *name)
+{
+	long long value = -1;
+	char line[512];
+	bool inside = false;
+	FILE *file = fopen("/proc/self/smaps", "re");
+
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file)) {
+		unsigned long start, end;
+
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = (unsigned long)address >= start &&
+				 (unsigned long)address < end;
+		else if (inside && !strncmp(line, name, strlen(name)))
+			value = strtoll(line + strlen(name) + 1, NULL, 10);
+	}
+	fclose(file);
+	return value;
+}
+
+static inline bool is_filled_with(const char *memory, char value, size_t length)
+{
+	return memory[0] == value &&
+	       !memcmp(memory, memory + 1, length - 1);
+}
+
+/* Wait for a child. Return its exit status, or -signal. */
+static inline int reap(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+#endif /* EVPL_TEST_H */

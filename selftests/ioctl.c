@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The form of the ioctls: sizes, flags, reserved fields, errnos; and set-up. */
+#include "evpl_test.h"
+
+FIXTURE(client)
+{
+	int fd;
+	struct counters before;
+};
+
+FIXTURE_SETUP(client)
+{
+	self->before = read_counters();
+	ASSERT_GE(self->before.clients, 0);
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+}
+
+FIXTURE_TEARDOWN(client)
+{
+	close(self->fd);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Room for any struct, and for a page and more behind it. */
+union any {
+	uint32_t size;
+	struct evpl_setup setup;
+	struct evpl_slab_alloc slab_alloc;
+	struct evpl_slab_free slab_free;
+	char bytes[8192];
+};
+
+/* Each ioctl with a valid argument, on a client in the state that it needs. */
+static const struct call {
+	unsigned int cmd;
+	uint32_t size;
+	bool set_up;
+	bool slab;
+	union any args;
+} calls[] = {
+	{
+		.cmd = EVPL_SETUP,
+		.size = sizeof(struct evpl_setup),
+	},
+	{
+		.cmd = EVPL_SLAB_ALLOC,
+		.size = sizeof(struct evpl_slab_alloc),
+		.set_up = true,
+		.args.slab_alloc = { .length = SLAB_2M, .node = EVPL_NODE_ANY },
+	},
+	{
+		.cmd = EVPL_SLAB_FREE,
+		.size = sizeof(struct evpl_slab_free),
+		.set_up = true,
+		.slab = true,
+	},
+};
+
+#define for_each_call(call)						\
+	for (const struct call *call = calls;				\
+	     call < calls + ARRAY_SIZE(calls); call++)
+
+static int open_for(const struct call *call)
+{
+	struct evpl_setup setup;
+	uint64_t offset;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (call->set_up && evpl_setup(fd, 0, &setup))
+		goto fail;
+	if (call->slab && evpl_slab_alloc(fd, SLAB_2M, &offset))
+		goto fail;
+	return fd;
+fail:
+	close(fd);
+	return -1;
+}
+
+/* Run a call on a new client; check the errno, and that a failure changed nothing. */
+static void check(struct __test_metadata *_metadata, const struct call *call,
+		  union any *args, unsigned int cmd, int expected)
+{
+	int fd = open_for(call);
+	struct evpl_setup setup;
+	int result;
+
+	ASSERT_GE(fd, 0);
+	result = RESULT(ioctl(fd, cmd, args));
+	EXPECT_EQ(expected, result) {
+		TH_LOG("ioctl %#x, struct of %u", cmd, args->size);
+	}
+	if (expected) {
+		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
+		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
+	}
+	close(fd);
+}
+
+TEST_F(client, exact_size_works)
+{
+	for_each_call(call) {
+		union any args = call->args;
+
+		args.size = call->size;
+		check(_metadata, call, &args, call->cmd, 0);
+	}
+}
+
+TEST_F(client, shorter_struct_is_EINVAL)
+{
+	for_each_call(call) {
+		for (uint32_t size = 0; size < call->size; size++) {
+			union any args = call->args;
+
+			args.size = size;
+			check(_metadata, call, &args, call->cmd, -EINVAL);
+		}
+	}
+}
+
+TEST_F(client, longer_struct_with_zeros_works)
+{
+	static const uint32_t more[] = { 1, 4, 8, 100 };
+
+	for_each_call(call) {
+		for (size_t i = 0; i < ARRAY_SIZE(more); i++) {
+			union any args = call->args;
+
+			args.size = call->size + more[i];
+			check(_metadata, call, &args, call->cmd, 0);
+		}
+	}
+}
+
+TEST_F(client, longer_struct_with_a_nonzero_byte_is_E2BIG)
+{
+	for_each_call(call) {
+		for (uint32_t more = 1; more < 18; more++) {
+			union any args = call->args;
+
+			args.size = call->size + more;
+			args.bytes[args.size - 1] = 1;
+			check(_metadata, call, &args, call->cmd, -E2BIG);
+		}
+	}
+}
+
+TEST_F(client, struct_of_more_than_a_page_is_E2BIG)
+{
+	for_each_call(call) {
+		union any args = call->args;
+
+		args.size = sysconf(_SC_PAGESIZE);
+		check(_metadata, call, &args, call->cmd, 0);
+		args = call->args;
+		args.size = sysconf(_SC_PAGESIZE) + 1;
+		check(_metadata, call, &args, call->cmd, -E2BIG);
+		args.size = UINT32_MAX;
+		check(_metadata, call, &args, call->cmd, -E2BIG);
+	}
+}
+
+TEST_F(client, size_comes_from_the_struct_not_from_the_command)
+{
+	for_each_call(call) {
+		union any args = call->args;
+
+		args.size = call->size;
+		check(_metadata, call, &args,
+		      _IOC(_IOC_NONE, _IOC_TYPE(call->cmd), _IOC_NR(call->cmd),
+			   0), 0);
+	}
+}
+
+TEST_F(client, unknown_flags_are_EOPNOTSUPP)
+{
+	for_each_call(call) {
+		for (int bit = 0; bit < 32; bit++) {
+			union any args = call->args;
+
+			if (call->cmd == EVPL_SLAB_ALLOC &&
+			    1U << bit == EVPL_SLAB_HUGE)
+				continue;
+			args.size = call->size;
+			/* The flags stand behind the size everywhere. */
+			((uint32_t *)args.bytes)[1] = 1U << bit;
+			check(_metadata, call, &args, call->cmd, -EOPNOTSUPP);
+		}
+	}
+}
+
+TEST_F(client, reserved_field_that_is_not_zero_is_EINVAL)
+{
+	union any args = calls[1].args;
+
+	args.size = calls[1].size;
+	args.slab_alloc.__reserved = 1;
+	check(_metadata, &calls[1], &args, EVPL_SLAB_ALLOC, -EINVAL);
+}
+
+TEST_F(client, unknown_ioctl_is_ENOTTY)
+{
+	union any args = { .size = 8 };
+
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 3), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));
+}
+
+TEST_F(client, unreadable_struct_is_EFAULT)
+{
+	for_each_call(call) {
+		char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		union any args = call->args;
+		int fd = open_for(call);
+
+		ASSERT_GE(fd, 0);
+		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, NULL)));
+
+		/* The size can be read, the rest can't. */
+		args.size = call->size;
+		munmap(page + 4096, 4096);
+		memcpy(page + 4092, &args, 4);
+		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page + 4092)));
+		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
+		munmap(page, 4096);
+		close(fd);
+	}
+}
+
+TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
+{
+	for_each_call(call) {
+		char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		union any *args = (union any *)page;
+		struct evpl_setup setup;
+		int fd;
+
+		if (call->cmd == EVPL_SLAB_FREE)
+			continue;
+		fd = open_for(call);
+		ASSERT_GE(fd, 0);
+		memcpy(page, &call->args, 256);
+		args->size = call->size;
+		mprotect(page, 4096, PROT_READ);
+		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page)));
+		EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
+		EXPECT_EQ(0, fdinfo(fd, "evpl-bytes"));
+		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
+		munmap(page, 4096);
+		close(fd);
+	}
+}
+
+TEST_F(client, calls_before_set_up_are_ENXIO)
+{
+	uint64_t offset;
+
+	EXPECT_EQ(-ENXIO, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	EXPECT_EQ(-ENXIO, evpl_slab_free(self->fd, 0));
+	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
+}
+
+TEST_F(client, set_up_twice_is_EBUSY)
+{
+	struct evpl_setup setup;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 64 * KIB, &setup));
+	EXPECT_EQ(-EBUSY, evpl_setup(self->fd, 64 * KIB, &setup));
+	EXPECT_EQ(-EBUSY, evpl_setup(self->fd, 4 * KIB, &setup));
+	EXPECT_EQ(64 * KIB, fdinfo(self->fd, "evpl-buffer-size"));
+}
+
+TEST_F(client, set_up_tells_windows_that_do_not_overlap)
+{
+	struct evpl_setup setup;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	EXPECT_EQ(1 * MIB, setup.out_buffer_size);
+	EXPECT_EQ(0, setup.out_own_offset);
+	EXPECT_GE(setup.out_own_size, 1UL << 40);
+	EXPECT_GE(setup.out_refs_offset, setup.out_own_size);
+	EXPECT_EQ(setup.out_own_size / setup.out_buffer_size *
+		  sizeof(struct evpl_entry), setup.out_refs_size);
+	EXPECT_EQ(0, setup.out_own_size % SLAB_2M);
+	EXPECT_EQ(0, setup.out_refs_offset % SLAB_2M);
+}
+
+TEST_F(client, every_power_of_two_is_a_buffer_size_and_nothing_else_is)
+{
+	static const uint64_t bad[] = {
+		1, 2 * KIB, 4 * KIB - 1, 4 * KIB + 1, 6 * KIB, 1 * MIB + 4 * KIB,
+		3 * MIB, 2048 * MIB, 1UL << 40, 1UL << 63, UINT64_MAX,
+	};
+	struct evpl_setup setup;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		EXPECT_EQ(-EINVAL, evpl_setup(self->fd, bad[i], &setup));
+	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
+
+	for (uint64_t size = 4 * KIB; size <= 1024 * MIB; size *= 2) {
+		int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+		ASSERT_EQ(0, evpl_setup(fd, size, &setup));
+		EXPECT_EQ(size, setup.out_buffer_size);
+		EXPECT_EQ(size, fdinfo(fd, "evpl-buffer-size"));
+		close(fd);
+	}
+}
+
+#ifdef __x86_64__
+/* ioctl(2) as a 32-bit program calls it. */
+static int compat_ioctl(int fd, unsigned int cmd, void *arg)
+{
+	int ret;
+
+	asm volatile("int $0x80"
+		     : "=a"(ret)
+		     : "a"(54), "b"(fd), "c"(cmd), "d"((uint32_t)(uintptr_t)arg)
+		     : "memory", "r8", "r9", "r10", "r11");
+	return ret;
+}
+
+TEST_F(client, a_32_bit_program_uses_the_same_structs)
+{
+	union any *args = mmap(NULL, sizeof(*args), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	int ret;
+
+	ASSERT_NE(MAP_FAILED, args);
+	args->size = sizeof(args->setup);
+	ret = compat_ioctl(self->fd, EVPL_SETUP, args);
+	if (ret == -ENOSYS)
+		SKIP(return, "the kernel has no 32-bit calls");
+	EXPECT_EQ(0, ret);
+	EXPECT_EQ(1 * MIB, args->setup.out_buffer_size);
+
+	memset(args, 0, sizeof(*args));
+	args->slab_alloc = (struct evpl_slab_alloc){
+		.size = sizeof(args->slab_alloc),
+		.length = SLAB_2M,
+		.node = EVPL_NODE_ANY,
+	};
+	EXPECT_EQ(0, compat_ioctl(self->fd, EVPL_SLAB_ALLOC, args));
+	EXPECT_EQ(1, fdinfo(self->fd, "evpl-slabs"));
+}
+#endif
+
+TEST_HARNESS_MAIN

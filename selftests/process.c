@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The life of a process: fork, exec, a descriptor sent on, death at any point. */
+#include <linux/membarrier.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "evpl_test.h"
+
+FIXTURE(process)
+{
+	int fd;
+	struct counters before;
+	struct evpl_setup setup;
+	uint64_t offset;
+	char *memory;
+	struct evpl_entry *entries;
+};
+
+FIXTURE_SETUP(process)
+{
+	self->before = read_counters();
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &self->offset));
+	self->memory = evpl_map(self->fd, SLAB_2M, self->offset);
+	ASSERT_NE(MAP_FAILED, self->memory);
+	self->entries = evpl_map(self->fd, 4096, self->setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, self->entries);
+	memset(self->memory, 3, SLAB_2M);
+}
+
+FIXTURE_TEARDOWN(process)
+{
+	munmap(self->memory, SLAB_2M);
+	munmap(self->entries, 4096);
+	close(self->fd);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(process, child_shares_the_slabs_and_does_not_inherit_the_entries)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		if (touch_read(self->entries) != SIGSEGV)
+			_exit(1);
+		if (!is_filled_with(self->memory, 3, SLAB_2M))
+			_exit(2);
+		self->memory[0] = 4;
+		_exit(0);
+	}
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(4, self->memory[0]);
+}
+
+TEST_F(process, client_lives_until_the_last_of_its_processes_has_gone)
+{
+	int go[2];
+	pid_t child;
+	char byte;
+
+	ASSERT_EQ(0, pipe(go));
+	child = fork();
+	if (!child) {
+		if (read(go[0], &byte, 1) != 1)
+			_exit(1);
+		_exit(is_filled_with(self->memory, 3, SLAB_2M) ? 0 : 2);
+	}
+	munmap(self->memory, SLAB_2M);
+	munmap(self->entries, 4096);
+	close(self->fd);
+	EXPECT_EQ(self->before.clients + 1, read_counters().clients);
+	EXPECT_EQ(self->before.slabs + 1, read_counters().slabs);
+	ASSERT_EQ(1, write(go[1], "", 1));
+	EXPECT_EQ(0, reap(child));
+	EXPECT_TRUE(counters_equal(read_counters(), self->before));
+	close(go[0]);
+	close(go[1]);
+	self->fd = -1;
+}
+
+TEST_F(process, exec_gives_it_back)
+{
+	int fd = self->fd;
+	pid_t child = fork();
+
+	if (!child) {
+		/* The only client of the child. */
+		int own = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+		close(fd);
+		if (evpl_map(own, SLAB_2M, 0) == MAP_FAILED)
+			_exit(1);
+		execl("/bin/sh", "sh", "-c",
+		      "set -- $(grep ^clients " COUNTERS "); exit $2", NULL);
+		_exit(1);
+	}
+	EXPECT_EQ(self->before.clients + 1, reap(child));
+}
+
+static int send_fd(int socket, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = {};
+	char byte = 0;
+	struct iovec iovec = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &iovec,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(int));
+	return RESULT(sendmsg(socket, &message, 0));
+}
+
+TEST_F(process, descriptor_in_a_socket_that_nobody_reads_keeps_it_alive)
+{
+	int sockets[2];
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets));
+	ASSERT_EQ(0, send_fd(sockets[0], self->fd));
+	munmap(self->memory, SLAB_2M);
+	munmap(self->entries, 4096);
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_EQ(self->before.clients + 1, read_counters().clients);
+	close(sockets[0]);
+	close(sockets[1]);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(process, module_cannot_be_unloaded_while_a_descriptor_or_mapping_lives)
+{
+	EXPECT_EQ(-EWOULDBLOCK, RESULT(syscall(SYS_delete_module, "evpl",
+					       O_NONBLOCK)));
+	close(self->fd);
+	self->fd = -1;
+	EXPECT_EQ(-EWOULDBLOCK, RESULT(syscall(SYS_delete_module, "evpl",
+					       O_NONBLOCK)));
+	EXPECT_TRUE(is_filled_with(self->memory, 3, SLAB_2M));
+}
+
+/* What a client that will be killed tells of itself, in memory of its parent. */
+struct victim {
+	unsigned int steps;
+	unsigned int stop_at;	/* the step where it waits to be killed, or 0 */
+	unsigned int mapped;
+	unsigned int referenced;
+};
+
+static void tell(unsigned int *what, unsigned int value)
+{
+	__atomic_store_n(what, value, __ATOMIC_SEQ_CST);
+}
+
+static void step(struct victim *victim)
+{
+	if (__atomic_add_fetch(&victim->steps, 1, __ATOMIC_SEQ_CST) ==
+	    victim->stop_at)
+		for (;;)
+			pause();
+}
+
+static void live(struct victim *victim)
+{
+	const unsigned int buffers = SLAB_2M / (256 * KIB);
+	struct evpl_setup setup;
+	struct evpl_entry *entries;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0 || evpl_setup(fd, 256 * KIB, &setup))
+		_exit(1);
+	entries = evpl_map(fd, 4096, setup.out_refs_offset);
+
+	for (;;) {
+		struct evpl_entry *entry;
+		uint64_t a, b;
+		char *memory;
+
+		step(victim);
+		if (evpl_slab_alloc(fd, SLAB_2M, &a) ||
+		    evpl_slab_alloc(fd, SLAB_2M, &b))
+			_exit(2);
+		memory = evpl_map(fd, SLAB_2M, a);
+		if (memory == MAP_FAILED)
+			_exit(3);
+		memory[0] = 1;
+		tell(&victim->mapped, 1);
+		step(victim);
+
+		entry = entries + a / (256 * KIB);
+		for (unsigned int i = 0; i < buffers; i++)
+			__atomic_add_fetch(&entry[i].word, i + 1,
+					   __ATOMIC_SEQ_CST);
+		tell(&victim->referenced, 1);
+		for (int i = 0; i < 10; i++) {
+			for (int at = 0; at < 1000; at++)
+				memory[at * 1997] = i;
+			step(victim);
+		}
+		tell(&victim->referenced, 0);
+		for (unsigned int i = 0; i < buffers; i++)
+			__atomic_sub_fetch(&entry[i].word, i + 1,
+					   __ATOMIC_SEQ_CST);
+
+		if (evpl_slab_free(fd, b))
+			_exit(4);
+		step(victim);
+		tell(&victim->mapped, 0);
+		munmap(memory, SLAB_2M);
+		if (evpl_slab_free(fd, a))
+			_exit(5);
+	}
+}
+
+/*
+ * Most victims are killed at a random step: three of four of those while they wait
+ * there, so that a slow machine hits every step, the others while they run on.
+ * The rest is killed at any time, before the first step too.
+ */
+static void wait_for_moment(struct victim *victim, pid_t child,
+			    unsigned int steps)
+{
+	siginfo_t info = {};
+
+	if (rand() % 8)
+		while (__atomic_load_n(&victim->steps, __ATOMIC_SEQ_CST) < steps &&
+		       !waitid(P_PID, child, &info, WEXITED | WNOHANG | WNOWAIT) &&
+		       !info.si_pid)
+			usleep(50);
+	for (volatile int i = rand() % 5000; i > 0; i--)
+		;
+}
+
+/* The slope of y over x by least squares. */
+static double slope(const double *y, int from, int to)
+{
+	double n = to - from, sx = 0, sy = 0, sxx = 0, sxy = 0;
+
+	for (int x = from; x < to; x++) {
+		sx += x;
+		sy += y[x];
+		sxx += (double)x * x;
+		sxy += x * y[x];
+	}
+	return (n * sxy - sx * sy) / (n * sxx - sx * sx);
+}
+
+/*
+ * What is free, in KiB, once what the kernel puts off is done and what it caches
+ * is dropped. The pages on the lists of the processors are free as well; they
+ * hold many megabytes, folios of 2 MiB included.
+ */
+static double settled_free(void)
+{
+	FILE *file;
+	char line[256];
+	long long kib;
+	unsigned long pages;
+
+	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+	write_string("/proc/sys/vm/drop_caches", "3");
+	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+
+	kib = number_in("/proc/meminfo", "MemFree");
+	file = fopen("/proc/zoneinfo", "re");
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, " count: %lu", &pages) == 1)
+			kib += pages * (sysconf(_SC_PAGESIZE) / KIB);
+	if (file)
+		fclose(file);
+	return kib;
+}
+
+TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 1200)
+{
+	enum { CLIENTS = 2500, WARM = 500, HELD = 1000, EVERY = 25 };
+	static double free_kib[CLIENTS / EVERY];
+	struct victim *victim = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct counters before = read_counters();
+	unsigned int seed = getenv("EVPL_SEED") ? atoi(getenv("EVPL_SEED")) :
+						  time(NULL);
+	int mapped = 0, held = 0;
+	double lost;
+
+	TH_LOG("EVPL_SEED=%u", seed);
+	srand(seed);
+	for (int killed = 0; killed < CLIENTS; killed++) {
+		unsigned int steps = rand() % 30;
+		pid_t child;
+
+		if (!(killed % EVERY))
+			free_kib[killed / EVERY] = settled_free();
+
+		memset(victim, 0, sizeof(*victim));
+		victim->stop_at = rand() % 4 ? steps : 0;
+		child = fork();
+		if (!child)
+			live(victim);
+		wait_for_moment(victim, child, steps);
+		kill(child, SIGKILL);
+		ASSERT_EQ(-SIGKILL, reap(child));
+		if (victim->mapped)
+			mapped++;
+		if (victim->mapped && victim->referenced)
+			held++;
+		ASSERT_TRUE(counters_return_to(before));
+	}
+
+	lost = -slope(free_kib, WARM / EVERY, CLIENTS / EVERY) / EVERY;
+	TH_LOG("%d killed, %d with slabs mapped, %d with references live",
+	       CLIENTS, mapped, held);
+	TH_LOG("free memory falls by %.3f KiB a client", lost);
+	EXPECT_GE(held, HELD);
+	/* Half a page. */
+	EXPECT_GT(2.0, lost);
+}
+
+TEST_HARNESS_MAIN

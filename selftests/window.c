@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Windows: what may be mapped, what a touch finds, and the life of a mapping. */
+#include <poll.h>
+#include <sys/epoll.h>
+
+#include "evpl_test.h"
+
+FIXTURE(window)
+{
+	int fd;
+	struct counters before;
+	struct evpl_setup setup;
+};
+
+FIXTURE_SETUP(window)
+{
+	self->before = read_counters();
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));
+}
+
+FIXTURE_TEARDOWN(window)
+{
+	close(self->fd);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* mmap's errno, or 0; nothing stays mapped. */
+static int try_map(int fd, int prot, int flags, uint64_t offset, size_t length)
+{
+	void *memory = mmap(NULL, length, prot, flags, fd, offset);
+
+	if (memory == MAP_FAILED)
+		return -errno;
+	munmap(memory, length);
+	return 0;
+}
+
+#define RW (PROT_READ | PROT_WRITE)
+
+TEST_F(window, private_is_EINVAL_and_executable_is_EPERM)
+{
+	const uint64_t offsets[] = { 0, self->setup.out_refs_offset };
+
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(-EINVAL, try_map(self->fd, RW, MAP_PRIVATE,
+					   offsets[i], 4096));
+		EXPECT_EQ(-EINVAL, try_map(self->fd, PROT_READ, MAP_PRIVATE,
+					   offsets[i], 4096));
+		EXPECT_EQ(-EPERM, try_map(self->fd, RW | PROT_EXEC, MAP_SHARED,
+					  offsets[i], 4096));
+		EXPECT_EQ(0, try_map(self->fd, RW, MAP_SHARED, offsets[i], 4096));
+		EXPECT_EQ(0, try_map(self->fd, PROT_NONE, MAP_SHARED, offsets[i],
+				     4096));
+	}
+	/* Nor does a client get set up, or a slab, by a mapping that fails. */
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	EXPECT_EQ(-EINVAL, try_map(fd, RW, MAP_PRIVATE, 0, 4096));
+	EXPECT_EQ(-EPERM, try_map(fd, PROT_EXEC, MAP_SHARED, 0, 4096));
+	EXPECT_EQ(0, fdinfo(fd, "evpl-buffer-size"));
+	EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
+	close(fd);
+}
+
+TEST_F(window, past_a_window_is_ENXIO)
+{
+	const struct evpl_setup *setup = &self->setup;
+	const uint64_t own_end = setup->out_own_size;
+	const uint64_t refs_end = setup->out_refs_offset + setup->out_refs_size;
+
+	EXPECT_EQ(0, try_map(self->fd, RW, MAP_SHARED, own_end - 4096, 4096));
+	EXPECT_EQ(-ENXIO, try_map(self->fd, RW, MAP_SHARED, own_end - 4096, 8192));
+	EXPECT_EQ(0, try_map(self->fd, RW, MAP_SHARED, refs_end - 4096, 4096));
+	EXPECT_EQ(-ENXIO, try_map(self->fd, RW, MAP_SHARED, refs_end - 4096, 8192));
+	EXPECT_EQ(-ENXIO, try_map(self->fd, RW, MAP_SHARED, refs_end, 4096));
+	EXPECT_EQ(-ENXIO, try_map(self->fd, RW, MAP_SHARED, 1UL << 60, 4096));
+	EXPECT_NE(0, try_map(self->fd, RW, MAP_SHARED, -4096UL, 4096));
+}
+
+TEST_F(window, offset_without_a_slab_raises_SIGBUS)
+{
+	char *window = evpl_map(self->fd, 8 * MIB, 0);
+	struct evpl_entry *entries = evpl_map(self->fd, 8192,
+					      self->setup.out_refs_offset);
+	uint64_t offset;
+
+	ASSERT_NE(MAP_FAILED, window);
+	ASSERT_NE(MAP_FAILED, entries);
+	EXPECT_EQ(SIGBUS, touch_read(window));
+	EXPECT_EQ(SIGBUS, touch_write(window));
+	EXPECT_EQ(SIGBUS, touch_read(&entries[0]));
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &offset));
+	EXPECT_EQ(0, touch_write(window));
+	EXPECT_EQ(0, touch_write(window + 4 * MIB - 1));
+	EXPECT_EQ(SIGBUS, touch_read(window + 4 * MIB));
+	EXPECT_EQ(0, touch_write(&entries[0]));
+	EXPECT_EQ(0, touch_write(&entries[63]));
+	EXPECT_EQ(SIGBUS, touch_read(&entries[64]));
+
+	EXPECT_EQ(0, evpl_slab_free(self->fd, offset));
+	EXPECT_EQ(SIGBUS, touch_read(window));
+	EXPECT_EQ(SIGBUS, touch_read(window + 4 * MIB - 1));
+
+	/* A system call gets EFAULT there. */
+	EXPECT_EQ(-EFAULT, RESULT(write(STDERR_FILENO, window, 1)));
+	munmap(window, 8 * MIB);
+	munmap(entries, 8192);
+}
+
+TEST_F(window, slab_of_64_MiB_is_mapped_by_2_MiB)
+{
+	uint64_t offset;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_slab_alloc_on(self->fd, 64 * MIB, EVPL_NODE_ANY,
+					EVPL_SLAB_HUGE, &offset));
+	memory = evpl_map(self->fd, 64 * MIB, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	for (size_t at = 0; at < 64 * MIB; at += 4096)
+		memory[at] = 1;
+	EXPECT_EQ(64 * KIB, smaps(memory, "FilePmdMapped:"));
+	EXPECT_EQ(64 * KIB, smaps(memory, "Rss:"));
+	EXPECT_EQ(64 * MIB, lseek(self->fd, 0, SEEK_END));
+	munmap(memory, 64 * MIB);
+}
+
+TEST_F(window, every_mapping_of_a_slab_is_the_same_memory)
+{
+	uint64_t offset;
+	char *a, *b;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &offset));
+	a = evpl_map(self->fd, 4 * MIB, offset);
+	b = evpl_map(self->fd, 12 * KIB, offset + SLAB_2M - 4096);
+	ASSERT_NE(MAP_FAILED, a);
+	ASSERT_NE(MAP_FAILED, b);
+	strcpy(a + SLAB_2M - 4, "across");
+	EXPECT_STREQ("across", b + 4096 - 4);
+	strcpy(b + 8192, "back");
+	EXPECT_STREQ("back", a + SLAB_2M + 4096);
+	munmap(a, 4 * MIB);
+	EXPECT_STREQ("across", b + 4096 - 4);
+	munmap(b, 12 * KIB);
+}
+
+TEST_F(window, offset_0_before_set_up_sets_up_with_a_slab_for_the_length)
+{
+	static const size_t lengths[] = {
+		1, 4096, SLAB_2M - 1, SLAB_2M, SLAB_2M + 1, 5 * MIB, 64 * MIB,
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
+		size_t rounded = (lengths[i] + SLAB_2M - 1) / SLAB_2M * SLAB_2M;
+		int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		struct evpl_setup setup;
+		char *memory;
+
+		EXPECT_EQ(0, lseek(fd, 0, SEEK_END));
+		memory = evpl_map(fd, lengths[i], 0);
+		ASSERT_NE(MAP_FAILED, memory);
+		EXPECT_EQ(rounded, fdinfo(fd, "evpl-bytes"));
+		EXPECT_EQ(rounded, lseek(fd, 0, SEEK_END));
+		EXPECT_EQ(1 * MIB, fdinfo(fd, "evpl-buffer-size"));
+		EXPECT_TRUE(lengths[i] == 1 ||
+			    is_filled_with(memory, 0, lengths[i]));
+		memset(memory, 1, lengths[i]);
+		EXPECT_EQ(-EBUSY, evpl_setup(fd, 0, &setup));
+		/* Each open its own. */
+		EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
+
+		/* A second mapping takes no further slab. */
+		EXPECT_EQ(0, try_map(fd, RW, MAP_SHARED, 0, lengths[i]));
+		EXPECT_EQ(rounded, fdinfo(fd, "evpl-bytes"));
+		munmap(memory, lengths[i]);
+		close(fd);
+	}
+}
+
+TEST_F(window, other_offsets_before_set_up_are_ENXIO)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	EXPECT_EQ(-ENXIO, try_map(fd, RW, MAP_SHARED, 4096, 4096));
+	EXPECT_EQ(-ENXIO, try_map(fd, RW, MAP_SHARED, SLAB_2M, 4096));
+	EXPECT_EQ(-ENXIO, try_map(fd, RW, MAP_SHARED,
+				  self->setup.out_refs_offset, 4096));
+	EXPECT_EQ(0, fdinfo(fd, "evpl-buffer-size"));
+	close(fd);
+}
+
+TEST_F(window, offset_0_with_more_than_there_is_is_ENOMEM_and_no_set_up)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	EXPECT_EQ(-ENOMEM, try_map(fd, RW, MAP_SHARED, 0, 1UL << 42));
+	EXPECT_EQ(0, fdinfo(fd, "evpl-buffer-size"));
+	EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
+	EXPECT_EQ(self->before.charged, read_counters().charged);
+	EXPECT_EQ(0, try_map(fd, RW, MAP_SHARED, 0, 4096));
+	close(fd);
+}
+
+TEST_F(window, opens_with_any_flags)
+{
+	static const int flags[] = {
+		O_CREAT, O_SYNC, O_DSYNC, O_NONBLOCK, O_TRUNC, O_APPEND,
+		O_DIRECT, O_NOATIME, O_CREAT | O_TRUNC | O_SYNC | O_NONBLOCK,
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		int fd = open(DEVICE, O_RDWR | O_CLOEXEC | flags[i], 0600);
+
+		ASSERT_GE(fd, 0);
+		EXPECT_EQ(0, try_map(fd, RW, MAP_SHARED, 0, 4096));
+		EXPECT_EQ(SLAB_2M, fdinfo(fd, "evpl-bytes"));
+		close(fd);
+	}
+}
+
+TEST_F(window, opened_read_only_maps_read_only)
+{
+	int fd = open(DEVICE, O_RDONLY | O_CLOEXEC);
+	char *memory;
+
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EACCES, try_map(fd, RW, MAP_SHARED, 0, 4096));
+	EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
+	memory = mmap(NULL, SLAB_2M, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, memory);
+	EXPECT_TRUE(is_filled_with(memory, 0, SLAB_2M));
+	EXPECT_EQ(SIGSEGV, touch_write(memory));
+	EXPECT_EQ(-EACCES, RESULT(mprotect(memory, SLAB_2M, RW)));
+	munmap(memory, SLAB_2M);
+	close(fd);
+
+	fd = open(DEVICE, O_WRONLY | O_CLOEXEC);
+	EXPECT_EQ(-EACCES, try_map(fd, RW, MAP_SHARED, 0, 4096));
+	close(fd);
+}
+
+TEST_F(window, seeking_tells_the_end_of_the_last_slab)
+{
+	uint64_t a, b, c;
+
+	EXPECT_EQ(0, lseek(self->fd, 0, SEEK_END));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 2 * MIB, &a));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &b));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 2 * MIB, &c));
+	EXPECT_EQ(8 * MIB, lseek(self->fd, 0, SEEK_END));
+	EXPECT_EQ(4096, lseek(self->fd, 4096, SEEK_SET));
+	EXPECT_EQ(4097, lseek(self->fd, 1, SEEK_CUR));
+	EXPECT_EQ(-EINVAL, RESULT(lseek(self->fd, -1, SEEK_SET)));
+	ASSERT_EQ(0, evpl_slab_free(self->fd, a));
+	EXPECT_EQ(8 * MIB, lseek(self->fd, 0, SEEK_END));
+	ASSERT_EQ(0, evpl_slab_free(self->fd, c));
+	EXPECT_EQ(6 * MIB, lseek(self->fd, 0, SEEK_END));
+	ASSERT_EQ(0, evpl_slab_free(self->fd, b));
+	EXPECT_EQ(0, lseek(self->fd, 0, SEEK_END));
+}
+
+TEST_F(window, what_a_file_can_do_and_this_cannot_is_answered_at_once)
+{
+	struct pollfd poll_fd = { .fd = self->fd, .events = POLLIN | POLLOUT };
+	struct epoll_event event = { .events = EPOLLIN };
+	char byte = 0;
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+	EXPECT_EQ(1, poll(&poll_fd, 1, -1));
+	EXPECT_EQ(-EPERM, RESULT(epoll_ctl(epoll, EPOLL_CTL_ADD, self->fd,
+					   &event)));
+	EXPECT_EQ(-EINVAL, RESULT(read(self->fd, &byte, 1)));
+	EXPECT_EQ(-EINVAL, RESULT(write(self->fd, &byte, 1)));
+	EXPECT_EQ(-EINVAL, RESULT(pread(self->fd, &byte, 1, 0)));
+	EXPECT_EQ(-EINVAL, RESULT(fsync(self->fd)));
+	EXPECT_EQ(-EINVAL, RESULT(fdatasync(self->fd)));
+	EXPECT_EQ(-EINVAL, RESULT(ftruncate(self->fd, 4096)));
+	EXPECT_EQ(-ENODEV, RESULT(fallocate(self->fd, 0, 0, 4096)));
+	close(epoll);
+}
+
+TEST_F(window, memory_outlives_the_descriptor)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	char *memory = evpl_map(fd, 4 * MIB, 0);
+
+	ASSERT_NE(MAP_FAILED, memory);
+	close(fd);
+	EXPECT_EQ(self->before.clients + 2, read_counters().clients);
+	memset(memory, 7, 4 * MIB);
+
+	/* And the unmapping of a part, until the last page is unmapped. */
+	munmap(memory, 4 * MIB - 4096);
+	EXPECT_EQ(7, memory[4 * MIB - 1]);
+	EXPECT_EQ(self->before.clients + 2, read_counters().clients);
+	munmap(memory + 4 * MIB - 4096, 4096);
+	EXPECT_EQ(self->before.clients + 1, read_counters().clients);
+}
+
+TEST_F(window, partial_munmap_keeps_the_rest)
+{
+	uint64_t offset;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &offset));
+	memory = evpl_map(self->fd, 4 * MIB, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	memset(memory, 5, 4 * MIB);
+	/* In the middle of what one PMD maps. */
+	EXPECT_EQ(0, munmap(memory + 1 * MIB, 8192));
+	EXPECT_EQ(SIGSEGV, touch_read(memory + 1 * MIB));
+	EXPECT_TRUE(is_filled_with(memory, 5, 1 * MIB));
+	EXPECT_TRUE(is_filled_with(memory + 1 * MIB + 8192, 5, 3 * MIB - 8192));
+	munmap(memory, 4 * MIB);
+	memory = evpl_map(self->fd, 4 * MIB, offset);
+	EXPECT_TRUE(is_filled_with(memory, 5, 4 * MIB));
+	munmap(memory, 4 * MIB);
+}
+
+TEST_F(window, mprotect_of_a_part_works_and_to_executable_is_EACCES)
+{
+	uint64_t offset;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &offset));
+	memory = evpl_map(self->fd, 4 * MIB, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	memset(memory, 5, 4 * MIB);
+	EXPECT_EQ(-EACCES, RESULT(mprotect(memory, 4096, RW | PROT_EXEC)));
+	EXPECT_EQ(-EACCES, RESULT(mprotect(memory, 4096, PROT_EXEC)));
+	EXPECT_EQ(0, mprotect(memory + 4096, 4096, PROT_READ));
+	EXPECT_EQ(0, mprotect(memory + SLAB_2M, SLAB_2M, PROT_READ));
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(SIGSEGV, touch_write(memory + 4096));
+	EXPECT_EQ(SIGSEGV, touch_write(memory + SLAB_2M));
+	EXPECT_EQ(0, mprotect(memory, 4 * MIB, PROT_NONE));
+	EXPECT_EQ(SIGSEGV, touch_read(memory));
+	EXPECT_EQ(0, mprotect(memory, 4 * MIB, RW));
+	EXPECT_EQ(0, touch_write(memory + 4096));
+	EXPECT_TRUE(is_filled_with(memory, 5, 4 * MIB));
+	munmap(memory, 4 * MIB);
+}
+
+TEST_F(window, mremap_moves_and_shrinks_and_does_not_grow)
+{
+	uint64_t offset;
+	char *memory, *place, *moved;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 8 * MIB, &offset));
+	memory = evpl_map(self->fd, 4 * MIB, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	memset(memory, 5, 4 * MIB);
+	EXPECT_EQ(MAP_FAILED, mremap(memory, 4 * MIB, 8 * MIB, MREMAP_MAYMOVE));
+	EXPECT_EQ(EFAULT, errno);
+
+	place = mmap(NULL, 8 * MIB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	moved = mremap(memory, 4 * MIB, 4 * MIB, MREMAP_MAYMOVE | MREMAP_FIXED,
+		       place + 4096);
+	ASSERT_EQ(place + 4096, moved);
+	EXPECT_EQ(SIGSEGV, touch_read(memory));
+	EXPECT_TRUE(is_filled_with(moved, 5, 4 * MIB));
+	ASSERT_EQ(moved, mremap(moved, 4 * MIB, 4096, 0));
+	EXPECT_EQ(SIGSEGV, touch_read(moved + 4096));
+	EXPECT_EQ(5, moved[0]);
+
+	/* A moved mapping loses its slab like any other. */
+	EXPECT_EQ(0, evpl_slab_free(self->fd, offset));
+	EXPECT_EQ(SIGBUS, touch_read(moved));
+	munmap(place, 8 * MIB);
+}
+
+TEST_F(window, madvise_takes_no_memory_away)
+{
+	static const struct {
+		int advice;
+		int result;
+	} tries[] = {
+		{ MADV_DONTNEED, 0 },
+		{ MADV_WILLNEED, 0 },
+		{ MADV_RANDOM, 0 },
+		{ MADV_PAGEOUT, 0 },
+		{ MADV_COLD, 0 },
+		{ MADV_HUGEPAGE, 0 },
+		{ MADV_NOHUGEPAGE, 0 },
+		{ MADV_DONTFORK, 0 },
+		{ MADV_POPULATE_WRITE, 0 },
+		{ MADV_FREE, -EINVAL },
+		{ MADV_REMOVE, -ENODEV },
+		{ MADV_DODUMP, -EINVAL },
+		{ MADV_MERGEABLE, 0 },
+	};
+	uint64_t offset;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &offset));
+	memory = evpl_map(self->fd, 4 * MIB, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	memset(memory, 5, 4 * MIB);
+	for (size_t i = 0; i < ARRAY_SIZE(tries); i++) {
+		EXPECT_EQ(tries[i].result,
+			  RESULT(madvise(memory + 1 * MIB, 2 * MIB,
+					 tries[i].advice))) {
+			TH_LOG("advice %d", tries[i].advice);
+		}
+		EXPECT_TRUE(is_filled_with(memory, 5, 4 * MIB));
+	}
+	EXPECT_EQ(4 * MIB, fdinfo(self->fd, "evpl-bytes"));
+	munmap(memory, 4 * MIB);
+}
+
+TEST_F(window, page_with_a_memory_error_raises_SIGBUS_in_every_mapping)
+{
+	uint64_t offset;
+	char *a, *b;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	a = evpl_map(self->fd, SLAB_2M, offset);
+	b = evpl_map(self->fd, SLAB_2M, offset);
+	ASSERT_NE(MAP_FAILED, a);
+	ASSERT_NE(MAP_FAILED, b);
+	memset(a, 5, SLAB_2M);
+	if (madvise(a + 8192, 4096, MADV_HWPOISON) && errno == EINVAL)
+		SKIP(return, "the kernel has no MADV_HWPOISON");
+	EXPECT_EQ(SIGBUS, touch_read(b + 8192));
+	EXPECT_EQ(0, touch_read(b));
+	EXPECT_EQ(0, evpl_slab_free(self->fd, offset));
+	EXPECT_EQ(SIGBUS, touch_read(b));
+
+	/* Nobody gets the page again. */
+	for (int i = 0; i < 50; i++) {
+		ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+		EXPECT_EQ(0, touch_write(b + 8192));
+		EXPECT_EQ(0, evpl_slab_free(self->fd, offset));
+	}
+	munmap(a, SLAB_2M);
+	munmap(b, SLAB_2M);
+}
+
+TEST_F(window, mlock_works)
+{
+	uint64_t offset;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &offset));
+	memory = evpl_map(self->fd, 4 * MIB, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	EXPECT_EQ(0, mlock(memory, 4 * MIB));
+	EXPECT_EQ(4 * KIB, smaps(memory, "Rss:"));
+	EXPECT_EQ(0, munlock(memory, 4 * MIB));
+	munmap(memory, 4 * MIB);
+}
+
+TEST_F(window, is_left_out_of_a_core_dump)
+{
+	char line[4096], flags[256] = "";
+	uint64_t offset;
+	char *memory;
+	bool inside = false;
+	FILE *file;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	memory = evpl_map(self->fd, SLAB_2M, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	file = fopen("/proc/self/smaps", "re");
+	while (fgets(line, sizeof(line), file)) {
+		unsigned long start, end;
+
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = start == (unsigned long)memory;
+		else if (inside && !strncmp(line, "VmFlags:", 8))
+			snprintf(flags, sizeof(flags), "%.200s", line);
+	}
+	fclose(file);
+	EXPECT_NE(NULL, strstr(flags, " dd"));
+	EXPECT_NE(NULL, strstr(flags, " de"));
+	munmap(memory, SLAB_2M);
+}
+
+TEST_HARNESS_MAIN
