@@ -30,12 +30,13 @@ skip() {
 }
 
 command -v ib_write_bw >/dev/null || skip "perftest is not installed"
-modprobe -q dummy && modprobe -q rdma_rxe || skip "no rdma_rxe in this kernel"
-ip link add evpl-dummy type dummy &&
+modprobe -q -a dummy rdma_rxe || skip "no rdma_rxe in this kernel"
+if ! { ip link add evpl-dummy type dummy &&
 	ip address add $address/24 dev evpl-dummy &&
 	ip link set evpl-dummy up &&
-	rdma link add evpl-rxe type rxe netdev evpl-dummy ||
+	rdma link add evpl-rxe type rxe netdev evpl-dummy; }; then
 	skip "no soft-RoCE device can be made"
+fi
 
 echo "TAP version 13"
 echo "1..3"
