@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Everything generated goes to build/. 'make help' lists the targets.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+PREFIX ?= /usr/local
+UDEVDIR ?= /usr/lib/udev/rules.d
+DKMSDIR ?= /usr/src/evpl-0.1
+B := $(CURDIR)/build
+LIB := $(MAKE) --no-print-directory -C userlib B=$(B)/userlib
+
+all: module lib
+
+help:
+	@echo 'make                the module for the running kernel, and the library'
+	@echo 'make module KDIR=D  the module for the kernel that D has the headers of'
+	@echo 'make lib            the library'
+	@echo 'make check          all tests; HOST=1: without a virtual machine'
+	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
+	@echo 'make install        the library, a udev rule, sources for dkms; DESTDIR=, PREFIX='
+	@echo 'make lint           the style checks alone'
+	@echo 'make vm-shell       a shell in the virtual machine; VM="-k 6.1 -n 2": its options'
+	@echo 'make clean          removes build/'
+
+module:
+	@MAKEFLAGS= scripts/build-module $(KDIR) $(B)/module
+
+lib:
+	@$(LIB)
+
+check:
+	@HOST=$(HOST) scripts/check
+
+demo:
+	@scripts/packages
+	@HOST=$(HOST) scripts/demo
+
+# dkms builds the module from its sources for each kernel that is installed.
+DKMS = $(DESTDIR)/usr/src/evpl-$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+
+install: lib
+	@$(LIB) install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
+	install -D -m 644 udev/60-evpl.rules $(DESTDIR)$(UDEVDIR)/60-evpl.rules
+
+install-dkms:
+	install -d $(DESTDIR)$(DKMSDIR)
+	cp -a Kbuild dkms.conf kernel uapi $(DESTDIR)$(DKMSDIR)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/evpl.h
+	install -D -m 644 -t $(DESTDIR)/usr/lib/udev/rules.d udev/60-evpl.rules
+	install -D -m 644 -t $(DKMS) Kbuild dkms.conf
+	install -D -m 644 -t $(DKMS)/kernel kernel/*.[ch]
+	install -D -m 644 -t $(DKMS)/uapi/linux uapi/linux/evpl.h
+
+lint:
+	@scripts/packages
+	@scripts/lint
+
+vm-shell:
+	@scripts/packages
+	@scripts/vm $(VM) -s
+
+clean:
+	rm -rf $(B)
+
+.PHONY: all help module lib check demo install install-dkms lint vm-shell clean

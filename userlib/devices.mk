@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+#
+# The libraries for devices, and the tools: part of the Makefile. Each is built where
+# there are the headers that it needs; WITH_URING= or WITH_RDMA= leaves it out.
+
+have = $(shell echo '$(foreach h,$(1),#include <$(h)>@)' | tr @ '\n' | \
+	$(CC) -E -x c - > /dev/null 2>&1 && echo 1)
+ifeq ($(origin WITH_URING),undefined)
+WITH_URING := $(call have,liburing.h)
+endif
+ifeq ($(origin WITH_RDMA),undefined)
+WITH_RDMA := $(call have,infiniband/verbs.h rdma/rdma_cma.h)
+endif
+
+DEVICES := $(if $(WITH_URING),uring) $(if $(WITH_RDMA),rdma)
+LIBS_uring := -luring
+LIBS_rdma := -libverbs
+
+BINDIR ?= $(PREFIX)/bin
+DEVICE_CFLAGS := -I$(TOP)common
+DEVICE_LIBS := $(foreach d,$(DEVICES),$(addprefix $(B)/libevplmem-$(d),.so.0 .so .a .pc))
+
+# COPY is empty where it can't be built.
+COPY := $(if $(WITH_URING),$(if $(WITH_RDMA),$(B)/evpl-copy))
+COPY_OBJ := $(patsubst $(TOP)tools/%.c,$(B)/tools/%.o,$(wildcard $(TOP)tools/evpl-copy/*.c))
+
+all: $(DEVICE_LIBS) $(COPY)
+
+# $(1): the device
+define device
+$(B)/$(1)/%.o: $(TOP)$(1)/%.c
+	@mkdir -p $$(@D)
+	$$(call Q,CC)$$(CC) $$(ALL_CFLAGS) $$(DEVICE_CFLAGS) -MMD -MP -c -o $$@ $$<
+
+$(B)/libevplmem-$(1).so.0: $(B)/$(1)/$(1).o $(TOP)libevplmem-$(1).map $(B)/libevplmem.so
+	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -shared -Wl,-soname,libevplmem-$(1).so.0 -Wl,-z,now \
+		-Wl,--version-script=$(TOP)libevplmem-$(1).map -o $$@ $$< -L$(B) -levplmem \
+		$(LIBS_$(1)) $$(ALL_LDFLAGS)
+
+$(B)/libevplmem-$(1).so: $(B)/libevplmem-$(1).so.0
+	$$(call Q,LN)ln -sf libevplmem-$(1).so.0 $$@
+
+$(B)/libevplmem-$(1).a: $(B)/$(1)/$(1).o
+	$$(call Q,AR)rm -f $$@ && $$(AR) rcs $$@ $$<
+
+$(B)/libevplmem-$(1).pc: $(TOP)libevplmem-$(1).pc.in FORCE | $(B)
+	$$(call Q,GEN)sed -e 's|@PREFIX@|$$(PREFIX)|' -e 's|@LIBDIR@|$$(LIBDIR)|' \
+		-e 's|@INCLUDEDIR@|$$(INCLUDEDIR)|' -e 's|@VERSION@|$$(VERSION)|' $$< > $$@
+
+$(B)/tests/test_$(1): $(TOP)tests/test_$(1).c $(OBJ) $(B)/$(1)/$(1).o | $(B)/tests
+	$$(call Q,CC)$$(CC) $$(ALL_CFLAGS) -Wno-missing-prototypes -isystem $$(KSELFTEST) \
+		-I$(TOP)src -MMD -MP -MF $$@.d -o $$@ $$< $(B)/$(1)/$(1).o $$(OBJ) \
+		$(LIBS_$(1)) $$(ALL_LDFLAGS)
+endef
+$(foreach d,$(DEVICES),$(eval $(call device,$(d))))
+
+# A test of a library that isn't built isn't either.
+TESTS := $(filter-out $(if $(WITH_URING),,%/test_uring) $(if $(WITH_RDMA),,%/test_rdma),$(TESTS))
+
+# The tool has our libraries in it, so that it runs from wherever it is.
+$(B)/tools/%.o: $(TOP)tools/%.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(ALL_CFLAGS) -DEVPL_COPY_VERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
+
+$(B)/evpl-copy: $(COPY_OBJ) $(B)/libevplmem-uring.a $(B)/libevplmem-rdma.a $(B)/libevplmem.a
+	$(call Q,LD)$(CC) $(ALL_CFLAGS) -o $@ $^ -luring -lrdmacm -libverbs $(ALL_LDFLAGS)
+
+install: install-devices
+install-devices: $(DEVICE_LIBS) $(COPY)
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) \
+		$(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(BINDIR)
+	$(foreach d,$(DEVICES),\
+	$(INSTALL) -m 755 $(B)/libevplmem-$(d).so.0 $(DESTDIR)$(LIBDIR) && \
+	ln -sf libevplmem-$(d).so.0 $(DESTDIR)$(LIBDIR)/libevplmem-$(d).so && \
+	$(INSTALL) -m 644 $(B)/libevplmem-$(d).a $(DESTDIR)$(LIBDIR) && \
+	$(INSTALL) -m 644 $(B)/libevplmem-$(d).pc $(DESTDIR)$(LIBDIR)/pkgconfig && \
+	$(INSTALL) -m 644 $(TOP)include/evplmem-$(d).h $(DESTDIR)$(INCLUDEDIR) &&) true
+	$(if $(COPY),$(INSTALL) -m 755 $(COPY) $(DESTDIR)$(BINDIR))
+	$(if $(COPY),$(INSTALL) -m 644 $(TOP)man/evpl-copy.1 $(DESTDIR)$(MANDIR)/man1)
+
+install-check-devices: install-check
+	CC='$(CC)' CXX='$(CXX)' $(TOP)tests/install/check-devices $(abspath $(B))/install
+
+# For the virtual machine, where EVPL_BACKEND=module: a test of what needs an RDMA
+# device makes itself one there.
+VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh)
+
+vmtests: $(TESTS) $(VM_TESTS)
+
+$(B)/tests/rdma.sh: $(TOP)tests/with-rxe FORCE | $(B)/tests
+	@printf '#!/bin/sh\nexec %s %s\n' '$(abspath $<)' '$(abspath $(B)/tests/test_rdma)' > $@
+	@chmod +x $@
+
+vmlist:
+	@printf '%s\n' $(abspath $(VM_TESTS))
+
+.PHONY: install-devices install-check-devices vmtests vmlist
+-include $(wildcard $(B)/uring/*.d $(B)/rdma/*.d $(B)/tools/*/*.d)

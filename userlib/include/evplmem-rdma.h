@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_RDMA_H
+#define EVPLMEM_RDMA_H
+
+/**
+ * DOC: libevplmem-rdma
+ *
+ * The memory of a pool, registered for RDMA.
+ *
+ * Each slab becomes one memory region of a protection domain, when it comes: the
+ * slabs that are there at evpl_rdma_create(), the others before anything is
+ * allocated from them. A slice gives its keys without a system call, a lock or a
+ * search, valid while a reference to it is held.
+ *
+ * The kernel charges memory regions to RLIMIT_MEMLOCK, unless the process has
+ * CAP_IPC_LOCK. A slab that can't be registered is used by the pool all the same;
+ * its slices have no keys, evpl_rdma_stats() and evpl_rdma_notice() say why.
+ *
+ * Threads: all calls may be made on any thread at any time, but for
+ * evpl_rdma_destroy(), which is the last.
+ *
+ * Errors: as in evplmem.h, negative errnos, and nothing has changed.
+ */
+
+#include <evplmem.h>
+
+struct ibv_pd;
+struct ibv_sge;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** struct evpl_rdma - a pool's memory, registered with a protection domain; opaque */
+struct evpl_rdma;
+
+/**
+ * struct evpl_rdma_stats - what evpl_rdma_stats() tells
+ * @size: sizeof(struct evpl_rdma_stats), set by the caller
+ * @regions: memory regions there are now
+ * @registrations: slabs registered since the start
+ * @failures: slabs that couldn't be
+ * @error: why the last one couldn't, as a negative errno, or 0
+ * @__reserved: 0
+ */
+struct evpl_rdma_stats {
+	size_t size;
+	uint64_t regions;
+	uint64_t registrations;
+	uint64_t failures;
+	int error;
+	int __reserved;
+};
+
+/* What is exported; use the inlines below. */
+#pragma GCC visibility push(default)
+int evplmem_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool, struct ibv_pd *pd,
+			int access);
+void evplmem_rdma_destroy(struct evpl_rdma *rdma);
+int evplmem_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, uint32_t *r_lkey);
+int evplmem_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, uint32_t *r_rkey);
+int evplmem_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, struct ibv_sge *sge);
+int evplmem_rdma_stats(struct evpl_rdma *rdma, struct evpl_rdma_stats *stats);
+const char *evplmem_rdma_notice(struct evpl_rdma *rdma);
+#pragma GCC visibility pop
+
+/**
+ * evpl_rdma_create() - register a pool's memory
+ * @r_rdma: where it goes; end it with evpl_rdma_destroy()
+ * @pool: the pool
+ * @pd: the protection domain; it must live until evpl_rdma_destroy()
+ * @access: of each memory region: as for ibv_reg_mr(3), such as
+ *	IBV_ACCESS_LOCAL_WRITE
+ *
+ * Return: 0, also if a slab couldn't be registered; or
+ *  - -ENOSPC: the pool has %EVPL_DEVICES_MAX devices already
+ *  - -ENOMEM: no memory
+ */
+static inline int evpl_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool,
+				   struct ibv_pd *pd, int access)
+{
+	return evplmem_rdma_create(r_rdma, pool, pd, access);
+}
+
+/**
+ * evpl_rdma_destroy() - end it
+ * @rdma: what evpl_rdma_create() made, or NULL
+ *
+ * Deregisters all slabs. Call it when no work request with their keys is left,
+ * before ibv_dealloc_pd(3), and before the pool is closed.
+ */
+static inline void evpl_rdma_destroy(struct evpl_rdma *rdma)
+{
+	evplmem_rdma_destroy(rdma);
+}
+
+/**
+ * evpl_rdma_lkey() - the local key of a slice
+ * @rdma: what evpl_rdma_create() made
+ * @iovec: an iovec of the pool that the caller holds a reference by
+ * @r_lkey: where the key goes
+ *
+ * Return: 0, or -ENOENT: the slab couldn't be registered, or @iovec is empty.
+ */
+static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
+				 uint32_t *r_lkey)
+{
+	return evplmem_rdma_lkey(rdma, iovec, r_lkey);
+}
+
+/**
+ * evpl_rdma_rkey() - the remote key of a slice
+ * @rdma: what evpl_rdma_create() made
+ * @iovec: an iovec of the pool that the caller holds a reference by
+ * @r_rkey: where the key goes
+ *
+ * The key is the whole slab's: a peer that gets it can reach all of it, as far as
+ * the access flags allow.
+ *
+ * Return: 0, or -ENOENT: the slab couldn't be registered, or @iovec is empty.
+ */
+static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
+				 uint32_t *r_rkey)
+{
+	return evplmem_rdma_rkey(rdma, iovec, r_rkey);
+}
+
+/**
+ * evpl_rdma_sge() - a slice for a work request
+ * @rdma: what evpl_rdma_create() made
+ * @iovec: an iovec of the pool; the caller keeps its reference until the work
+ *	request has completed
+ * @sge: where its address, length and local key go
+ *
+ * Return: 0, or -ENOENT: the slab couldn't be registered, or @iovec is empty.
+ */
+static inline int evpl_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
+				struct ibv_sge *sge)
+{
+	return evplmem_rdma_sge(rdma, iovec, sge);
+}
+
+/**
+ * evpl_rdma_stats() - what was registered
+ * @rdma: what evpl_rdma_create() made
+ * @stats: where it goes; @stats->size says how much of it there is, and what the
+ *	library doesn't know of is zeroed
+ *
+ * Return: 0, or -EINVAL: @stats is too short for its size.
+ */
+static inline int evpl_rdma_stats(struct evpl_rdma *rdma, struct evpl_rdma_stats *stats)
+{
+	return evplmem_rdma_stats(rdma, stats);
+}
+
+/**
+ * evpl_rdma_notice() - what the user should know, once
+ * @rdma: what evpl_rdma_create() made
+ *
+ * Return: after a slab couldn't be registered, a sentence that says why and what
+ * can be done, for the program to print; valid until evpl_rdma_destroy(). NULL
+ * before that, and when it was returned already.
+ */
+static inline const char *evpl_rdma_notice(struct evpl_rdma *rdma)
+{
+	return evplmem_rdma_notice(rdma);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EVPLMEM_RDMA_H */

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_URING_H
+#define EVPLMEM_URING_H
+
+/**
+ * DOC: libevplmem-uring
+ *
+ * The memory of a pool as registered ("fixed") buffers of an io_uring.
+ *
+ * A ring has a table of registered buffers. The caller gives a range of its slots
+ * to a &struct evpl_uring, which puts one slab in each: when an iovec of the slab
+ * is first used with the ring, since only the ring's own thread may do it. From
+ * then on the slab's slot is found without a system call, a lock or a search.
+ *
+ * What can't be registered works all the same: evpl_uring_prep_read() and
+ * evpl_uring_prep_write() prepare an ordinary read or write then. That is so for
+ * all memory where the kernel refuses to register this kind (Linux 6.1 refuses the
+ * module's; 6.12 takes it), and for single slabs where no slot is left or the user
+ * may not lock more memory: io_uring charges what it registers to RLIMIT_MEMLOCK,
+ * unless the process has CAP_IPC_LOCK. evpl_uring_notice() says so, once.
+ *
+ * When the pool gives a slab back, on whichever thread, its slot is cleared at the
+ * next call for the ring. Until then the kernel keeps the slab's memory: a ring
+ * that falls idle is best told so with evpl_uring_flush().
+ *
+ * Threads: all calls for one ring are made on the thread that may submit to it, or
+ * one at a time where any thread may. The pool can be used, trimmed too, by other
+ * threads meanwhile.
+ *
+ * Errors: as in evplmem.h, negative errnos, and nothing has changed.
+ */
+
+#include <evplmem.h>
+
+struct io_uring;
+struct io_uring_sqe;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** struct evpl_uring - a pool's memory, registered with a ring; opaque */
+struct evpl_uring;
+
+/**
+ * EVPL_URING_NEW_TABLE - the ring has no table of registered buffers yet
+ *
+ * An empty one is registered, with room for all slots that are asked for and those
+ * before them. It stays with the ring. Without this flag, the caller has
+ * registered a table (io_uring_register_buffers_sparse(3)) and the slots are empty.
+ */
+#define EVPL_URING_NEW_TABLE	(1U << 0)
+
+/**
+ * struct evpl_uring_stats - what evpl_uring_stats() tells
+ * @size: sizeof(struct evpl_uring_stats), set by the caller
+ * @slots: slots that were given
+ * @slots_used: slots with a slab, slabs included that are gone and whose slot is
+ *	cleared at the next call
+ * @registrations: slabs registered since the start
+ * @unregistrations: slots cleared since
+ * @failures: system calls to register that failed, since
+ * @error: why the last slab that couldn't be registered couldn't, as a negative
+ *	errno, or 0; see evpl_uring_index()
+ * @__reserved: 0
+ */
+struct evpl_uring_stats {
+	size_t size;
+	unsigned int slots;
+	unsigned int slots_used;
+	uint64_t registrations;
+	uint64_t unregistrations;
+	uint64_t failures;
+	int error;
+	int __reserved;
+};
+
+/* What is exported; use the inlines below. */
+#pragma GCC visibility push(default)
+int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
+			 struct io_uring *ring, unsigned int first_slot,
+			 unsigned int nr_slots, unsigned int flags);
+void evplmem_uring_destroy(struct evpl_uring *uring);
+int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec);
+int evplmem_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			    const struct evpl_iovec *iovec, uint64_t offset);
+int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			     const struct evpl_iovec *iovec, uint64_t offset);
+void evplmem_uring_flush(struct evpl_uring *uring);
+int evplmem_uring_stats(struct evpl_uring *uring, struct evpl_uring_stats *stats);
+const char *evplmem_uring_notice(struct evpl_uring *uring);
+#pragma GCC visibility pop
+
+/**
+ * evpl_uring_create() - use a pool's memory with a ring
+ * @r_uring: where it goes; end it with evpl_uring_destroy()
+ * @pool: the pool
+ * @ring: the ring; it must live, at this address, until evpl_uring_destroy()
+ * @first_slot: the first slot of its table of registered buffers to use
+ * @nr_slots: how many; with the slots before them at most 16384
+ * @flags: %EVPL_URING_NEW_TABLE or 0
+ *
+ * Slots are as good as slabs: a pool with the default sizes has a GiB in 20.
+ *
+ * Return: 0, or
+ *  - -EINVAL: @nr_slots is 0, or there are too many
+ *  - -EOPNOTSUPP: an unknown flag
+ *  - -EBUSY: %EVPL_URING_NEW_TABLE, and the ring has a table
+ *  - -EEXIST: %EVPL_URING_NEW_TABLE, and the ring is another thread's
+ *  - -ENOSPC: the pool has %EVPL_DEVICES_MAX devices already
+ *  - -ENOMEM: no memory
+ */
+static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
+				    struct io_uring *ring, unsigned int first_slot,
+				    unsigned int nr_slots, unsigned int flags)
+{
+	return evplmem_uring_create(r_uring, pool, ring, first_slot, nr_slots, flags);
+}
+
+/**
+ * evpl_uring_destroy() - end it
+ * @uring: what evpl_uring_create() made, or NULL
+ *
+ * Clears the slots. Call it before io_uring_queue_exit(3), and before the pool is
+ * closed. Requests that were submitted are completed as usual.
+ */
+static inline void evpl_uring_destroy(struct evpl_uring *uring)
+{
+	evplmem_uring_destroy(uring);
+}
+
+/**
+ * evpl_uring_index() - which registered buffer a slice lies in
+ * @uring: what evpl_uring_create() made
+ * @iovec: an iovec of the pool that the caller holds a reference by
+ *
+ * Registers the slab if it isn't yet: with one system call the first time, with
+ * none afterwards, nor where it can't succeed. After -ENOMEM it is tried again when
+ * a slot was cleared, or evpl_uring_flush() called.
+ *
+ * Return: the index for the SQE's buf_index, valid while the reference is held; or
+ *  - -ENOENT: @iovec is empty
+ *  - -ENOSPC: all slots are in use
+ *  - -EOPNOTSUPP: this kernel registers no memory of this kind
+ *  - -ENOMEM: RLIMIT_MEMLOCK is reached, or memory is short
+ *  - -EEXIST: the ring is another thread's
+ *  - another error of io_uring_register(2), such as -EINVAL or -ENXIO: the slots
+ *    aren't within the ring's table, or there is none
+ */
+static inline int evpl_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+{
+	return evplmem_uring_index(uring, iovec);
+}
+
+/**
+ * evpl_uring_prep_read() - prepare a read into a slice
+ * @uring: what evpl_uring_create() made
+ * @sqe: the ring's
+ * @fd: the file
+ * @iovec: where to; the caller keeps its reference until the read has completed
+ * @offset: where in the file
+ *
+ * Fills @sqe with READ_FIXED, or READ where the slab isn't registered. Flags and
+ * user data are the caller's to set afterwards, as with io_uring_prep_read(3).
+ *
+ * Return: 1 if the memory is registered, 0 if not. Not an error either way.
+ */
+static inline int evpl_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe,
+				       int fd, const struct evpl_iovec *iovec, uint64_t offset)
+{
+	return evplmem_uring_prep_read(uring, sqe, fd, iovec, offset);
+}
+
+/**
+ * evpl_uring_prep_write() - prepare a write from a slice
+ * @uring: what evpl_uring_create() made
+ * @sqe: the ring's
+ * @fd: the file
+ * @iovec: where from; the caller keeps its reference until the write has completed
+ * @offset: where in the file
+ *
+ * As evpl_uring_prep_read(), with WRITE_FIXED or WRITE.
+ *
+ * Return: 1 if the memory is registered, 0 if not.
+ */
+static inline int evpl_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe,
+					int fd, const struct evpl_iovec *iovec, uint64_t offset)
+{
+	return evplmem_uring_prep_write(uring, sqe, fd, iovec, offset);
+}
+
+/**
+ * evpl_uring_flush() - clear the slots of slabs that are gone
+ * @uring: what evpl_uring_create() made
+ *
+ * The other calls do it too. This one is for a ring that will be idle for a while,
+ * and has slabs tried again that couldn't be registered for want of memory.
+ */
+static inline void evpl_uring_flush(struct evpl_uring *uring)
+{
+	evplmem_uring_flush(uring);
+}
+
+/**
+ * evpl_uring_stats() - what was registered
+ * @uring: what evpl_uring_create() made
+ * @stats: where it goes; @stats->size says how much of it there is, and what the
+ *	library doesn't know of is zeroed
+ *
+ * Return: 0, or -EINVAL: @stats is too short for its size.
+ */
+static inline int evpl_uring_stats(struct evpl_uring *uring, struct evpl_uring_stats *stats)
+{
+	return evplmem_uring_stats(uring, stats);
+}
+
+/**
+ * evpl_uring_notice() - what the user should know, once
+ * @uring: what evpl_uring_create() made
+ *
+ * Return: after a slab couldn't be registered, a sentence that says why and what
+ * can be done, for the program to print; valid until evpl_uring_destroy(). NULL
+ * before that, and when it was returned already.
+ */
+static inline const char *evpl_uring_notice(struct evpl_uring *uring)
+{
+	return evplmem_uring_notice(uring);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EVPLMEM_URING_H */

@@ -1,0 +1,722 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_H
+#define EVPLMEM_H
+
+/**
+ * DOC: libevplmem
+ *
+ * Memory for fast I/O: pinned and registered with devices once, in *slabs*, and
+ * handed out as slices that are counted by reference.
+ *
+ * A *pool* owns slabs. A slab is a run of *buffers*, all of one size, a power of
+ * two; a buffer is the unit that is counted. A *context* (&struct evpl) is one
+ * thread's way to allocate from a pool: it cuts slices off a buffer of its own.
+ * An iovec (&struct evpl_iovec) is a slice of one buffer, and is one reference to
+ * it. A buffer that loses its last reference is recycled, its contents left as
+ * they are.
+ *
+ * Every function is an inline over an exported evplmem_*() symbol. So a program
+ * can link this library beside one that exports evpl_create() or
+ * evpl_iovec_alloc() of its own.
+ *
+ * Threads: a context is used by one thread at a time. Everything else may be
+ * called from any thread at any time; an iovec that two threads write is theirs
+ * to lock. Allocation and release don't block, and make no system call unless
+ * memory is short.
+ *
+ * Errors: functions that can fail return a negative errno, and have then changed
+ * nothing. Errno itself is left as libc left it.
+ *
+ * Structs that are passed in start with their size. A library that knows a
+ * longer struct takes what is missing as zero; one that knows a shorter struct
+ * refuses the surplus with -E2BIG unless it is zero. Zero in any field means the
+ * default. -EINVAL is a struct that is too short, -EOPNOTSUPP a flag that the
+ * library, or the back end, doesn't know.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** struct evpl_pool - memory, and what it is made of; opaque */
+struct evpl_pool;
+
+/** struct evpl - a thread's context; opaque */
+struct evpl;
+
+/** struct evpl_device - something that slabs are registered with; opaque */
+struct evpl_device;
+
+/**
+ * struct evpl_iovec - a slice of a buffer, and one reference to it
+ * @data: its first byte
+ * @length: its bytes; at most a buffer's
+ * @__private1: the library's; do not touch
+ * @__private2: the library's; do not touch
+ *
+ * A copy made by assignment is the same reference, not another one. One that is
+ * all zero is empty: it holds no reference, and may be released or moved.
+ */
+struct evpl_iovec {
+	void *data;
+	unsigned int length;
+	unsigned int __private1;
+	unsigned long __private2;
+};
+
+/**
+ * enum evpl_backend - where a pool's memory comes from
+ * @EVPL_BACKEND_DEFAULT: what the environment variable EVPL_BACKEND says,
+ *	"module" or "anon"; the module, if it isn't set
+ * @EVPL_BACKEND_MODULE: the kernel module evpl.ko
+ * @EVPL_BACKEND_ANON: shared memory of this process, for a machine without the
+ *	module. Not pinned, and not in huge pages.
+ */
+enum evpl_backend {
+	EVPL_BACKEND_DEFAULT	= 0,
+	EVPL_BACKEND_MODULE	= 1,
+	EVPL_BACKEND_ANON	= 2
+};
+
+/** EVPL_POOL_HUGE - a slab that can't be had in folios of 2 MiB isn't taken */
+#define EVPL_POOL_HUGE		(1U << 0)
+
+/**
+ * struct evpl_pool_config - what evpl_pool_open() is asked for
+ * @size: sizeof(struct evpl_pool_config)
+ * @backend: an &enum evpl_backend
+ * @flags: %EVPL_POOL_HUGE or 0
+ * @buffer_size: bytes of a buffer: a power of two, 4 KiB to 1 GiB; 0: 1 MiB
+ * @slab_size: bytes of the first slab; each further one is twice as long as the
+ *	one before, up to @slab_size_max. A multiple of 2 MiB and of
+ *	@buffer_size, at most 1 GiB; 0: 2 MiB, or a buffer if that is more.
+ *	Shorter slabs are taken where memory is short.
+ * @slab_size_max: as @slab_size, and not below it; 0: 64 MiB, or @slab_size or a
+ *	buffer if that is more
+ * @max_bytes: how much the pool may have in slabs, at least 2 MiB and a buffer;
+ *	0: no limit of the pool's own for the module, the machine's memory for
+ *	the anon back end
+ * @device: path of the module's device; NULL: /dev/evpl
+ */
+struct evpl_pool_config {
+	size_t size;
+	unsigned int backend;
+	unsigned int flags;
+	size_t buffer_size;
+	size_t slab_size;
+	size_t slab_size_max;
+	uint64_t max_bytes;
+	const char *device;
+};
+
+/** EVPL_CONFIG_NODE - @node of &struct evpl_config is meant */
+#define EVPL_CONFIG_NODE	(1U << 0)
+
+/** EVPL_ANY_NODE - no NUMA node in particular */
+#define EVPL_ANY_NODE		(-1)
+
+/**
+ * struct evpl_config - what evpl_create() is asked for
+ * @size: sizeof(struct evpl_config)
+ * @flags: %EVPL_CONFIG_NODE or 0
+ * @node: with %EVPL_CONFIG_NODE, the NUMA node that all memory of the context
+ *	comes from, else 0
+ * @cache: bytes of free buffers that the context may keep from other threads,
+ *	the buffer that it cuts slices off included; 0: 8 MiB. Two buffers are
+ *	always allowed. Others take them before they fail with -ENOMEM.
+ */
+struct evpl_config {
+	size_t size;
+	unsigned int flags;
+	int node;
+	size_t cache;
+};
+
+/**
+ * struct evpl_pool_stats - what evpl_pool_stats() tells
+ * @size: sizeof(struct evpl_pool_stats), set by the caller
+ * @backend: %EVPL_BACKEND_MODULE or %EVPL_BACKEND_ANON
+ * @devices: devices that are attached
+ * @contexts: contexts that were created and not destroyed
+ * @buffer_size: bytes of a buffer
+ * @slabs: slabs
+ * @bytes: bytes of all slabs
+ * @buffers: buffers of all slabs
+ * @buffers_free: buffers that any context can take
+ * @buffers_cached: free buffers that contexts keep for themselves
+ * @buffers_used: the others: they have references, or a context cuts slices off
+ *	them
+ * @grows: slabs taken since the pool was opened
+ * @shrinks: slabs given back
+ * @steals: buffers that a context took from another's cache
+ * @failures: allocations that failed with -ENOMEM
+ * @wakeups: times that the pool's eventfd was written
+ *
+ * While other threads run, the numbers are each true of some moment, and not of
+ * the same one.
+ */
+struct evpl_pool_stats {
+	size_t size;
+	unsigned int backend;
+	unsigned int devices;
+	uint64_t contexts;
+	uint64_t buffer_size;
+	uint64_t slabs;
+	uint64_t bytes;
+	uint64_t buffers;
+	uint64_t buffers_free;
+	uint64_t buffers_cached;
+	uint64_t buffers_used;
+	uint64_t grows;
+	uint64_t shrinks;
+	uint64_t steals;
+	uint64_t failures;
+	uint64_t wakeups;
+};
+
+/**
+ * struct evpl_slab_info - a slab, as a device sees it
+ * @number: its number: the lowest that no slab of the pool has, and that no
+ *	device still has to let go
+ * @node: the NUMA node that it was asked from, or %EVPL_ANY_NODE
+ * @base: its first byte
+ * @length: its bytes; at most 1 GiB
+ */
+struct evpl_slab_info {
+	unsigned int number;
+	int node;
+	void *base;
+	size_t length;
+};
+
+/** EVPL_DEVICES_MAX - devices that can be attached to a pool at a time */
+#define EVPL_DEVICES_MAX	16
+
+/** EVPL_DEVICE_LATER - what unregister_slab() returns to let go later */
+#define EVPL_DEVICE_LATER	1
+
+/**
+ * struct evpl_device_ops - what a device does when slabs come and go
+ * @size: sizeof(struct evpl_device_ops)
+ * @register_slab: a slab has come, or was there when the device was attached.
+ *	Returns 0 and sets the cookie, or fails with anything else: the slab is
+ *	then used without a cookie for this device. NULL: the device registers
+ *	slabs by itself, when it first meets them; see evpl_device_set_cookie().
+ * @unregister_slab: a slab that has a cookie goes, or the device is being
+ *	detached. No reference to the slab is left in the first case. Returns 0
+ *	when it is done, or %EVPL_DEVICE_LATER: the slab's memory is then given
+ *	back, but no new slab gets its number before evpl_device_let_go(). NULL:
+ *	there is nothing to do.
+ *
+ * They run on whichever thread takes or gives back a slab, attaches or detaches,
+ * several at a time for different slabs, and hold no lock: they may allocate and
+ * release. They must not detach a device, close the pool, or wait for a thread
+ * that does. For one slab and device they never overlap.
+ */
+struct evpl_device_ops {
+	size_t size;
+	int (*register_slab)(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie);
+	int (*unregister_slab)(void *arg, const struct evpl_slab_info *slab, uint64_t cookie);
+};
+
+/**
+ * EVPL_IOVEC_PRIVATE - buffers to themselves
+ *
+ * Nothing else is, or will be, allocated in the buffers of these iovecs while
+ * they have a reference. For what another process is to see.
+ */
+#define EVPL_IOVEC_PRIVATE	(1U << 0)
+
+/* What is exported; use the inlines below. */
+#pragma GCC visibility push(default)
+int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *config);
+int evplmem_pool_close(struct evpl_pool *pool);
+int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node);
+uint64_t evplmem_pool_trim(struct evpl_pool *pool);
+int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats);
+int evplmem_pool_eventfd(struct evpl_pool *pool);
+const char *evplmem_last_error(void);
+int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct evpl_config *config);
+void evplmem_destroy(struct evpl *evpl);
+int evplmem_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int alignment,
+			unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec);
+int evplmem_iovec_reserve(struct evpl *evpl, unsigned int length, unsigned int alignment,
+			  unsigned int max_iovecs, struct evpl_iovec *r_iovec);
+int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
+			 unsigned int used);
+int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec);
+void evplmem_iovec_addref(struct evpl_iovec *iovec);
+void evplmem_iovec_release(struct evpl_iovec *iovec);
+void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov);
+void evplmem_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src);
+int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec *src,
+				unsigned int offset, unsigned int length);
+int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
+			     const struct iovec *src, int niov);
+int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info);
+int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *ops, void *arg,
+			  struct evpl_device **r_device);
+void evplmem_device_detach(struct evpl_device *device);
+int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
+			  uint64_t *r_cookie);
+int evplmem_device_set_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
+			      uint64_t cookie);
+int evplmem_device_let_go(struct evpl_device *device, unsigned int number);
+#pragma GCC visibility pop
+
+/**
+ * evpl_pool_open() - open a pool
+ * @r_pool: where the pool goes; close it with evpl_pool_close()
+ * @config: what it is to be, or NULL for all defaults
+ *
+ * Takes no slab yet. After an error evpl_last_error() says what can be done.
+ *
+ * Return: 0, or
+ *  - -EINVAL: a size isn't one of those that &struct evpl_pool_config allows, an
+ *    unknown back end (also in EVPL_BACKEND), or @config is too short
+ *  - -E2BIG, -EOPNOTSUPP: see above; %EVPL_POOL_HUGE on the anon back end
+ *  - -ENOENT, -ENODEV, -ENXIO, -EACCES, -EPERM: there is no such device, or this
+ *    process may not open it
+ *  - -ENOTTY: the device isn't evpl's
+ *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left
+ */
+static inline int evpl_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *config)
+{
+	return evplmem_pool_open(r_pool, config);
+}
+
+/**
+ * evpl_pool_close() - close a pool
+ * @pool: the pool; gone when 0 is returned
+ *
+ * Threads may still be inside a release of the last reference when this is
+ * called.
+ *
+ * Return: 0, or -EBUSY while a context, a reference or an attached device is
+ * left.
+ */
+static inline int evpl_pool_close(struct evpl_pool *pool)
+{
+	return evplmem_pool_close(pool);
+}
+
+/**
+ * evpl_pool_preallocate() - take slabs beforehand
+ * @pool: the pool
+ * @bytes: what the pool shall have at least, from @node
+ * @node: a NUMA node, or %EVPL_ANY_NODE for memory of contexts with no node
+ *
+ * Slabs are as long as the pool's slab_size_max where that helps. They are
+ * ordinary slabs: what is idle goes back when the pool is trimmed.
+ *
+ * Return: 0, or
+ *  - -EINVAL: the node isn't there
+ *  - -ENOMEM: memory is short, or a limit is reached
+ *  - -EINTR: a fatal signal came
+ */
+static inline int evpl_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
+{
+	return evplmem_pool_preallocate(pool, bytes, node);
+}
+
+/**
+ * evpl_pool_trim() - give idle slabs back
+ * @pool: the pool
+ *
+ * Takes the free buffers out of all caches, and gives every slab back that has
+ * no buffer in use, but for one. A slab that a device is just being told about
+ * stays.
+ *
+ * Return: the bytes of the slabs that were found idle. The kernel may have a use for one
+ * that the library doesn't know of; that stays all the same.
+ */
+static inline uint64_t evpl_pool_trim(struct evpl_pool *pool)
+{
+	return evplmem_pool_trim(pool);
+}
+
+/**
+ * evpl_pool_stats() - what the pool has, and has done
+ * @pool: the pool
+ * @stats: where it goes; @stats->size says how much of it there is, and what
+ *	the library doesn't know of is zeroed
+ *
+ * Return: 0, or -EINVAL: @stats is too short for its size.
+ */
+static inline int evpl_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
+{
+	return evplmem_pool_stats(pool, stats);
+}
+
+/**
+ * evpl_pool_eventfd() - tells when to try again
+ * @pool: the pool
+ *
+ * After an allocation failed with -ENOMEM, the descriptor becomes readable when
+ * the next buffer or slab is free. It can become readable for no reason, and the
+ * retry can fail again. The library only writes it: who waits for it alone reads
+ * it and retries; where several threads wait, each has it in an epoll set of its
+ * own with EPOLLET, and nobody reads it.
+ *
+ * Return: an eventfd, nonblocking and close-on-exec. It is the pool's and lives
+ * as long.
+ */
+static inline int evpl_pool_eventfd(struct evpl_pool *pool)
+{
+	return evplmem_pool_eventfd(pool);
+}
+
+/**
+ * evpl_last_error() - why the last call failed, in words
+ *
+ * Return: a sentence on the last evpl_pool_open() of this thread that failed;
+ * empty if none did. Valid until the thread's next evpl_pool_open().
+ */
+static inline const char *evpl_last_error(void)
+{
+	return evplmem_last_error();
+}
+
+/**
+ * evpl_create() - create a context
+ * @r_evpl: where the context goes; end it with evpl_destroy()
+ * @pool: the pool that it allocates from
+ * @config: what it is to be, or NULL for all defaults
+ *
+ * A thread that ends, or sleeps, without evpl_destroy() keeps no memory from
+ * others for good: they take it before they fail.
+ *
+ * Return: 0, or
+ *  - -EINVAL: there is no such node, a node without %EVPL_CONFIG_NODE, or
+ *    @config is too short
+ *  - -E2BIG, -EOPNOTSUPP: see above
+ *  - -ENOMEM: no memory for the context
+ */
+static inline int evpl_create(struct evpl **r_evpl, struct evpl_pool *pool,
+			      const struct evpl_config *config)
+{
+	return evplmem_create(r_evpl, pool, config);
+}
+
+/**
+ * evpl_destroy() - end a context
+ * @evpl: the context, or NULL
+ *
+ * What was allocated through it lives on until it is released. What it kept goes
+ * to the pool, and slabs that are idle then are given back, but for one.
+ */
+static inline void evpl_destroy(struct evpl *evpl)
+{
+	evplmem_destroy(evpl);
+}
+
+/**
+ * evpl_iovec_alloc() - allocate memory
+ * @evpl: the context
+ * @length: bytes
+ * @alignment: of each iovec's data: a power of two up to the buffer size; 0: don't
+ *	care. Data is always aligned to 8 bytes.
+ * @max_iovecs: room in @r_iovec
+ * @r_iovec: where the iovecs go
+ *
+ * Up to one buffer is always one iovec. More is whole buffers, then one iovec
+ * with the rest. What doesn't fit into what is left of the context's buffer and is at
+ * least half a buffer gets one for itself. The memory isn't zeroed.
+ *
+ * Never blocks. Before it fails with -ENOMEM it takes what other contexts keep,
+ * the rest of the buffers that they cut slices off included.
+ *
+ * Return: the number of iovecs, each a reference of the caller's; 0 if @length
+ * is 0; or
+ *  - -EINVAL: @alignment isn't a power of two, or above the buffer size
+ *  - -ENOBUFS: it would take more than @max_iovecs
+ *  - -ENOMEM: memory is short, or a limit is reached; see evpl_pool_eventfd()
+ *  - -EINTR: a fatal signal came
+ */
+static inline int evpl_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int alignment,
+				   unsigned int max_iovecs, struct evpl_iovec *r_iovec)
+{
+	return evplmem_iovec_alloc(evpl, length, alignment, max_iovecs, 0, r_iovec);
+}
+
+/**
+ * evpl_iovec_alloc_flags() - allocate memory of some kind
+ * @evpl: the context
+ * @length: bytes
+ * @alignment: as for evpl_iovec_alloc()
+ * @max_iovecs: room in @r_iovec
+ * @flags: %EVPL_IOVEC_PRIVATE or 0
+ * @r_iovec: where the iovecs go
+ *
+ * Return: as evpl_iovec_alloc(), or -EOPNOTSUPP: an unknown flag.
+ */
+static inline int evpl_iovec_alloc_flags(struct evpl *evpl, unsigned int length,
+					 unsigned int alignment, unsigned int max_iovecs,
+					 unsigned int flags, struct evpl_iovec *r_iovec)
+{
+	return evplmem_iovec_alloc(evpl, length, alignment, max_iovecs, flags, r_iovec);
+}
+
+/**
+ * evpl_buffer_alloc() - allocate a whole buffer
+ * @evpl: the context
+ * @r_iovec: where the iovec goes
+ *
+ * Return: 1, the iovec, or an error of evpl_iovec_alloc().
+ */
+static inline int evpl_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
+{
+	return evplmem_buffer_alloc(evpl, r_iovec);
+}
+
+/**
+ * evpl_iovec_reserve() - allocate before it is known how much is needed
+ * @evpl: the context
+ * @length: the most that may be needed, in bytes
+ * @alignment: as for evpl_iovec_alloc()
+ * @max_iovecs: room in @r_iovec
+ * @r_iovec: where the iovecs go
+ *
+ * These are real references, and allocations that come later don't overlap them.
+ * Each set is given to evpl_iovec_commit() once, or released. Clone them only
+ * after that.
+ *
+ * Return: as evpl_iovec_alloc().
+ */
+static inline int evpl_iovec_reserve(struct evpl *evpl, unsigned int length,
+				     unsigned int alignment, unsigned int max_iovecs,
+				     struct evpl_iovec *r_iovec)
+{
+	return evplmem_iovec_reserve(evpl, length, alignment, max_iovecs, r_iovec);
+}
+
+/**
+ * evpl_iovec_commit() - keep the beginning of what was reserved
+ * @evpl: a context of the same pool
+ * @iovecs: what evpl_iovec_reserve() returned
+ * @niov: how many
+ * @used: bytes, from the beginning, that are kept
+ *
+ * Shortens the iovecs to @used bytes and releases those beyond. What was cut off
+ * is allocated again if nothing was allocated after it.
+ *
+ * Return: the number of iovecs that remain; or -EINVAL: @used is more than they
+ * have, @niov is negative, or they weren't reserved, are committed already, or are of another
+ * pool.
+ */
+static inline int evpl_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
+				    unsigned int used)
+{
+	return evplmem_iovec_commit(evpl, iovecs, niov, used);
+}
+
+/**
+ * evpl_iovec_addref() - one more reference
+ * @iovec: an iovec that the caller holds a reference by
+ *
+ * It is to be released once more.
+ */
+static inline void evpl_iovec_addref(struct evpl_iovec *iovec)
+{
+	evplmem_iovec_addref(iovec);
+}
+
+/**
+ * evpl_iovec_release() - one reference less
+ * @iovec: the iovec; it is left as it is, and worth nothing if this was its last
+ *	reference
+ *
+ * On any thread, one with no context too, and after the context that allocated
+ * it was destroyed. Never fails and never blocks.
+ */
+static inline void evpl_iovec_release(struct evpl_iovec *iovec)
+{
+	evplmem_iovec_release(iovec);
+}
+
+/**
+ * evpl_iovecs_release() - release an array
+ * @iovecs: the iovecs
+ * @niov: how many; none if not above 0
+ */
+static inline void evpl_iovecs_release(struct evpl_iovec *iovecs, int niov)
+{
+	evplmem_iovecs_release(iovecs, niov);
+}
+
+/**
+ * evpl_iovec_clone() - a second iovec of the same slice
+ * @dst: where it goes; holds a reference of its own
+ * @src: an iovec that the caller holds a reference by
+ */
+static inline void evpl_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src)
+{
+	evplmem_iovec_clone(dst, src);
+}
+
+/**
+ * evpl_iovec_clone_segment() - an iovec of a part of a slice
+ * @dst: where it goes; holds a reference of its own, also if @length is 0
+ * @src: an iovec that the caller holds a reference by
+ * @offset: where the part starts in @src, in bytes
+ * @length: its bytes
+ *
+ * Return: 0, or -EINVAL: the part doesn't lie within @src.
+ */
+static inline int evpl_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec *src,
+					   unsigned int offset, unsigned int length)
+{
+	return evplmem_iovec_clone_segment(dst, src, offset, length);
+}
+
+/**
+ * evpl_iovec_move() - hand a reference over
+ * @dst: gets the slice and the reference
+ * @src: is empty afterwards
+ */
+static inline void evpl_iovec_move(struct evpl_iovec *dst, struct evpl_iovec *src)
+{
+	struct evpl_iovec iovec = *src;
+
+	src->data = NULL;
+	src->length = 0;
+	src->__private1 = 0;
+	src->__private2 = 0;
+	*dst = iovec;
+}
+
+/**
+ * evpl_iovec_to_iovec() - for readv(2) and the like
+ * @dst: room for @niov
+ * @src: the iovecs; they keep their references
+ * @niov: how many
+ */
+static inline void evpl_iovec_to_iovec(struct iovec *dst, const struct evpl_iovec *src, int niov)
+{
+	int i;
+
+	for (i = 0; i < niov; i++) {
+		dst[i].iov_base = src[i].data;
+		dst[i].iov_len = src[i].length;
+	}
+}
+
+/**
+ * evpl_iovec_from_iovec() - references from addresses
+ * @pool: the pool that the memory is of
+ * @dst: room for @niov; each is a new reference
+ * @src: memory within buffers that the caller holds references to
+ * @niov: how many
+ *
+ * Takes a lock and looks through the slabs: not for the hot path.
+ *
+ * Return: 0, or -EINVAL: one of @src doesn't lie within one buffer of the pool,
+ * or the buffer has no reference; no reference was taken then.
+ */
+static inline int evpl_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
+					const struct iovec *src, int niov)
+{
+	return evplmem_iovec_from_iovec(pool, dst, src, niov);
+}
+
+/**
+ * evpl_iovec_slab() - the slab of a slice
+ * @iovec: an iovec that the caller holds a reference by
+ * @info: where it goes
+ *
+ * Return: 0, or -EINVAL: @iovec is empty.
+ */
+static inline int evpl_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info)
+{
+	return evplmem_iovec_slab(iovec, info);
+}
+
+/**
+ * evpl_device_attach() - have slabs registered with a device
+ * @pool: the pool
+ * @ops: what to do; copied
+ * @arg: given to @ops
+ * @r_device: where the device goes; end it with evpl_device_detach()
+ *
+ * Slabs that are there are registered before this returns, those that come later
+ * before anything is allocated from them. That one of them failed isn't an error
+ * here: its iovecs have no cookie.
+ *
+ * Return: 0, or
+ *  - -EINVAL, -E2BIG: see above
+ *  - -ENOSPC: there are %EVPL_DEVICES_MAX already
+ *  - -ENOMEM: no memory
+ */
+static inline int evpl_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *ops,
+				     void *arg, struct evpl_device **r_device)
+{
+	return evplmem_device_attach(pool, ops, arg, r_device);
+}
+
+/**
+ * evpl_device_detach() - end it
+ * @device: the device, or NULL
+ *
+ * Waits for its call-backs that run, then has all slabs unregistered; nothing is
+ * called or awaited afterwards. Don't call it from a call-back.
+ */
+static inline void evpl_device_detach(struct evpl_device *device)
+{
+	evplmem_device_detach(device);
+}
+
+/**
+ * evpl_device_cookie() - what the slab of a slice was registered as
+ * @device: the device
+ * @iovec: an iovec of its pool that the caller holds a reference by
+ * @r_cookie: where the cookie goes; it is valid while the reference is held and
+ *	the device attached
+ *
+ * O(1), and takes no lock.
+ *
+ * Return: 0, or -ENOENT: the slab isn't registered with @device.
+ */
+static inline int evpl_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
+				     uint64_t *r_cookie)
+{
+	return evplmem_device_cookie(device, iovec, r_cookie);
+}
+
+/**
+ * evpl_device_set_cookie() - the device has registered a slab by itself
+ * @device: the device
+ * @iovec: an iovec of its pool, in that slab, that the caller holds a reference by
+ * @cookie: what evpl_device_cookie() is to give from now on
+ *
+ * Return: 0, or
+ *  - -EEXIST: it has a cookie
+ *  - -EBUSY: a call-back for the slab is running
+ *  - -EINVAL: @iovec is empty, or of another pool
+ */
+static inline int evpl_device_set_cookie(struct evpl_device *device,
+					 const struct evpl_iovec *iovec, uint64_t cookie)
+{
+	return evplmem_device_set_cookie(device, iovec, cookie);
+}
+
+/**
+ * evpl_device_let_go() - a slab's number may be used again
+ * @device: the device whose unregister_slab() returned %EVPL_DEVICE_LATER
+ * @number: the slab's number
+ *
+ * Return: 0, or -ENOENT: nothing is awaited.
+ */
+static inline int evpl_device_let_go(struct evpl_device *device, unsigned int number)
+{
+	return evplmem_device_let_go(device, number);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EVPLMEM_H */

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * A pool's slabs as memory regions of a protection domain: a slab's cookie is its
+ * struct ibv_mr, which has the keys and doesn't change. So what a lookup needs is
+ * ordered by the cookie alone; the lock is for what is counted.
+ */
+#include "evplmem-rdma.h"
+
+#include <infiniband/verbs.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "common.h"
+
+/**
+ * struct evpl_rdma - a pool's memory, registered with a protection domain
+ * @pd: the protection domain
+ * @access: of each region
+ * @device: the pool's side
+ * @lock: guards what follows
+ * @told: the notice was returned
+ * @stats: what is counted
+ * @notice: empty until there is something to tell; doesn't change then
+ */
+struct evpl_rdma {
+	struct ibv_pd *pd;
+	int access;
+	struct evpl_device *device;
+	pthread_mutex_t lock;
+	bool told;
+	struct evpl_rdma_stats stats;
+	char notice[NOTICE_SIZE];
+};
+
+static void note_failure(struct evpl_rdma *rdma, int err)
+{
+	const char *name = ibv_get_device_name(rdma->pd->context->device);
+	char limit[64];
+
+	rdma->stats.failures++;
+	rdma->stats.error = err;
+	if (err == -ENOMEM)
+		notice_set(rdma->notice, "The RDMA device %s can't lock more memory (there is %s, "
+			   "RLIMIT_MEMLOCK). Raise 'ulimit -l', or give CAP_IPC_LOCK.", name,
+			   memlock_limit(limit, sizeof(limit)));
+	else
+		notice_set(rdma->notice, "The RDMA device %s can't register this memory: %s.",
+			   name, strerror(-err));
+}
+
+static int register_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	struct evpl_rdma *rdma = arg;
+	struct ibv_mr *mr;
+	int err;
+
+	mr = ibv_reg_mr(rdma->pd, slab->base, slab->length, rdma->access);
+	err = mr ? 0 : -(errno ? errno : EIO);
+
+	pthread_mutex_lock(&rdma->lock);
+	if (err) {
+		note_failure(rdma, err);
+	} else {
+		rdma->stats.regions++;
+		rdma->stats.registrations++;
+	}
+	pthread_mutex_unlock(&rdma->lock);
+	*cookie = (uintptr_t)mr;
+	return err;
+}
+
+static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	struct evpl_rdma *rdma = arg;
+	int err;
+
+	(void)slab;
+	/*
+	 * It fails where the caller has bound a memory window to it. The region then
+	 * stays, and what it pins, until the caller's protection domain goes.
+	 */
+	err = ibv_dereg_mr((struct ibv_mr *)(uintptr_t)cookie);
+	if (err)
+		return 0;
+	pthread_mutex_lock(&rdma->lock);
+	rdma->stats.regions--;
+	pthread_mutex_unlock(&rdma->lock);
+	return 0;
+}
+
+static const struct evpl_device_ops ops = {
+	.size = sizeof(ops),
+	.register_slab = register_slab,
+	.unregister_slab = unregister_slab,
+};
+
+int evplmem_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool, struct ibv_pd *pd,
+			int access)
+{
+	struct evpl_rdma *rdma;
+	int err;
+
+	rdma = calloc(1, sizeof(*rdma));
+	if (!rdma)
+		return -ENOMEM;
+	rdma->pd = pd;
+	rdma->access = access;
+	pthread_mutex_init(&rdma->lock, NULL);
+	err = evpl_device_attach(pool, &ops, rdma, &rdma->device);
+	if (err) {
+		pthread_mutex_destroy(&rdma->lock);
+		free(rdma);
+		return err;
+	}
+	*r_rdma = rdma;
+	return 0;
+}
+
+void evplmem_rdma_destroy(struct evpl_rdma *rdma)
+{
+	if (!rdma)
+		return;
+	evpl_device_detach(rdma->device);
+	pthread_mutex_destroy(&rdma->lock);
+	free(rdma);
+}
+
+static struct ibv_mr *region(struct evpl_rdma *rdma, const struct evpl_iovec *iovec)
+{
+	uint64_t cookie;
+
+	if (evpl_device_cookie(rdma->device, iovec, &cookie))
+		return NULL;
+	return (struct ibv_mr *)(uintptr_t)cookie;
+}
+
+int evplmem_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, uint32_t *r_lkey)
+{
+	struct ibv_mr *mr = region(rdma, iovec);
+
+	if (!mr)
+		return -ENOENT;
+	*r_lkey = mr->lkey;
+	return 0;
+}
+
+int evplmem_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, uint32_t *r_rkey)
+{
+	struct ibv_mr *mr = region(rdma, iovec);
+
+	if (!mr)
+		return -ENOENT;
+	*r_rkey = mr->rkey;
+	return 0;
+}
+
+int evplmem_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, struct ibv_sge *sge)
+{
+	struct ibv_mr *mr = region(rdma, iovec);
+
+	if (!mr)
+		return -ENOENT;
+	sge->addr = (uintptr_t)iovec->data;
+	sge->length = iovec->length;
+	sge->lkey = mr->lkey;
+	return 0;
+}
+
+int evplmem_rdma_stats(struct evpl_rdma *rdma, struct evpl_rdma_stats *stats)
+{
+	struct evpl_rdma_stats now;
+
+	pthread_mutex_lock(&rdma->lock);
+	now = rdma->stats;
+	pthread_mutex_unlock(&rdma->lock);
+	return stats_copy(stats, &now, sizeof(now));
+}
+
+const char *evplmem_rdma_notice(struct evpl_rdma *rdma)
+{
+	const char *notice = NULL;
+
+	pthread_mutex_lock(&rdma->lock);
+	if (rdma->notice[0] && !rdma->told) {
+		rdma->told = true;
+		notice = rdma->notice;
+	}
+	pthread_mutex_unlock(&rdma->lock);
+	return notice;
+}

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Allocation: slices are cut off the context's current buffer, in order of their
+ * addresses. A slice has one reference; so has the context while it cuts. When the
+ * last byte is cut off, the last slice gets the context's.
+ */
+#include "alloc.h"
+
+#include <errno.h>
+
+#include "poison.h"
+#include "recycle.h"
+#include "slab.h"
+#include "trim.h"
+
+/* Of evpl_iovec_reserve() alone: no flag of the caller's. */
+#define ALLOC_RESERVE	(1U << 31)
+
+/**
+ * struct request - what is to be allocated, checked
+ * @length: bytes
+ * @align: a power of two, from SLICE_ALIGN to the buffer size
+ * @flags: EVPL_IOVEC_* and ALLOC_RESERVE
+ */
+struct request {
+	unsigned int length;
+	unsigned int align;
+	unsigned int flags;
+};
+
+/* An iovec of @buffer, with a reference that counts already. */
+static void set_iovec(struct evpl_iovec *iovec, struct entry *buffer, uint32_t offset,
+		      const struct request *request, bool last)
+{
+	iovec->data = (char *)buffer->base + offset;
+	iovec->length = request->length;
+	iovec->__private1 = 0;
+	iovec->__private2 = (unsigned long)buffer;
+	if (request->flags & ALLOC_RESERVE)
+		iovec->__private1 = IOVEC_RESERVED | (last ? IOVEC_LAST : 0);
+	unpoison(iovec->data, iovec->length);
+}
+
+/* Cuts a slice off the current buffer. Returns false if it doesn't fit. */
+static bool cut(struct evpl *evpl, struct cursor *cursor, const struct request *request,
+		struct evpl_iovec *iovec)
+{
+	uint64_t size = evpl->pool->buffer_size;
+	struct entry *buffer = cursor->buffer;
+	uint64_t start = align_up(cursor->offset, request->align);
+	uint64_t end = start + request->length;
+
+	if (end > size)
+		return false;
+
+	cursor->offset = (uint32_t)align_up(end, SLICE_ALIGN);
+	if (cursor->offset == size) {
+		/* Used up: the slice gets the hold. */
+		entry_set_held(buffer, false);
+		cursor->buffer = NULL;
+	} else {
+		entry_get(buffer, CALLER());
+	}
+	set_iovec(iovec, buffer, (uint32_t)start, request, !cursor->buffer);
+	return true;
+}
+
+/* Cuts it from the beginning again, if all slices were released. */
+static bool cut_again(struct evpl *evpl, struct cursor *cursor, const struct request *request,
+		      struct evpl_iovec *iovec)
+{
+	if (!entry_alone(cursor->buffer))
+		return false;
+	poison(cursor->buffer->base, evpl->pool->buffer_size);
+	cursor->offset = 0;
+	return cut(evpl, cursor, request, iovec);
+}
+
+/* A free buffer, with one reference. @steal: also from other contexts. */
+static struct entry *take_buffer(struct evpl *evpl, bool steal)
+{
+	struct entry *entries = evpl->pool->backing.entries;
+	struct entry *buffer;
+
+	buffer = stack_pop(&evpl->cache, entries);
+	if (!buffer)
+		buffer = stack_pop(&evpl->depot->free, entries);
+	if (!buffer && steal)
+		buffer = context_steal(evpl);
+	if (!buffer)
+		return NULL;
+	buffer->home = evpl;
+	entry_init(buffer);
+	return buffer;
+}
+
+/*
+ * One iovec, of up to a buffer, from memory that is there. Returns false if there is
+ * none.
+ */
+static bool alloc_from(struct evpl *evpl, const struct request *request, bool steal,
+		       struct evpl_iovec *iovec)
+{
+	bool private = request->flags & EVPL_IOVEC_PRIVATE;
+	struct cursor cursor = context_claim(evpl);
+	bool ok = true, fresh = false;
+	struct entry *buffer;
+
+	if (cursor.buffer && !private &&
+	    (cut(evpl, &cursor, request, iovec) || cut_again(evpl, &cursor, request, iovec)))
+		goto park;
+
+	buffer = take_buffer(evpl, steal);
+	if (!buffer) {
+		ok = false;
+		goto park;
+	}
+	if (private || (cursor.buffer && request->length >= evpl->pool->buffer_size / 2)) {
+		set_iovec(iovec, buffer, 0, request, true);
+		goto park;
+	}
+
+	if (cursor.buffer)
+		context_drop(cursor.buffer);
+	context_hold(buffer);
+	cursor = (struct cursor){ .buffer = buffer };
+	fresh = true;
+	cut(evpl, &cursor, request, iovec);
+park:
+	context_park(evpl, cursor, fresh);
+	return ok;
+}
+
+/* One iovec, of up to a buffer, from a new slab if need be. */
+static int alloc_one(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovec)
+{
+	struct evpl_pool *pool = evpl->pool;
+	int err;
+
+	for (;;) {
+		/* Where the pool has its limit, no lock is needed to know so. */
+		if (alloc_from(evpl, request, !pool_can_grow(pool), iovec))
+			return 0;
+		err = pool_refill(pool, evpl->depot);
+		if (err)
+			return alloc_from(evpl, request, true, iovec) ? 0 : err;
+	}
+}
+
+/*
+ * Takes back what was allocated before it failed. That is no news to threads that wait
+ * already: they found it not enough when it was free, and would do so again, and wake
+ * each other for ever. It is to those that looked while it was in the hands of this one;
+ * these have counted a failure since.
+ */
+static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, uint64_t failures)
+{
+	struct evpl_pool *pool = evpl->pool;
+	struct entry *buffer;
+	int i;
+
+	for (i = 0; i < niov; i++) {
+		buffer = iovec_entry(&iovecs[i]);
+		if (entry_put(buffer, CALLER()))
+			recycle_quietly(buffer);
+	}
+	if (atomic_load(&pool->failures) != failures)
+		pool_notify(pool);
+}
+
+/* All iovecs, or none. */
+static int alloc_all(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
+		     int niov)
+{
+	struct request part = *request;
+	uint64_t failures = atomic_load(&evpl->pool->failures);
+	size_t left = request->length;
+	int err, i;
+
+	for (i = 0; i < niov; i++) {
+		part.length = (unsigned int)left;
+		if (left > evpl->pool->buffer_size)
+			part.length = (unsigned int)evpl->pool->buffer_size;
+		err = alloc_one(evpl, &part, &iovecs[i]);
+		if (err) {
+			give_back(evpl, iovecs, i, failures);
+			return err;
+		}
+		left -= part.length;
+	}
+	return niov;
+}
+
+/* Free buffers that the context could take. */
+static uint64_t count_free(struct evpl *evpl)
+{
+	struct evpl_pool *pool = evpl->pool;
+	struct depot *depot;
+	struct evpl *other;
+	uint64_t n = 0;
+
+	for (depot = pool_depots(pool); depot; depot = depot->next)
+		if (context_takes(evpl, depot))
+			n += stack_count(&depot->free);
+	for (other = pool_contexts(pool); other; other = other->next)
+		if (context_takes(evpl, other->depot))
+			n += stack_count(&other->cache);
+	return n;
+}
+
+/*
+ * Memory is short: frees what can be had by ending the holds of all contexts, and by
+ * giving back idle slabs that are no use to this one.
+ */
+static void scrape(struct evpl *evpl)
+{
+	context_rob_all(evpl->pool);
+	if (evpl->depot->node != EVPL_ANY_NODE)
+		pool_trim(evpl->pool, NULL, evpl->depot);
+}
+
+/*
+ * The second try is with what scrape() found. Then this thread counts as waiting, and
+ * looks once more: what is freed from there on writes the eventfd. If there seems to be
+ * enough and the third try fails all the same, other threads were faster; they may be
+ * done already, so the eventfd is written here.
+ */
+static int alloc_hard(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
+		      int niov)
+{
+	struct evpl_pool *pool = evpl->pool;
+	uint64_t shrinks, n;
+	int ret;
+
+	scrape(evpl);
+	shrinks = atomic_load(&pool->shrinks);
+	ret = alloc_all(evpl, request, iovecs, niov);
+	if (ret != -ENOMEM)
+		return ret;
+
+	pool_wait(pool);
+	scrape(evpl);
+	pool_lock(pool);
+	n = count_free(evpl);
+	pool_unlock(pool);
+	if (n >= (unsigned int)niov || atomic_load(&pool->shrinks) != shrinks) {
+		ret = alloc_all(evpl, request, iovecs, niov);
+		if (ret != -ENOMEM)
+			return ret;
+		pool_wake(pool);
+	}
+	/* After the count: see give_back(). */
+	atomic_fetch_add(&pool->failures, 1);
+	return ret;
+}
+
+static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
+		 unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec)
+{
+	size_t buffer_size = evpl->pool->buffer_size;
+	struct request request = {
+		.length = length,
+		.align = align > SLICE_ALIGN ? align : SLICE_ALIGN,
+		.flags = flags,
+	};
+	size_t niov;
+	int ret;
+
+	if (align & (align - 1) || align > buffer_size)
+		return -EINVAL;
+	niov = (length + buffer_size - 1) / buffer_size;
+	if (niov > max_iovecs)
+		return -ENOBUFS;
+	if (!niov)
+		return 0;
+
+	ret = alloc_all(evpl, &request, r_iovec, (int)niov);
+	if (ret == -ENOMEM)
+		ret = alloc_hard(evpl, &request, r_iovec, (int)niov);
+	return ret;
+}
+
+int evplmem_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int alignment,
+			unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec)
+{
+	if (flags & ~EVPL_IOVEC_PRIVATE)
+		return -EOPNOTSUPP;
+	return alloc(evpl, length, alignment, max_iovecs, flags, r_iovec);
+}
+
+int evplmem_iovec_reserve(struct evpl *evpl, unsigned int length, unsigned int alignment,
+			  unsigned int max_iovecs, struct evpl_iovec *r_iovec)
+{
+	return alloc(evpl, length, alignment, max_iovecs, ALLOC_RESERVE, r_iovec);
+}
+
+int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
+{
+	unsigned int length = (unsigned int)evpl->pool->buffer_size;
+
+	return alloc(evpl, length, 0, 1, EVPL_IOVEC_PRIVATE, r_iovec);
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_ALLOC_H
+#define EVPLMEM_ALLOC_H
+
+#include "context.h"
+
+/* All slices start at a multiple of this: see poison.h. */
+#define SLICE_ALIGN 8U
+
+/* What iovec->__private1 says. */
+#define IOVEC_RESERVED	(1U << 0)	/* not committed */
+#define IOVEC_LAST	(1U << 1)	/* nothing is allocated after it in its buffer */
+
+static inline uint64_t align_up(uint64_t n, uint64_t align)
+{
+	return (n + align - 1) & ~(align - 1);
+}
+
+#endif /* EVPLMEM_ALLOC_H */

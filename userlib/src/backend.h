@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_BACKEND_H
+#define EVPLMEM_BACKEND_H
+
+/*
+ * Where slabs and entries come from: the module, or this process itself.
+ *
+ * Both give out ranges of an own window, of which only the offsets are real: each
+ * slab is mapped by itself. An offset divided by the buffer size is the index of
+ * the buffer's entry. slab_alloc() and slab_free() are called with the pool's lock
+ * held.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "evplmem.h"
+
+struct backend;
+struct entry;
+struct range;
+
+/**
+ * struct backing - what a pool is backed by
+ * @ops: how
+ * @buffer_size: bytes of a buffer
+ * @entries: all entries, mapped as long as the pool is open
+ * @entries_size: bytes of @entries
+ * @own_size: bytes of the own window
+ * @fd: the module's: the client
+ * @ranges: anon's: what of the own window is taken, in order
+ */
+struct backing {
+	const struct backend *ops;
+	size_t buffer_size;
+	struct entry *entries;
+	size_t entries_size;
+	uint64_t own_size;
+	int fd;
+	struct range *ranges;
+};
+
+/**
+ * struct extent - a slab's memory
+ * @base: where it is mapped, aligned to the buffer size and to 2 MiB
+ * @length: its bytes
+ * @offset: where it is in the own window
+ */
+struct extent {
+	void *base;
+	size_t length;
+	uint64_t offset;
+};
+
+/**
+ * struct backend - a kind of backing
+ * @id: an &enum evpl_backend
+ * @open: fills the backing, of which @ops and @buffer_size are set; max_bytes of
+ *	the config is what the pool will keep to, or 0
+ * @close: the inverse; no slab is left
+ * @slab_alloc: memory of @length bytes, zeroed. -ENOMEM, -ENOSPC: not this much.
+ * @slab_free: the inverse; -EBUSY if a word isn't 0
+ */
+struct backend {
+	enum evpl_backend id;
+	int (*open)(struct backing *backing, const struct evpl_pool_config *config);
+	void (*close)(struct backing *backing);
+	int (*slab_alloc)(struct backing *backing, size_t length, int node, bool huge,
+			  struct extent *extent);
+	int (*slab_free)(struct backing *backing, const struct extent *extent);
+};
+
+extern const struct backend backend_module;
+extern const struct backend backend_anon;
+
+#endif /* EVPLMEM_BACKEND_H */

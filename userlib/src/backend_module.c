@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * The module's backing: a client of /dev/evpl.
+ *
+ * The kernel owns the memory and the entries, and takes all of it back when this
+ * process ends, however it ends.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/evpl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "backend.h"
+#include "mapping.h"
+
+#define DEFAULT_DEVICE "/dev/evpl"
+
+static int module_open(struct backing *backing, const struct evpl_pool_config *config)
+{
+	struct evpl_setup setup = {
+		.size = sizeof(setup),
+		.buffer_size = backing->buffer_size,
+	};
+	void *entries;
+	int err, fd;
+
+	fd = open(config->device ? config->device : DEFAULT_DEVICE, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (ioctl(fd, EVPL_SETUP, &setup)) {
+		err = -errno;
+		goto close_fd;
+	}
+	entries = mmap(NULL, setup.out_refs_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		       (off_t)setup.out_refs_offset);
+	if (entries == MAP_FAILED) {
+		err = -errno;
+		goto close_fd;
+	}
+
+	backing->fd = fd;
+	backing->entries = entries;
+	backing->entries_size = setup.out_refs_size;
+	backing->own_size = setup.out_own_size;
+	return 0;
+
+close_fd:
+	close(fd);
+	return err;
+}
+
+static void module_close(struct backing *backing)
+{
+	munmap(backing->entries, backing->entries_size);
+	close(backing->fd);
+}
+
+static int module_slab_alloc(struct backing *backing, size_t length, int node, bool huge,
+			     struct extent *extent)
+{
+	size_t align = backing->buffer_size;
+	struct evpl_slab_alloc alloc = {
+		.size = sizeof(alloc),
+		.flags = huge ? EVPL_SLAB_HUGE : 0,
+		.length = length,
+		.node = node,
+	};
+	struct evpl_slab_free undo = {
+		.size = sizeof(undo),
+	};
+	int err;
+
+	if (align < EVPL_SLAB_ALIGN)
+		align = EVPL_SLAB_ALIGN;
+	if (ioctl(backing->fd, EVPL_SLAB_ALLOC, &alloc))
+		return -errno;
+
+	err = map_aligned(&extent->base, length, align, 0, backing->fd, alloc.out_offset);
+	if (err) {
+		undo.offset = alloc.out_offset;
+		ioctl(backing->fd, EVPL_SLAB_FREE, &undo);
+		return err;
+	}
+	extent->length = length;
+	extent->offset = alloc.out_offset;
+	return 0;
+}
+
+static int module_slab_free(struct backing *backing, const struct extent *extent)
+{
+	struct evpl_slab_free slab_free = {
+		.size = sizeof(slab_free),
+		.offset = extent->offset,
+	};
+
+	/* Only then is the mapping known to be of no use. */
+	if (ioctl(backing->fd, EVPL_SLAB_FREE, &slab_free))
+		return -errno;
+	munmap(extent->base, extent->length);
+	return 0;
+}
+
+const struct backend backend_module = {
+	.id = EVPL_BACKEND_MODULE,
+	.open = module_open,
+	.close = module_close,
+	.slab_alloc = module_slab_alloc,
+	.slab_free = module_slab_free,
+};

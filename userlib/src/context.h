@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_CONTEXT_H
+#define EVPLMEM_CONTEXT_H
+
+/*
+ * A context: the buffer that a thread cuts slices off, and a cache of free ones.
+ *
+ * The current buffer has a reference of the context's own, its hold. Buffer and
+ * offset are one word, @current, which changes hands as a whole: the owner claims it
+ * before it cuts and parks it afterwards; others may rob it, and then drop the hold.
+ * So they can take from a thread that sleeps, and from one that ended. A robber that
+ * finds the word claimed leaves a mark, and the owner doesn't park.
+ *
+ * The hold matters to who waits for memory: a release that leaves the hold alone
+ * doesn't free the buffer, and wakes nobody. Hence, once a thread has said that it
+ * waits, all holds are robbed, and who claims after that keeps no hold on a buffer
+ * newly taken until the waiting thread was woken.
+ *
+ * Any thread pushes to the cache, as it releases. The struct lives as long as the
+ * pool, since entries name it; after evpl_destroy() it serves another context of the
+ * same node.
+ */
+
+#include "pool.h"
+
+/* What @current says; else it is (index + 1) << 32 | offset. */
+#define CURRENT_NONE	0ULL
+#define CURRENT_BUSY	1ULL	/* claimed */
+#define CURRENT_ROBBED	2ULL	/* claimed, and not to be parked */
+
+/**
+ * struct evpl - a context
+ * @current: see above
+ * @pool: constant
+ * @depot: where its buffers come from; constant
+ * @next: the pool's list; constant
+ * @live: not destroyed; under the pool's lock
+ * @cache: free buffers, all of @depot
+ * @limit: how many of them; 0 when the context was destroyed
+ */
+struct evpl {
+	alignas(64) _Atomic uint64_t current;
+	struct evpl_pool *pool;
+	struct depot *depot;
+	struct evpl *next;
+	bool live;
+
+	/* Releasing threads write here. */
+	alignas(64) struct stack cache;
+	_Atomic uint32_t limit;
+};
+
+/* A current buffer in the hands of its owner; none if @buffer is NULL. */
+struct cursor {
+	struct entry *buffer;
+	uint32_t offset;
+};
+
+struct cursor context_claim(struct evpl *evpl);
+void context_park(struct evpl *evpl, struct cursor cursor, bool fresh);
+void context_hold(struct entry *buffer);
+void context_drop(struct entry *buffer);
+void context_rob_all(struct evpl_pool *pool);
+struct entry *context_steal(struct evpl *evpl);
+
+static inline struct evpl *pool_contexts(struct evpl_pool *pool)
+{
+	return atomic_load_explicit(&pool->contexts, memory_order_acquire);
+}
+
+static inline struct depot *pool_depots(struct evpl_pool *pool)
+{
+	return atomic_load_explicit(&pool->depots, memory_order_acquire);
+}
+
+/* Whether the context may use buffers of @depot. */
+static inline bool context_takes(const struct evpl *evpl, const struct depot *depot)
+{
+	return evpl->depot == depot || evpl->depot->node == EVPL_ANY_NODE;
+}
+
+#endif /* EVPLMEM_CONTEXT_H */

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Devices, and the registrations of slabs with them.
+ *
+ * A registration moves between its states (enum reg_state) under the pool's lock;
+ * the call-backs run without it. Who moves one to REG_BUSY calls back, and moves it
+ * on: so an attach, a growing thread and a trim can meet at the same slab, and each
+ * device is told once. Nobody waits for another's call-back but the detach of that
+ * device.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "config.h"
+#include "slab.h"
+
+static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
+{
+	return &slab->regs[device->slot];
+}
+
+static void reg_set(struct reg *reg, enum reg_state state)
+{
+	atomic_store_explicit(&reg->state, state, memory_order_release);
+}
+
+static bool reg_is(struct reg *reg, enum reg_state state)
+{
+	return atomic_load_explicit(&reg->state, memory_order_acquire) == state;
+}
+
+/* Around a call-back, the pool's lock is dropped; the device stays, and the slab. */
+static void call_begin(struct evpl_device *device, struct slab *slab)
+{
+	reg_set(device_reg(device, slab), REG_BUSY);
+	device->calls++;
+	pool_unlock(device->pool);
+}
+
+static void call_end(struct evpl_device *device, struct slab *slab, enum reg_state state)
+{
+	pool_lock(device->pool);
+	reg_set(device_reg(device, slab), state);
+	device->calls--;
+	pthread_cond_broadcast(&device->pool->calls_done);
+}
+
+/* Under the pool's lock, which is dropped meanwhile. */
+static void register_one(struct evpl_device *device, struct slab *slab)
+{
+	uint64_t cookie = 0;
+	int err;
+
+	call_begin(device, slab);
+	err = device->ops.register_slab(device->arg, &slab->info, &cookie);
+	atomic_store_explicit(&device_reg(device, slab)->cookie, cookie, memory_order_relaxed);
+	call_end(device, slab, err ? REG_FAILED : REG_DONE);
+}
+
+/*
+ * As above. That the number is awaited is noted before the device is asked, since its
+ * own thread may let go before the call-back has returned.
+ */
+static void unregister_one(struct evpl_device *device, struct slab *slab)
+{
+	struct reg *reg = device_reg(device, slab);
+	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
+	struct numbers *numbers = &device->pool->numbers;
+	unsigned int number = slab->info.number;
+	int ret = 0;
+
+	numbers_await(numbers, number, device->slot);
+	call_begin(device, slab);
+	if (device->ops.unregister_slab)
+		ret = device->ops.unregister_slab(device->arg, &slab->info, cookie);
+	call_end(device, slab, REG_NONE);
+	if (ret != EVPL_DEVICE_LATER)
+		numbers_let_go(numbers, number, device->slot);
+}
+
+/* Registers a slab that nobody uses yet with all devices. Without the pool's lock. */
+void devices_register(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+	struct evpl_device *device;
+	unsigned int i;
+
+	pool_lock(pool);
+	for (i = 0; i < EVPL_DEVICES_MAX; i++) {
+		device = pool->devices[i];
+		if (device && !device->detaching && device->ops.register_slab &&
+		    reg_is(device_reg(device, slab), REG_NONE))
+			register_one(device, slab);
+	}
+	pool_unlock(pool);
+}
+
+/* Unregisters a slab that nobody uses any more, and that is pinned. As above. */
+void devices_unregister(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+	struct evpl_device *device;
+	unsigned int i;
+
+	pool_lock(pool);
+	for (i = 0; i < EVPL_DEVICES_MAX; i++) {
+		device = pool->devices[i];
+		if (!device)
+			continue;
+		if (reg_is(device_reg(device, slab), REG_DONE))
+			unregister_one(device, slab);
+		else if (reg_is(device_reg(device, slab), REG_FAILED))
+			reg_set(device_reg(device, slab), REG_NONE);
+	}
+	pool_unlock(pool);
+}
+
+/* A slab in this state, of those that are about to go only if @dying. */
+static struct slab *find_slab(struct evpl_device *device, enum reg_state state, bool dying)
+{
+	struct slab *slab;
+
+	for (slab = device->pool->slabs; slab; slab = slab->next)
+		if ((dying || slab->state != SLAB_DYING) && reg_is(device_reg(device, slab), state))
+			return slab;
+	return NULL;
+}
+
+/*
+ * Moves all slabs that are in one state to another. The list may change while a
+ * call-back runs, so it is searched from its start after each. Under the pool's lock,
+ * which is dropped meanwhile.
+ */
+static void each_slab(struct evpl_device *device, enum reg_state state, bool dying,
+		      void (*move)(struct evpl_device *device, struct slab *slab))
+{
+	struct evpl_pool *pool = device->pool;
+	struct slab *slab;
+
+	while ((slab = find_slab(device, state, dying))) {
+		slab->pins++;
+		move(device, slab);
+		if (!slab_unpin(slab))
+			continue;
+		pool_unlock(pool);
+		slab_end(slab);
+		pool_lock(pool);
+	}
+}
+
+int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *ops, void *arg,
+			  struct evpl_device **r_device)
+{
+	struct evpl_device *device;
+	unsigned int slot;
+	int err;
+
+	if (!ops)
+		return -EINVAL;
+	device = calloc(1, sizeof(*device));
+	if (!device)
+		return -ENOMEM;
+	err = config_copy(&device->ops, sizeof(device->ops), ops);
+	if (err)
+		goto free_device;
+	device->pool = pool;
+	device->arg = arg;
+
+	pool_lock(pool);
+	for (slot = 0; slot < EVPL_DEVICES_MAX; slot++)
+		if (!pool->devices[slot])
+			break;
+	if (slot == EVPL_DEVICES_MAX) {
+		pool_unlock(pool);
+		err = -ENOSPC;
+		goto free_device;
+	}
+	device->slot = slot;
+	pool->devices[slot] = device;
+	if (device->ops.register_slab)
+		each_slab(device, REG_NONE, false, register_one);
+	pool_unlock(pool);
+	*r_device = device;
+	return 0;
+
+free_device:
+	free(device);
+	return err;
+}
+
+static void forget_failure(struct evpl_device *device, struct slab *slab)
+{
+	reg_set(device_reg(device, slab), REG_NONE);
+}
+
+void evplmem_device_detach(struct evpl_device *device)
+{
+	struct evpl_pool *pool;
+
+	if (!device)
+		return;
+	pool = device->pool;
+
+	pool_lock(pool);
+	device->detaching = true;
+	/* A trim may be unregistering a slab, a growing thread registering one. */
+	for (;;) {
+		each_slab(device, REG_DONE, true, unregister_one);
+		if (!device->calls)
+			break;
+		pthread_cond_wait(&pool->calls_done, &pool->lock);
+	}
+	each_slab(device, REG_FAILED, true, forget_failure);
+	numbers_forget(&pool->numbers, device->slot);
+	pool->devices[device->slot] = NULL;
+	pool_unlock(pool);
+	free(device);
+}
+
+int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
+			  uint64_t *r_cookie)
+{
+	struct reg *reg;
+
+	if (!iovec->__private2)
+		return -ENOENT;
+	reg = device_reg(device, iovec_entry(iovec)->slab);
+	if (!reg_is(reg, REG_DONE))
+		return -ENOENT;
+	*r_cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
+	return 0;
+}
+
+int evplmem_device_set_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
+			      uint64_t cookie)
+{
+	struct evpl_pool *pool = device->pool;
+	struct slab *slab;
+	struct reg *reg;
+	int err = 0;
+
+	if (!iovec->__private2)
+		return -EINVAL;
+	slab = iovec_entry(iovec)->slab;
+	if (slab->pool != pool)
+		return -EINVAL;
+	reg = device_reg(device, slab);
+
+	pool_lock(pool);
+	if (reg_is(reg, REG_DONE)) {
+		err = -EEXIST;
+	} else if (reg_is(reg, REG_BUSY)) {
+		err = -EBUSY;
+	} else {
+		atomic_store_explicit(&reg->cookie, cookie, memory_order_relaxed);
+		reg_set(reg, REG_DONE);
+	}
+	pool_unlock(pool);
+	return err;
+}
+
+int evplmem_device_let_go(struct evpl_device *device, unsigned int number)
+{
+	struct evpl_pool *pool = device->pool;
+	bool awaited;
+
+	pool_lock(pool);
+	awaited = numbers_let_go(&pool->numbers, number, device->slot);
+	pool_unlock(pool);
+	return awaited ? 0 : -ENOENT;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_DEVICE_H
+#define EVPLMEM_DEVICE_H
+
+#include "evplmem.h"
+#include "numbers.h"
+
+struct slab;
+
+/**
+ * struct evpl_device - a device that is attached to a pool
+ * @pool: the pool
+ * @ops: its call-backs
+ * @arg: what they are given
+ * @slot: its place in the pool's table and in each slab's
+ * @calls: call-backs that run; under the pool's lock
+ * @detaching: no slab is registered any more; under the pool's lock
+ */
+struct evpl_device {
+	struct evpl_pool *pool;
+	struct evpl_device_ops ops;
+	void *arg;
+	unsigned int slot;
+	unsigned int calls;
+	bool detaching;
+};
+
+void devices_register(struct slab *slab);
+void devices_unregister(struct slab *slab);
+
+#endif /* EVPLMEM_DEVICE_H */

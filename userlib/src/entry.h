@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_ENTRY_H
+#define EVPLMEM_ENTRY_H
+
+/*
+ * A buffer's entry: 64 bytes in the refs window, found from an iovec in one load.
+ *
+ * The word is shared with the kernel and counts the references. Whoever takes it
+ * to zero owns the buffer, and all of the entry but @next, until the buffer is on
+ * a stack (stack.h); so does whoever takes it off. Entries stay mapped while the
+ * pool is open, also those of slabs that were given back: a thread that is late
+ * may read @next and @word of a buffer that isn't its own, and gets some number.
+ */
+
+#include <linux/evpl.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "debug.h"
+#include "evplmem.h"
+
+struct slab;
+
+/**
+ * struct entry - what is known of a buffer
+ * @word: EVPL_WORD_*: the references
+ * @slab: what the buffer is a part of; constant while the slab lives
+ * @base: the buffer's first byte; as @slab
+ * @home: the context that last took it from a stack, and whose cache it goes back
+ *	to; never freed while the pool is open
+ * @index: its number among the pool's entries; as @slab
+ * @next: index + 1 of the entry below it in a stack, or 0
+ * @held: checks only: @word has a reference of the context that cuts slices off it
+ * @released: checks only: where it was last released
+ */
+struct entry {
+	alignas(64) _Atomic uint64_t word;
+	struct slab *slab;
+	void *base;
+	struct evpl *home;
+	uint32_t index;
+	_Atomic uint32_t next;
+	atomic_bool held;
+	void *_Atomic released;
+};
+
+_Static_assert(sizeof(struct entry) == sizeof(struct evpl_entry), "the uapi's entry");
+_Static_assert(sizeof(struct evpl_iovec) == 24, "the seed's iovec");
+_Static_assert(sizeof(unsigned long) == sizeof(void *), "an entry fits __private2");
+
+static inline struct entry *iovec_entry(const struct evpl_iovec *iovec)
+{
+	return (struct entry *)iovec->__private2;
+}
+
+/* The first reference, by whoever owns the buffer. */
+static inline void entry_init(struct entry *entry)
+{
+	atomic_store_explicit(&entry->word, 1, memory_order_relaxed);
+}
+
+/* The caller has a reference already, so there is nothing to order. */
+static inline void entry_get(struct entry *entry, void *site)
+{
+	uint64_t old = atomic_fetch_add_explicit(&entry->word, 1, memory_order_relaxed);
+
+	if (EVPLMEM_CHECKS && !(old & EVPL_WORD_COUNT))
+		debug_die(entry, "a reference taken where there was none", site,
+			  atomic_load(&entry->released));
+}
+
+/*
+ * Returns true if this was the last reference: the buffer is the caller's then.
+ * Release, so that what this thread did to the buffer is done; acquire, so that
+ * what the others did is seen by whoever finds the zero.
+ */
+static inline bool entry_put(struct entry *entry, void *site)
+{
+	void *before = NULL;
+	uint64_t old;
+
+	if (EVPLMEM_CHECKS)
+		before = atomic_exchange(&entry->released, site);
+	old = atomic_fetch_sub_explicit(&entry->word, 1, memory_order_acq_rel);
+	if (EVPLMEM_CHECKS && !(old & EVPL_WORD_COUNT))
+		debug_die(entry, "released below zero", site, before);
+	if (EVPLMEM_CHECKS && old == 1 && atomic_load(&entry->held))
+		debug_die(entry, "released below zero: the last reference was the context's own",
+			  site, before);
+	return old == 1;
+}
+
+/* Whether the caller's is the only reference, and all others have finished. */
+static inline bool entry_alone(struct entry *entry)
+{
+	return atomic_load_explicit(&entry->word, memory_order_acquire) == 1;
+}
+
+static inline bool entry_idle(struct entry *entry)
+{
+	return !atomic_load_explicit(&entry->word, memory_order_acquire);
+}
+
+/* A context starts, or ends, to cut slices off it, and has a reference for that. */
+static inline void entry_set_held(struct entry *entry, bool held)
+{
+	if (EVPLMEM_CHECKS)
+		atomic_store(&entry->held, held);
+}
+
+#endif /* EVPLMEM_ENTRY_H */

@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_ERROR_H
+#define EVPLMEM_ERROR_H
+
+void error_set(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+#endif /* EVPLMEM_ERROR_H */

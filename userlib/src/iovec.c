@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * What is done to an iovec once it was allocated: references come and go.
+ */
+#include <errno.h>
+
+#include "recycle.h"
+#include "slab.h"
+
+static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
+{
+	struct entry *entry = iovec_entry(iovec);
+
+	if (entry && entry_put(entry, site))
+		recycle(entry);
+}
+
+static inline void iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src,
+			       unsigned int offset, unsigned int length, void *site)
+{
+	struct entry *entry = iovec_entry(src);
+
+	if (entry)
+		entry_get(entry, site);
+	/* By way of a copy, as @dst may be @src. */
+	*dst = (struct evpl_iovec){
+		.data = entry ? (char *)src->data + offset : NULL,
+		.length = length,
+		.__private2 = src->__private2,
+	};
+}
+
+void evplmem_iovec_addref(struct evpl_iovec *iovec)
+{
+	struct entry *entry = iovec_entry(iovec);
+
+	if (entry)
+		entry_get(entry, CALLER());
+}
+
+void evplmem_iovec_release(struct evpl_iovec *iovec)
+{
+	iovec_put(iovec, CALLER());
+}
+
+void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov)
+{
+	int i;
+
+	for (i = 0; i < niov; i++)
+		iovec_put(&iovecs[i], CALLER());
+}
+
+void evplmem_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src)
+{
+	iovec_clone(dst, src, 0, src->length, CALLER());
+}
+
+int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec *src,
+				unsigned int offset, unsigned int length)
+{
+	if (offset > src->length || length > src->length - offset)
+		return -EINVAL;
+	iovec_clone(dst, src, offset, length, CALLER());
+	return 0;
+}
+
+/* The entry of the buffer that has all of [@data, @data + @length). */
+static struct entry *find_entry(struct evpl_pool *pool, void *data, size_t length)
+{
+	struct slab *slab;
+	size_t offset;
+
+	for (slab = pool->slabs; slab; slab = slab->next) {
+		offset = (uintptr_t)data - (uintptr_t)slab->extent.base;
+		if (offset >= slab->extent.length)
+			continue;
+		if (length > pool->buffer_size - offset % pool->buffer_size)
+			return NULL;
+		return slab->first + offset / pool->buffer_size;
+	}
+	return NULL;
+}
+
+int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
+			     const struct iovec *src, int niov)
+{
+	struct entry *entry;
+	int i;
+
+	pool_lock(pool);
+	for (i = 0; i < niov; i++) {
+		entry = find_entry(pool, src[i].iov_base, src[i].iov_len);
+		if (!entry || entry_idle(entry))
+			break;
+		entry_get(entry, CALLER());
+		dst[i] = (struct evpl_iovec){
+			.data = src[i].iov_base,
+			.length = (unsigned int)src[i].iov_len,
+			.__private2 = (unsigned long)entry,
+		};
+	}
+	pool_unlock(pool);
+	if (i >= niov)
+		return 0;
+	evplmem_iovecs_release(dst, i);
+	return -EINVAL;
+}
+
+int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info)
+{
+	if (!iovec->__private2)
+		return -EINVAL;
+	*info = iovec_entry(iovec)->slab->info;
+	return 0;
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Mappings aligned to more than the kernel aligns them to.
+ *
+ * Buffers are aligned to their own size, so that any alignment up to that can be
+ * had within them, and slabs to 2 MiB, so that a folio is mapped by one PMD.
+ */
+#include "mapping.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+/**
+ * map_aligned() - map shared memory, readable and writable
+ * @r_base: where it was mapped
+ * @length: bytes, a multiple of the page size
+ * @align: a power of two and a multiple of the page size
+ * @flags: further MAP_* flags
+ * @fd: what to map, or -1
+ * @offset: where in it
+ *
+ * Return: 0 or -errno.
+ */
+int map_aligned(void **r_base, size_t length, size_t align, int flags, int fd, uint64_t offset)
+{
+	size_t head, reserve = length + align;
+	char *start, *base;
+	int err;
+
+	start = mmap(NULL, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (start == MAP_FAILED)
+		return -errno;
+	head = -(uintptr_t)start & (align - 1);
+	base = start + head;
+	if (mmap(base, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | flags, fd,
+		 (off_t)offset) == MAP_FAILED) {
+		err = -errno;
+		munmap(start, reserve);
+		return err;
+	}
+	if (head)
+		munmap(start, head);
+	if (align > head)
+		munmap(base + length, align - head);
+	*r_base = base;
+	return 0;
+}

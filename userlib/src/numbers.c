@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Slab numbers: see numbers.h. All under the pool's lock.
+ */
+#include "numbers.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int numbers_take(struct numbers *numbers, unsigned int *r_number)
+{
+	struct number *table = numbers->table;
+	unsigned int i, size = numbers->size;
+
+	for (i = 0; i < size; i++)
+		if (!table[i].used && !table[i].awaited)
+			break;
+	if (i == size) {
+		size = size ? 2 * size : 16;
+		table = realloc(table, size * sizeof(*table));
+		if (!table)
+			return -ENOMEM;
+		memset(table + i, 0, (size - i) * sizeof(*table));
+		numbers->table = table;
+		numbers->size = size;
+	}
+	table[i].used = true;
+	*r_number = i;
+	return 0;
+}
+
+void numbers_put(struct numbers *numbers, unsigned int number)
+{
+	numbers->table[number].used = false;
+}
+
+void numbers_await(struct numbers *numbers, unsigned int number, unsigned int slot)
+{
+	numbers->table[number].awaited |= 1U << slot;
+}
+
+/* Returns false if nothing was awaited. */
+bool numbers_let_go(struct numbers *numbers, unsigned int number, unsigned int slot)
+{
+	if (number >= numbers->size || !(numbers->table[number].awaited & 1U << slot))
+		return false;
+	numbers->table[number].awaited &= ~(1U << slot);
+	return true;
+}
+
+/* The device of @slot goes, and with it all that was awaited of it. */
+void numbers_forget(struct numbers *numbers, unsigned int slot)
+{
+	unsigned int i;
+
+	for (i = 0; i < numbers->size; i++)
+		numbers->table[i].awaited &= ~(1U << slot);
+}
+
+void numbers_free(struct numbers *numbers)
+{
+	free(numbers->table);
+	numbers->table = NULL;
+	numbers->size = 0;
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * The life of a slab: see slab.h.
+ */
+#include "slab.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "node.h"
+#include "poison.h"
+#include "recycle.h"
+#include "trim.h"
+
+/*
+ * The index + 1 of every entry fits 32 bits, as stacks and contexts have it. A module
+ * with a larger window isn't used beyond that.
+ */
+static bool extent_fits(const struct backing *backing, const struct extent *extent)
+{
+	return (extent->offset + extent->length) / backing->buffer_size < UINT32_MAX;
+}
+
+static void slab_init_entries(struct slab *slab, size_t buffer_size)
+{
+	uint32_t i, index = (uint32_t)(slab->extent.offset / buffer_size);
+	struct entry *entry = slab->first;
+
+	/* The words are zero: the back end gives slabs out so. */
+	for (i = 0; i < slab->count; i++, entry++) {
+		entry->slab = slab;
+		entry->base = (char *)slab->extent.base + i * buffer_size;
+		entry->index = index + i;
+		atomic_store_explicit(&entry->next, i + 1 < slab->count ? index + i + 2 : 0,
+				      memory_order_relaxed);
+	}
+	poison(slab->extent.base, slab->extent.length);
+
+	/* All are in the hand of who makes it. */
+	slab->in_hand = slab->count;
+	slab->hand_first = slab->first;
+	slab->hand_last = slab->first + slab->count - 1;
+}
+
+/* Takes a slab of this length; it isn't published. Under the pool's lock. */
+int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab)
+{
+	struct backing *backing = &pool->backing;
+	struct slab *slab, **link;
+	int err;
+
+	if (length > pool->max_bytes - pool->bytes)
+		return -ENOMEM;
+	slab = calloc(1, sizeof(*slab));
+	if (!slab)
+		return -ENOMEM;
+	err = numbers_take(&pool->numbers, &slab->info.number);
+	if (err)
+		goto free_slab;
+	err = backing->ops->slab_alloc(backing, length, depot->node, pool->huge, &slab->extent);
+	if (err)
+		goto put_number;
+	if (!extent_fits(backing, &slab->extent)) {
+		err = -ENOSPC;
+		goto free_extent;
+	}
+
+	slab->pool = pool;
+	slab->depot = depot;
+	slab->info.node = depot->node;
+	slab->info.base = slab->extent.base;
+	slab->info.length = length;
+	slab->first = backing->entries + slab->extent.offset / pool->buffer_size;
+	slab->count = (uint32_t)(length / pool->buffer_size);
+	slab_init_entries(slab, pool->buffer_size);
+
+	for (link = &pool->slabs; *link; link = &(*link)->next)
+		;
+	*link = slab;
+	pool->bytes += length;
+	stat_inc(&pool->grows);
+	*r_slab = slab;
+	return 0;
+
+free_extent:
+	backing->ops->slab_free(backing, &slab->extent);
+put_number:
+	numbers_put(&pool->numbers, slab->info.number);
+free_slab:
+	free(slab);
+	return err;
+}
+
+/*
+ * The inverse. All buffers are in hand, no device knows the slab. Fails if the
+ * kernel has a use for it; then it is as it was. Under the pool's lock.
+ */
+int slab_destroy(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+	struct backing *backing = &pool->backing;
+	struct slab **link;
+	int err;
+
+	unpoison(slab->extent.base, slab->extent.length);
+	err = backing->ops->slab_free(backing, &slab->extent);
+	if (err) {
+		poison(slab->extent.base, slab->extent.length);
+		return err;
+	}
+	for (link = &pool->slabs; *link != slab; link = &(*link)->next)
+		;
+	*link = slab->next;
+	pool->bytes -= slab->extent.length;
+	pool->shrinks++;
+	numbers_put(&pool->numbers, slab->info.number);
+	free(slab);
+	return 0;
+}
+
+/* Without the pool's lock: tells the devices, then everybody. */
+void slab_publish(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+
+	devices_register(slab);
+	pool_lock(pool);
+	slab->state = SLAB_LIVE;
+	slab_scatter(slab);
+	pool_unlock(pool);
+	pool_notify(pool);
+}
+
+/*
+ * One pin less, under the pool's lock. Returns true if the slab's memory is to be
+ * given back by the caller, by slab_end(), once it has dropped the lock.
+ */
+bool slab_unpin(struct slab *slab)
+{
+	return !--slab->pins && slab->state == SLAB_DYING;
+}
+
+/* Without the pool's lock, by who unpinned it last. */
+void slab_end(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+	int err;
+
+	pool_lock(pool);
+	err = slab_destroy(slab);
+	if (err)
+		slab->state = SLAB_NEW;
+	pool_unlock(pool);
+
+	if (err)
+		slab_publish(slab);	/* the kernel wants it to stay */
+	else
+		pool_notify(pool);	/* there is room to grow */
+}
+
+/* Without the pool's lock, by who marked it dying and has pinned it. */
+void slab_retire(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+	bool last;
+
+	devices_unregister(slab);
+	pool_lock(pool);
+	last = slab_unpin(slab);
+	pool_unlock(pool);
+	if (last)
+		slab_end(slab);
+}
+
+/* Whether the pool's own limit leaves room for another slab. */
+bool pool_can_grow(struct evpl_pool *pool)
+{
+	uint64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+
+	return pool->max_bytes - bytes >= pool->slab_min;
+}
+
+/* The next slab, or a shorter one where memory is short. Under the pool's lock. */
+static int pool_grow(struct evpl_pool *pool, struct depot *depot, struct slab **r_slab)
+{
+	size_t length = pool->slab_next;
+	int err;
+
+	for (;;) {
+		err = slab_make(pool, depot, length, r_slab);
+		if (!err)
+			break;
+		if (err != -ENOMEM && err != -ENOSPC)
+			return err;
+		if (length == pool->slab_min)
+			return -ENOMEM;
+		length = length / 2 / pool->slab_min * pool->slab_min;
+		if (!length)
+			length = pool->slab_min;
+	}
+	pool->slab_next = length > pool->slab_max / 2 ? pool->slab_max : 2 * length;
+	return 0;
+}
+
+/**
+ * pool_refill() - make buffers available
+ * @pool: the pool
+ * @depot: where they are to be
+ *
+ * Without the pool's lock.
+ *
+ * Return: 0 if there is reason to look again, else why there can't be more.
+ */
+int pool_refill(struct evpl_pool *pool, struct depot *depot)
+{
+	struct slab *slab;
+	int err;
+
+	pool_lock(pool);
+	/* Another thread may have grown the pool, or had them in hand for a trim. */
+	if (!stack_is_empty(&depot->free)) {
+		pool_unlock(pool);
+		return 0;
+	}
+	err = pool_grow(pool, depot, &slab);
+	pool_unlock(pool);
+	if (!err)
+		slab_publish(slab);
+	return err;
+}
+
+/* Takes slabs for @missing bytes, or none, and publishes them. */
+static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t missing)
+{
+	struct slab *slab, *made = NULL;
+	size_t length = pool->slab_max;
+	int err = 0;
+
+	pool_lock(pool);
+	while (missing) {
+		/* As long as needed, in multiples of the least. */
+		if (missing < length)
+			length = (missing + pool->slab_min - 1) / pool->slab_min * pool->slab_min;
+		err = slab_make(pool, depot, length, &slab);
+		if (err && length > pool->slab_min && (err == -ENOMEM || err == -ENOSPC)) {
+			length = length / 2 / pool->slab_min * pool->slab_min;
+			if (!length)
+				length = pool->slab_min;
+			continue;
+		}
+		if (err)
+			break;
+		slab->next_dying = made;
+		made = slab;
+		missing -= missing < length ? missing : length;
+	}
+	while (err && made) {
+		slab = made;
+		made = slab->next_dying;
+		slab_destroy(slab);
+	}
+	pool_unlock(pool);
+
+	while (made) {
+		slab = made;
+		made = slab->next_dying;
+		slab_publish(slab);
+	}
+	return err == -ENOSPC ? -ENOMEM : err;
+}
+
+int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
+{
+	struct depot *depot;
+	struct slab *slab;
+	uint64_t have = 0;
+
+	if (node != EVPL_ANY_NODE && !node_exists(node))
+		return -EINVAL;
+	pool_lock(pool);
+	depot = pool_depot(pool, node);
+	for (slab = pool->slabs; slab; slab = slab->next)
+		if (slab->depot == depot && slab->state != SLAB_DYING)
+			have += slab->extent.length;
+	pool_unlock(pool);
+	if (!depot)
+		return -ENOMEM;
+	return have < bytes ? pool_grow_by(pool, depot, bytes - have) : 0;
+}

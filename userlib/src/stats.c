@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * What a pool has, and has done. Counted off the hot path, added up when asked.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "context.h"
+#include "slab.h"
+
+int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
+{
+	struct evpl_pool_stats now = { .size = stats->size };
+	struct depot *depot;
+	struct evpl *evpl;
+	struct slab *slab;
+	unsigned int i;
+	size_t known;
+
+	if (stats->size < sizeof(stats->size))
+		return -EINVAL;
+
+	pool_lock(pool);
+	now.backend = pool->backing.ops->id;
+	now.contexts = pool->live;
+	now.buffer_size = pool->buffer_size;
+	for (i = 0; i < EVPL_DEVICES_MAX; i++)
+		now.devices += pool->devices[i] != NULL;
+	for (slab = pool->slabs; slab; slab = slab->next) {
+		now.slabs++;
+		now.bytes += slab->extent.length;
+		now.buffers += slab->count;
+		/* In nobody's use, though nobody can take them now. */
+		if (slab->state != SLAB_LIVE)
+			now.buffers_free += slab->in_hand;
+	}
+	for (depot = pool_depots(pool); depot; depot = depot->next)
+		now.buffers_free += stack_count(&depot->free);
+	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
+		now.buffers_cached += stack_count(&evpl->cache);
+	pool_unlock(pool);
+
+	/* The stacks' counts run ahead for moments. */
+	if (now.buffers > now.buffers_free + now.buffers_cached)
+		now.buffers_used = now.buffers - now.buffers_free - now.buffers_cached;
+	now.grows = pool->grows;
+	now.shrinks = pool->shrinks;
+	now.steals = pool->steals;
+	now.failures = pool->failures;
+	now.wakeups = pool->wakeups;
+
+	known = stats->size < sizeof(now) ? stats->size : sizeof(now);
+	memcpy(stats, &now, known);
+	memset((char *)stats + known, 0, now.size - known);
+	return 0;
+}

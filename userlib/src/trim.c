@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Giving idle slabs back.
+ *
+ * Whether a slab is idle is known only while all of its buffers are in one hand: so
+ * the stacks are emptied, their buffers sorted by slab, and those of slabs that
+ * aren't idle put back. All that under the pool's lock; a thread that finds nothing
+ * to allocate in the meantime takes the lock before it believes so (pool_refill).
+ */
+#include "trim.h"
+
+#include "recycle.h"
+#include "slab.h"
+
+static void gather_stack(struct evpl_pool *pool, struct stack *stack)
+{
+	struct entry *entries = pool->backing.entries;
+	uint32_t n = 0, top = stack_take(stack);
+	struct entry *entry;
+	struct slab *slab;
+
+	for (; top; n++) {
+		entry = &entries[top - 1];
+		slab = entry->slab;
+		top = atomic_load_explicit(&entry->next, memory_order_relaxed);
+
+		if (!slab->in_hand++)
+			slab->hand_last = entry;
+		atomic_store_explicit(&entry->next,
+				      slab->hand_first ? slab->hand_first->index + 1 : 0,
+				      memory_order_relaxed);
+		slab->hand_first = entry;
+	}
+	stack_forget(stack, n);
+}
+
+/* Takes all free buffers in hand; those of caches only of @only, unless it is NULL. */
+void pool_gather(struct evpl_pool *pool, struct evpl *only)
+{
+	struct depot *depot;
+	struct evpl *evpl;
+
+	for (depot = pool_depots(pool); depot; depot = depot->next)
+		gather_stack(pool, &depot->free);
+	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
+		if (!only || evpl == only)
+			gather_stack(pool, &evpl->cache);
+}
+
+/* Puts what is in hand of a slab where everybody finds it. */
+void slab_scatter(struct slab *slab)
+{
+	struct entry *first = slab->hand_first, *last = slab->hand_last;
+	uint32_t n = slab->in_hand;
+
+	slab->hand_first = NULL;
+	slab->hand_last = NULL;
+	slab->in_hand = 0;
+	if (n)
+		depot_push(slab->depot, first, last, n);
+}
+
+/**
+ * pool_trim() - give idle slabs back
+ * @pool: the pool
+ * @only: the context whose cache is emptied too; NULL: all of them
+ * @spared: a depot whose slabs stay; NULL: none, but one idle slab of the pool stays
+ *
+ * Return: the bytes of slabs that were found idle.
+ */
+uint64_t pool_trim(struct evpl_pool *pool, struct evpl *only, struct depot *spared)
+{
+	struct slab *slab, *dying = NULL;
+	bool kept = spared;
+	uint64_t bytes = 0;
+
+	pool_lock(pool);
+	pool_gather(pool, only);
+	for (slab = pool->slabs; slab; slab = slab->next) {
+		if (slab->state != SLAB_LIVE)
+			continue;
+		if (slab->in_hand < slab->count || slab->pins || slab->depot == spared) {
+			slab_scatter(slab);
+		} else if (!kept) {
+			kept = true;
+			slab_scatter(slab);
+		} else {
+			slab->state = SLAB_DYING;
+			slab->pins = 1;
+			slab->next_dying = dying;
+			dying = slab;
+		}
+	}
+	pool_unlock(pool);
+
+	while (dying) {
+		slab = dying;
+		dying = slab->next_dying;
+		bytes += slab->extent.length;
+		slab_retire(slab);
+	}
+	return bytes;
+}
+
+uint64_t evplmem_pool_trim(struct evpl_pool *pool)
+{
+	return pool_trim(pool, NULL, NULL);
+}

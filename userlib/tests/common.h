@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_TESTS_COMMON_H
+#define EVPLMEM_TESTS_COMMON_H
+
+/*
+ * What the tests share. They open pools of the default back end, so EVPL_BACKEND
+ * says what they test; and they look inside, so that the state is checked after
+ * each step, not only what is returned.
+ */
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "evplmem.h"
+#include "poison.h"
+#include "slab.h"
+
+#include "kselftest_harness.h"
+
+#if defined(__SANITIZE_THREAD__) || defined(EVPLMEM_ASAN)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+#define KB	1024U
+#define MB	(1024U * KB)
+
+/* Of most tests: 32 buffers a slab, so that a test fills several. */
+#define BUFFER	(64 * KB)
+#define SLAB	(2 * MB)
+#define PER_SLAB (SLAB / BUFFER)
+
+/* The references of an iovec's buffer; a context's hold is one. */
+static inline uint64_t word_of(const struct evpl_iovec *iovec)
+{
+	return atomic_load(&iovec_entry(iovec)->word);
+}
+
+static inline struct evpl_pool_stats stats_of(struct evpl_pool *pool)
+{
+	struct evpl_pool_stats stats = { .size = sizeof(stats) };
+
+	if (evpl_pool_stats(pool, &stats))
+		abort();
+	return stats;
+}
+
+/* Buffers that aren't free in any way. */
+static inline uint64_t used_in(struct evpl_pool *pool)
+{
+	return stats_of(pool).buffers_used;
+}
+
+static inline int open_pool(struct evpl_pool **pool, size_t buffer_size, uint64_t max_bytes)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.buffer_size = buffer_size,
+		.slab_size_max = buffer_size > SLAB ? buffer_size : SLAB,
+		.max_bytes = max_bytes,
+	};
+
+	return evpl_pool_open(pool, &config);
+}
+
+/* Whether every word of the pool is zero. */
+static inline bool all_idle(struct evpl_pool *pool)
+{
+	struct slab *slab;
+	uint32_t i;
+
+	for (slab = pool->slabs; slab; slab = slab->next)
+		for (i = 0; i < slab->count; i++)
+			if (!entry_idle(&slab->first[i]))
+				return false;
+	return true;
+}
+
+/* Waits for another thread, on a machine that may have but one processor. */
+static inline void spin(unsigned int *spins)
+{
+	if (++*spins % 64 == 0)
+		sched_yield();
+}
+
+/* Runs one function on another thread, to its end. */
+static inline void on_thread(void *(*function)(void *arg), void *arg)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, function, arg) || pthread_join(thread, NULL))
+		abort();
+}
+
+#endif /* EVPLMEM_TESTS_COMMON_H */

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/* A program that links this library and its rival. */
+#include <evplmem.h>
+
+#ifdef __cplusplus
+extern "C"
+#endif
+int rival(void);
+
+int main(void)
+{
+	struct evpl_pool_config config = { sizeof(config), EVPL_BACKEND_ANON, 0, 0, 0, 0, 0, NULL };
+	struct evpl_iovec iovec;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+
+	if (evpl_pool_open(&pool, &config) || evpl_create(&evpl, pool, NULL) || rival() != 42 ||
+	    evpl_iovec_alloc(evpl, 41, 0, 1, &iovec) != 1 || iovec.length != 41)
+		return 1;
+	evpl_iovec_release(&iovec);
+	evpl_destroy(evpl);
+	return evpl_pool_close(pool) || rival() != 42;
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Pools: growing to a limit, giving back, closing, and threads that sleep on memory.
+ */
+#include "common.h"
+
+#define ALL	(2 * PER_SLAB)	/* buffers at the limit */
+
+FIXTURE(pool) {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	struct evpl_iovec iovec[ALL + 1];
+};
+
+FIXTURE_SETUP(pool)
+{
+	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 2 * SLAB));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+}
+
+FIXTURE_TEARDOWN(pool)
+{
+	evpl_destroy(self->evpl);
+	EXPECT_TRUE(all_idle(self->pool));
+	EXPECT_EQ(0, used_in(self->pool));
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+}
+
+/* Whole buffers until there are no more; returns how many. */
+static unsigned int fill(struct evpl *evpl, struct evpl_iovec *iovec)
+{
+	unsigned int n = 0;
+
+	while (n <= ALL && evpl_buffer_alloc(evpl, &iovec[n]) == 1)
+		n++;
+	return n;
+}
+
+TEST_F(pool, a_full_pool_gives_ENOMEM_and_takes_nothing)
+{
+	struct evpl_pool_stats stats;
+
+	ASSERT_EQ(ALL, fill(self->evpl, self->iovec));
+	stats = stats_of(self->pool);
+	EXPECT_EQ(2, stats.slabs);
+	EXPECT_EQ(2 * SLAB, stats.bytes);
+	EXPECT_EQ(ALL, stats.buffers);
+	EXPECT_EQ(ALL, stats.buffers_used);
+	EXPECT_EQ(2, stats.grows);
+	EXPECT_EQ(1, stats.failures);
+	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 1, 0, 1, &self->iovec[ALL]));
+	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, BUFFER + 1, 0, 2, &self->iovec[ALL]));
+	EXPECT_EQ(ALL, used_in(self->pool));
+	EXPECT_EQ(2 * SLAB, stats_of(self->pool).bytes);
+	evpl_iovecs_release(self->iovec, ALL);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(pool, more_than_is_left_takes_nothing)
+{
+	struct evpl_iovec extra[4];
+	int i;
+
+	ASSERT_EQ(ALL, fill(self->evpl, self->iovec));
+	evpl_iovecs_release(self->iovec, 3);
+	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 3 * BUFFER + 1, 0, 4, extra));
+	EXPECT_EQ(ALL - 3, used_in(self->pool));
+	ASSERT_EQ(3, evpl_iovec_alloc(self->evpl, 3 * BUFFER, 0, 4, extra));
+	EXPECT_EQ(ALL, used_in(self->pool));
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(1, word_of(&extra[i]));
+	evpl_iovecs_release(extra, 3);
+	evpl_iovecs_release(self->iovec + 3, ALL - 3);
+}
+
+struct sleeper {
+	struct evpl_pool *pool;
+	struct evpl_iovec iovec[ALL + 1];
+	unsigned int n;
+	pthread_barrier_t barrier;
+	bool destroys;
+};
+
+/* Fills the pool with slices, sleeps, and never touches its context again. */
+static void *sleeper_main(void *arg)
+{
+	struct sleeper *sleeper = arg;
+	struct evpl *evpl;
+
+	if (evpl_create(&evpl, sleeper->pool, NULL))
+		abort();
+	while (evpl_iovec_alloc(evpl, BUFFER / 2 + 8, 0, 1, &sleeper->iovec[sleeper->n]) == 1)
+		sleeper->n++;
+	pthread_barrier_wait(&sleeper->barrier);
+	pthread_barrier_wait(&sleeper->barrier);
+	if (sleeper->destroys)
+		evpl_destroy(evpl);
+	return evpl;
+}
+
+TEST_F(pool, a_sleeping_thread_keeps_no_memory)
+{
+	struct sleeper *sleeper = calloc(1, sizeof(*sleeper));
+	pthread_t thread;
+
+	sleeper->pool = self->pool;
+	sleeper->destroys = true;
+	pthread_barrier_init(&sleeper->barrier, NULL, 2);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, sleeper_main, sleeper));
+	pthread_barrier_wait(&sleeper->barrier);
+	ASSERT_EQ(ALL, sleeper->n);
+
+	EXPECT_EQ(-ENOMEM, evpl_buffer_alloc(self->evpl, &self->iovec[0]));
+	evpl_iovecs_release(sleeper->iovec, ALL);
+	/* They went to the sleeper's cache, some of them. */
+	EXPECT_LT(0, stats_of(self->pool).buffers_cached);
+	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
+	EXPECT_LT(0, stats_of(self->pool).steals);
+	evpl_iovecs_release(self->iovec, ALL);
+
+	pthread_barrier_wait(&sleeper->barrier);
+	pthread_join(thread, NULL);
+	free(sleeper);
+}
+
+TEST_F(pool, a_sleeping_threads_hold_keeps_no_memory)
+{
+	struct evpl_iovec slice;
+	struct evpl *sleeper;
+
+	/* One slice, and the sleeper's own hold on the rest of that buffer. */
+	ASSERT_EQ(0, evpl_create(&sleeper, self->pool, NULL));
+	ASSERT_EQ(1, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
+	EXPECT_EQ(2, word_of(&slice));
+	ASSERT_EQ(ALL - 1, fill(self->evpl, self->iovec));
+	/* Out of memory: the hold has gone, for the slice's release to be noticed. */
+	EXPECT_EQ(1, word_of(&slice));
+	evpl_iovec_release(&slice);
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[ALL - 1]));
+	evpl_iovecs_release(self->iovec, ALL);
+
+	/* Nothing but a hold. */
+	ASSERT_EQ(1, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
+	evpl_iovec_release(&slice);
+	EXPECT_EQ(1, word_of(&slice));
+	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
+	/* And the sleeper can go on when it wakes up. */
+	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
+	evpl_iovecs_release(self->iovec, ALL);
+	ASSERT_EQ(1, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
+	evpl_iovec_release(&slice);
+	evpl_destroy(sleeper);
+}
+
+TEST_F(pool, a_thread_that_ended_keeps_no_memory)
+{
+	struct sleeper *sleeper = calloc(1, sizeof(*sleeper));
+	pthread_t thread;
+	void *evpl;
+
+	sleeper->pool = self->pool;
+	pthread_barrier_init(&sleeper->barrier, NULL, 1);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, sleeper_main, sleeper));
+	pthread_join(thread, &evpl);
+	evpl_iovecs_release(sleeper->iovec, (int)sleeper->n);
+	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL);
+	evpl_destroy(evpl);
+	free(sleeper);
+}
+
+TEST_F(pool, trim_gives_idle_slabs_back_but_for_one)
+{
+	struct evpl_pool_stats stats;
+
+	ASSERT_EQ(ALL, fill(self->evpl, self->iovec));
+	EXPECT_EQ(0, evpl_pool_trim(self->pool));
+	evpl_iovecs_release(self->iovec, ALL - 1);
+	/* Releasing gives nothing back. */
+	EXPECT_EQ(2, stats_of(self->pool).slabs);
+	/* One buffer is in use: its slab stays, and the other is the one that is kept. */
+	EXPECT_EQ(0, evpl_pool_trim(self->pool));
+	EXPECT_EQ(2, stats_of(self->pool).slabs);
+	EXPECT_EQ(1, used_in(self->pool));
+	evpl_iovec_release(&self->iovec[ALL - 1]);
+	EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
+	stats = stats_of(self->pool);
+	EXPECT_EQ(1, stats.slabs);
+	EXPECT_EQ(SLAB, stats.bytes);
+	EXPECT_EQ(PER_SLAB, stats.buffers_free);
+	EXPECT_EQ(0, stats.buffers_cached);
+	EXPECT_EQ(1, stats.shrinks);
+	EXPECT_EQ(0, evpl_pool_trim(self->pool));
+	/* And all of it can be had again. */
+	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL);
+}
+
+TEST_F(pool, a_hold_keeps_a_slab_from_trim)
+{
+	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, self->iovec));
+	evpl_iovec_release(self->iovec);
+	EXPECT_EQ(0, evpl_pool_trim(self->pool));
+	EXPECT_EQ(2, stats_of(self->pool).slabs);
+	EXPECT_EQ(1, word_of(self->iovec));
+	/* The context still cuts off that buffer. */
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, self->iovec));
+	memset(self->iovec[0].data, 1, 8);
+	evpl_iovec_release(self->iovec);
+}
+
+TEST_F(pool, destroy_gives_idle_slabs_back_but_for_one)
+{
+	struct evpl *other;
+
+	ASSERT_EQ(0, evpl_create(&other, self->pool, NULL));
+	ASSERT_EQ(ALL, fill(other, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL);
+	EXPECT_EQ(2, stats_of(self->pool).slabs);
+	evpl_destroy(other);
+	EXPECT_EQ(1, stats_of(self->pool).slabs);
+	EXPECT_EQ(1, stats_of(self->pool).contexts);
+	evpl_destroy(NULL);
+}
+
+TEST_F(pool, preallocate_takes_what_is_missing)
+{
+	struct evpl_pool_stats stats;
+
+	EXPECT_EQ(0, evpl_pool_preallocate(self->pool, 0, EVPL_ANY_NODE));
+	EXPECT_EQ(0, stats_of(self->pool).slabs);
+	EXPECT_EQ(0, evpl_pool_preallocate(self->pool, 1, EVPL_ANY_NODE));
+	EXPECT_EQ(SLAB, stats_of(self->pool).bytes);
+	EXPECT_EQ(0, evpl_pool_preallocate(self->pool, SLAB, EVPL_ANY_NODE));
+	EXPECT_EQ(SLAB, stats_of(self->pool).bytes);
+	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(self->pool, 2 * SLAB + 1, EVPL_ANY_NODE));
+	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(self->pool, UINT64_MAX, EVPL_ANY_NODE));
+	EXPECT_EQ(SLAB, stats_of(self->pool).bytes);
+	EXPECT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	stats = stats_of(self->pool);
+	EXPECT_EQ(2 * SLAB, stats.bytes);
+	EXPECT_EQ(ALL, stats.buffers_free);
+	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL);
+}
+
+TEST_F(pool, closing_is_refused_while_anything_lives)
+{
+	struct evpl_pool_stats before, after;
+	struct evpl_iovec iovec, clone;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	unsigned int i;
+
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, 2 * SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	EXPECT_EQ(-EBUSY, evpl_pool_close(pool));
+	/* References in both slabs, the last in the second. */
+	for (i = 0; i < PER_SLAB + 1; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(evpl, &self->iovec[i]));
+	iovec = self->iovec[PER_SLAB];
+	evpl_iovec_clone(&clone, &iovec);
+	evpl_destroy(evpl);
+	evpl_iovecs_release(self->iovec, PER_SLAB);
+	before = stats_of(pool);
+	EXPECT_EQ(2, before.slabs);
+	EXPECT_EQ(-EBUSY, evpl_pool_close(pool));
+	after = stats_of(pool);
+	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+	evpl_iovec_release(&iovec);
+	EXPECT_EQ(-EBUSY, evpl_pool_close(pool));
+
+	/* It works on after each refusal. */
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(ALL - 1, fill(evpl, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL - 1);
+	evpl_destroy(evpl);
+	evpl_iovec_release(&clone);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
+TEST_F(pool, a_slab_that_the_kernel_needs_stays)
+{
+	struct slab *slab;
+
+	/* As a count that the kernel holds and the library doesn't know of. */
+	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	slab = self->pool->slabs->next;
+	atomic_fetch_add(&slab->first[5].word, 1);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(2, stats_of(self->pool).slabs);
+	EXPECT_EQ(ALL, stats_of(self->pool).buffers_free);
+	atomic_fetch_sub(&slab->first[5].word, 1);
+	EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
+	EXPECT_EQ(1, stats_of(self->pool).slabs);
+}
+
+TEST_F(pool, a_context_of_a_node_uses_memory_of_that_node)
+{
+	struct evpl_config config = { .size = sizeof(config), .flags = EVPL_CONFIG_NODE };
+	struct evpl_slab_info info;
+	struct evpl *evpl;
+
+	/* Node 0 is everywhere. Idle slabs of others make room for it. */
+	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, evpl_create(&evpl, self->pool, &config));
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &self->iovec[0]));
+	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[0], &info));
+	EXPECT_EQ(0, info.node);
+	memset(self->iovec[0].data, 1, BUFFER);
+	EXPECT_GE(2 * SLAB, stats_of(self->pool).bytes);
+	evpl_iovec_release(&self->iovec[0]);
+
+	/* Who doesn't care takes that too. */
+	EXPECT_EQ(2 * SLAB / BUFFER, fill(self->evpl, self->iovec));
+	EXPECT_EQ(-ENOMEM, evpl_buffer_alloc(evpl, &self->iovec[ALL]));
+	evpl_iovecs_release(self->iovec, ALL);
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &self->iovec[0]));
+	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[0], &info));
+	EXPECT_EQ(0, info.node);
+	evpl_iovec_release(&self->iovec[0]);
+	evpl_destroy(evpl);
+}
+
+TEST(slabs_get_shorter_near_the_limit)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.buffer_size = BUFFER,
+		.slab_size = 8 * MB,
+		.slab_size_max = 8 * MB,
+		.max_bytes = 14 * MB,
+	};
+	struct evpl_iovec *iovec = calloc(14 * MB / BUFFER + 1, sizeof(*iovec));
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	unsigned int n = 0;
+
+	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	while (n <= 14 * MB / BUFFER && evpl_buffer_alloc(evpl, &iovec[n]) == 1)
+		n++;
+	EXPECT_EQ(14 * MB / BUFFER, n);
+	EXPECT_EQ(14 * MB, stats_of(pool).bytes);
+	/* 8, then 4, then 2. */
+	EXPECT_EQ(3, stats_of(pool).slabs);
+	evpl_iovecs_release(iovec, (int)n);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+	free(iovec);
+}
+
+TEST_HARNESS_MAIN

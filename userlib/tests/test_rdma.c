@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * libevplmem-rdma: each slab is one memory region while it is there, and bytes go
+ * from one to another. Needs an RDMA device: the one that EVPL_RXE names (with-rxe
+ * makes it), else the first one.
+ */
+#include "common.h"
+
+#include <infiniband/verbs.h>
+#include <linux/capability.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "evplmem-rdma.h"
+
+#define ACCESS	(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE)
+#define SECONDS	20
+
+static struct evpl_rdma_stats rdma_stats(struct evpl_rdma *rdma)
+{
+	struct evpl_rdma_stats stats = { .size = sizeof(stats) };
+
+	if (evpl_rdma_stats(rdma, &stats))
+		abort();
+	return stats;
+}
+
+static int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
+{
+	int i;
+
+	for (i = 0; i < (int)PER_SLAB; i++)
+		if (evpl_buffer_alloc(evpl, &iovec[i]) != 1)
+			return -1;
+	return 0;
+}
+
+static struct ibv_context *open_device(void)
+{
+	const char *name = getenv("EVPL_RXE");
+	struct ibv_context *context = NULL;
+	struct ibv_device **list;
+	int i;
+
+	list = ibv_get_device_list(NULL);
+	for (i = 0; list && list[i] && !context; i++)
+		if (!name || !strcmp(name, ibv_get_device_name(list[i])))
+			context = ibv_open_device(list[i]);
+	if (list)
+		ibv_free_device_list(list);
+	return context;
+}
+
+FIXTURE(rdma) {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	struct ibv_context *context;
+	struct ibv_pd *pd;
+	struct evpl_rdma *rdma;
+	struct evpl_iovec iovec[3][PER_SLAB];
+};
+
+FIXTURE_SETUP(rdma)
+{
+	memset(self->iovec, 0, sizeof(self->iovec));
+	self->context = open_device();
+	if (!self->context)
+		SKIP(return, "there is no RDMA device");
+	self->pd = ibv_alloc_pd(self->context);
+	ASSERT_NE(NULL, self->pd);
+	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 4 * SLAB));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+	/* One slab is there before, the others come later. */
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
+	ASSERT_EQ(0, evpl_rdma_create(&self->rdma, self->pool, self->pd, ACCESS));
+}
+
+static void release_slab(FIXTURE_DATA(rdma) *self, int which)
+{
+	evpl_iovecs_release(self->iovec[which], PER_SLAB);
+	memset(self->iovec[which], 0, sizeof(self->iovec[which]));
+}
+
+FIXTURE_TEARDOWN(rdma)
+{
+	int i;
+
+	if (!self->context)
+		return;
+	for (i = 0; i < 3; i++)
+		release_slab(self, i);
+	evpl_destroy(self->evpl);
+	EXPECT_EQ(0, used_in(self->pool));
+	evpl_rdma_destroy(self->rdma);
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+	/* Fails while there is a region. */
+	EXPECT_EQ(0, ibv_dealloc_pd(self->pd));
+	EXPECT_EQ(0, ibv_close_device(self->context));
+}
+
+TEST_F(rdma, an_empty_iovec_has_no_keys)
+{
+	struct evpl_iovec empty = { 0 };
+	struct ibv_sge sge;
+	uint32_t key;
+
+	EXPECT_EQ(-ENOENT, evpl_rdma_lkey(self->rdma, &empty, &key));
+	EXPECT_EQ(-ENOENT, evpl_rdma_rkey(self->rdma, &empty, &key));
+	EXPECT_EQ(-ENOENT, evpl_rdma_sge(self->rdma, &empty, &sge));
+	evpl_rdma_destroy(NULL);
+}
+
+TEST_F(rdma, a_pool_has_so_many_devices_and_no_more)
+{
+	struct evpl_rdma *more[EVPL_DEVICES_MAX];
+	int i;
+
+	for (i = 1; i < EVPL_DEVICES_MAX; i++)
+		ASSERT_EQ(0, evpl_rdma_create(&more[i], self->pool, self->pd, ACCESS));
+	EXPECT_EQ(-ENOSPC, evpl_rdma_create(&more[0], self->pool, self->pd, ACCESS));
+	for (i = 1; i < EVPL_DEVICES_MAX; i++)
+		evpl_rdma_destroy(more[i]);
+	EXPECT_EQ(1, stats_of(self->pool).devices);
+}
+
+TEST_F(rdma, stats_fit_their_size)
+{
+	struct {
+		struct evpl_rdma_stats stats;
+		uint64_t tail;
+	} longer = { .stats.size = sizeof(longer), .tail = 1 };
+	struct evpl_rdma_stats stats = { .size = 7 };
+
+	EXPECT_EQ(-EINVAL, evpl_rdma_stats(self->rdma, &stats));
+	stats.size = offsetof(struct evpl_rdma_stats, registrations);
+	stats.registrations = 77;
+	EXPECT_EQ(0, evpl_rdma_stats(self->rdma, &stats));
+	EXPECT_EQ(1, stats.regions);
+	EXPECT_EQ(77, stats.registrations);
+	EXPECT_EQ(0, evpl_rdma_stats(self->rdma, &longer.stats));
+	EXPECT_EQ(sizeof(longer), longer.stats.size);
+	EXPECT_EQ(0, longer.tail);
+}
+
+TEST_F(rdma, a_slab_is_one_region_whenever_it_came)
+{
+	uint32_t first, second, key;
+	struct ibv_sge sge;
+	int i;
+
+	EXPECT_EQ(1, rdma_stats(self->rdma).registrations);
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	EXPECT_EQ(2, rdma_stats(self->rdma).registrations);
+
+	ASSERT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[0][0], &first));
+	ASSERT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[1][0], &second));
+	EXPECT_NE(first, second);
+	for (i = 0; i < (int)PER_SLAB; i++) {
+		EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[0][i], &key));
+		EXPECT_EQ(first, key);
+		EXPECT_EQ(0, evpl_rdma_sge(self->rdma, &self->iovec[1][i], &sge));
+		EXPECT_EQ(second, sge.lkey);
+		EXPECT_EQ((uintptr_t)self->iovec[1][i].data, sge.addr);
+		EXPECT_EQ(BUFFER, sge.length);
+	}
+	EXPECT_EQ(0, evpl_rdma_rkey(self->rdma, &self->iovec[0][0], &first));
+	EXPECT_EQ(0, evpl_rdma_rkey(self->rdma, &self->iovec[0][1], &key));
+	EXPECT_EQ(first, key);
+
+	EXPECT_EQ(2, rdma_stats(self->rdma).registrations);
+	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
+	EXPECT_EQ(0, rdma_stats(self->rdma).failures);
+	EXPECT_EQ(NULL, evpl_rdma_notice(self->rdma));
+}
+
+TEST_F(rdma, the_region_goes_with_the_slab)
+{
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[2]));
+	EXPECT_EQ(3, rdma_stats(self->rdma).regions);
+	release_slab(self, 1);
+	release_slab(self, 2);
+	EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
+	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
+	EXPECT_EQ(3, rdma_stats(self->rdma).registrations);
+}
+
+/*
+ * Of this thread alone, so that what was opened before still works: the kernel compares
+ * the credentials of who opened the device.
+ */
+static int drop_capability(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data))
+		return -1;
+	data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective &= ~CAP_TO_MASK(CAP_IPC_LOCK);
+	return (int)syscall(SYS_capset, &header, data);
+}
+
+struct poor {
+	struct evpl_pool *pool;
+	struct evpl_iovec *iovec;
+	struct evpl_rdma_stats stats;
+	int results[4];
+	char notice[256];
+	bool told_twice;
+};
+
+static void *register_without_capability(void *arg)
+{
+	struct poor *poor = arg;
+	struct ibv_context *context;
+	struct evpl_rdma *rdma;
+	struct ibv_sge sge;
+	struct ibv_pd *pd;
+	const char *notice;
+	uint32_t key;
+
+	if (drop_capability())
+		abort();
+	context = open_device();
+	pd = context ? ibv_alloc_pd(context) : NULL;
+	if (!pd)
+		abort();
+	poor->results[0] = evpl_rdma_create(&rdma, poor->pool, pd, ACCESS);
+	poor->results[1] = evpl_rdma_lkey(rdma, poor->iovec, &key);
+	poor->results[2] = evpl_rdma_rkey(rdma, poor->iovec, &key);
+	poor->results[3] = evpl_rdma_sge(rdma, poor->iovec, &sge);
+	poor->stats = rdma_stats(rdma);
+	notice = evpl_rdma_notice(rdma);
+	snprintf(poor->notice, sizeof(poor->notice), "%s", notice ? notice : "");
+	poor->told_twice = evpl_rdma_notice(rdma);
+	evpl_rdma_destroy(rdma);
+	ibv_dealloc_pd(pd);
+	ibv_close_device(context);
+	return NULL;
+}
+
+TEST_F(rdma, a_slab_that_is_not_registered_has_no_keys_and_says_why)
+{
+	struct poor poor = { .pool = self->pool, .iovec = &self->iovec[0][0] };
+	struct rlimit limit = { .rlim_cur = MB }, old;
+	uint32_t key;
+
+	ASSERT_EQ(0, getrlimit(RLIMIT_MEMLOCK, &old));
+	limit.rlim_max = old.rlim_max;
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
+	on_thread(register_without_capability, &poor);
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &old));
+
+	EXPECT_EQ(0, poor.results[0]);
+	EXPECT_EQ(-ENOENT, poor.results[1]);
+	EXPECT_EQ(-ENOENT, poor.results[2]);
+	EXPECT_EQ(-ENOENT, poor.results[3]);
+	EXPECT_EQ(0, poor.stats.regions);
+	EXPECT_EQ(1, poor.stats.failures);
+	EXPECT_EQ(-ENOMEM, poor.stats.error);
+	EXPECT_NE(NULL, strstr(poor.notice, "RLIMIT_MEMLOCK"));
+	EXPECT_EQ(false, poor.told_twice);
+	/* The other device has it, and it is memory all the same. */
+	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[0][0], &key));
+	memset(self->iovec[0][0].data, 1, BUFFER);
+}
+
+/* Two queue pairs of one device, connected to each other. */
+struct pair {
+	struct ibv_cq *cq;
+	struct ibv_qp *qp[2];
+};
+
+static int find_gid(struct ibv_context *context, struct ibv_port_attr *port, union ibv_gid *gid)
+{
+	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
+	int i;
+
+	for (i = 0; i < port->gid_tbl_len; i++)
+		if (!ibv_query_gid(context, 1, i, gid) &&
+		    (!memcmp(gid->raw, mapped, 12) || port->link_layer == IBV_LINK_LAYER_INFINIBAND))
+			return i;
+	return -1;
+}
+
+static int pair_connect(struct pair *pair, int which, struct ibv_port_attr *port, int index,
+			const union ibv_gid *gid)
+{
+	struct ibv_qp_attr attr = {
+		.qp_state = IBV_QPS_INIT,
+		.port_num = 1,
+		.qp_access_flags = IBV_ACCESS_REMOTE_WRITE,
+		.path_mtu = port->active_mtu,
+		.dest_qp_num = pair->qp[!which]->qp_num,
+		.min_rnr_timer = 12,
+		.timeout = 18,
+		.retry_cnt = 7,
+		.rnr_retry = 7,
+		.ah_attr = {
+			.is_global = 1,
+			.dlid = port->lid,
+			.port_num = 1,
+			.grh = {
+				.dgid = *gid,
+				.sgid_index = (uint8_t)index,
+				.hop_limit = 64,
+			},
+		},
+	};
+
+	if (ibv_modify_qp(pair->qp[which], &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT |
+			  IBV_QP_ACCESS_FLAGS))
+		return -1;
+	attr.qp_state = IBV_QPS_RTR;
+	if (ibv_modify_qp(pair->qp[which], &attr, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU |
+			  IBV_QP_DEST_QPN | IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC |
+			  IBV_QP_MIN_RNR_TIMER))
+		return -1;
+	attr.qp_state = IBV_QPS_RTS;
+	return ibv_modify_qp(pair->qp[which], &attr, IBV_QP_STATE | IBV_QP_TIMEOUT |
+			     IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
+			     IBV_QP_MAX_QP_RD_ATOMIC);
+}
+
+static int pair_make(struct pair *pair, struct ibv_context *context, struct ibv_pd *pd)
+{
+	struct ibv_qp_init_attr attr = {
+		.qp_type = IBV_QPT_RC,
+		.cap = { 4, 4, 1, 1, 0 },
+	};
+	struct ibv_port_attr port;
+	union ibv_gid gid;
+	int i, index;
+
+	pair->cq = ibv_create_cq(context, 16, NULL, NULL, 0);
+	if (!pair->cq || ibv_query_port(context, 1, &port))
+		return -1;
+	index = find_gid(context, &port, &gid);
+	if (index < 0)
+		return -1;
+	attr.send_cq = pair->cq;
+	attr.recv_cq = pair->cq;
+	for (i = 0; i < 2; i++) {
+		pair->qp[i] = ibv_create_qp(pd, &attr);
+		if (!pair->qp[i])
+			return -1;
+	}
+	return pair_connect(pair, 0, &port, index, &gid) ||
+	       pair_connect(pair, 1, &port, index, &gid) ? -1 : 0;
+}
+
+static void pair_end(struct pair *pair)
+{
+	ibv_destroy_qp(pair->qp[0]);
+	ibv_destroy_qp(pair->qp[1]);
+	ibv_destroy_cq(pair->cq);
+}
+
+/* Waits for so many completions; false if one of them failed, or they don't come. */
+static bool pair_wait(struct pair *pair, int count)
+{
+	struct ibv_wc wc;
+	int i, n;
+
+	for (i = 0; i < SECONDS * 1000; i++) {
+		while ((n = ibv_poll_cq(pair->cq, 1, &wc)) > 0) {
+			if (wc.status != IBV_WC_SUCCESS)
+				return false;
+			if (!--count)
+				return true;
+		}
+		if (n < 0)
+			return false;
+		usleep(1000);
+	}
+	return false;
+}
+
+static void fill(struct evpl_iovec *iovec, unsigned int seed)
+{
+	unsigned char *byte = iovec->data;
+	unsigned int i;
+
+	for (i = 0; i < iovec->length; i++)
+		byte[i] = (unsigned char)(i * 13 + (i >> 8) + seed);
+}
+
+TEST_F(rdma, bytes_are_sent_from_one_iovec_into_another)
+{
+	struct evpl_iovec *from = &self->iovec[0][4], *to = &self->iovec[1][9];
+	struct ibv_sge send_sge, receive_sge;
+	struct ibv_send_wr send = { .sg_list = &send_sge, .num_sge = 1, .opcode = IBV_WR_SEND,
+				    .send_flags = IBV_SEND_SIGNALED }, *bad_send;
+	struct ibv_recv_wr receive = { .sg_list = &receive_sge, .num_sge = 1 }, *bad_receive;
+	struct pair pair;
+
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	ASSERT_EQ(0, pair_make(&pair, self->context, self->pd));
+	fill(from, 1);
+	memset(to->data, 0, to->length);
+	ASSERT_EQ(0, evpl_rdma_sge(self->rdma, from, &send_sge));
+	ASSERT_EQ(0, evpl_rdma_sge(self->rdma, to, &receive_sge));
+	ASSERT_EQ(0, ibv_post_recv(pair.qp[1], &receive, &bad_receive));
+	ASSERT_EQ(0, ibv_post_send(pair.qp[0], &send, &bad_send));
+	EXPECT_EQ(true, pair_wait(&pair, 2));
+	EXPECT_EQ(0, memcmp(from->data, to->data, BUFFER));
+	pair_end(&pair);
+}
+
+TEST_F(rdma, bytes_are_written_from_one_iovec_into_another)
+{
+	struct evpl_iovec *from = &self->iovec[1][PER_SLAB - 1], *to = &self->iovec[0][1];
+	struct ibv_sge sge;
+	struct ibv_send_wr write = { .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_RDMA_WRITE,
+				     .send_flags = IBV_SEND_SIGNALED }, *bad;
+	struct pair pair;
+
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	ASSERT_EQ(0, pair_make(&pair, self->context, self->pd));
+	fill(from, 2);
+	memset(to->data, 0, to->length);
+	ASSERT_EQ(0, evpl_rdma_sge(self->rdma, from, &sge));
+	ASSERT_EQ(0, evpl_rdma_rkey(self->rdma, to, &write.wr.rdma.rkey));
+	write.wr.rdma.remote_addr = (uintptr_t)to->data;
+	ASSERT_EQ(0, ibv_post_send(pair.qp[0], &write, &bad));
+	EXPECT_EQ(true, pair_wait(&pair, 1));
+	EXPECT_EQ(0, memcmp(from->data, to->data, BUFFER));
+	pair_end(&pair);
+}
+
+struct growth {
+	struct evpl_pool *pool;
+	struct evpl_rdma *rdma;
+	atomic_uint missing;
+};
+
+static void *grow(void *arg)
+{
+	struct growth *growth = arg;
+	struct evpl_iovec iovec[PER_SLAB];
+	struct ibv_sge sge;
+	struct evpl *evpl;
+	int round, i;
+
+	if (evpl_create(&evpl, growth->pool, NULL))
+		abort();
+	for (round = 0; round < 20; round++) {
+		for (i = 0; i < (int)PER_SLAB && evpl_buffer_alloc(evpl, &iovec[i]) == 1; i++)
+			if (evpl_rdma_sge(growth->rdma, &iovec[i], &sge))
+				atomic_fetch_add(&growth->missing, 1);
+		evpl_iovecs_release(iovec, i);
+		evpl_pool_trim(growth->pool);
+	}
+	evpl_destroy(evpl);
+	return NULL;
+}
+
+TEST_F(rdma, what_is_allocated_has_keys_whoever_grows_the_pool)
+{
+	struct growth growth = { .pool = self->pool, .rdma = self->rdma };
+	pthread_t thread[3];
+	int i;
+
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL, grow, &growth));
+	for (i = 0; i < 3; i++)
+		pthread_join(thread[i], NULL);
+	EXPECT_EQ(0, atomic_load(&growth.missing));
+	EXPECT_EQ(0, rdma_stats(self->rdma).failures);
+	EXPECT_EQ(stats_of(self->pool).slabs, rdma_stats(self->rdma).regions);
+}
+
+TEST_HARNESS_MAIN

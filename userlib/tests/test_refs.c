@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * References: who adds one, who takes one, and where the buffer goes after the last.
+ */
+#include "common.h"
+
+FIXTURE(refs) {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	struct evpl_iovec a, b, c;
+};
+
+FIXTURE_SETUP(refs)
+{
+	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+	ASSERT_EQ(1, evpl_iovec_alloc_flags(self->evpl, 1000, 0, 1, EVPL_IOVEC_PRIVATE, &self->a));
+	ASSERT_EQ(1, word_of(&self->a));
+}
+
+FIXTURE_TEARDOWN(refs)
+{
+	evpl_destroy(self->evpl);
+	EXPECT_TRUE(all_idle(self->pool));
+	EXPECT_EQ(0, used_in(self->pool));
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+}
+
+TEST_F(refs, addref_adds_one_and_release_takes_one)
+{
+	evpl_iovec_addref(&self->a);
+	EXPECT_EQ(2, word_of(&self->a));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(1, word_of(&self->a));
+	EXPECT_EQ(1, used_in(self->pool));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(0, word_of(&self->a));
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(refs, a_clone_is_the_same_slice_and_one_more_reference)
+{
+	evpl_iovec_clone(&self->b, &self->a);
+	EXPECT_EQ(self->a.data, self->b.data);
+	EXPECT_EQ(1000, self->b.length);
+	EXPECT_EQ(2, word_of(&self->a));
+	evpl_iovec_release(&self->a);
+	memset(self->b.data, 1, self->b.length);
+	evpl_iovec_release(&self->b);
+	EXPECT_EQ(0, word_of(&self->a));
+}
+
+TEST_F(refs, a_segment_lies_within_its_slice)
+{
+	EXPECT_EQ(0, evpl_iovec_clone_segment(&self->b, &self->a, 100, 900));
+	EXPECT_EQ((char *)self->a.data + 100, self->b.data);
+	EXPECT_EQ(900, self->b.length);
+	EXPECT_EQ(2, word_of(&self->a));
+	EXPECT_EQ(0, evpl_iovec_clone_segment(&self->c, &self->b, 899, 1));
+	EXPECT_EQ((char *)self->a.data + 999, self->c.data);
+	EXPECT_EQ(3, word_of(&self->a));
+	evpl_iovec_release(&self->c);
+	evpl_iovec_release(&self->b);
+
+	/* An empty one is one. */
+	EXPECT_EQ(0, evpl_iovec_clone_segment(&self->b, &self->a, 1000, 0));
+	EXPECT_EQ(0, self->b.length);
+	EXPECT_EQ(2, word_of(&self->a));
+	evpl_iovec_release(&self->b);
+	evpl_iovec_release(&self->a);
+}
+
+TEST_F(refs, a_segment_past_the_end_counts_nothing)
+{
+	static const unsigned int bad[][2] = {
+		{ 0, 1001 }, { 1000, 1 }, { 1001, 0 }, { 999, 2 }, { ~0U, 1 }, { 1, ~0U },
+		{ ~0U, ~0U }, { ~0U - 999, 1000 }, { 1U << 31, 1U << 31 },
+	};
+	struct evpl_iovec before;
+	unsigned int i;
+
+	memset(&self->b, 0xee, sizeof(self->b));
+	before = self->b;
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		EXPECT_EQ(-EINVAL, evpl_iovec_clone_segment(&self->b, &self->a, bad[i][0],
+							    bad[i][1]));
+		EXPECT_EQ(1, word_of(&self->a));
+	}
+	EXPECT_EQ(0, memcmp(&before, &self->b, sizeof(before)));
+	evpl_iovec_release(&self->a);
+}
+
+TEST_F(refs, a_move_takes_the_reference_along)
+{
+	evpl_iovec_move(&self->b, &self->a);
+	EXPECT_EQ(1, word_of(&self->b));
+	EXPECT_EQ(1000, self->b.length);
+	EXPECT_EQ(NULL, self->a.data);
+	EXPECT_EQ(0, self->a.length);
+	/* What was moved from is empty. */
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(1, word_of(&self->b));
+	evpl_iovec_move(&self->b, &self->b);
+	EXPECT_EQ(1, word_of(&self->b));
+	evpl_iovec_release(&self->b);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(refs, an_array_is_released_as_a_whole)
+{
+	struct evpl_iovec iovec[4];
+
+	iovec[0] = self->a;
+	evpl_iovec_clone(&iovec[1], &self->a);
+	memset(&iovec[2], 0, sizeof(iovec[2]));
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec[3]));
+	EXPECT_EQ(2, used_in(self->pool));
+	evpl_iovecs_release(iovec, 0);
+	evpl_iovecs_release(iovec, -1);
+	EXPECT_EQ(2, used_in(self->pool));
+	evpl_iovecs_release(iovec, 4);
+	EXPECT_EQ(0, word_of(&iovec[0]));
+	EXPECT_EQ(0, word_of(&iovec[3]));
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(refs, struct_iovec_and_back)
+{
+	struct evpl_iovec in[2] = { self->a }, out[2];
+	struct iovec vec[2];
+
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 50, 0, 1, &in[1]));
+	evpl_iovec_to_iovec(vec, in, 2);
+	EXPECT_EQ(in[0].data, vec[0].iov_base);
+	EXPECT_EQ(1000, vec[0].iov_len);
+	EXPECT_EQ(in[1].data, vec[1].iov_base);
+	EXPECT_EQ(50, vec[1].iov_len);
+	EXPECT_EQ(1, word_of(&in[0]));
+	EXPECT_EQ(2, word_of(&in[1]));
+
+	vec[0].iov_base = (char *)vec[0].iov_base + 10;
+	vec[0].iov_len = 20;
+	ASSERT_EQ(0, evpl_iovec_from_iovec(self->pool, out, vec, 2));
+	EXPECT_EQ(in[0].__private2, out[0].__private2);
+	EXPECT_EQ((char *)in[0].data + 10, out[0].data);
+	EXPECT_EQ(20, out[0].length);
+	EXPECT_EQ(2, word_of(&in[0]));
+	EXPECT_EQ(3, word_of(&in[1]));
+	evpl_iovecs_release(out, 2);
+	EXPECT_EQ(1, word_of(&in[0]));
+
+	/* Into the next buffer, not of the pool, of a free buffer: all or nothing. */
+	vec[1].iov_base = (char *)in[0].data + BUFFER - 1;
+	vec[1].iov_len = 2;
+	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, out, vec, 2));
+	vec[1].iov_len = SIZE_MAX;
+	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, out, vec, 2));
+	vec[1].iov_base = vec;
+	vec[1].iov_len = 1;
+	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, out, vec, 2));
+	EXPECT_EQ(1, word_of(&in[0]));
+	evpl_iovecs_release(in, 2);
+	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, out, vec, 1));
+	EXPECT_EQ(0, word_of(&in[0]));
+}
+
+static void *release_one(void *arg)
+{
+	evpl_iovec_release(arg);
+	return NULL;
+}
+
+TEST_F(refs, a_thread_without_a_context_may_release)
+{
+	on_thread(release_one, &self->a);
+	EXPECT_EQ(0, word_of(&self->a));
+	EXPECT_EQ(0, used_in(self->pool));
+	/* It went back to the context that it came from. */
+	EXPECT_EQ(1, stats_of(self->pool).buffers_cached);
+}
+
+struct reader {
+	struct evpl_iovec iovec;
+	unsigned int sum;
+	atomic_bool stop;
+};
+
+static void *read_and_release(void *arg)
+{
+	struct reader *reader = arg;
+
+	reader->sum = *(unsigned int *)reader->iovec.data;
+	evpl_iovec_release(&reader->iovec);
+	/* Not to end: that would order what this test is about. */
+	while (!atomic_load_explicit(&reader->stop, memory_order_relaxed))
+		sched_yield();
+	return NULL;
+}
+
+/* ThreadSanitizer sees it if nothing but luck orders the two. */
+TEST_F(refs, what_others_did_is_done_before_a_buffer_is_begun_again)
+{
+	struct reader reader = { .sum = 0 };
+	struct evpl_iovec *iovec = &reader.iovec;
+	pthread_t thread;
+
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER - 8, 0, 1, iovec));
+	*(unsigned int *)iovec->data = 77;
+	self->b = *iovec;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, read_and_release, &reader));
+	while (atomic_load_explicit(&iovec_entry(&self->b)->word, memory_order_relaxed) != 1)
+		sched_yield();
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER - 8, 0, 1, &self->c));
+	EXPECT_EQ(self->b.data, self->c.data);
+	*(unsigned int *)self->c.data = 78;
+	atomic_store_explicit(&reader.stop, true, memory_order_relaxed);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(77, reader.sum);
+	evpl_iovec_release(&self->c);
+	evpl_iovec_release(&self->a);
+}
+
+TEST_F(refs, what_others_did_is_done_before_a_buffer_is_recycled)
+{
+	struct reader reader = { .sum = 0 };
+	struct evpl_iovec *iovec = &reader.iovec;
+	struct evpl_iovec some[4];
+	pthread_t thread;
+	int n;
+
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, iovec));
+	*(unsigned int *)iovec->data = 77;
+	self->b = *iovec;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, read_and_release, &reader));
+	/* It comes back as soon as it is in the cache, on top or nearly so. */
+	evpl_iovec_release(&self->a);
+	do {
+		for (n = 0; n < 4; n++)
+			ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &some[n]));
+		for (n = 0; n < 4; n++) {
+			if (some[n].__private2 == self->b.__private2)
+				evpl_iovec_move(&self->a, &some[n]);
+			evpl_iovec_release(&some[n]);
+		}
+		sched_yield();
+	} while (self->a.__private2 != self->b.__private2);
+	*(unsigned int *)self->a.data = 78;
+	atomic_store_explicit(&reader.stop, true, memory_order_relaxed);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(77, reader.sum);
+	evpl_iovec_release(&self->a);
+}
+
+TEST_F(refs, a_reference_outlives_its_context)
+{
+	struct evpl *other;
+
+	ASSERT_EQ(0, evpl_create(&other, self->pool, NULL));
+	ASSERT_EQ(1, evpl_buffer_alloc(other, &self->b));
+	ASSERT_EQ(1, evpl_iovec_alloc(other, 10, 0, 1, &self->c));
+	evpl_destroy(other);
+	EXPECT_EQ(1, word_of(&self->b));
+	EXPECT_EQ(1, word_of(&self->c));
+	memset(self->b.data, 1, self->b.length);
+	memset(self->c.data, 1, self->c.length);
+	evpl_iovec_release(&self->b);
+	on_thread(release_one, &self->c);
+	EXPECT_EQ(0, word_of(&self->b));
+	EXPECT_EQ(0, word_of(&self->c));
+	/* To the pool: no context would look after them. */
+	EXPECT_EQ(0, stats_of(self->pool).buffers_cached);
+	evpl_iovec_release(&self->a);
+}
+
+TEST_F(refs, a_context_keeps_no_more_than_its_cache)
+{
+	struct evpl_config config = { .size = sizeof(config), .cache = 4 * BUFFER };
+	struct evpl_iovec iovec[PER_SLAB - 1];
+	struct evpl *other;
+	unsigned int i;
+
+	ASSERT_EQ(0, evpl_create(&other, self->pool, &config));
+	for (i = 0; i < PER_SLAB - 1; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(other, &iovec[i]));
+	evpl_iovecs_release(iovec, PER_SLAB - 1);
+	/* The fourth is for the buffer that it would cut slices off. */
+	EXPECT_EQ(3, stats_of(self->pool).buffers_cached);
+	EXPECT_EQ(PER_SLAB - 4, stats_of(self->pool).buffers_free);
+	evpl_destroy(other);
+	EXPECT_EQ(0, stats_of(self->pool).buffers_cached);
+
+	/* Two are always allowed. */
+	config.cache = 1;
+	ASSERT_EQ(0, evpl_create(&other, self->pool, &config));
+	for (i = 0; i < 5; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(other, &iovec[i]));
+	evpl_iovecs_release(iovec, 5);
+	EXPECT_EQ(1, stats_of(self->pool).buffers_cached);
+	evpl_destroy(other);
+	evpl_iovec_release(&self->a);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Many threads at once.
+ */
+#include "recycle.h"
+#include "storm.h"
+
+/* For its time-out: the machine may be a slow one. */
+FIXTURE(threads) {
+	int unused;
+};
+
+FIXTURE_SETUP(threads)
+{
+	self->unused = 0;
+}
+
+FIXTURE_TEARDOWN(threads)
+{
+}
+
+static void *storm_main(void *arg)
+{
+	struct storm_thread *thread = arg;
+
+	if (evpl_create(&thread->evpl, thread->storm->pool, NULL))
+		abort();
+	storm_run(thread);
+	evpl_destroy(thread->evpl);
+	return NULL;
+}
+
+static void storm_all(struct __test_metadata *_metadata, struct storm *storm)
+{
+	pthread_t threads[STORM_THREADS];
+	int i;
+
+	for (i = 0; i < STORM_THREADS; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, storm_main, &storm->thread[i]));
+	for (i = 0; i < STORM_THREADS; i++)
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+	storm_empty_boxes(storm);
+	for (i = 0; i < STORM_THREADS; i++)
+		EXPECT_STREQ("", storm->thread[i].error);
+}
+
+/* When nobody else uses the pool. */
+static void storm_over(struct __test_metadata *_metadata, struct storm *storm)
+{
+	EXPECT_TRUE(all_idle(storm->pool));
+	EXPECT_EQ(0, used_in(storm->pool));
+	/* A late release may have put one into a dead context's cache; it isn't lost. */
+	evpl_pool_trim(storm->pool);
+	EXPECT_EQ(0, stats_of(storm->pool).buffers_cached);
+	EXPECT_EQ(1, stats_of(storm->pool).slabs);
+	EXPECT_EQ(0, evpl_pool_close(storm->pool));
+}
+
+TEST_F_TIMEOUT(threads, slices_keep_their_contents_until_they_are_released, 300)
+{
+	struct evpl_pool *pool;
+	struct storm storm;
+
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, 32 * SLAB));
+	storm_init(&storm, pool);
+	storm.operations = SANITIZED ? 50000 : 500000;
+	storm_all(_metadata, &storm);
+	storm_over(_metadata, &storm);
+}
+
+TEST_F_TIMEOUT(threads, they_do_so_where_memory_is_short, 300)
+{
+	struct evpl_pool *pool;
+	struct storm storm;
+	uint64_t refused = 0;
+	int i;
+
+	/* All steal from each other, all the time. */
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
+	storm_init(&storm, pool);
+	storm.operations = SANITIZED ? 50000 : 500000;
+	storm.may_fail = true;
+	storm_all(_metadata, &storm);
+	EXPECT_LT(0, stats_of(pool).steals);
+	for (i = 0; i < STORM_THREADS; i++)
+		refused += storm.thread[i].refused;
+	EXPECT_LT(0, refused);
+	EXPECT_EQ(refused, stats_of(pool).failures);
+	storm_over(_metadata, &storm);
+}
+
+TEST_F_TIMEOUT(threads, they_do_so_in_the_smallest_buffers, 300)
+{
+	struct evpl_pool *pool;
+	struct storm storm;
+
+	ASSERT_EQ(0, open_pool(&pool, 4 * KB, SLAB));
+	storm_init(&storm, pool);
+	storm.operations = SANITIZED ? 20000 : 200000;
+	storm.may_fail = true;
+	storm_all(_metadata, &storm);
+	storm_over(_metadata, &storm);
+}
+
+/* Contexts come and go, others trim, while slices are in use. */
+struct gardener {
+	struct evpl_pool *pool;
+	atomic_bool stop;
+};
+
+static void *trimmer_main(void *arg)
+{
+	struct gardener *gardener = arg;
+
+	while (!atomic_load(&gardener->stop)) {
+		evpl_pool_trim(gardener->pool);
+		if (evpl_pool_close(gardener->pool) != -EBUSY)
+			abort();
+		sched_yield();
+	}
+	return NULL;
+}
+
+/* Takes two slabs and more, and leaves them idle. */
+static void *visitor_main(void *arg)
+{
+	struct evpl_iovec *iovec = calloc(2 * PER_SLAB + 1, sizeof(*iovec));
+	struct gardener *gardener = arg;
+	struct evpl *evpl;
+	int n;
+
+	while (!atomic_load(&gardener->stop)) {
+		if (evpl_create(&evpl, gardener->pool, NULL))
+			abort();
+		for (n = 0; n < (int)(2 * PER_SLAB); n++)
+			if (evpl_buffer_alloc(evpl, &iovec[n]) != 1)
+				break;
+		/* Some before, and some after. */
+		evpl_iovecs_release(iovec + n / 2, n - n / 2);
+		evpl_destroy(evpl);
+		evpl_iovecs_release(iovec, n / 2);
+		sched_yield();
+	}
+	free(iovec);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, trims_and_contexts_come_and_go_meanwhile, 300)
+{
+	struct gardener gardener = { 0 };
+	pthread_t trimmer, visitor;
+	struct evpl *evpl;
+	struct storm storm;
+
+	ASSERT_EQ(0, open_pool(&gardener.pool, BUFFER, 16 * SLAB));
+	/* So that closing is refused. */
+	ASSERT_EQ(0, evpl_create(&evpl, gardener.pool, NULL));
+	ASSERT_EQ(0, pthread_create(&trimmer, NULL, trimmer_main, &gardener));
+	ASSERT_EQ(0, pthread_create(&visitor, NULL, visitor_main, &gardener));
+	do {
+		storm_init(&storm, gardener.pool);
+		storm.operations = SANITIZED ? 20000 : 200000;
+		storm.may_fail = true;
+		storm.live = 64;
+		storm.largest = BUFFER + BUFFER / 2;
+		storm_all(_metadata, &storm);
+	} while (stats_of(gardener.pool).shrinks < 10);
+	atomic_store(&gardener.stop, true);
+	pthread_join(trimmer, NULL);
+	pthread_join(visitor, NULL);
+	evpl_destroy(evpl);
+	storm_over(_metadata, &storm);
+}
+
+/* A pool may be closed as soon as the last reference is gone, not when release returns. */
+struct handover {
+	_Atomic(struct evpl_iovec *) iovec;
+	atomic_bool stop;
+};
+
+static void *last_releaser_main(void *arg)
+{
+	struct handover *handover = arg;
+	struct evpl_iovec *iovec, copy;
+	unsigned int spins = 0;
+
+	while (!atomic_load(&handover->stop)) {
+		iovec = atomic_load(&handover->iovec);
+		if (!iovec) {
+			spin(&spins);
+			continue;
+		}
+		copy = *iovec;
+		atomic_store(&handover->iovec, NULL);
+		evpl_iovec_release(&copy);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, a_pool_can_be_closed_while_the_last_release_returns, 300)
+{
+	struct handover handover = { .iovec = NULL };
+	int i, rounds = SANITIZED ? 1000 : 5000;
+	struct evpl_iovec iovec, extra;
+	unsigned int spins = 0;
+	struct evpl_pool *pool;
+	pthread_t thread;
+	struct evpl *evpl;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, last_releaser_main, &handover));
+	for (i = 0; i < rounds; i++) {
+		ASSERT_EQ(0, open_pool(&pool, SLAB, SLAB));
+		ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+		ASSERT_EQ(1, evpl_buffer_alloc(evpl, &iovec));
+		/* Now somebody waits, and the last release also writes the eventfd. */
+		ASSERT_EQ(-ENOMEM, evpl_buffer_alloc(evpl, &extra));
+		evpl_destroy(evpl);
+		atomic_store(&handover.iovec, &iovec);
+		while (evpl_pool_close(pool))
+			spin(&spins);
+	}
+	atomic_store(&handover.stop, true);
+	pthread_join(thread, NULL);
+}
+
+/* The claim, the robber's mark, and the park, against each other. */
+struct robbery {
+	struct evpl_pool *pool;
+	atomic_bool stop;
+};
+
+static void *robber_main(void *arg)
+{
+	struct robbery *robbery = arg;
+
+	while (!atomic_load(&robbery->stop)) {
+		context_rob_all(robbery->pool);
+		sched_yield();
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, holds_can_be_robbed_at_any_moment, 300)
+{
+	int i, rounds = SANITIZED ? 50000 : 500000;
+	struct robbery robbery = { 0 };
+	struct evpl_iovec iovec[4];
+	struct evpl *evpl;
+	pthread_t thread;
+	uint64_t word;
+
+	memset(iovec, 0, sizeof(iovec));
+	ASSERT_EQ(0, open_pool(&robbery.pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, robbery.pool, NULL));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, robber_main, &robbery));
+	for (i = 0; i < rounds; i++) {
+		evpl_iovec_release(&iovec[i % 4]);
+		ASSERT_EQ(1, evpl_iovec_alloc(evpl, 3000, 64, 1, &iovec[i % 4]));
+		word = word_of(&iovec[i % 4]);
+		/* Four slices and a hold at most. */
+		ASSERT_LE(1, word);
+		ASSERT_GE(5, word);
+		*(unsigned int *)iovec[i % 4].data = i;
+		ASSERT_EQ((unsigned int)i, *(unsigned int *)iovec[i % 4].data);
+	}
+	atomic_store(&robbery.stop, true);
+	pthread_join(thread, NULL);
+	evpl_iovecs_release(iovec, 4);
+	evpl_destroy(evpl);
+	EXPECT_TRUE(all_idle(robbery.pool));
+	EXPECT_EQ(0, used_in(robbery.pool));
+	EXPECT_EQ(0, evpl_pool_close(robbery.pool));
+}
+
+TEST_F_TIMEOUT(threads, a_claimed_context_is_marked_and_does_not_park, 300)
+{
+	struct evpl_iovec iovec;
+	struct cursor cursor;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(1, evpl_iovec_alloc(evpl, 8, 0, 1, &iovec));
+	ASSERT_EQ(2, word_of(&iovec));
+
+	/* The owner is in the midst of it: the robber gets nothing, now. */
+	cursor = context_claim(evpl);
+	ASSERT_EQ(iovec_entry(&iovec), cursor.buffer);
+	context_rob_all(pool);
+	EXPECT_EQ(2, word_of(&iovec));
+	EXPECT_EQ(CURRENT_ROBBED, atomic_load(&evpl->current));
+	context_rob_all(pool);
+	context_park(evpl, cursor, false);
+	EXPECT_EQ(CURRENT_NONE, atomic_load(&evpl->current));
+	EXPECT_EQ(1, word_of(&iovec));
+
+	/* With nothing in hand too. */
+	cursor = context_claim(evpl);
+	EXPECT_EQ(NULL, cursor.buffer);
+	context_rob_all(pool);
+	context_park(evpl, cursor, false);
+	EXPECT_EQ(CURRENT_NONE, atomic_load(&evpl->current));
+	evpl_iovec_release(&iovec);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, used_in(pool));
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
+/* Who doesn't close yet, because another thread is about to write the eventfd. */
+struct closer {
+	struct evpl_pool *pool;
+	atomic_bool begun, done;
+};
+
+static void *closer_main(void *arg)
+{
+	struct closer *closer = arg;
+
+	atomic_store(&closer->begun, true);
+	if (evpl_pool_close(closer->pool))
+		abort();
+	atomic_store(&closer->done, true);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, closing_waits_for_who_writes_the_eventfd, 300)
+{
+	struct closer closer = { .pool = NULL };
+	pthread_t thread;
+	int i;
+
+	ASSERT_EQ(0, open_pool(&closer.pool, BUFFER, SLAB));
+	atomic_fetch_add(&closer.pool->waiting, NOTIFIER);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, closer_main, &closer));
+	while (!atomic_load(&closer.begun))
+		sched_yield();
+	/* It can't be done, however long this takes. */
+	for (i = 0; i < 1000; i++) {
+		sched_yield();
+		ASSERT_FALSE(atomic_load(&closer.done));
+	}
+	EXPECT_EQ(1, write(closer.pool->eventfd, "12345678", 8) == 8);
+	atomic_fetch_sub(&closer.pool->waiting, NOTIFIER);
+	pthread_join(thread, NULL);
+	EXPECT_TRUE(atomic_load(&closer.done));
+}
+
+/* A trim has buffers in hand for moments, and gives them back. */
+TEST_F_TIMEOUT(threads, a_trim_makes_no_allocation_grow_or_fail, 300)
+{
+	int i, rounds = SANITIZED ? 5000 : 50000;
+	struct gardener gardener = { 0 };
+	struct evpl_iovec iovec;
+	struct evpl *evpl;
+	pthread_t thread;
+
+	ASSERT_EQ(0, open_pool(&gardener.pool, BUFFER, 2 * SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, gardener.pool, NULL));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, trimmer_main, &gardener));
+	for (i = 0; i < rounds; i++) {
+		ASSERT_EQ(1, evpl_buffer_alloc(evpl, &iovec));
+		evpl_iovec_release(&iovec);
+	}
+	EXPECT_EQ(1, stats_of(gardener.pool).grows);
+	EXPECT_EQ(0, stats_of(gardener.pool).failures);
+	atomic_store(&gardener.stop, true);
+	pthread_join(thread, NULL);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(gardener.pool));
+}
+
+/* The stack alone: nothing is lost, nothing comes out twice. */
+#define ENTRIES 3
+
+TEST_F_TIMEOUT(threads, a_stacks_head_never_repeats, 300)
+{
+	struct entry *entries = aligned_alloc(64, 2 * sizeof(*entries));
+	struct stack stack = { 0 };
+	uint64_t head;
+
+	memset(entries, 0, 2 * sizeof(*entries));
+	entries[1].index = 1;
+	stack_reserve(&stack, 2);
+	stack_push(&stack, &entries[0], &entries[0]);
+	stack_push(&stack, &entries[1], &entries[1]);
+	head = atomic_load(&stack.head);
+	/* Who read the head before, and next is entry 0, must fail from here. */
+	EXPECT_EQ(&entries[1], stack_pop(&stack, entries));
+	EXPECT_EQ(&entries[0], stack_pop(&stack, entries));
+	stack_reserve(&stack, 1);
+	stack_push(&stack, &entries[1], &entries[1]);
+	EXPECT_EQ((uint32_t)head, (uint32_t)atomic_load(&stack.head));
+	EXPECT_NE(head, atomic_load(&stack.head));
+	EXPECT_EQ(1, stack_count(&stack));
+	free(entries);
+}
+
+struct shuffle {
+	struct entry entries[ENTRIES];
+	struct depot depot[2];
+	atomic_int owner[ENTRIES];
+	atomic_int errors;
+};
+
+static void shuffle_own(struct shuffle *shuffle, struct entry *entry, unsigned int to)
+{
+	if (atomic_fetch_add(&shuffle->owner[entry->index], 1))
+		atomic_fetch_add(&shuffle->errors, 1);
+	atomic_fetch_sub(&shuffle->owner[entry->index], 1);
+	depot_push(&shuffle->depot[to], entry, entry, 1);
+}
+
+static void *shuffle_main(void *arg)
+{
+	struct shuffle *shuffle = arg;
+	struct entry *entry;
+	uint32_t i, n, top;
+
+	for (i = 0; i < (SANITIZED ? 50000 : 500000); i++) {
+		entry = stack_pop(&shuffle->depot[i % 2].free, shuffle->entries);
+		if (entry) {
+			/* The count may be too high by one a thread, never too low. */
+			if (stack_count(&shuffle->depot[i % 2].free) > ENTRIES + 4)
+				atomic_fetch_add(&shuffle->errors, 1);
+			shuffle_own(shuffle, entry, i / 2 % 2);
+		}
+		if (i % 64)
+			continue;
+		for (n = 0, top = stack_take(&shuffle->depot[0].free); top; n++) {
+			entry = &shuffle->entries[top - 1];
+			top = atomic_load(&entry->next);
+			shuffle_own(shuffle, entry, 1);
+		}
+		stack_forget(&shuffle->depot[0].free, n);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, a_stack_neither_loses_nor_doubles, 300)
+{
+	struct shuffle *shuffle = aligned_alloc(64, sizeof(*shuffle));
+	pthread_t threads[4];
+	unsigned int i, n = 0;
+
+	memset(shuffle, 0, sizeof(*shuffle));
+	for (i = 0; i < ENTRIES; i++) {
+		shuffle->entries[i].index = i;
+		depot_push(&shuffle->depot[i % 2], &shuffle->entries[i], &shuffle->entries[i], 1);
+	}
+	for (i = 0; i < 4; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, shuffle_main, shuffle));
+	for (i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	EXPECT_EQ(0, atomic_load(&shuffle->errors));
+	EXPECT_EQ(ENTRIES, stack_count(&shuffle->depot[0].free) +
+			   stack_count(&shuffle->depot[1].free));
+	while (stack_pop(&shuffle->depot[0].free, shuffle->entries) ||
+	       stack_pop(&shuffle->depot[1].free, shuffle->entries))
+		n++;
+	EXPECT_EQ(ENTRIES, n);
+	free(shuffle);
+}
+
+TEST_HARNESS_MAIN

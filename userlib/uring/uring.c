@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * A pool's slabs as registered buffers of a ring.
+ *
+ * A slab's cookie is the slot that it is in, or UNREGISTERED where it can't be put
+ * in one for good. Slots are taken and cleared on the ring's thread only. A slab may
+ * go on any thread: that one puts the slot on a list, and the ring's thread, which
+ * takes the whole list at its next call, clears it and lets the slab's number go. A
+ * slot is on the list once at most, so nothing is allocated for it.
+ */
+#include "evplmem-uring.h"
+
+#include <liburing.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "common.h"
+
+#define SLOTS_MAX	16384U		/* IORING_MAX_REG_BUFFERS */
+#define UNREGISTERED	UINT64_MAX
+#define NO_SLOT		UINT32_MAX
+
+/**
+ * struct slot - a slot of the ring's table
+ * @number: the slab's number, while there is one
+ * @next: the next that is free, or that is gone
+ */
+struct slot {
+	unsigned int number;
+	uint32_t next;
+};
+
+/**
+ * struct evpl_uring - a pool's memory, registered with a ring
+ * @ring: the ring
+ * @device: the pool's side
+ * @first_slot: the slots' place in the ring's table
+ * @free: the first free slot, or NO_SLOT
+ * @gone: the first slot of a slab that is gone, or NO_SLOT; any thread adds to it,
+ *	the ring's takes all, so a compare and swap can't be fooled
+ * @refused: why no slab can be registered, for good or until one is let go; or 0
+ * @told: the notice was returned
+ * @stats: what is counted
+ * @notice: empty until there is something to tell
+ * @slots: the slots
+ */
+struct evpl_uring {
+	struct io_uring *ring;
+	struct evpl_device *device;
+	unsigned int first_slot;
+	uint32_t free;
+	_Atomic uint32_t gone;
+	int refused;
+	bool told;
+	struct evpl_uring_stats stats;
+	char notice[NOTICE_SIZE];
+	struct slot slots[];
+};
+
+static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	struct evpl_uring *uring = arg;
+	uint32_t first;
+
+	(void)slab;
+	if (cookie == UNREGISTERED)
+		return 0;
+	first = atomic_load_explicit(&uring->gone, memory_order_relaxed);
+	do
+		uring->slots[cookie].next = first;
+	while (!atomic_compare_exchange_weak_explicit(&uring->gone, &first, (uint32_t)cookie,
+						      memory_order_release, memory_order_relaxed));
+	return EVPL_DEVICE_LATER;
+}
+
+static const struct evpl_device_ops ops = {
+	.size = sizeof(ops),
+	.unregister_slab = unregister_slab,
+};
+
+static int table_update(struct evpl_uring *uring, uint32_t slot, void *base, size_t length)
+{
+	struct iovec iovec = { .iov_base = base, .iov_len = length };
+	__u64 tag = 0;
+	int ret;
+
+	ret = io_uring_register_buffers_update_tag(uring->ring, uring->first_slot + slot, &iovec,
+						   &tag, 1);
+	if (ret < 0)
+		return ret;
+	return ret == 1 ? 0 : -EIO;
+}
+
+/* With the pool detached already, there is no number to let go. */
+static void clear_gone(struct evpl_uring *uring, bool detached)
+{
+	uint32_t slot, next;
+
+	if (atomic_load_explicit(&uring->gone, memory_order_relaxed) == NO_SLOT)
+		return;
+	slot = atomic_exchange_explicit(&uring->gone, NO_SLOT, memory_order_acquire);
+	for (; slot != NO_SLOT; slot = next) {
+		next = uring->slots[slot].next;
+		/* What fails here (a ring that is closed already) has no slot to clear. */
+		table_update(uring, slot, NULL, 0);
+		if (!detached)
+			evpl_device_let_go(uring->device, uring->slots[slot].number);
+		uring->slots[slot].next = uring->free;
+		uring->free = slot;
+		uring->stats.slots_used--;
+		uring->stats.unregistrations++;
+	}
+	if (uring->refused == -ENOMEM)
+		uring->refused = 0;
+}
+
+static void note_failure(struct evpl_uring *uring, int err)
+{
+	char limit[64];
+
+	uring->stats.error = err;
+	switch (err) {
+	case -ENOSPC:
+		notice_set(uring->notice, "All %u slots for registered buffers are in use: I/O in "
+			   "further slabs isn't registered. Give more slots.", uring->stats.slots);
+		break;
+	case -EOPNOTSUPP:
+		notice_set(uring->notice, "This kernel's io_uring doesn't register memory of this "
+			   "kind: I/O works, unregistered. Linux 6.12 does.");
+		break;
+	case -ENOMEM:
+		notice_set(uring->notice, "io_uring can't lock more memory (there is %s, "
+			   "RLIMIT_MEMLOCK): I/O in further slabs isn't registered. Raise "
+			   "'ulimit -l', or give CAP_IPC_LOCK.",
+			   memlock_limit(limit, sizeof(limit)));
+		break;
+	default:
+		notice_set(uring->notice, "io_uring can't register this memory: %s. I/O works, "
+			   "unregistered.", strerror(-err));
+	}
+}
+
+/* The first use of a slab: registers it, if that can be. */
+static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+{
+	struct evpl_slab_info info;
+	uint32_t slot = uring->free;
+	int err;
+
+	if (evpl_iovec_slab(iovec, &info))
+		return -ENOENT;
+	err = uring->refused;
+	if (!err && slot == NO_SLOT)
+		err = -ENOSPC;
+	if (err) {
+		note_failure(uring, err);
+		return err;
+	}
+
+	err = table_update(uring, slot, info.base, info.length);
+	if (err) {
+		uring->stats.failures++;
+		note_failure(uring, err);
+		/*
+		 * One slab may be bad (EFAULT), one call made on the wrong thread
+		 * (EEXIST). The others are as true of the next slab as of this one,
+		 * though of memory there may be more later.
+		 */
+		if (err == -EFAULT)
+			evpl_device_set_cookie(uring->device, iovec, UNREGISTERED);
+		else if (err != -EEXIST)
+			uring->refused = err;
+		return err;
+	}
+
+	uring->free = uring->slots[slot].next;
+	uring->slots[slot].number = info.number;
+	uring->stats.slots_used++;
+	uring->stats.registrations++;
+	err = evpl_device_set_cookie(uring->device, iovec, slot);
+	if (err) {
+		/* An iovec of another pool, or a caller on two threads. */
+		table_update(uring, slot, NULL, 0);
+		uring->slots[slot].next = uring->free;
+		uring->free = slot;
+		uring->stats.slots_used--;
+		uring->stats.unregistrations++;
+		return err;
+	}
+	return (int)(uring->first_slot + slot);
+}
+
+int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+{
+	uint64_t cookie;
+
+	clear_gone(uring, false);
+	if (evpl_device_cookie(uring->device, iovec, &cookie))
+		return register_slab(uring, iovec);
+	if (cookie == UNREGISTERED)
+		return -EFAULT;
+	return (int)(uring->first_slot + cookie);
+}
+
+int evplmem_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			    const struct evpl_iovec *iovec, uint64_t offset)
+{
+	int index = evplmem_uring_index(uring, iovec);
+
+	if (index < 0) {
+		io_uring_prep_read(sqe, fd, iovec->data, iovec->length, offset);
+		return 0;
+	}
+	io_uring_prep_read_fixed(sqe, fd, iovec->data, iovec->length, offset, index);
+	return 1;
+}
+
+int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			     const struct evpl_iovec *iovec, uint64_t offset)
+{
+	int index = evplmem_uring_index(uring, iovec);
+
+	if (index < 0) {
+		io_uring_prep_write(sqe, fd, iovec->data, iovec->length, offset);
+		return 0;
+	}
+	io_uring_prep_write_fixed(sqe, fd, iovec->data, iovec->length, offset, index);
+	return 1;
+}
+
+int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
+			 struct io_uring *ring, unsigned int first_slot,
+			 unsigned int nr_slots, unsigned int flags)
+{
+	struct evpl_uring *uring;
+	uint32_t i;
+	int err;
+
+	if (!nr_slots || nr_slots > SLOTS_MAX || first_slot > SLOTS_MAX - nr_slots)
+		return -EINVAL;
+	if (flags & ~EVPL_URING_NEW_TABLE)
+		return -EOPNOTSUPP;
+
+	uring = calloc(1, sizeof(*uring) + nr_slots * sizeof(uring->slots[0]));
+	if (!uring)
+		return -ENOMEM;
+	uring->ring = ring;
+	uring->first_slot = first_slot;
+	uring->stats.slots = nr_slots;
+	atomic_init(&uring->gone, NO_SLOT);
+	for (i = 0; i < nr_slots; i++)
+		uring->slots[i].next = i + 1 < nr_slots ? i + 1 : NO_SLOT;
+
+	err = evpl_device_attach(pool, &ops, uring, &uring->device);
+	if (err)
+		goto free_uring;
+	if (flags & EVPL_URING_NEW_TABLE) {
+		err = io_uring_register_buffers_sparse(ring, first_slot + nr_slots);
+		if (err)
+			goto detach;
+	}
+	*r_uring = uring;
+	return 0;
+
+detach:
+	evpl_device_detach(uring->device);
+free_uring:
+	free(uring);
+	return err;
+}
+
+void evplmem_uring_destroy(struct evpl_uring *uring)
+{
+	if (!uring)
+		return;
+	/* Puts the slots of all slabs on the list. */
+	evpl_device_detach(uring->device);
+	clear_gone(uring, true);
+	free(uring);
+}
+
+void evplmem_uring_flush(struct evpl_uring *uring)
+{
+	clear_gone(uring, false);
+	if (uring->refused == -ENOMEM)
+		uring->refused = 0;
+}
+
+int evplmem_uring_stats(struct evpl_uring *uring, struct evpl_uring_stats *stats)
+{
+	return stats_copy(stats, &uring->stats, sizeof(uring->stats));
+}
+
+const char *evplmem_uring_notice(struct evpl_uring *uring)
+{
+	if (!uring->notice[0] || uring->told)
+		return NULL;
+	uring->told = true;
+	return uring->notice;
+}
