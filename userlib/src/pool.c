@@ -63,7 +63,6 @@ static uint64_t machine_memory(void)
 /* The depot of a node, made if there is none. Under the pool's lock. */
 struct depot *pool_depot(struct evpl_pool *pool, int node)
 {
-	struct depot *_Atomic *link = &pool->depots;
 	struct depot *depot;
 
 	for (depot = pool_depots(pool); depot; depot = depot->next)
@@ -77,7 +76,7 @@ struct depot *pool_depot(struct evpl_pool *pool, int node)
 		.node = node,
 		.next = pool_depots(pool),
 	};
-	atomic_store_explicit(link, depot, memory_order_release);
+	atomic_store_explicit(&pool->depots, depot, memory_order_release);
 	return depot;
 }
 

@@ -34,6 +34,12 @@
 #define SANITIZED 0
 #endif
 
+/* Whether counts are to be a tenth: under a sanitizer, or on an emulated machine. */
+static inline bool few(void)
+{
+	return SANITIZED || getenv("EVPL_TEST_FEW");
+}
+
 #define KB	1024U
 #define MB	(1024U * KB)
 

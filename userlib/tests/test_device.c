@@ -575,7 +575,7 @@ TEST_F_TIMEOUT(device, attach_detach_grow_and_trim_at_once, 300)
 	ASSERT_EQ(0, attach(self->pool, &self->fake));
 	for (i = 0; i < 4; i++) {
 		storm[i] = (struct storm){ .pool = self->pool };
-		storm[i].rounds = (i < 2 ? 1 : 10) * (SANITIZED ? 100 : 500);
+		storm[i].rounds = (i < 2 ? 1 : 10) * (few() ? 100 : 500);
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL,
 					    i < 2 ? storm_allocator : storm_attacher, &storm[i]));
 	}

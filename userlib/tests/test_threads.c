@@ -63,7 +63,7 @@ TEST_F_TIMEOUT(threads, slices_keep_their_contents_until_they_are_released, 300)
 
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, 32 * SLAB));
 	storm_init(&storm, pool);
-	storm.operations = SANITIZED ? 50000 : 500000;
+	storm.operations = few() ? 50000 : 500000;
 	storm_all(_metadata, &storm);
 	storm_over(_metadata, &storm);
 }
@@ -78,7 +78,7 @@ TEST_F_TIMEOUT(threads, they_do_so_where_memory_is_short, 300)
 	/* All steal from each other, all the time. */
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	storm_init(&storm, pool);
-	storm.operations = SANITIZED ? 50000 : 500000;
+	storm.operations = few() ? 50000 : 500000;
 	storm.may_fail = true;
 	storm_all(_metadata, &storm);
 	EXPECT_LT(0, stats_of(pool).steals);
@@ -96,7 +96,7 @@ TEST_F_TIMEOUT(threads, they_do_so_in_the_smallest_buffers, 300)
 
 	ASSERT_EQ(0, open_pool(&pool, 4 * KB, SLAB));
 	storm_init(&storm, pool);
-	storm.operations = SANITIZED ? 20000 : 200000;
+	storm.operations = few() ? 20000 : 200000;
 	storm.may_fail = true;
 	storm_all(_metadata, &storm);
 	storm_over(_metadata, &storm);
@@ -159,7 +159,7 @@ TEST_F_TIMEOUT(threads, trims_and_contexts_come_and_go_meanwhile, 300)
 	ASSERT_EQ(0, pthread_create(&visitor, NULL, visitor_main, &gardener));
 	do {
 		storm_init(&storm, gardener.pool);
-		storm.operations = SANITIZED ? 20000 : 200000;
+		storm.operations = few() ? 20000 : 200000;
 		storm.may_fail = true;
 		storm.live = 64;
 		storm.largest = BUFFER + BUFFER / 2;
@@ -200,7 +200,7 @@ static void *last_releaser_main(void *arg)
 TEST_F_TIMEOUT(threads, a_pool_can_be_closed_while_the_last_release_returns, 300)
 {
 	struct handover handover = { .iovec = NULL };
-	int i, rounds = SANITIZED ? 1000 : 5000;
+	int i, rounds = few() ? 1000 : 5000;
 	struct evpl_iovec iovec, extra;
 	unsigned int spins = 0;
 	struct evpl_pool *pool;
@@ -242,7 +242,7 @@ static void *robber_main(void *arg)
 
 TEST_F_TIMEOUT(threads, holds_can_be_robbed_at_any_moment, 300)
 {
-	int i, rounds = SANITIZED ? 50000 : 500000;
+	int i, rounds = few() ? 50000 : 500000;
 	struct robbery robbery = { 0 };
 	struct evpl_iovec iovec[4];
 	struct evpl *evpl;
@@ -349,7 +349,7 @@ TEST_F_TIMEOUT(threads, closing_waits_for_who_writes_the_eventfd, 300)
 /* A trim has buffers in hand for moments, and gives them back. */
 TEST_F_TIMEOUT(threads, a_trim_makes_no_allocation_grow_or_fail, 300)
 {
-	int i, rounds = SANITIZED ? 5000 : 50000;
+	int i, rounds = few() ? 5000 : 50000;
 	struct gardener gardener = { 0 };
 	struct evpl_iovec iovec;
 	struct evpl *evpl;
@@ -417,7 +417,7 @@ static void *shuffle_main(void *arg)
 	struct entry *entry;
 	uint32_t i, n, top;
 
-	for (i = 0; i < (SANITIZED ? 50000 : 500000); i++) {
+	for (i = 0; i < (few() ? 50000 : 500000); i++) {
 		entry = stack_pop(&shuffle->depot[i % 2].free, shuffle->entries);
 		if (entry) {
 			/* The count may be too high by one a thread, never too low. */

@@ -238,7 +238,7 @@ static void *fighter_main(void *arg)
 
 TEST_F_TIMEOUT(wait, threads_that_fight_for_memory_all_get_it, 300)
 {
-	struct fight fight = { .pool = self->pool, .rounds = SANITIZED ? 500 : 3000 };
+	struct fight fight = { .pool = self->pool, .rounds = few() ? 500 : 3000 };
 	pthread_t threads[4];
 	int i;
 
@@ -278,7 +278,7 @@ static void *releaser_main(void *arg)
 
 TEST_F_TIMEOUT(wait, no_wake_up_is_lost, 120)
 {
-	unsigned int i, spins = 0, rounds = SANITIZED ? 20000 : 200000;
+	unsigned int i, spins = 0, rounds = few() ? 20000 : 200000;
 	struct evpl_iovec iovec[2];
 	struct pollfd pollfd;
 	struct duel duel = { .pool = NULL };
