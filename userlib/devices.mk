@@ -3,8 +3,7 @@
 # The libraries for devices, and the tools: part of the Makefile. Each is built where
 # there are the headers that it needs; WITH_URING= or WITH_RDMA= leaves it out.
 
-have = $(shell echo '$(foreach h,$(1),#include <$(h)>@)' | tr @ '\n' | \
-	$(CC) -E -x c - > /dev/null 2>&1 && echo 1)
+have = $(shell printf '\043include <%s>\n' $(1) | $(CC) -E -x c - > /dev/null 2>&1 && echo 1)
 ifeq ($(origin WITH_URING),undefined)
 WITH_URING := $(call have,liburing.h)
 endif

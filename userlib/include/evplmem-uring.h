@@ -103,7 +103,8 @@ const char *evplmem_uring_notice(struct evpl_uring *uring);
  * Slots are as good as slabs: a pool with the default sizes has a GiB in 20.
  *
  * Return: 0, or
- *  - -EINVAL: @nr_slots is 0, or there are too many
+ *  - -EINVAL: @nr_slots is 0, or there are too many; %EVPL_URING_NEW_TABLE before
+ *    Linux 5.19
  *  - -EOPNOTSUPP: an unknown flag
  *  - -EBUSY: %EVPL_URING_NEW_TABLE, and the ring has a table
  *  - -EEXIST: %EVPL_URING_NEW_TABLE, and the ring is another thread's

@@ -31,8 +31,12 @@ static struct rdma_cm_event *next_event(struct copy *copy, int timeout_ms)
 {
 	struct pollfd pollfd = { .fd = copy->conn.events->fd, .events = POLLIN };
 	struct rdma_cm_event *event;
+	int ready;
 
-	if (poll(&pollfd, 1, timeout_ms) == 0)
+	do
+		ready = poll(&pollfd, 1, timeout_ms);
+	while (ready < 0 && errno == EINTR);
+	if (!ready)
 		return NULL;
 	if (rdma_get_cm_event(copy->conn.events, &event))
 		die(copy, "The connection manager fails: %s.", strerror(errno));
