@@ -41,6 +41,7 @@ DKMS = $(DESTDIR)/usr/src/evpl-$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p'
 install: lib
 	@$(LIB) install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
 	install -D -m 644 udev/60-evpl.rules $(DESTDIR)$(UDEVDIR)/60-evpl.rules
+	install -D -m 644 uapi/linux/evpl.h $(DESTDIR)$(PREFIX)/include/linux/evpl.h
 
 install-dkms:
 	install -d $(DESTDIR)$(DKMSDIR)
