@@ -5,7 +5,6 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
 UDEVDIR ?= /usr/lib/udev/rules.d
-DKMSDIR ?= /usr/src/evpl-0.1
 B := $(CURDIR)/build
 LIB := $(MAKE) --no-print-directory -C userlib B=$(B)/userlib
 
@@ -17,7 +16,8 @@ help:
 	@echo 'make lib            the library'
 	@echo 'make check          all tests; HOST=1: without a virtual machine'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
-	@echo 'make install        the library, a udev rule, sources for dkms; DESTDIR=, PREFIX='
+	@echo 'make install        the libraries, evpl-copy, a udev rule; DESTDIR=, PREFIX='
+	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
 	@echo 'make lint           the style checks alone'
 	@echo 'make vm-shell       a shell in the virtual machine; VM="-k 6.1 -n 2": its options'
 	@echo 'make clean          removes build/'
@@ -35,19 +35,15 @@ demo:
 	@scripts/packages
 	@HOST=$(HOST) scripts/demo
 
+install: lib
+	@$(LIB) install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/evpl.h
+	install -D -m 644 -t $(DESTDIR)$(UDEVDIR) udev/60-evpl.rules
+
 # dkms builds the module from its sources for each kernel that is installed.
 DKMS = $(DESTDIR)/usr/src/evpl-$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 
-install: lib
-	@$(LIB) install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
-	install -D -m 644 udev/60-evpl.rules $(DESTDIR)$(UDEVDIR)/60-evpl.rules
-	install -D -m 644 uapi/linux/evpl.h $(DESTDIR)$(PREFIX)/include/linux/evpl.h
-
 install-dkms:
-	install -d $(DESTDIR)$(DKMSDIR)
-	cp -a Kbuild dkms.conf kernel uapi $(DESTDIR)$(DKMSDIR)
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/evpl.h
-	install -D -m 644 -t $(DESTDIR)/usr/lib/udev/rules.d udev/60-evpl.rules
 	install -D -m 644 -t $(DKMS) Kbuild dkms.conf
 	install -D -m 644 -t $(DKMS)/kernel kernel/*.[ch]
 	install -D -m 644 -t $(DKMS)/uapi/linux uapi/linux/evpl.h
