@@ -7,24 +7,10 @@
 
 #include "evpl_test.h"
 
-#define MAX_BYTES		PARAMETERS "max_bytes"
-#define MAX_BYTES_PER_USER	PARAMETERS "max_bytes_per_user"
-#define CGROUP			"/sys/fs/cgroup/evpl-test"
+#define CGROUP		"/sys/fs/cgroup/evpl-test"
 
 /* What the entries of a small slab add: a page of the refs window. */
-#define REFS_PAGE		4096
-
-static unsigned long long read_parameter(const char *path)
-{
-	unsigned long long value = 0;
-	FILE *file = fopen(path, "re");
-
-	if (file && fscanf(file, "%llu", &value) != 1)
-		value = 0;
-	if (file)
-		fclose(file);
-	return value;
-}
+#define REFS_PAGE	4096
 
 FIXTURE(account)
 {

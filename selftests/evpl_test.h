@@ -25,7 +25,8 @@
 
 #define DEVICE		"/dev/evpl"
 #define COUNTERS	"/sys/kernel/debug/evpl/counters"
-#define PARAMETERS	"/sys/module/evpl/parameters/"
+#define MAX_BYTES	"/sys/module/evpl/parameters/max_bytes"
+#define MAX_BYTES_PER_USER "/sys/module/evpl/parameters/max_bytes_per_user"
 
 #define KIB		1024UL
 #define MIB		(1024UL * KIB)
@@ -163,6 +164,18 @@ static inline int write_number(const char *path, unsigned long long number)
 
 	snprintf(string, sizeof(string), "%llu", number);
 	return write_string(path, string);
+}
+
+static inline unsigned long long read_parameter(const char *path)
+{
+	unsigned long long value = 0;
+	FILE *file = fopen(path, "re");
+
+	if (file && fscanf(file, "%llu", &value) != 1)
+		value = 0;
+	if (file)
+		fclose(file);
+	return value;
 }
 
 static __thread sigjmp_buf touch_jump;

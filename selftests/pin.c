@@ -83,20 +83,19 @@ TEST_F(pin, slab_freed_while_a_pipe_holds_a_page_stays_charged)
 
 TEST_F(pin, what_was_let_go_of_can_be_had_again_at_once)
 {
-	unsigned long long max_bytes = number_in("/proc/meminfo", "MemTotal") *
-				       KIB / 4 * 3;
+	unsigned long long max_bytes = read_parameter(MAX_BYTES);
 	char page[4096];
 	uint64_t offset;
 
 	detach(_metadata, self);
 	/* What is charged fills the cap. */
-	ASSERT_EQ(0, write_number(PARAMETERS "max_bytes",
+	ASSERT_EQ(0, write_number(MAX_BYTES,
 				  read_counters().charged));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	EXPECT_EQ(0, read_counters().detached);
-	ASSERT_EQ(0, write_number(PARAMETERS "max_bytes", max_bytes));
+	ASSERT_EQ(0, write_number(MAX_BYTES, max_bytes));
 }
 
 TEST_F(pin, client_that_goes_while_a_pipe_holds_a_page_leaves_the_page_charged)
