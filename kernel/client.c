@@ -135,6 +135,7 @@ int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 	if (ret)
 		goto unlock;
 
+	evpl_stop(EVPL_STOP_SET_UP);
 	WRITE_ONCE(client->buffer_shift, buffer_shift);
 	if (slab)
 		evpl_slab_publish(client, slab);

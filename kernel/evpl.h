@@ -30,6 +30,7 @@
 #include <linux/uidgid.h>
 #include <linux/xarray.h>
 
+struct dentry;
 struct folio;
 struct inode;
 struct pid;
@@ -194,5 +195,25 @@ u64 evpl_charged_bytes(void);
 /* debugfs.c */
 void evpl_debugfs_init(void);
 void evpl_debugfs_exit(void);
+
+/* stop.c */
+enum evpl_stop_nr {
+	EVPL_STOP_OWN_FAULT,	/* slab looked up and folio locked, not mapped */
+	EVPL_STOP_SET_UP,	/* first slab reserved, client not set up yet */
+	EVPL_STOP_REAP,		/* detached folios off the list, not looked at */
+};
+
+#ifdef EVPL_DEBUG
+void evpl_stop_init(struct dentry *root);
+void evpl_stop(enum evpl_stop_nr nr);
+#else
+static inline void evpl_stop_init(struct dentry *root)
+{
+}
+
+static inline void evpl_stop(enum evpl_stop_nr nr)
+{
+}
+#endif
 
 #endif /* EVPL_H */

@@ -137,6 +137,7 @@ void evpl_folio_reap(void)
 	spin_lock(&detached_lock);
 	list_splice_init(&detached, &seen);
 	spin_unlock(&detached_lock);
+	evpl_stop(EVPL_STOP_REAP);
 
 	list_for_each_entry_safe(folio, next, &seen, lru) {
 		if (folio_is_idle(folio)) {

@@ -36,6 +36,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	folio_get(folio);
 	folio_lock(folio);
 	up_read(&client->tree_lock);
+	evpl_stop(EVPL_STOP_OWN_FAULT);
 
 	page = folio_page(folio, vmf->pgoff - folio->index);
 	if (unlikely(PageHWPoison(page))) {

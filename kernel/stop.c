@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Stops: places where a test holds a task up, so that what rarely falls between
+ * two steps does so for certain. Built with EVPL_DEBUG alone. Each is a file
+ * /sys/kernel/debug/evpl/stop-NAME: writing 1 closes it, writing 0 opens it,
+ * reading tells how many tasks stand there.
+ */
+#include <linux/debugfs.h>
+#include <linux/wait.h>
+
+#include "evpl.h"
+
+static const char * const names[] = {
+	[EVPL_STOP_OWN_FAULT] = "stop-own-fault",
+	[EVPL_STOP_SET_UP] = "stop-set-up",
+	[EVPL_STOP_REAP] = "stop-reap",
+};
+
+static struct evpl_stop {
+	bool closed;
+	atomic_t waiting;
+} stops[ARRAY_SIZE(names)];
+
+static DECLARE_WAIT_QUEUE_HEAD(opened);
+
+/**
+ * evpl_stop() - wait while a stop is closed
+ * @nr: which
+ *
+ * Also a task that is being killed waits: whoever closes a stop opens it.
+ */
+void evpl_stop(enum evpl_stop_nr nr)
+{
+	struct evpl_stop *stop = &stops[nr];
+
+	might_sleep();
+	if (!READ_ONCE(stop->closed))
+		return;
+	atomic_inc(&stop->waiting);
+	wait_event(opened, !READ_ONCE(stop->closed));
+	atomic_dec(&stop->waiting);
+}
+
+static int stop_get(void *data, u64 *value)
+{
+	struct evpl_stop *stop = data;
+
+	*value = atomic_read(&stop->waiting);
+	return 0;
+}
+
+static int stop_set(void *data, u64 value)
+{
+	struct evpl_stop *stop = data;
+
+	WRITE_ONCE(stop->closed, value);
+	wake_up_all(&opened);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(stop_fops, stop_get, stop_set, "%llu\n");
+
+void __init evpl_stop_init(struct dentry *root)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		debugfs_create_file_unsafe(names[i], 0600, root, &stops[i],
+					   &stop_fops);
+}
