@@ -23,6 +23,10 @@
 
 #include "kselftest_harness.h"
 
+/* A limit for what hangs: an emulated machine with a debug kernel is slow. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	600
+
 #define DEVICE		"/dev/evpl"
 #define COUNTERS	"/sys/kernel/debug/evpl/counters"
 #define MAX_BYTES	"/sys/module/evpl/parameters/max_bytes"
@@ -236,6 +240,17 @@ static inline bool is_filled_with(const char *memory, char value, size_t length)
 {
 	return memory[0] == value &&
 	       !memcmp(memory, memory + 1, length - 1);
+}
+
+/* How often to do it, where EVPL_TEST_PERCENT asks for less or more than usual. */
+static inline unsigned int scaled(unsigned int usual)
+{
+	const char *percent = getenv("EVPL_TEST_PERCENT");
+	unsigned long long count = usual;
+
+	if (percent)
+		count = count * strtoul(percent, NULL, 10) / 100;
+	return count ? count : 1;
 }
 
 /* Wait for a child. Return its exit status, or -signal. */

@@ -89,7 +89,7 @@ static long long small_folios(int fd)
 	return folios;
 }
 
-TEST_F_TIMEOUT(fragmented, gives_small_folios_that_work_the_same_and_none_where_2_MiB_are_a_must, 300)
+TEST_F(fragmented, gives_small_folios_that_work_the_same_and_none_where_2_MiB_are_a_must)
 {
 	const size_t length = 512 * MIB;
 	long long in_small = 0;

@@ -279,10 +279,10 @@ static double settled_free(void)
 	return kib;
 }
 
-TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 1200)
+TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
 {
-	enum { CLIENTS = 2500, WARM = 500, HELD = 1000, EVERY = 25 };
-	static double free_kib[CLIENTS / EVERY];
+	const int clients = scaled(2500), warm = clients / 5, every = 25;
+	double *free_kib = calloc(clients / every + 1, sizeof(*free_kib));
 	struct victim *victim = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct counters before = read_counters();
@@ -293,12 +293,12 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 1200)
 
 	TH_LOG("EVPL_SEED=%u", seed);
 	srand(seed);
-	for (int killed = 0; killed < CLIENTS; killed++) {
+	for (int killed = 0; killed < clients; killed++) {
 		unsigned int steps = rand() % 30;
 		pid_t child;
 
-		if (!(killed % EVERY))
-			free_kib[killed / EVERY] = settled_free();
+		if (!(killed % every))
+			free_kib[killed / every] = settled_free();
 
 		memset(victim, 0, sizeof(*victim));
 		victim->stop_at = rand() % 4 ? steps : 0;
@@ -315,13 +315,15 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 1200)
 		ASSERT_TRUE(counters_return_to(before));
 	}
 
-	lost = -slope(free_kib, WARM / EVERY, CLIENTS / EVERY) / EVERY;
+	lost = -slope(free_kib, warm / every, clients / every) / every;
 	TH_LOG("%d killed, %d with slabs mapped, %d with references live",
-	       CLIENTS, mapped, held);
+	       clients, mapped, held);
 	TH_LOG("free memory falls by %.3f KiB a client", lost);
-	EXPECT_GE(held, HELD);
-	/* Half a page. */
-	EXPECT_GT(2.0, lost);
+	EXPECT_LE(scaled(1000), held);
+	/* Half a page. Too few clients say nothing, nor a kernel that keeps what it frees. */
+	if (clients >= 2500 && access("/sys/kernel/debug/kmemleak", F_OK))
+		EXPECT_GT(2.0, lost);
+	free(free_kib);
 }
 
 TEST_HARNESS_MAIN

@@ -292,7 +292,7 @@ TEST_F(slab, freed_while_another_thread_touches_it_is_never_seen_after)
 	char *window = evpl_map(self->fd, SLAB_2M, 0);
 
 	ASSERT_NE(MAP_FAILED, window);
-	for (int round = 0; round < 200; round++) {
+	for (int round = 0; round < scaled(200); round++) {
 		uint64_t offset;
 		int status;
 		pid_t child;
@@ -351,7 +351,7 @@ TEST_F(slab, threads_allocate_and_free_in_one_client_while_others_fault)
 	for (int i = 0; i < 3; i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, alloc_and_free,
 					    &racer));
-	while (served < 500) {
+	while (served < scaled(500)) {
 		if (!touch_write(window + rand() % (8 * MIB)))
 			faults++;
 		served = __atomic_load_n(&racer.served, __ATOMIC_RELAXED);

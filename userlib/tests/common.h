@@ -23,6 +23,10 @@
 
 #include "kselftest_harness.h"
 
+/* A limit for what hangs: an emulated machine with a debug kernel is slow. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	600
+
 #if defined(__SANITIZE_THREAD__) || defined(EVPLMEM_ASAN)
 #define SANITIZED 1
 #elif defined(__has_feature)

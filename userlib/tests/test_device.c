@@ -565,7 +565,7 @@ static void *storm_attacher(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(device, attach_detach_grow_and_trim_at_once, 300)
+TEST_F(device, attach_detach_grow_and_trim_at_once)
 {
 	struct storm storm[4];
 	pthread_t threads[4];

@@ -5,7 +5,7 @@
 #include "recycle.h"
 #include "storm.h"
 
-/* For its time-out: the machine may be a slow one. */
+/* A name for the tests. */
 FIXTURE(threads) {
 	int unused;
 };
@@ -56,7 +56,7 @@ static void storm_over(struct __test_metadata *_metadata, struct storm *storm)
 	EXPECT_EQ(0, evpl_pool_close(storm->pool));
 }
 
-TEST_F_TIMEOUT(threads, slices_keep_their_contents_until_they_are_released, 300)
+TEST_F(threads, slices_keep_their_contents_until_they_are_released)
 {
 	struct evpl_pool *pool;
 	struct storm storm;
@@ -68,7 +68,7 @@ TEST_F_TIMEOUT(threads, slices_keep_their_contents_until_they_are_released, 300)
 	storm_over(_metadata, &storm);
 }
 
-TEST_F_TIMEOUT(threads, they_do_so_where_memory_is_short, 300)
+TEST_F(threads, they_do_so_where_memory_is_short)
 {
 	struct evpl_iovec held[PER_SLAB * 3 / 4 + 1];
 	struct evpl_pool *pool;
@@ -101,7 +101,7 @@ TEST_F_TIMEOUT(threads, they_do_so_where_memory_is_short, 300)
 	storm_over(_metadata, &storm);
 }
 
-TEST_F_TIMEOUT(threads, they_do_so_in_the_smallest_buffers, 300)
+TEST_F(threads, they_do_so_in_the_smallest_buffers)
 {
 	struct evpl_pool *pool;
 	struct storm storm;
@@ -157,7 +157,7 @@ static void *visitor_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(threads, trims_and_contexts_come_and_go_meanwhile, 300)
+TEST_F(threads, trims_and_contexts_come_and_go_meanwhile)
 {
 	struct gardener gardener = { 0 };
 	pthread_t trimmer, visitor;
@@ -209,7 +209,7 @@ static void *last_releaser_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(threads, a_pool_can_be_closed_while_the_last_release_returns, 300)
+TEST_F(threads, a_pool_can_be_closed_while_the_last_release_returns)
 {
 	struct handover handover = { .iovec = NULL };
 	int i, rounds = few() ? 1000 : 5000;
@@ -252,7 +252,7 @@ static void *robber_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(threads, holds_can_be_robbed_at_any_moment, 300)
+TEST_F(threads, holds_can_be_robbed_at_any_moment)
 {
 	int i, rounds = few() ? 50000 : 500000;
 	struct robbery robbery = { 0 };
@@ -284,7 +284,7 @@ TEST_F_TIMEOUT(threads, holds_can_be_robbed_at_any_moment, 300)
 	EXPECT_EQ(0, evpl_pool_close(robbery.pool));
 }
 
-TEST_F_TIMEOUT(threads, a_claimed_context_is_marked_and_does_not_park, 300)
+TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 {
 	struct evpl_iovec iovec;
 	struct cursor cursor;
@@ -336,7 +336,7 @@ static void *closer_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(threads, closing_waits_for_who_writes_the_eventfd, 300)
+TEST_F(threads, closing_waits_for_who_writes_the_eventfd)
 {
 	struct closer closer = { .pool = NULL };
 	pthread_t thread;
@@ -359,7 +359,7 @@ TEST_F_TIMEOUT(threads, closing_waits_for_who_writes_the_eventfd, 300)
 }
 
 /* A trim has buffers in hand for moments, and gives them back. */
-TEST_F_TIMEOUT(threads, a_trim_makes_no_allocation_grow_or_fail, 300)
+TEST_F(threads, a_trim_makes_no_allocation_grow_or_fail)
 {
 	int i, rounds = few() ? 5000 : 50000;
 	struct gardener gardener = { 0 };
@@ -385,7 +385,7 @@ TEST_F_TIMEOUT(threads, a_trim_makes_no_allocation_grow_or_fail, 300)
 /* The stack alone: nothing is lost, nothing comes out twice. */
 #define ENTRIES 3
 
-TEST_F_TIMEOUT(threads, a_stacks_head_never_repeats, 300)
+TEST_F(threads, a_stacks_head_never_repeats)
 {
 	struct entry *entries = aligned_alloc(64, 2 * sizeof(*entries));
 	struct stack stack = { 0 };
@@ -449,7 +449,7 @@ static void *shuffle_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(threads, a_stack_neither_loses_nor_doubles, 300)
+TEST_F(threads, a_stack_neither_loses_nor_doubles)
 {
 	struct shuffle *shuffle = aligned_alloc(64, sizeof(*shuffle));
 	pthread_t threads[4];

@@ -236,7 +236,7 @@ static void *fighter_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(wait, threads_that_fight_for_memory_all_get_it, 300)
+TEST_F(wait, threads_that_fight_for_memory_all_get_it)
 {
 	struct fight fight = { .pool = self->pool, .rounds = few() ? 500 : 3000 };
 	pthread_t threads[4];
@@ -276,7 +276,7 @@ static void *releaser_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(wait, no_wake_up_is_lost, 120)
+TEST_F(wait, no_wake_up_is_lost)
 {
 	unsigned int i, spins = 0, rounds = few() ? 20000 : 200000;
 	struct evpl_iovec iovec[2];
@@ -334,7 +334,7 @@ static void *glutton_main(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(wait, who_is_refused_for_anothers_failure_is_woken, 120)
+TEST_F(wait, who_is_refused_for_anothers_failure_is_woken)
 {
 	struct duel duel = { .pool = NULL };
 	struct pollfd pollfd;
