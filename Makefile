@@ -15,6 +15,7 @@ help:
 	@echo 'make module KDIR=D  the module for the kernel that D has the headers of'
 	@echo 'make lib            the library'
 	@echo 'make check          all tests; HOST=1: without a virtual machine'
+	@echo 'make check-debug    those of the module, on a kernel that looks for bugs'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
 	@echo 'make install        the libraries, evpl-copy, a udev rule; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
@@ -30,6 +31,9 @@ lib:
 
 check:
 	@HOST=$(HOST) scripts/check
+
+check-debug:
+	@scripts/check debug
 
 demo:
 	@scripts/packages
@@ -59,4 +63,4 @@ vm-shell:
 clean:
 	rm -rf $(B)
 
-.PHONY: all help module lib check demo install install-dkms lint vm-shell clean
+.PHONY: all help module lib check check-debug demo install install-dkms lint vm-shell clean

@@ -1,0 +1,58 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# At least 95% of the module's lines were reached by the tests that ran before, and
+# each line that was not is in the file 'unreached', with its reason. The module is
+# one that was built with EVPL_DEBUG=1 for a kernel that has gcov.
+here=$(dirname "$(realpath "$0")")
+least=95
+gcov=/sys/kernel/debug/gcov
+
+data=$(find $gcov -path '*/kernel/*.gcda' 2>/dev/null)
+if [ -z "$data" ]; then
+	echo "1..0 # SKIP nothing was counted: the module or the kernel has no gcov"
+	exit 4
+fi
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+for file in $data; do
+	cp "$file" "${file%.gcda}.gcno" "$tmp"
+done
+
+# FILE:LINE:COUNT:TEXT for each line that code was made of. A file that others
+# include comes more than once; the same line is reached if it is once.
+(cd "$tmp" && gcov -t ./*.gcda 2>/dev/null) | awk -F: '
+	$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }
+	file !~ /^kernel\// || file ~ /stop\.c$/ || $1 ~ /^ *-$/ || $2 ~ /^ *0$/ { next }
+	{
+		gsub(/[ *]/, "", $1); gsub(/ /, "", $2)
+		key = file ":" $2
+		text = $0; sub(/^[^:]*:[^:]*:[ \t]*/, "", text)
+		texts[key] = text
+		if ($1 + 0 > 0)
+			reached[key] = 1
+	}
+	END { for (key in texts) print key ":" (key in reached) ":" texts[key] }
+' | sort -t: -k1,1 -k2,2n >"$tmp/lines"
+
+all=$(wc -l <"$tmp/lines")
+reached=$(cut -d: -f3 "$tmp/lines" | grep -c 1)
+unnamed=0
+
+echo "TAP version 13"
+echo "1..2"
+while IFS=: read -r file line count text; do
+	[ "$count" = 0 ] || continue
+	reason=$(awk -F' # ' -v key="$file: $text" '$1 == key { print $2; exit }' \
+		"$here/unreached")
+	[ -n "$reason" ] || unnamed=$((unnamed + 1))
+	echo "# $file:$line: $text  # ${reason:-NOT IN selftests/unreached}"
+done <"$tmp/lines"
+
+echo "# $reached of $all lines reached"
+[ $((reached * 100)) -ge $((all * least)) ] || echo -n "not "
+echo "ok 1 at least $least% of the lines are reached"
+[ $unnamed = 0 ] || echo -n "not "
+echo "ok 2 every other line is named in selftests/unreached"
+[ $unnamed = 0 ] && [ $((reached * 100)) -ge $((all * least)) ]
