@@ -139,7 +139,7 @@ int evpl_charge(struct evpl_user *user, u64 bytes)
 		return -ENOMEM;
 
 	/* Whoever frees what is let go of, here or meanwhile: look once more. */
-	if (atomic64_read(&evpl_detached_bytes))
+	if (atomic64_read_acquire(&evpl_detached_bytes))
 		evpl_folio_reap();
 	return try_charge(user, bytes) ? 0 : -ENOMEM;
 }

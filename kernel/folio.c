@@ -107,10 +107,12 @@ static void detach(struct folio *folio, struct evpl_user *user)
 static void put_detached(struct folio *folio)
 {
 	struct evpl_user *user = folio->private;
+	size_t size = folio_size(folio);
 
 	folio->private = NULL;
-	atomic64_sub(folio_size(folio), &evpl_detached_bytes);
 	give_back(folio, user);
+	/* After it is uncharged: who reads 0 needs not wait for anybody. */
+	atomic64_sub_return_release(size, &evpl_detached_bytes);
 	evpl_user_put(user);
 }
 
