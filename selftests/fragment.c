@@ -1,65 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fragmented memory: a pinned page in nearly every 2 MiB, so that compaction is
- * of no help. Slabs come in smaller folios then, and work the same.
+ * In fragmented memory slabs come in smaller folios, and work the same.
  */
-#include <sys/uio.h>
-
-#include "evpl_test.h"
-
-/* Pages that a pipe holds, and pipes that it takes to hold a page in each 2 MiB. */
-#define PER_PIPE	16
-#define MAX_PIPES	1024
+#include "fragment.h"
 
 FIXTURE(fragmented)
 {
 	int fd;
 	struct counters before;
 	struct evpl_setup setup;
-	int pipes[MAX_PIPES][2];
-	int nr_pipes;
-	char *memory;
-	size_t length;
+	struct fragments fragments;
 };
 
-static size_t mem_free(void)
-{
-	return number_in("/proc/meminfo", "MemFree") * KIB;
-}
-
-/*
- * Take all memory but a little, page by page: from fresh memory they come in
- * order, so that each 512th page is one of each 2 MiB. Pin those, and give the
- * others of each second run back. Not as huge pages: one of those goes back as a
- * whole or not at all.
- */
 FIXTURE_SETUP(fragmented)
 {
 	self->before = read_counters();
-	self->nr_pipes = 0;
-	self->length = (mem_free() - 192 * MIB) / SLAB_2M * SLAB_2M;
-	ASSERT_GE(MAX_PIPES * PER_PIPE, self->length / SLAB_2M);
-	self->memory = mmap(NULL, self->length + SLAB_2M, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	ASSERT_NE(MAP_FAILED, self->memory);
-	self->memory += -(uintptr_t)self->memory & (SLAB_2M - 1);
-	madvise(self->memory, self->length, MADV_NOHUGEPAGE);
-
-	for (size_t at = 0, n = 0; at < self->length; at += SLAB_2M, n++) {
-		struct iovec page = { self->memory + at + SLAB_2M / 2, 4096 };
-		int *pipe_fds = self->pipes[n / PER_PIPE];
-
-		for (size_t page_at = 0; page_at < SLAB_2M; page_at += 4096)
-			self->memory[at + page_at] = 1;
-		if (!(n % PER_PIPE)) {
-			ASSERT_EQ(0, pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK));
-			self->nr_pipes++;
-		}
-		ASSERT_EQ(4096, vmsplice(pipe_fds[1], &page, 1, 0));
-	}
-	for (size_t at = 0; at < self->length; at += 2 * SLAB_2M)
-		munmap(self->memory + at, SLAB_2M);
-
+	ASSERT_EQ(0, fragment(&self->fragments));
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
 	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));
@@ -68,25 +24,8 @@ FIXTURE_SETUP(fragmented)
 FIXTURE_TEARDOWN(fragmented)
 {
 	close(self->fd);
-	for (int i = 0; i < self->nr_pipes; i++) {
-		close(self->pipes[i][0]);
-		close(self->pipes[i][1]);
-	}
-	munmap(self->memory, self->length);
+	unfragment(&self->fragments);
 	EXPECT_TRUE(counters_return_to(self->before));
-}
-
-static long long small_folios(int fd)
-{
-	long long folios = 0;
-	char name[64];
-
-	for (int kib = 16; kib < 2048; kib *= 2) {
-		snprintf(name, sizeof(name), "evpl-folios-%dkB", kib);
-		if (fdinfo(fd, name) > 0)
-			folios += fdinfo(fd, name);
-	}
-	return folios;
 }
 
 TEST_F(fragmented, gives_small_folios_that_work_the_same_and_none_where_2_MiB_are_a_must)

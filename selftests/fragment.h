@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Fragmented memory: a pinned page in nearly every 2 MiB, so that compaction is
+ * of no help.
+ */
+#ifndef EVPL_FRAGMENT_H
+#define EVPL_FRAGMENT_H
+
+#include <sys/uio.h>
+
+#include "evpl_test.h"
+
+/* Pages that a pipe holds, and pipes that it takes to hold a page in each 2 MiB. */
+#define PER_PIPE	16
+#define MAX_PIPES	1024
+
+struct fragments {
+	int pipes[MAX_PIPES][2];
+	int nr_pipes;
+	char *memory;
+	size_t length;
+};
+
+/*
+ * Take all memory but a little, page by page: from fresh memory they come in
+ * order, so that each 512th page is one of each 2 MiB. Pin those, and give the
+ * others of each second run back. Not as huge pages: one of those goes back as a
+ * whole or not at all. Return 0 or -errno; unfragment() in either case.
+ */
+static inline int fragment(struct fragments *fragments)
+{
+	size_t length = number_in("/proc/meminfo", "MemFree") * KIB;
+	char *memory;
+
+	memset(fragments, 0, sizeof(*fragments));
+	length = (length - 192 * MIB) / SLAB_2M * SLAB_2M;
+	if (length / SLAB_2M > MAX_PIPES * PER_PIPE)
+		return -E2BIG;
+	memory = mmap(NULL, length + SLAB_2M, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (memory == MAP_FAILED)
+		return -errno;
+	memory += -(uintptr_t)memory & (SLAB_2M - 1);
+	fragments->memory = memory;
+	fragments->length = length;
+	madvise(memory, length, MADV_NOHUGEPAGE);
+
+	for (size_t at = 0, n = 0; at < length; at += SLAB_2M, n++) {
+		struct iovec page = { memory + at + SLAB_2M / 2, 4096 };
+		int *pipe_fds = fragments->pipes[n / PER_PIPE];
+
+		for (size_t page_at = 0; page_at < SLAB_2M; page_at += 4096)
+			memory[at + page_at] = 1;
+		if (!(n % PER_PIPE)) {
+			if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK))
+				return -errno;
+			fragments->nr_pipes++;
+		}
+		if (vmsplice(pipe_fds[1], &page, 1, 0) != 4096)
+			return -errno;
+	}
+	for (size_t at = 0; at < length; at += 2 * SLAB_2M)
+		munmap(memory + at, SLAB_2M);
+	return 0;
+}
+
+static inline void unfragment(struct fragments *fragments)
+{
+	for (int i = 0; i < fragments->nr_pipes; i++) {
+		close(fragments->pipes[i][0]);
+		close(fragments->pipes[i][1]);
+	}
+	if (fragments->length)
+		munmap(fragments->memory, fragments->length);
+}
+
+/* How many folios of a client are smaller than 2 MiB. */
+static inline long long small_folios(int fd)
+{
+	long long folios = 0;
+	char name[64];
+
+	for (int kib = 16; kib < 2048; kib *= 2) {
+		snprintf(name, sizeof(name), "evpl-folios-%dkB", kib);
+		if (fdinfo(fd, name) > 0)
+			folios += fdinfo(fd, name);
+	}
+	return folios;
+}
+
+#endif /* EVPL_FRAGMENT_H */
