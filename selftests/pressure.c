@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Many clients where memory is short: in a memory cgroup at its limit, at the
+ * caps, in fragmented memory, on a node that has no more. What can't be had is
+ * ENOMEM, contents stay whole, and nobody is killed.
+ */
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+
+#include "fragment.h"
+
+#define CLIENTS			"/sys/kernel/debug/evpl/clients"
+#define CGROUP			"/sys/fs/cgroup/evpl-pressure"
+#define NODE			"/sys/devices/system/node/node1"
+
+#define PAGE			4096
+/* What the entries of a small own window add. */
+#define REFS_PAGE		PAGE
+#define MAX_SLABS		1024
+#define WORKERS			3
+
+/* Users that aren't there otherwise. */
+#define FIRST_UID		12345
+#define USERS			4
+
+/* A process with a client of its own. Its functions return 0, or where it failed. */
+struct worker {
+	int fd;
+	int node;		/* the only one it allocates from, or -1 */
+	size_t length;		/* of a slab */
+	unsigned int most;	/* slabs at once */
+	char *memory;		/* the own window from its start */
+	unsigned int nr_slabs;
+	uint64_t offsets[MAX_SLABS];
+	unsigned int refused;
+};
+
+enum failure {
+	BAD_SETUP = 1,
+	BAD_MAPPING,
+	BAD_ERRNO,
+	BAD_ZEROES,
+	BAD_CONTENTS,
+	BAD_FREE,
+	NEVER_REFUSED,
+	NEVER_SMALL,
+	NOT_CHARGED,
+	NOT_LET_GO,
+	BAD_PARTNER,
+};
+
+/*
+ * Map the own window. If by page, at an address where nothing can be mapped by a
+ * PMD, so that the page tables, once there, stay.
+ */
+static int worker_start(struct worker *worker, bool by_page)
+{
+	size_t size = worker->most * worker->length;
+	struct evpl_setup setup;
+	char *hint;
+
+	worker->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (worker->fd < 0 || evpl_setup(worker->fd, 0, &setup))
+		return BAD_SETUP;
+	if (!by_page) {
+		worker->memory = evpl_map(worker->fd, size, 0);
+		return worker->memory == MAP_FAILED ? BAD_MAPPING : 0;
+	}
+	hint = mmap(NULL, size + 2 * SLAB_2M, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (hint == MAP_FAILED)
+		return BAD_MAPPING;
+	hint += (-(uintptr_t)hint & (SLAB_2M - 1)) + PAGE;
+	worker->memory = mmap(hint, size, PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_FIXED, worker->fd, 0);
+	return worker->memory == MAP_FAILED ? BAD_MAPPING : 0;
+}
+
+static void bind_to(int node)
+{
+	unsigned long nodes = 1UL << node;
+
+	syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes));
+}
+
+/* Allocate slabs until there are no more, and stamp each of their pages. */
+static int worker_fill(struct worker *worker)
+{
+	int ret = 0;
+
+	while (worker->nr_slabs < worker->most) {
+		uint64_t offset;
+
+		if (worker->node >= 0)
+			bind_to(worker->node);
+		ret = evpl_slab_alloc(worker->fd, worker->length, &offset);
+		if (worker->node >= 0)
+			syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+		if (ret)
+			break;
+		worker->offsets[worker->nr_slabs++] = offset;
+
+		for (size_t at = offset; at < offset + worker->length; at += PAGE) {
+			size_t *word = (size_t *)(worker->memory + at);
+
+			if (*word)
+				return BAD_ZEROES;
+			*word = at + getpid();
+		}
+	}
+	if (ret && ret != -ENOMEM)
+		return BAD_ERRNO;
+	if (ret)
+		worker->refused++;
+	return 0;
+}
+
+/* Check and free slabs until only so many are left. */
+static int worker_drain(struct worker *worker, unsigned int left)
+{
+	while (worker->nr_slabs > left) {
+		uint64_t offset = worker->offsets[--worker->nr_slabs];
+
+		for (size_t at = offset; at < offset + worker->length; at += PAGE)
+			if (*(size_t *)(worker->memory + at) != at + getpid())
+				return BAD_CONTENTS;
+		if (evpl_slab_free(worker->fd, offset))
+			return BAD_FREE;
+	}
+	return 0;
+}
+
+static int worker_rounds(struct worker *worker, int rounds)
+{
+	int failure = 0;
+
+	for (int i = 0; i < rounds && !failure; i++) {
+		failure = worker_fill(worker);
+		if (!failure)
+			failure = worker_drain(worker, worker->nr_slabs / 2);
+	}
+	return failure ?: worker_drain(worker, 0);
+}
+
+FIXTURE(pressure)
+{
+	struct counters before;
+	unsigned long long max_bytes, max_bytes_per_user;
+	long long oom_kills;
+};
+
+FIXTURE_SETUP(pressure)
+{
+	self->before = read_counters();
+	self->oom_kills = number_in("/proc/vmstat", "oom_kill");
+	self->max_bytes = read_parameter(MAX_BYTES);
+	self->max_bytes_per_user = read_parameter(MAX_BYTES_PER_USER);
+	ASSERT_NE(0, self->max_bytes);
+	ASSERT_NE(0, self->max_bytes_per_user);
+}
+
+FIXTURE_TEARDOWN(pressure)
+{
+	EXPECT_EQ(0, write_number(MAX_BYTES, self->max_bytes));
+	EXPECT_EQ(0, write_number(MAX_BYTES_PER_USER, self->max_bytes_per_user));
+	EXPECT_TRUE(counters_return_to(self->before));
+	EXPECT_EQ(self->oom_kills, number_in("/proc/vmstat", "oom_kill"));
+}
+
+static void check_workers(struct __test_metadata *_metadata, const pid_t *pids,
+			  int nr)
+{
+	for (int i = 0; i < nr; i++)
+		EXPECT_EQ(0, reap(pids[i]));
+}
+
+/*
+ * Page tables are charged to the cgroup too, and unlike slabs at the price of a
+ * process: have them, and all else that a worker touches, before it joins.
+ */
+static int work_in_cgroup(void)
+{
+	enum { ROUNDS = 10 };
+	static struct worker worker = { .node = -1, .length = SLAB_2M, .most = 24 };
+	int failure = worker_start(&worker, true) ?: worker_rounds(&worker, 1);
+
+	if (failure)
+		return failure;
+	if (worker.refused || write_number(CGROUP "/cgroup.procs", getpid()))
+		return BAD_SETUP;
+	failure = worker_rounds(&worker, ROUNDS);
+	if (failure)
+		return failure;
+	return worker.refused == ROUNDS ? 0 : NEVER_REFUSED;
+}
+
+TEST_F(pressure, cgroup_at_its_limit_refuses_all_its_processes_and_kills_none)
+{
+	pid_t pids[WORKERS];
+
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		SKIP(return, "no cgroup of version 2");
+	ASSERT_EQ(0, write_number(CGROUP "/memory.max", 40 * MIB));
+	write_string(CGROUP "/memory.swap.max", "0");
+
+	for (int i = 0; i < WORKERS; i++) {
+		pids[i] = fork();
+		if (!pids[i])
+			_exit(work_in_cgroup());
+	}
+	check_workers(_metadata, pids, WORKERS);
+	EXPECT_EQ(0, number_in(CGROUP "/memory.events", "oom"));
+	EXPECT_EQ(0, number_in(CGROUP "/memory.events", "oom_kill"));
+	EXPECT_LT(0, number_in(CGROUP "/memory.events", "max"));
+	EXPECT_EQ(0, rmdir(CGROUP));
+}
+
+static int become(uid_t uid)
+{
+	struct stat node;
+
+	return stat(DEVICE, &node) || setgid(node.st_gid) || setuid(uid) ?
+	       BAD_SETUP : 0;
+}
+
+/*
+ * A user's two processes share a client, and stop when they can have no more. The
+ * first slab, which brings the entries, comes before there are caps.
+ */
+static int work_at_cap(uid_t uid, int ready, int go)
+{
+	enum { ROUNDS = 40 };
+	static struct worker worker = { .node = -1, .length = SLAB_2M, .most = 64 };
+	int failure = become(uid) ?: worker_start(&worker, false);
+	pid_t partner;
+	char byte;
+
+	worker.most = 1;
+	failure = failure ?: worker_rounds(&worker, 1);
+	worker.most = 64;
+	if (write(ready, "", 1) != 1 || read(go, &byte, 1) != 1)
+		return failure ?: BAD_SETUP;
+
+	partner = fork();
+	failure = failure ?: worker_rounds(&worker, ROUNDS) ?: worker_fill(&worker);
+	if (!failure && worker.refused != ROUNDS + 1)
+		failure = NEVER_REFUSED;
+	/* Wait until the other end is closed. */
+	if (write(ready, "", 1) != 1 || read(go, &byte, 1))
+		failure = failure ?: BAD_SETUP;
+	failure = failure ?: worker_drain(&worker, 0);
+	if (partner && reap(partner))
+		failure = failure ?: BAD_PARTNER;
+	return failure;
+}
+
+/* What the test's users have, by the list of clients: of all, or of the greatest. */
+static void bytes_of_users(long long *all, long long *greatest)
+{
+	FILE *file = fopen(CLIENTS, "re");
+	long long bytes;
+	char line[256];
+	unsigned int uid;
+
+	*all = 0;
+	*greatest = 0;
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%*d %u %*u %lld", &uid, &bytes) != 2 ||
+		    uid < FIRST_UID || uid >= FIRST_UID + USERS)
+			continue;
+		*all += bytes;
+		if (bytes > *greatest)
+			*greatest = bytes;
+	}
+	if (file)
+		fclose(file);
+}
+
+/* Return what is charged when all of the users can have no more. */
+static long long fill_to_caps(struct __test_metadata *_metadata,
+			      long long before, long long of_all, long long of_user)
+{
+	long long charged, most_charged = 0, most_of_user = 0, all, greatest;
+	int ready[2], go[2], nr_full = 0, samples = 0;
+	pid_t pids[USERS];
+	char byte;
+
+	ASSERT_EQ(0, pipe2(ready, O_CLOEXEC));
+	ASSERT_EQ(0, pipe2(go, O_CLOEXEC));
+	for (int i = 0; i < USERS; i++) {
+		pids[i] = fork();
+		if (!pids[i]) {
+			close(go[1]);
+			_exit(work_at_cap(FIRST_UID + i, ready[1], go[0]));
+		}
+	}
+	for (int i = 0; i < USERS; i++)
+		ASSERT_EQ(1, read(ready[0], &byte, 1));
+	EXPECT_EQ(before + USERS * REFS_PAGE, read_counters().charged);
+	ASSERT_EQ(0, write_number(MAX_BYTES, before + of_all));
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, of_user));
+	ASSERT_EQ(USERS, write(go[1], "....", USERS));
+	ASSERT_EQ(0, fcntl(ready[0], F_SETFL, O_NONBLOCK));
+	while (nr_full < 2 * USERS) {
+		charged = read_counters().charged - before;
+		bytes_of_users(&all, &greatest);
+		if (charged > most_charged)
+			most_charged = charged;
+		if (greatest > most_of_user)
+			most_of_user = greatest;
+		samples++;
+		if (read(ready[0], &byte, 1) == 1)
+			nr_full++;
+	}
+	TH_LOG("%d samples", samples);
+	EXPECT_GE(of_all, most_charged);
+	EXPECT_GE(of_user, most_of_user + REFS_PAGE);
+
+	charged = read_counters().charged - before;
+	bytes_of_users(&all, &greatest);
+	EXPECT_EQ(all + USERS * REFS_PAGE, charged);
+	EXPECT_GE(of_user, greatest + REFS_PAGE);
+	close(go[1]);
+	check_workers(_metadata, pids, USERS);
+	close(ready[0]);
+	close(ready[1]);
+	close(go[0]);
+	return charged;
+}
+
+TEST_F(pressure, users_together_never_have_more_than_the_cap_of_the_system)
+{
+	const long long cap = 32 * MIB + USERS * REFS_PAGE;
+	long long charged = fill_to_caps(_metadata, self->before.charged, cap,
+					 24 * MIB);
+
+	EXPECT_EQ(cap, charged);
+}
+
+TEST_F(pressure, each_user_never_has_more_than_its_cap_beside_others)
+{
+	const long long cap = 12 * MIB + REFS_PAGE;
+	long long charged = fill_to_caps(_metadata, self->before.charged,
+					 64 * MIB, cap);
+
+	EXPECT_EQ(USERS * cap, charged);
+}
+
+static int work_with_pipe(uid_t uid)
+{
+	static struct worker worker = { .node = -1, .length = SLAB_2M, .most = 3 };
+	int failure = become(uid) ?: worker_start(&worker, false);
+	static char page[PAGE];
+	int pipe_fds[2];
+
+	if (failure || pipe(pipe_fds))
+		return failure ?: BAD_SETUP;
+	for (int i = 0; i < 400; i++) {
+		struct iovec held = { .iov_len = PAGE };
+
+		failure = worker_fill(&worker);
+		if (failure)
+			return failure;
+		if (worker.nr_slabs != 2)
+			return NOT_LET_GO;
+		held.iov_base = worker.memory + worker.offsets[1];
+		if (vmsplice(pipe_fds[1], &held, 1, 0) != PAGE)
+			return BAD_SETUP;
+		failure = worker_drain(&worker, 1) ?: worker_fill(&worker);
+		if (failure)
+			return failure;
+		if (worker.nr_slabs != 1)
+			return NOT_CHARGED;
+		if (read(pipe_fds[0], page, PAGE) != PAGE)
+			return BAD_SETUP;
+	}
+	return worker_drain(&worker, 0);
+}
+
+TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do_the_same)
+{
+	pid_t pids[USERS];
+
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 4 * MIB + REFS_PAGE));
+	for (int i = 0; i < USERS; i++) {
+		pids[i] = fork();
+		if (!pids[i])
+			_exit(work_with_pipe(FIRST_UID + i));
+	}
+	check_workers(_metadata, pids, USERS);
+}
+
+/* With more than fragment() leaves whole. */
+static int work_in_small_folios(void)
+{
+	static struct worker worker = { .node = -1, .length = 16 * MIB, .most = 16 };
+	int failure = worker_start(&worker, false);
+	long long small = 0;
+
+	for (int i = 0; i < 4 && !failure; i++) {
+		failure = worker_fill(&worker);
+		small += small_folios(worker.fd);
+		failure = failure ?: worker_drain(&worker, 8);
+	}
+	if (failure)
+		return failure;
+	return small ? worker_drain(&worker, 0) : NEVER_SMALL;
+}
+
+TEST_F(pressure, clients_in_fragmented_memory_do_not_disturb_each_other)
+{
+	struct fragments fragments;
+	pid_t pids[WORKERS];
+
+	EXPECT_EQ(0, fragment(&fragments));
+	for (int i = 0; i < WORKERS; i++) {
+		pids[i] = fork();
+		if (!pids[i])
+			_exit(work_in_small_folios());
+	}
+	check_workers(_metadata, pids, WORKERS);
+	unfragment(&fragments);
+}
+
+/* Bytes that a node has free. */
+static long long node_free(void)
+{
+	long long kib = 0;
+	char line[256];
+	FILE *file = fopen(NODE "/meminfo", "re");
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "Node %*d MemFree: %lld", &kib) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return kib * KIB;
+}
+
+static int work_without_memory(void)
+{
+	enum { ROUNDS = 3 };
+	static struct worker worker = { .node = 1, .length = 4 * MIB, .most = 200 };
+	int failure;
+
+	/* Lest the text of this program has to come back to that node. */
+	if (mlockall(MCL_CURRENT))
+		return BAD_SETUP;
+	failure = worker_start(&worker, false) ?: worker_rounds(&worker, ROUNDS);
+	if (failure)
+		return failure;
+	return worker.refused == ROUNDS ? 0 : NEVER_REFUSED;
+}
+
+/*
+ * One node runs short, and the clients may allocate from that alone: the kernel
+ * could kill to make room there, and all others have the rest of the machine.
+ */
+TEST_F(pressure, clients_that_may_use_only_a_node_without_memory_kill_nobody)
+{
+	const long long margin = 192 * MIB;
+	pid_t pids[WORKERS];
+	long long length;
+	char *hog;
+
+	if (access(NODE, F_OK))
+		SKIP(return, "one NUMA node only");
+	ASSERT_EQ(0, write_number(MAX_BYTES, ~0ULL));
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, ~0ULL));
+
+	length = node_free() - margin;
+	ASSERT_LT(0, length);
+	bind_to(1);
+	hog = mmap(NULL, length, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+	ASSERT_NE(MAP_FAILED, hog);
+	ASSERT_EQ(0, madvise(hog, length, MADV_DONTFORK));
+
+	for (int i = 0; i < WORKERS; i++) {
+		pids[i] = fork();
+		if (!pids[i])
+			_exit(work_without_memory());
+	}
+	check_workers(_metadata, pids, WORKERS);
+	munmap(hog, length);
+}
+
+TEST_HARNESS_MAIN
