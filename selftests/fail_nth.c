@@ -1,0 +1,955 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Each call is made again and again, and each time another of its allocations
+ * and user copies fails: the first, the second, and so on until none is left to
+ * fail. What fails changes nothing and works when made once more. A second look
+ * takes all memory away from some point on.
+ *
+ * Not here, as nothing in them allocates, in the kernel's own code neither: close
+ * and madvise(MADV_DONTNEED). Closing is in the second look. Nor is fork, for which
+ * the kernel writes a stack trace where the child's stack can't be had.
+ */
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "evpl_test.h"
+
+#define DEBUGFS		"/sys/kernel/debug/"
+#define CLIENTS		DEBUGFS "evpl/clients"
+#define NODE		"/sys/devices/system/node/node1"
+
+#define LENGTH		(4 * MIB)
+#define PAGE		4096
+#define REFS_PAGE	PAGE
+#define PATTERN		0x5a5a5a5a5aUL
+
+/* A place where no page table is yet: none of its neighbours is mapped. */
+#define FAR		((char *)(1UL << 45))
+
+/* More than any of the calls needs: beyond, something goes round in circles. */
+#define MOST_ROUNDS	2000
+
+static struct setting {
+	const char *path;
+	const char *value;
+	char saved[32];
+} settings[] = {
+	{ .path = DEBUGFS "failslab/ignore-gfp-wait", .value = "N" },
+	{ .path = DEBUGFS "failslab/verbose", .value = "0" },
+	{ .path = DEBUGFS "failslab/times", .value = "-1" },
+	{ .path = DEBUGFS "failslab/space", .value = "0" },
+	{ .path = DEBUGFS "failslab/interval", .value = "1" },
+	{ .path = DEBUGFS "failslab/probability", .value = "0" },
+	{ .path = DEBUGFS "failslab/task-filter", .value = "Y" },
+	{ .path = DEBUGFS "fail_page_alloc/ignore-gfp-wait", .value = "N" },
+	{ .path = DEBUGFS "fail_page_alloc/ignore-gfp-highmem", .value = "N" },
+	{ .path = DEBUGFS "fail_page_alloc/min-order", .value = "0" },
+	{ .path = DEBUGFS "fail_page_alloc/verbose", .value = "0" },
+	{ .path = DEBUGFS "fail_page_alloc/times", .value = "-1" },
+	{ .path = DEBUGFS "fail_page_alloc/space", .value = "0" },
+	{ .path = DEBUGFS "fail_page_alloc/interval", .value = "1" },
+	{ .path = DEBUGFS "fail_page_alloc/probability", .value = "0" },
+	{ .path = DEBUGFS "fail_page_alloc/task-filter", .value = "Y" },
+	{ .path = DEBUGFS "fail_usercopy/verbose", .value = "0" },
+	{ .path = DEBUGFS "fail_usercopy/times", .value = "-1" },
+};
+
+#define NR_SETTINGS	ARRAY_SIZE(settings)
+
+static bool read_string(const char *path, char *string, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length;
+
+	if (fd < 0)
+		return false;
+	length = read(fd, string, size - 1);
+	close(fd);
+	if (length <= 0)
+		return false;
+	string[length] = 0;
+	return true;
+}
+
+FIXTURE(nth)
+{
+	struct counters before;
+	unsigned long long max_bytes;
+	bool changed;
+	int nth;		/* how far off the failure is */
+	int task;		/* whether this task is one that fails */
+	int fd;
+	int pipe[2];
+	int fdinfo;
+	char *memory;
+	char *moved;
+	struct evpl_entry *entries;
+	struct evpl_setup setup;
+	uint64_t buffer_size;
+	uint64_t length;
+	uint64_t offset;
+	uint32_t flags;
+	int node;
+	char text[1024];
+};
+
+FIXTURE_SETUP(nth)
+{
+	self->changed = false;
+	self->nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	self->task = open("/proc/thread-self/make-it-fail", O_RDWR | O_CLOEXEC);
+	if (self->nth < 0 || self->task < 0)
+		SKIP(return, "a kernel without fault injection");
+	for (int i = 0; i < NR_SETTINGS; i++)
+		if (!read_string(settings[i].path, settings[i].saved,
+				 sizeof(settings[i].saved)))
+			SKIP(return, "a kernel without %s", settings[i].path);
+	self->changed = true;
+	for (int i = 0; i < NR_SETTINGS; i++)
+		ASSERT_EQ(0, write_string(settings[i].path, settings[i].value));
+
+	self->max_bytes = read_parameter(MAX_BYTES);
+	ASSERT_NE(0, self->max_bytes);
+	self->before = read_counters();
+	self->fd = -1;
+	self->buffer_size = 0;
+	self->length = LENGTH;
+	self->flags = 0;
+	self->node = EVPL_NODE_ANY;
+	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
+}
+
+FIXTURE_TEARDOWN(nth)
+{
+	if (!self->changed)
+		return;
+	/* Writing it can be what fails. */
+	while (pwrite(self->nth, "0", 1, 0) != 1)
+		;
+	pwrite(self->task, "0", 1, 0);
+	for (int i = 0; i < NR_SETTINGS; i++)
+		EXPECT_EQ(0, write_string(settings[i].path, settings[i].saved));
+	EXPECT_EQ(0, write_number(MAX_BYTES, self->max_bytes));
+	close(self->pipe[0]);
+	close(self->pipe[1]);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+static void arm(struct __test_metadata *_metadata, struct _test_data_nth *self, int nth)
+{
+	char string[16];
+	int length = snprintf(string, sizeof(string), "%d", nth);
+
+	ASSERT_EQ(length, pwrite(self->nth, string, length, 0));
+}
+
+/* Return whether something has failed. */
+static bool disarm(struct _test_data_nth *self)
+{
+	char string[16] = {};
+	ssize_t length = pread(self->nth, string, sizeof(string) - 1, 0);
+
+	while (pwrite(self->nth, "0", 1, 0) != 1)
+		;
+	/* EFAULT: it was left for this read. */
+	return length > 0 && atoi(string) == 0;
+}
+
+/* What can be seen of a client and of the system. */
+struct state {
+	struct counters counters;
+	long long buffer_size, slabs, bytes;
+};
+
+static struct state read_state(int fd)
+{
+	struct state state = { .counters = read_counters() };
+
+	if (fd >= 0) {
+		state.buffer_size = fdinfo(fd, "evpl-buffer-size");
+		state.slabs = fdinfo(fd, "evpl-slabs");
+		state.bytes = fdinfo(fd, "evpl-bytes");
+	}
+	return state;
+}
+
+/*
+ * Detached memory may go back at any time, so it isn't compared. Entries stay with
+ * the client: all that the slab needs, or none.
+ */
+static bool unchanged(int fd, const struct state *before, long long entries)
+{
+	struct state now;
+
+	for (int tries = 0; tries < 20; tries++) {
+		long long more;
+
+		now = read_state(fd);
+		more = now.counters.charged - now.counters.detached -
+		       before->counters.charged + before->counters.detached;
+		if (now.counters.clients == before->counters.clients &&
+		    now.counters.slabs == before->counters.slabs &&
+		    (!more || more == entries) &&
+		    now.buffer_size == before->buffer_size &&
+		    now.slabs == before->slabs && now.bytes == before->bytes)
+			return true;
+		usleep(20 * 1000);
+	}
+	return false;
+}
+
+/*
+ * @prepare brings about what @call needs, @call returns 0 or -errno, and @undo ends
+ * all of it. @intact tells what else has to hold where @call failed.
+ */
+struct sequence {
+	void (*prepare)(struct __test_metadata *_metadata, struct _test_data_nth *self);
+	int (*call)(struct _test_data_nth *self);
+	bool (*intact)(struct _test_data_nth *self);
+	void (*undo)(struct __test_metadata *_metadata, struct _test_data_nth *self);
+	long long entries;
+	int also;	/* an errno beside ENOMEM and EFAULT */
+};
+
+static int check_call(struct __test_metadata *_metadata, struct _test_data_nth *self,
+		      const struct sequence *sequence, int ret,
+		      const struct state *before)
+{
+	if (!ret)
+		return 0;
+	EXPECT_TRUE(ret == -ENOMEM || ret == -EFAULT ||
+		    (sequence->also && ret == -sequence->also)) {
+		TH_LOG("errno %d", -ret);
+	}
+	EXPECT_TRUE(unchanged(self->fd, before, sequence->entries));
+	if (sequence->intact)
+		EXPECT_TRUE(sequence->intact(self));
+	return ret;
+}
+
+static void sweep(struct __test_metadata *_metadata, struct _test_data_nth *self,
+		  const struct sequence *sequence)
+{
+	int nth, failed = 0;
+	bool injected = true;
+
+	for (nth = 1; injected; nth++) {
+		struct state before;
+		int ret;
+
+		ASSERT_GT(MOST_ROUNDS, nth);
+		if (sequence->prepare)
+			sequence->prepare(_metadata, self);
+		before = read_state(self->fd);
+
+		arm(_metadata, self, nth);
+		ret = sequence->call(self);
+		injected = disarm(self);
+		if (check_call(_metadata, self, sequence, ret, &before)) {
+			EXPECT_TRUE(injected);
+			failed++;
+			EXPECT_EQ(0, sequence->call(self));
+		}
+		sequence->undo(_metadata, self);
+		ASSERT_TRUE(counters_return_to(self->before)) {
+			TH_LOG("failure %d left something behind", nth);
+		}
+	}
+	/* The last round had none. */
+	nth -= 2;
+	TH_LOG("%d failures injected, %d reported", nth, failed);
+	EXPECT_LT(0, nth);
+}
+
+static void nothing(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+}
+
+static void close_client(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, close(self->fd));
+	self->fd = -1;
+}
+
+static int call_open(struct _test_data_nth *self)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	self->fd = fd;
+	return 0;
+}
+
+static int call_setup(struct _test_data_nth *self)
+{
+	return evpl_setup(self->fd, self->buffer_size, &self->setup);
+}
+
+static int call_alloc(struct _test_data_nth *self)
+{
+	return evpl_slab_alloc_on(self->fd, self->length, self->node,
+				  self->flags, &self->offset);
+}
+
+static int call_free(struct _test_data_nth *self)
+{
+	return evpl_slab_free(self->fd, self->offset);
+}
+
+static int call_map(struct _test_data_nth *self)
+{
+	char *memory = mmap(FAR, self->length, PROT_READ | PROT_WRITE,
+			    MAP_SHARED, self->fd, 0);
+
+	if (memory == MAP_FAILED)
+		return -errno;
+	self->memory = memory;
+	return 0;
+}
+
+static int call_map_refs(struct _test_data_nth *self)
+{
+	void *entries = mmap(FAR, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			     self->fd, self->setup.out_refs_offset);
+
+	if (entries == MAP_FAILED)
+		return -errno;
+	self->entries = entries;
+	return 0;
+}
+
+static int call_unmap(struct _test_data_nth *self)
+{
+	return RESULT(munmap(self->memory, self->length));
+}
+
+static void opened(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	ASSERT_EQ(0, call_open(self));
+}
+
+static void set_up(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	opened(_metadata, self);
+	ASSERT_EQ(0, call_setup(self));
+}
+
+static void allocated(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	set_up(_metadata, self);
+	ASSERT_EQ(0, call_alloc(self));
+}
+
+static void mapped(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	allocated(_metadata, self);
+	ASSERT_EQ(0, call_map(self));
+}
+
+static void touched(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	mapped(_metadata, self);
+	for (size_t at = 0; at < self->length; at += PAGE)
+		*(size_t *)(self->memory + at) = PATTERN + at;
+}
+
+static bool is_intact(const char *memory, size_t from, size_t to)
+{
+	for (size_t at = from; at < to; at += PAGE)
+		if (*(size_t *)(memory + at) != PATTERN + at)
+			return false;
+	return true;
+}
+
+static bool memory_is_intact(struct _test_data_nth *self)
+{
+	return is_intact(self->memory, 0, self->length);
+}
+
+static void unmap(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, munmap(self->memory, self->length));
+	close_client(_metadata, self);
+}
+
+static void unmap_refs(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, munmap(self->entries, PAGE));
+	close_client(_metadata, self);
+}
+
+TEST_F(nth, open_that_fails_leaves_no_client)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.call = call_open,
+		.undo = close_client,
+	});
+}
+
+TEST_F(nth, set_up_that_fails_can_be_made_again)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = opened,
+		.call = call_setup,
+		.undo = close_client,
+	});
+}
+
+static const struct sequence alloc_sequence = {
+	.prepare = set_up,
+	.call = call_alloc,
+	.undo = close_client,
+	.entries = REFS_PAGE,
+};
+
+TEST_F(nth, allocation_that_fails_leaves_no_slab)
+{
+	self->length = SLAB_2M;
+	sweep(_metadata, self, &alloc_sequence);
+}
+
+TEST_F(nth, allocation_of_many_folios_that_fails_leaves_no_slab)
+{
+	self->length = 16 * MIB;
+	sweep(_metadata, self, &alloc_sequence);
+}
+
+TEST_F(nth, allocation_that_needs_huge_folios_fails_as_a_whole)
+{
+	self->flags = EVPL_SLAB_HUGE;
+	sweep(_metadata, self, &alloc_sequence);
+}
+
+TEST_F(nth, allocation_from_a_node_that_fails_leaves_no_slab)
+{
+	self->node = access(NODE, F_OK) ? 0 : 1;
+	sweep(_metadata, self, &alloc_sequence);
+}
+
+TEST_F(nth, entries_of_small_buffers_are_had_all_or_none)
+{
+	struct sequence sequence = alloc_sequence;
+
+	self->buffer_size = PAGE;
+	sequence.entries = self->length / PAGE * sizeof(struct evpl_entry);
+	sweep(_metadata, self, &sequence);
+}
+
+TEST_F(nth, free_that_fails_keeps_the_slab)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = touched,
+		.call = call_free,
+		.intact = memory_is_intact,
+		.undo = unmap,
+	});
+}
+
+TEST_F(nth, mapping_that_would_set_up_and_fails_does_not)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = opened,
+		.call = call_map,
+		.undo = unmap,
+	});
+}
+
+TEST_F(nth, mapping_that_fails_can_be_made_again)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = allocated,
+		.call = call_map,
+		.undo = unmap,
+	});
+}
+
+TEST_F(nth, mapping_of_entries_that_fails_can_be_made_again)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = allocated,
+		.call = call_map_refs,
+		.undo = unmap_refs,
+	});
+}
+
+/* The kernel tries again where a page table can't be had; SIGBUS would kill us. */
+static int call_touch(struct _test_data_nth *self)
+{
+	*(volatile char *)self->memory = 1;
+	return 0;
+}
+
+TEST_F(nth, touch_waits_for_memory_and_raises_no_signal)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped,
+		.call = call_touch,
+		.undo = unmap,
+	});
+}
+
+static void mapped_refs(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	allocated(_metadata, self);
+	ASSERT_EQ(0, call_map_refs(self));
+}
+
+static int call_touch_refs(struct _test_data_nth *self)
+{
+	*(volatile __u64 *)&self->entries->word = 0;
+	return 0;
+}
+
+TEST_F(nth, touch_of_entries_waits_for_memory_and_raises_no_signal)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped_refs,
+		.call = call_touch_refs,
+		.undo = unmap_refs,
+	});
+}
+
+static int call_pin(struct _test_data_nth *self)
+{
+	struct iovec iovec = { self->memory, PAGE };
+	ssize_t length = vmsplice(self->pipe[1], &iovec, 1, 0);
+
+	return length < 0 ? -errno : length == PAGE ? 0 : -EIO;
+}
+
+static void unmap_and_drain(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	char page[PAGE];
+
+	unmap(_metadata, self);
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+}
+
+TEST_F(nth, pin_of_untouched_memory_that_fails_holds_nothing)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped,
+		.call = call_pin,
+		.undo = unmap_and_drain,
+	});
+}
+
+static int call_unmap_part(struct _test_data_nth *self)
+{
+	return RESULT(munmap(self->memory + MIB, MIB));
+}
+
+TEST_F(nth, unmapping_of_a_part_that_fails_unmaps_nothing)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = touched,
+		.call = call_unmap_part,
+		.intact = memory_is_intact,
+		.undo = unmap,
+	});
+}
+
+static int call_protect_part(struct _test_data_nth *self)
+{
+	return RESULT(mprotect(self->memory + MIB, MIB, PROT_READ));
+}
+
+TEST_F(nth, protecting_of_a_part_that_fails_keeps_the_contents)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = touched,
+		.call = call_protect_part,
+		.intact = memory_is_intact,
+		.undo = unmap,
+	});
+}
+
+static int call_advise_part(struct _test_data_nth *self)
+{
+	return RESULT(madvise(self->memory + MIB, MIB, MADV_DONTFORK));
+}
+
+/* madvise(2) has EAGAIN for it. */
+TEST_F(nth, advice_for_a_part_that_fails_keeps_the_contents)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = touched,
+		.call = call_advise_part,
+		.intact = memory_is_intact,
+		.undo = unmap,
+		.also = EAGAIN,
+	});
+}
+
+/* Off by a page, so that what was mapped by a PMD has to be mapped by page. */
+static int call_move(struct _test_data_nth *self)
+{
+	char *target = FAR + (1UL << 40) + PAGE;
+
+	if (self->memory == target)
+		return 0;
+	if (mremap(self->memory, self->length, self->length,
+		   MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED)
+		return -errno;
+	self->memory = target;
+	return 0;
+}
+
+TEST_F(nth, move_that_fails_leaves_the_mapping_where_it_was)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = touched,
+		.call = call_move,
+		.intact = memory_is_intact,
+		.undo = unmap,
+	});
+}
+
+static void opened_fdinfo(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	char path[64];
+
+	allocated(_metadata, self);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", self->fd);
+	self->fdinfo = open(path, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(self->fdinfo, 0);
+}
+
+static int call_read_fdinfo(struct _test_data_nth *self)
+{
+	ssize_t length = pread(self->fdinfo, self->text, sizeof(self->text) - 1, 0);
+
+	if (length < 0)
+		return -errno;
+	self->text[length] = 0;
+	return strstr(self->text, "evpl-slabs:\t1\nevpl-bytes:\t4194304\n") ? 0 : -EIO;
+}
+
+static void close_fdinfo(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	close(self->fdinfo);
+	close_client(_metadata, self);
+}
+
+TEST_F(nth, fdinfo_is_read_as_a_whole_or_not)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = opened_fdinfo,
+		.call = call_read_fdinfo,
+		.undo = close_fdinfo,
+	});
+}
+
+static int read_file(struct _test_data_nth *self, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length;
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	length = read(fd, self->text, sizeof(self->text) - 1);
+	ret = RESULT(length);
+	close(fd);
+	if (!ret)
+		self->text[length] = 0;
+	return ret;
+}
+
+static int call_read_counters(struct _test_data_nth *self)
+{
+	return read_file(self, COUNTERS) ?:
+	       strstr(self->text, "\ndetached-bytes ") ? 0 : -EIO;
+}
+
+TEST_F(nth, counters_are_read_as_a_whole_or_not)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.call = call_read_counters,
+		.undo = nothing,
+	});
+}
+
+static int call_read_clients(struct _test_data_nth *self)
+{
+	return read_file(self, CLIENTS) ?:
+	       strstr(self->text, " 0 1 4194304\n") ? 0 : -EIO;
+}
+
+TEST_F(nth, clients_are_read_as_a_whole_or_not)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = allocated,
+		.call = call_read_clients,
+		.undo = close_client,
+	});
+}
+
+static int call_write_parameter(struct _test_data_nth *self)
+{
+	return write_number(MAX_BYTES, self->max_bytes / 2);
+}
+
+static bool parameter_is_intact(struct _test_data_nth *self)
+{
+	return read_parameter(MAX_BYTES) == self->max_bytes;
+}
+
+static void restore_parameter(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, write_number(MAX_BYTES, self->max_bytes));
+}
+
+TEST_F(nth, parameter_keeps_its_value_where_writing_fails)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.call = call_write_parameter,
+		.intact = parameter_is_intact,
+		.undo = restore_parameter,
+	});
+}
+
+static void touched_and_closed(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	touched(_metadata, self);
+	close_client(_metadata, self);
+}
+
+TEST_F(nth, unmapping_of_the_last_mapping_that_fails_keeps_the_client)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = touched_and_closed,
+		.call = call_unmap,
+		.intact = memory_is_intact,
+		.undo = nothing,
+	});
+}
+
+static void pinned(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	touched(_metadata, self);
+	ASSERT_EQ(0, call_pin(self));
+}
+
+TEST_F(nth, free_of_a_slab_that_a_pipe_holds_and_that_fails_keeps_it)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = pinned,
+		.call = call_free,
+		.intact = memory_is_intact,
+		.undo = unmap_and_drain,
+	});
+}
+
+/* There is room under the cap once what the pipe held has been freed. */
+static void let_go_of(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	char page[PAGE];
+
+	pinned(_metadata, self);
+	ASSERT_EQ(0, call_free(self));
+	ASSERT_EQ(0, write_number(MAX_BYTES, self->before.charged + LENGTH +
+					     REFS_PAGE));
+	ASSERT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+}
+
+static void unmap_and_restore(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	unmap(_metadata, self);
+	restore_parameter(_metadata, self);
+}
+
+TEST_F(nth, allocation_that_frees_detached_memory_first_leaves_no_slab)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = let_go_of,
+		.call = call_alloc,
+		.undo = unmap_and_restore,
+	});
+}
+
+/* However far it comes, it cleans up: the failure is behind it then. */
+static int call_life(struct _test_data_nth *self)
+{
+	int ret = call_open(self), closed;
+
+	if (ret)
+		return ret;
+	ret = call_setup(self) ?: call_alloc(self) ?: call_map(self);
+	if (ret)
+		goto close;
+	call_touch(self);
+	ret = call_free(self);
+	if (ret)
+		ret = call_free(self) ? -EIO : ret;
+	closed = call_unmap(self);
+	if (closed)
+		ret = call_unmap(self) ? -EIO : closed;
+close:
+	closed = RESULT(close(self->fd));
+	self->fd = -1;
+	return closed ?: ret;
+}
+
+TEST_F(nth, life_that_fails_anywhere_leaves_nothing)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.call = call_life,
+		.undo = nothing,
+	});
+}
+
+/* Let this task alone have no more memory once it has had so much. */
+static void end_memory(struct __test_metadata *_metadata, struct _test_data_nth *self,
+		       const char *kind, int space)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), DEBUGFS "%s/space", kind);
+	ASSERT_EQ(0, write_number(path, space));
+	snprintf(path, sizeof(path), DEBUGFS "%s/times", kind);
+	ASSERT_EQ(0, write_number(path, 1000000));
+	snprintf(path, sizeof(path), DEBUGFS "%s/probability", kind);
+	ASSERT_EQ(0, write_number(path, 100));
+}
+
+/* Return how often it had none. */
+static int restore_memory(struct __test_metadata *_metadata, const char *kind)
+{
+	char path[128], times[32] = {};
+
+	snprintf(path, sizeof(path), DEBUGFS "%s/probability", kind);
+	EXPECT_EQ(0, write_number(path, 0));
+	snprintf(path, sizeof(path), DEBUGFS "%s/times", kind);
+	EXPECT_TRUE(read_string(path, times, sizeof(times)));
+	return 1000000 - atoi(times);
+}
+
+/* A sweep over how much there is: from nothing to all that it takes. */
+static void sweep_space(struct __test_metadata *_metadata, struct _test_data_nth *self,
+			const struct sequence *sequence, const char *kind,
+			int step)
+{
+	int space = 0, failures = 0, failed = 0, injected;
+
+	do {
+		struct state before;
+		int ret;
+
+		ASSERT_GT(MOST_ROUNDS, space / step);
+		if (sequence->prepare)
+			sequence->prepare(_metadata, self);
+		before = read_state(self->fd);
+
+		end_memory(_metadata, self, kind, space);
+		ASSERT_EQ(1, pwrite(self->task, "1", 1, 0));
+		ret = sequence->call(self);
+		ASSERT_EQ(1, pwrite(self->task, "0", 1, 0));
+		injected = restore_memory(_metadata, kind);
+		if (check_call(_metadata, self, sequence, ret, &before)) {
+			EXPECT_LT(0, injected);
+			failed++;
+			EXPECT_EQ(0, sequence->call(self));
+		}
+		sequence->undo(_metadata, self);
+		ASSERT_TRUE(counters_return_to(self->before)) {
+			TH_LOG("%s of %d left something behind", kind, space);
+		}
+		failures += injected;
+		space += step;
+	} while (injected);
+	TH_LOG("%d failures injected, %d reported", failures, failed);
+	EXPECT_LT(0, failed);
+}
+
+TEST_F(nth, pages_that_end_at_any_point_leave_no_slab)
+{
+	struct sequence sequence = alloc_sequence;
+
+	self->length = SLAB_2M;
+	self->buffer_size = PAGE;
+	sequence.entries = self->length / PAGE * sizeof(struct evpl_entry);
+	sweep_space(_metadata, self, &sequence, "fail_page_alloc", 31);
+}
+
+TEST_F(nth, objects_that_end_at_any_point_leave_no_slab)
+{
+	struct sequence sequence = alloc_sequence;
+
+	self->buffer_size = PAGE;
+	sequence.entries = self->length / PAGE * sizeof(struct evpl_entry);
+	sweep_space(_metadata, self, &sequence, "failslab", 64);
+}
+
+TEST_F(nth, objects_that_end_at_any_point_leave_no_client)
+{
+	sweep_space(_metadata, self, &(struct sequence){
+		.call = call_open,
+		.undo = close_client,
+	}, "failslab", 256);
+}
+
+TEST_F(nth, pages_that_end_at_any_point_set_nothing_up)
+{
+	self->length = SLAB_2M;
+	sweep_space(_metadata, self, &(struct sequence){
+		.prepare = opened,
+		.call = call_map,
+		.undo = unmap,
+	}, "fail_page_alloc", 31);
+}
+
+/*
+ * What goes needs no memory: neither a slab that something holds, nor a client
+ * with slabs, nor a process with mappings of it.
+ */
+TEST_F(nth, memory_goes_back_where_none_can_be_had)
+{
+	char page[PAGE];
+	pid_t child;
+	int ret;
+
+	pinned(_metadata, self);
+	child = fork();
+	if (!child) {
+		int task = open("/proc/thread-self/make-it-fail", O_RDWR);
+
+		if (task < 0)
+			_exit(1);
+		end_memory(_metadata, self, "failslab", 0);
+		end_memory(_metadata, self, "fail_page_alloc", 0);
+		/* No page may be missing from here on: touch them all. */
+		if (write(task, "0", 1) != 1 || syscall(SYS_getpid) != getpid() ||
+		    write(task, "1", 1) != 1)
+			_exit(2);
+		syscall(SYS_exit_group, 0);
+	}
+	EXPECT_EQ(0, reap(child));
+	restore_memory(_metadata, "failslab");
+	restore_memory(_metadata, "fail_page_alloc");
+	EXPECT_TRUE(memory_is_intact(self));
+
+	end_memory(_metadata, self, "failslab", 0);
+	end_memory(_metadata, self, "fail_page_alloc", 0);
+	ASSERT_EQ(1, pwrite(self->task, "1", 1, 0));
+	ret = call_free(self);
+	ASSERT_EQ(1, pwrite(self->task, "0", 1, 0));
+	EXPECT_EQ(0, ret);
+	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
+	EXPECT_LT(0, read_counters().detached);
+	EXPECT_EQ(0, munmap(self->memory, self->length));
+	ASSERT_EQ(0, call_alloc(self));
+
+	ASSERT_EQ(1, pwrite(self->task, "1", 1, 0));
+	ret = RESULT(close(self->fd));
+	ASSERT_EQ(1, pwrite(self->task, "0", 1, 0));
+	EXPECT_EQ(0, ret);
+	EXPECT_EQ(self->before.clients, read_counters().clients);
+	EXPECT_EQ(self->before.slabs, read_counters().slabs);
+	restore_memory(_metadata, "failslab");
+	restore_memory(_metadata, "fail_page_alloc");
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+}
+
+TEST_HARNESS_MAIN
