@@ -16,6 +16,7 @@ help:
 	@echo 'make lib            the library'
 	@echo 'make check          all tests; HOST=1: without a virtual machine'
 	@echo 'make check-debug    those of the module, on a kernel that looks for bugs'
+	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
 	@echo 'make install        the libraries, evpl-copy, a udev rule; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
@@ -34,6 +35,10 @@ check:
 
 check-debug:
 	@scripts/check debug
+
+fuzz:
+	@scripts/packages
+	@MINUTES=$(MINUTES) scripts/fuzz
 
 demo:
 	@scripts/packages
@@ -63,4 +68,5 @@ vm-shell:
 clean:
 	rm -rf $(B)
 
-.PHONY: all help module lib check check-debug demo install install-dkms lint vm-shell clean
+.PHONY: all help module lib check check-debug fuzz demo install install-dkms \
+	lint vm-shell clean

@@ -21,11 +21,16 @@
 
 #include <linux/evpl.h>
 
+/* A program that isn't made of tests says so. */
+#ifdef EVPL_NO_HARNESS
+#include "kselftest.h"
+#else
 #include "kselftest_harness.h"
 
 /* A limit for what hangs: an emulated machine with a debug kernel is slow. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	600
+#endif
 
 #define DEVICE		"/dev/evpl"
 #define COUNTERS	"/sys/kernel/debug/evpl/counters"
