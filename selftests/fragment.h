@@ -49,8 +49,8 @@ static inline int fragment(struct fragments *fragments)
 		struct iovec page = { memory + at + SLAB_2M / 2, 4096 };
 		int *pipe_fds = fragments->pipes[n / PER_PIPE];
 
-		for (size_t page_at = 0; page_at < SLAB_2M; page_at += 4096)
-			memory[at + page_at] = 1;
+		if (madvise(memory + at, SLAB_2M, MADV_POPULATE_WRITE))
+			return -errno;
 		if (!(n % PER_PIPE)) {
 			if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK))
 				return -errno;
