@@ -26,9 +26,9 @@ done
 	$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }
 	file !~ /^kernel\// || file ~ /stop\.c$/ || $1 ~ /^ *-$/ || $2 ~ /^ *0$/ { next }
 	{
-		gsub(/[ *]/, "", $1); gsub(/ /, "", $2)
-		key = file ":" $2
-		text = $0; sub(/^[^:]*:[^:]*:[ \t]*/, "", text)
+		text = $0
+		sub(/^[^:]*:[^:]*:[ \t]*/, "", text)
+		key = file ":" ($2 + 0)
 		texts[key] = text
 		if ($1 + 0 > 0)
 			reached[key] = 1
