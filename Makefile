@@ -16,6 +16,7 @@ help:
 	@echo 'make lib            the library'
 	@echo 'make check          all tests; HOST=1: without a virtual machine'
 	@echo 'make check-debug    those of the module, on a kernel that looks for bugs'
+	@echo 'make coverage       the lines of the module that they reached, and did not'
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
 	@echo 'make install        the libraries, evpl-copy, a udev rule; DESTDIR=, PREFIX='
@@ -35,6 +36,11 @@ check:
 
 check-debug:
 	@scripts/check debug
+
+# What the last 'make check-debug' reached.
+coverage:
+	@[ -e $(B)/check-debug.tap ] || scripts/check debug
+	@sed -n 's/^# kasan coverage: //p' $(B)/check-debug.tap
 
 fuzz:
 	@scripts/packages
@@ -68,5 +74,5 @@ vm-shell:
 clean:
 	rm -rf $(B)
 
-.PHONY: all help module lib check check-debug fuzz demo install install-dkms \
-	lint vm-shell clean
+.PHONY: all help module lib check check-debug coverage fuzz demo \
+	install install-dkms lint vm-shell clean
