@@ -135,10 +135,11 @@ int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 	if (ret)
 		goto unlock;
 
-	evpl_stop(EVPL_STOP_SET_UP);
-	WRITE_ONCE(client->buffer_shift, buffer_shift);
 	if (slab)
 		evpl_slab_publish(client, slab);
+	evpl_stop(EVPL_STOP_SET_UP);
+	/* Last: who sees that the client is set up finds its first slab. */
+	smp_store_release(&client->buffer_shift, buffer_shift);
 unlock:
 	mutex_unlock(&client->lock);
 	return ret;

@@ -40,4 +40,5 @@ void __init evpl_debugfs_init(void)
 void evpl_debugfs_exit(void)
 {
 	debugfs_remove(root);
+	evpl_stop_exit();
 }

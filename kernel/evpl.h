@@ -139,7 +139,8 @@ unsigned long evpl_client_count(void);
 /* log2 of the buffer size, or 0 if the client isn't set up. */
 static inline unsigned int evpl_client_shift(struct evpl_client *client)
 {
-	return READ_ONCE(client->buffer_shift);
+	/* Pairs with evpl_client_set_up(). */
+	return smp_load_acquire(&client->buffer_shift);
 }
 
 /* ioctl.c */
@@ -199,15 +200,20 @@ void evpl_debugfs_exit(void);
 /* stop.c */
 enum evpl_stop_nr {
 	EVPL_STOP_OWN_FAULT,	/* slab looked up and folio locked, not mapped */
-	EVPL_STOP_SET_UP,	/* first slab reserved, client not set up yet */
-	EVPL_STOP_REAP,		/* detached folios off the list, not looked at */
+	EVPL_STOP_SET_UP,	/* first slab published, client not set up yet */
+	EVPL_STOP_REAP,		/* detached folio off the list, not given back */
 };
 
 #ifdef EVPL_DEBUG
 void evpl_stop_init(struct dentry *root);
+void evpl_stop_exit(void);
 void evpl_stop(enum evpl_stop_nr nr);
 #else
 static inline void evpl_stop_init(struct dentry *root)
+{
+}
+
+static inline void evpl_stop_exit(void)
 {
 }
 

@@ -110,6 +110,7 @@ static void put_detached(struct folio *folio)
 	size_t size = folio_size(folio);
 
 	folio->private = NULL;
+	evpl_stop(EVPL_STOP_REAP);
 	give_back(folio, user);
 	/* After it is uncharged: who reads 0 needs not wait for anybody. */
 	atomic64_sub_return_release(size, &evpl_detached_bytes);
@@ -139,7 +140,6 @@ void evpl_folio_reap(void)
 	spin_lock(&detached_lock);
 	list_splice_init(&detached, &seen);
 	spin_unlock(&detached_lock);
-	evpl_stop(EVPL_STOP_REAP);
 
 	list_for_each_entry_safe(folio, next, &seen, lru) {
 		if (folio_is_idle(folio)) {

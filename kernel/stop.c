@@ -23,11 +23,14 @@ static struct evpl_stop {
 
 static DECLARE_WAIT_QUEUE_HEAD(opened);
 
+#define STOP_TIMEOUT	(120 * HZ)
+
 /**
  * evpl_stop() - wait while a stop is closed
  * @nr: which
  *
- * Also a task that is being killed waits: whoever closes a stop opens it.
+ * Also a task that is being killed waits, but nobody for ever: the test that
+ * closed the stop may have died.
  */
 void evpl_stop(enum evpl_stop_nr nr)
 {
@@ -37,7 +40,7 @@ void evpl_stop(enum evpl_stop_nr nr)
 	if (!READ_ONCE(stop->closed))
 		return;
 	atomic_inc(&stop->waiting);
-	wait_event(opened, !READ_ONCE(stop->closed));
+	wait_event_timeout(opened, !READ_ONCE(stop->closed), STOP_TIMEOUT);
 	atomic_dec(&stop->waiting);
 }
 
@@ -66,4 +69,13 @@ void __init evpl_stop_init(struct dentry *root)
 	for (i = 0; i < ARRAY_SIZE(names); i++)
 		debugfs_create_file_unsafe(names[i], 0600, root, &stops[i],
 					   &stop_fops);
+}
+
+/* Open all of them: nobody could any more. */
+void evpl_stop_exit(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(stops); i++)
+		stop_set(&stops[i], 0);
 }
