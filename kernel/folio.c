@@ -84,10 +84,13 @@ static void give_back(struct folio *folio, struct evpl_user *user)
 	evpl_uncharge(user, size);
 }
 
-/* The last reference but ours is gone, and nobody can get at the folio again. */
+/*
+ * The last reference but ours is gone, and nobody can get at the folio again; or
+ * it is lost: the kernel keeps a reference on a page with a memory error.
+ */
 static bool folio_is_idle(struct folio *folio)
 {
-	return folio_ref_count(folio) == 1;
+	return folio_ref_count(folio) == 1 || folio_is_poisoned(folio);
 }
 
 static void detach(struct folio *folio, struct evpl_user *user)

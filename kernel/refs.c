@@ -102,12 +102,14 @@ undo:
  * @client: the client; the caller holds its lock
  * @slab: the slab
  *
- * Return: how many words aren't 0: a hint, which may be old already.
+ * Return: how many words aren't 0: a hint, which may be old already. What a
+ * memory error has taken counts as in use, and isn't read.
  */
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab)
 {
-	struct evpl_entry *entries = NULL;
+	struct evpl_entry *entries;
+	struct page *page = NULL;
 	unsigned long in_use = 0;
 	u64 buffer, last;
 
@@ -117,12 +119,12 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 	for (; buffer <= last; buffer++) {
 		unsigned int slot = buffer % ENTRIES_PER_PAGE;
 
-		if (!entries || !slot) {
-			entries = page_address(xa_load(&client->refs,
-						       buffer / ENTRIES_PER_PAGE));
+		if (!page || !slot) {
+			page = xa_load(&client->refs, buffer / ENTRIES_PER_PAGE);
+			entries = page_address(page);
 			cond_resched();
 		}
-		if (READ_ONCE(entries[slot].word))
+		if (PageHWPoison(page) || READ_ONCE(entries[slot].word))
 			in_use++;
 	}
 	return in_use;

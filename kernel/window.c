@@ -61,6 +61,8 @@ static vm_fault_t refs_fault(struct vm_fault *vmf)
 	page = xa_load(&client->refs, vmf->pgoff - EVPL_REFS_START);
 	if (!page)
 		return VM_FAULT_SIGBUS;
+	if (unlikely(PageHWPoison(page)))
+		return VM_FAULT_HWPOISON;
 
 	get_page(page);
 	vmf->page = page;

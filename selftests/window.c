@@ -439,6 +439,27 @@ TEST_F(window, page_with_a_memory_error_raises_SIGBUS_in_every_mapping)
 	munmap(b, SLAB_2M);
 }
 
+TEST_F(window, entries_with_a_memory_error_are_in_use_for_good)
+{
+	struct evpl_entry *entries;
+	uint64_t offset;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	entries = evpl_map(self->fd, 4096, self->setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, entries);
+	EXPECT_EQ(0, entries[0].word);
+	/* The kernel can't do anything about such a page but remember it. */
+	if (madvise(entries, 4096, MADV_HWPOISON) && errno == EINVAL)
+		SKIP(return, "the kernel has no MADV_HWPOISON");
+	EXPECT_EQ(2, fdinfo(self->fd, "evpl-buffers-in-use"));
+	EXPECT_EQ(-EBUSY, evpl_slab_free(self->fd, offset));
+	munmap(entries, 4096);
+	entries = evpl_map(self->fd, 4096, self->setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, entries);
+	EXPECT_EQ(SIGBUS, touch_read((char *)entries));
+	munmap(entries, 4096);
+}
+
 TEST_F(window, mlock_works)
 {
 	uint64_t offset;
