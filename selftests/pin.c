@@ -15,11 +15,13 @@ FIXTURE(pin)
 	struct evpl_setup setup;
 	uint64_t offset;
 	char *memory;
+	unsigned long long max_bytes;
 };
 
 FIXTURE_SETUP(pin)
 {
 	self->before = read_counters();
+	self->max_bytes = read_parameter(MAX_BYTES);
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
 	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));
@@ -35,6 +37,7 @@ FIXTURE_TEARDOWN(pin)
 	close(self->pipe[0]);
 	close(self->pipe[1]);
 	close(self->fd);
+	EXPECT_EQ(0, write_number(MAX_BYTES, self->max_bytes));
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
@@ -83,7 +86,6 @@ TEST_F(pin, slab_freed_while_a_pipe_holds_a_page_stays_charged)
 
 TEST_F(pin, what_was_let_go_of_can_be_had_again_at_once)
 {
-	unsigned long long max_bytes = read_parameter(MAX_BYTES);
 	char page[4096];
 	uint64_t offset;
 
@@ -95,7 +97,6 @@ TEST_F(pin, what_was_let_go_of_can_be_had_again_at_once)
 	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	EXPECT_EQ(0, read_counters().detached);
-	ASSERT_EQ(0, write_number(MAX_BYTES, max_bytes));
 }
 
 TEST_F(pin, client_that_goes_while_a_pipe_holds_a_page_leaves_the_page_charged)

@@ -351,7 +351,7 @@ TEST_F(slab, threads_allocate_and_free_in_one_client_while_others_fault)
 	for (int i = 0; i < 3; i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, alloc_and_free,
 					    &racer));
-	while (served < scaled(500)) {
+	while (served < scaled(500) || !faults) {
 		if (!touch_write(window + rand() % (8 * MIB)))
 			faults++;
 		served = __atomic_load_n(&racer.served, __ATOMIC_RELAXED);
@@ -361,7 +361,6 @@ TEST_F(slab, threads_allocate_and_free_in_one_client_while_others_fault)
 		pthread_join(threads[i], NULL);
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
 	EXPECT_EQ(SIGBUS, touch_read(window));
-	EXPECT_GT(faults, 0);
 	munmap(window, 8 * MIB);
 }
 
