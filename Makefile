@@ -40,6 +40,8 @@ check-debug:
 # What the last 'make check-debug' reached.
 coverage:
 	@[ -e $(B)/check-debug.tap ] || scripts/check debug
+	@grep -q '^# kasan coverage: ' $(B)/check-debug.tap || \
+		{ echo 'coverage: the last check-debug came to none; run it again' >&2; false; }
 	@sed -n 's/^# kasan coverage: //p' $(B)/check-debug.tap
 
 fuzz:

@@ -319,7 +319,8 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
 	TH_LOG("%d killed, %d with slabs mapped, %d with references live",
 	       clients, mapped, held);
 	TH_LOG("free memory falls by %.3f KiB a client", lost);
-	EXPECT_LE(scaled(1000), held);
+	/* Of few clients it may be fewer, by chance. */
+	EXPECT_LE(clients < 2500 ? clients / 5 : scaled(1000), held);
 	/* Half a page. Too few clients say nothing, nor a kernel that keeps what it frees. */
 	if (clients >= 2500 && access("/sys/kernel/debug/kmemleak", F_OK))
 		EXPECT_GT(2.0, lost);
