@@ -11,11 +11,12 @@ if ! [ -e $leaks ]; then
 	exit 4
 fi
 
-# It reports what two scans found so, and nothing younger than five seconds. It turns
-# itself off when it runs out of memory.
+# It reports what two scans found so, which take a while each, and nothing younger
+# than five seconds. It turns itself off when it runs out of memory.
 scan()
 {
-	echo scan >$leaks && sleep 6 && echo scan >$leaks && echo scan >$leaks
+	sleep 6
+	echo scan >$leaks && echo scan >$leaks
 }
 
 if [ "${1:-}" = clear ]; then
