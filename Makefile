@@ -17,6 +17,7 @@ help:
 	@echo 'make check          all tests; HOST=1: without a virtual machine'
 	@echo 'make check-debug    those of the module, on a kernel that looks for bugs'
 	@echo 'make coverage       the lines of the module that they reached, and did not'
+	@echo 'make check-nets     bugs put in on purpose, and which of the tests find them'
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
 	@echo 'make install        the libraries, evpl-copy, a udev rule; DESTDIR=, PREFIX='
@@ -43,6 +44,10 @@ coverage:
 	@grep -q '^# kasan coverage: ' $(B)/check-debug.tap || \
 		{ echo 'coverage: the last check-debug came to none; run it again' >&2; false; }
 	@sed -n 's/^# kasan coverage: //p' $(B)/check-debug.tap
+
+check-nets:
+	@scripts/packages
+	@scripts/check-nets $(NETS)
 
 fuzz:
 	@scripts/packages
@@ -76,5 +81,5 @@ vm-shell:
 clean:
 	rm -rf $(B)
 
-.PHONY: all help module lib check check-debug coverage fuzz demo \
+.PHONY: all help module lib check check-debug coverage check-nets fuzz demo \
 	install install-dkms lint vm-shell clean
