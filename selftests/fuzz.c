@@ -57,6 +57,7 @@ enum {
 	NR_CHILDREN = 2,
 	NR_RESULTS = 256,
 	HANG_SECONDS = 120,
+	DEFAULT_CALLS = 20000,
 	FEW_CALLS = 100000,	/* fewer say nothing of how often */
 };
 
@@ -1829,7 +1830,7 @@ static void usage(void)
 int main(int argc, char **argv)
 {
 	const char *corpus = getenv("EVPL_FUZZ_CORPUS") ?: FUZZ_CORPUS, *out = NULL;
-	unsigned long long limit = number_from("EVPL_FUZZ_CALLS", FEW_CALLS), caps[2];
+	unsigned long long limit = number_from("EVPL_FUZZ_CALLS", DEFAULT_CALLS), caps[2];
 	struct rlimit no_core = {};
 	struct counters before;
 	double minutes = 0;
