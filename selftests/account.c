@@ -23,8 +23,8 @@ FIXTURE(account)
 FIXTURE_SETUP(account)
 {
 	self->before = read_counters();
-	self->max_bytes = read_parameter(MAX_BYTES);
-	self->max_bytes_per_user = read_parameter(MAX_BYTES_PER_USER);
+	self->max_bytes = read_number(MAX_BYTES);
+	self->max_bytes_per_user = read_number(MAX_BYTES_PER_USER);
 	ASSERT_NE(0, self->max_bytes);
 	ASSERT_NE(0, self->max_bytes_per_user);
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);

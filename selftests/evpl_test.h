@@ -175,7 +175,8 @@ static inline int write_number(const char *path, unsigned long long number)
 	return write_string(path, string);
 }
 
-static inline unsigned long long read_parameter(const char *path)
+/* The number that a file begins with; 0 without. */
+static inline unsigned long long read_number(const char *path)
 {
 	unsigned long long value = 0;
 	FILE *file = fopen(path, "re");

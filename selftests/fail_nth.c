@@ -108,7 +108,7 @@ FIXTURE_SETUP(nth)
 	for (int i = 0; i < NR_SETTINGS; i++)
 		ASSERT_EQ(0, write_string(settings[i].path, settings[i].value));
 
-	self->max_bytes = read_parameter(MAX_BYTES);
+	self->max_bytes = read_number(MAX_BYTES);
 	ASSERT_NE(0, self->max_bytes);
 	self->before = read_counters();
 	self->fd = -1;
@@ -701,7 +701,7 @@ static int call_write_parameter(struct _test_data_nth *self)
 
 static bool parameter_is_intact(struct _test_data_nth *self)
 {
-	return read_parameter(MAX_BYTES) == self->max_bytes;
+	return read_number(MAX_BYTES) == self->max_bytes;
 }
 
 static void restore_parameter(struct __test_metadata *_metadata, struct _test_data_nth *self)

@@ -1793,18 +1793,6 @@ static void result(bool ok, const char *name, bool skip)
 	all_ok &= ok || skip;
 }
 
-static unsigned long long read_cap(const char *path)
-{
-	unsigned long long value = 0;
-	FILE *file = fopen(path, "re");
-
-	if (file && fscanf(file, "%llu", &value) != 1)
-		value = 0;
-	if (file)
-		fclose(file);
-	return value;
-}
-
 static unsigned long long number_from(const char *name, unsigned long long otherwise)
 {
 	const char *value = getenv(name);
@@ -1871,8 +1859,8 @@ int main(int argc, char **argv)
 
 	printf("TAP version 13\n1..6\n# EVPL_SEED=%llu\n", (unsigned long long)seed);
 	before = read_counters();
-	caps[0] = read_cap(MAX_BYTES);
-	caps[1] = read_cap(MAX_BYTES_PER_USER);
+	caps[0] = read_number(MAX_BYTES);
+	caps[1] = read_number(MAX_BYTES_PER_USER);
 	cap_fds[0] = open(MAX_BYTES, O_WRONLY | O_CLOEXEC);
 	cap_fds[1] = open(MAX_BYTES_PER_USER, O_WRONLY | O_CLOEXEC);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
@@ -1909,7 +1897,7 @@ int main(int argc, char **argv)
 	result(!nr_hung, "no_call_hangs", false);
 	result(!nr_died, "workers_die_only_when_they_are_killed", false);
 	result(counters_return_to(before), "counters_are_as_before", false);
-	result(read_cap(MAX_BYTES) == caps[0] && read_cap(MAX_BYTES_PER_USER) == caps[1],
+	result(read_number(MAX_BYTES) == caps[0] && read_number(MAX_BYTES_PER_USER) == caps[1],
 	       "the_caps_are_as_before", false);
 	return !all_ok;
 }

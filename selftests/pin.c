@@ -21,7 +21,7 @@ FIXTURE(pin)
 FIXTURE_SETUP(pin)
 {
 	self->before = read_counters();
-	self->max_bytes = read_parameter(MAX_BYTES);
+	self->max_bytes = read_number(MAX_BYTES);
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
 	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));

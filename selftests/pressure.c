@@ -153,8 +153,8 @@ FIXTURE_SETUP(pressure)
 {
 	self->before = read_counters();
 	self->oom_kills = number_in("/proc/vmstat", "oom_kill");
-	self->max_bytes = read_parameter(MAX_BYTES);
-	self->max_bytes_per_user = read_parameter(MAX_BYTES_PER_USER);
+	self->max_bytes = read_number(MAX_BYTES);
+	self->max_bytes_per_user = read_number(MAX_BYTES_PER_USER);
 	ASSERT_NE(0, self->max_bytes);
 	ASSERT_NE(0, self->max_bytes_per_user);
 }

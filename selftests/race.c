@@ -13,22 +13,12 @@
 #define SET_UP		STOP "set-up"
 #define REAP		STOP "reap"
 
-static long long waiting_at(const char *stop)
+/* Wait until so many tasks stand at a stop, but not for ever. */
+static bool wait_at(const char *stop, unsigned long long tasks)
 {
-	char line[32] = "";
-	int fd = open(stop, O_RDONLY | O_CLOEXEC);
-	ssize_t length = read(fd, line, sizeof(line) - 1);
-
-	close(fd);
-	return length > 0 ? strtoll(line, NULL, 10) : -1;
-}
-
-/* Wait, but not for ever. */
-static bool wait_at(const char *stop, long long tasks)
-{
-	for (int i = 0; i < 60000 && waiting_at(stop) != tasks; i++)
+	for (int i = 0; i < 60000 && read_number(stop) != tasks; i++)
 		usleep(1000);
-	return waiting_at(stop) == tasks;
+	return read_number(stop) == tasks;
 }
 
 static char state_of(pid_t pid)
@@ -77,7 +67,7 @@ FIXTURE_SETUP(race)
 	if (access(OWN_FAULT, F_OK))
 		SKIP(return, "built without EVPL_DEBUG=1");
 	self->before = read_counters();
-	self->max_bytes = read_parameter(MAX_BYTES);
+	self->max_bytes = read_number(MAX_BYTES);
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
 }

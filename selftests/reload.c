@@ -85,7 +85,7 @@ FIXTURE_SETUP(reload)
 
 	snprintf(self->parameters, sizeof(self->parameters),
 		 "max_bytes=%llu max_bytes_per_user=%llu",
-		 read_parameter(MAX_BYTES), read_parameter(MAX_BYTES_PER_USER));
+		 read_number(MAX_BYTES), read_number(MAX_BYTES_PER_USER));
 
 	self->shared = mmap(NULL, sizeof(*self->shared), PROT_READ | PROT_WRITE,
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
