@@ -114,4 +114,15 @@ static inline void on_thread(void *(*function)(void *arg), void *arg)
 		abort();
 }
 
+/* Takes a slab's worth of whole buffers. */
+static inline int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
+{
+	int i;
+
+	for (i = 0; i < (int)PER_SLAB; i++)
+		if (evpl_buffer_alloc(evpl, &iovec[i]) != 1)
+			return -1;
+	return 0;
+}
+
 #endif /* EVPLMEM_TESTS_COMMON_H */

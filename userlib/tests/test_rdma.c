@@ -26,16 +26,6 @@ static struct evpl_rdma_stats rdma_stats(struct evpl_rdma *rdma)
 	return stats;
 }
 
-static int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
-{
-	int i;
-
-	for (i = 0; i < (int)PER_SLAB; i++)
-		if (evpl_buffer_alloc(evpl, &iovec[i]) != 1)
-			return -1;
-	return 0;
-}
-
 static struct ibv_context *open_device(void)
 {
 	const char *name = getenv("EVPL_RXE");

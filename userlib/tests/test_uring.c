@@ -27,17 +27,6 @@ static struct evpl_uring_stats uring_stats(struct evpl_uring *uring)
 	return stats;
 }
 
-/* Fills a slab's worth of buffers each. */
-static int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
-{
-	int i;
-
-	for (i = 0; i < (int)PER_SLAB; i++)
-		if (evpl_buffer_alloc(evpl, &iovec[i]) != 1)
-			return -1;
-	return 0;
-}
-
 /* Submits what is prepared; the result of one request. */
 static int submit(struct io_uring *ring)
 {
