@@ -16,6 +16,7 @@ help:
 	@echo 'make lib            the library'
 	@echo 'make check          all tests; HOST=1: without a virtual machine'
 	@echo 'make check-debug    those of the module, on a kernel that looks for bugs'
+	@echo 'make check-long     the rest: data races, PREEMPT_RT, a long storm, ten million calls'
 	@echo 'make coverage       the lines of the module that they reached, and did not'
 	@echo 'make check-nets     bugs put in on purpose, and which of the tests find them'
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
@@ -37,6 +38,10 @@ check:
 
 check-debug:
 	@scripts/check debug
+
+# Some hours.
+check-long:
+	@scripts/check long
 
 # What the last 'make check-debug' reached.
 coverage:
@@ -81,5 +86,5 @@ vm-shell:
 clean:
 	rm -rf $(B)
 
-.PHONY: all help module lib check check-debug coverage check-nets fuzz demo \
-	install install-dkms lint vm-shell clean
+.PHONY: all help module lib check check-debug check-long coverage check-nets fuzz \
+	demo install install-dkms lint vm-shell clean
