@@ -2,7 +2,8 @@
 /*
  * Clients: an open file description of /dev/evpl each. A client goes with its
  * last descriptor and its last VMA, in whatever task that happens: nothing on
- * the way out looks at current.
+ * the way out looks at current. What others still need of it, entries and the
+ * account, is freed with the last reference.
  */
 #include <linux/compat.h>
 #include <linux/fs.h>
@@ -59,10 +60,18 @@ static int evpl_open(struct inode *inode, struct file *file)
 	client = kzalloc(sizeof(*client), EVPL_GFP);
 	if (!client)
 		return -ENOMEM;
+	kref_init(&client->kref);
 	mutex_init(&client->lock);
 	init_rwsem(&client->tree_lock);
+	init_rwsem(&client->lease_sem);
+	mutex_init(&client->refs_mutex);
+	client->writable = file->f_mode & FMODE_WRITE;
 	client->slabs = RB_ROOT;
 	xa_init_flags(&client->refs, XA_FLAGS_ACCOUNT);
+	xa_init_flags(&client->leases, XA_FLAGS_ALLOC | XA_FLAGS_ACCOUNT);
+	client->lease_tree = RB_ROOT;
+	INIT_LIST_HEAD(&client->ends);
+	init_waitqueue_head(&client->wait);
 
 	client->user = evpl_user_get(file->f_cred->uid);
 	if (!client->user)
@@ -95,6 +104,25 @@ free_client:
 	return ret;
 }
 
+/* The last reference has gone. */
+void evpl_client_free(struct kref *kref)
+{
+	struct evpl_client *client = container_of(kref, struct evpl_client, kref);
+
+	evpl_refs_destroy(client);
+	if (client->zeros) {
+		__free_page(client->zeros);
+		evpl_uncharge(client->user, PAGE_SIZE);
+	}
+	xa_destroy(&client->leases);
+	put_pid(client->pid);
+	iput(client->inode);
+	evpl_user_put(client->user);
+	mutex_destroy(&client->refs_mutex);
+	mutex_destroy(&client->lock);
+	kfree(client);
+}
+
 static int evpl_release(struct inode *inode, struct file *file)
 {
 	struct evpl_client *client = file->private_data;
@@ -104,13 +132,33 @@ static int evpl_release(struct inode *inode, struct file *file)
 	nr_clients--;
 	mutex_unlock(&clients_mutex);
 
-	evpl_slab_destroy_all(client);
-	evpl_refs_destroy(client);
-	put_pid(client->pid);
-	iput(client->inode);
-	evpl_user_put(client->user);
-	mutex_destroy(&client->lock);
-	kfree(client);
+	/* Who writes to an end or reads from it may still be about it. */
+	down_write(&client->tree_lock);
+	down_write(&client->lease_sem);
+	client->gone = true;
+	up_write(&client->lease_sem);
+	up_write(&client->tree_lock);
+
+	evpl_channel_client_gone(client);
+	evpl_lease_end_all(client);
+	evpl_slab_orphan_all(client);
+	evpl_client_put(client);
+	return 0;
+}
+
+static int have_zeros(struct evpl_client *client)
+{
+	int ret;
+
+	lockdep_assert_held(&client->lock);
+	ret = evpl_charge(client->user, PAGE_SIZE);
+	if (ret)
+		return ret;
+	client->zeros = alloc_page(EVPL_GFP | __GFP_ZERO);
+	if (!client->zeros) {
+		evpl_uncharge(client->user, PAGE_SIZE);
+		return -ENOMEM;
+	}
 	return 0;
 }
 
@@ -118,12 +166,14 @@ static int evpl_release(struct inode *inode, struct file *file)
  * evpl_client_set_up() - set a client up
  * @client: the client
  * @buffer_shift: log2 of its buffer size
+ * @flags: EVPL_SETUP_*
  * @slab: its first slab, which becomes the client's if 0 is returned; or NULL
  *
- * Return: 0; -EBUSY if it is set up already; what evpl_slab_reserve() returns.
+ * Return: 0; -EBUSY if it is set up already; -ENOMEM; what evpl_slab_reserve()
+ * returns.
  */
 int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
-		       struct evpl_slab *slab)
+		       u32 flags, struct evpl_slab *slab)
 {
 	int ret = 0;
 
@@ -132,8 +182,11 @@ int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 		ret = -EBUSY;
 	else if (slab)
 		ret = evpl_slab_reserve(client, slab, buffer_shift);
+	else if (flags & EVPL_SETUP_ZEROS)
+		ret = have_zeros(client);
 	if (ret)
 		goto unlock;
+	client->flags = flags;
 
 	if (slab)
 		evpl_slab_publish(client, slab);
@@ -143,6 +196,14 @@ int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 unlock:
 	mutex_unlock(&client->lock);
 	return ret;
+}
+
+static __poll_t evpl_poll(struct file *file, struct poll_table_struct *table)
+{
+	struct evpl_client *client = file->private_data;
+
+	poll_wait(file, &client->wait, table);
+	return evpl_refs_poll(client);
 }
 
 /* Programs seek to the end to learn the size. */
@@ -158,7 +219,8 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 {
 	struct evpl_client *client = file->private_data;
 	unsigned long folios[EVPL_FOLIO_ORDER_MAX + 1] = {};
-	unsigned long buffers = 0, in_use = 0;
+	unsigned long buffers = 0, in_use = 0, shared = 0, index;
+	struct evpl_share *share;
 	unsigned int shift, order, i;
 	struct evpl_slab *slab;
 	struct rb_node *node;
@@ -169,10 +231,12 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 	for (node = rb_first(&client->slabs); node; node = rb_next(node)) {
 		slab = rb_entry(node, struct evpl_slab, node);
 		in_use += evpl_refs_in_use(client, slab);
-		for (i = 0; i < slab->nr_folios; i++) {
-			folios[folio_order(slab->folios[i])]++;
+		for (i = 0; i < slab->nr_parts; i++) {
+			folios[folio_order(slab->parts[i].folio)]++;
 			cond_resched();
 		}
+		xa_for_each(&slab->shares, index, share)
+			shared++;
 	}
 	if (shift)
 		buffers = client->nr_pages >> (shift - PAGE_SHIFT);
@@ -183,6 +247,8 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 
 	seq_printf(m, "evpl-buffers:\t%lu\n", buffers);
 	seq_printf(m, "evpl-buffers-in-use:\t%lu\n", in_use);
+	seq_printf(m, "evpl-buffers-shared:\t%lu\n", shared);
+	seq_printf(m, "evpl-leases:\t%lu\n", READ_ONCE(client->nr_leases));
 	for (order = EVPL_FOLIO_ORDER_MAX; order >= EVPL_FOLIO_ORDER_MIN; order--)
 		if (folios[order])
 			seq_printf(m, "evpl-folios-%lukB:\t%lu\n",
@@ -197,13 +263,14 @@ void evpl_client_show_all(struct seq_file *m)
 {
 	struct evpl_client *client;
 
-	seq_puts(m, "pid uid slabs bytes\n");
+	seq_puts(m, "pid uid slabs bytes leases\n");
 	mutex_lock(&clients_mutex);
 	list_for_each_entry(client, &clients, list)
-		seq_printf(m, "%d %u %lu %lu\n", pid_vnr(client->pid),
+		seq_printf(m, "%d %u %lu %lu %lu\n", pid_vnr(client->pid),
 			   from_kuid_munged(&init_user_ns, client->user->uid),
 			   READ_ONCE(client->nr_slabs),
-			   READ_ONCE(client->nr_pages) << PAGE_SHIFT);
+			   READ_ONCE(client->nr_pages) << PAGE_SHIFT,
+			   READ_ONCE(client->nr_leases));
 	mutex_unlock(&clients_mutex);
 }
 
@@ -220,6 +287,7 @@ const struct file_operations evpl_fops = {
 	.unlocked_ioctl = evpl_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.mmap = evpl_mmap,
+	.poll = evpl_poll,
 	.get_unmapped_area = thp_get_unmapped_area,
 	.show_fdinfo = evpl_show_fdinfo,
 };

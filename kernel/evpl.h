@@ -2,32 +2,43 @@
 /*
  * What the files of this module share. Lock order:
  *
- *	mmap_lock
- *	  evpl_client.lock
- *	    evpl_client.tree_lock
- *	      folio lock
- *		i_mmap_rwsem
- *		  page table lock
- *	    reap_mutex (folio.c)
- *	      detached_lock (folio.c), account_lock (account.c)
+ *	evpl_end.write_mutex, evpl_end.read_mutex (channel.c)
+ *	  mmap_lock
+ *	    evpl_client.lock
+ *	      evpl_client.tree_lock
+ *		folio lock
+ *		  i_mmap_rwsem
+ *		    page table lock
+ *	    evpl_client.lease_sem
+ *	      evpl_client.refs_mutex, also below tree_lock
+ *		reap_mutex (folio.c)
+ *		  detached_lock (folio.c), account_lock (account.c)
+ *	      ends_lock (channel.c)
+ *		evpl_channel.lock
+ *		  the xa_lock of evpl_slab.shares, also below tree_lock
  *
  * Since evpl_client.lock is taken under mmap_lock (a mapping may set its client
- * up), user memory is never touched under it or anything below it. It may be
- * held for long. clients_mutex (client.c) stands apart: opening any misc device
- * may wait for it, so nothing that may take long is done under it.
+ * up), and lease_sem by page faults, user memory is never touched under them or
+ * anything below them. They may be held for long. No path holds locks of two
+ * clients. clients_mutex (client.c) stands apart: opening any misc device may wait
+ * for it, so nothing that may take long is done under it.
  */
 #ifndef EVPL_H
 #define EVPL_H
 
 #include <linux/atomic.h>
 #include <linux/evpl.h>
+#include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
+#include <linux/poll.h>
 #include <linux/rbtree.h>
+#include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/uidgid.h>
+#include <linux/wait.h>
 #include <linux/xarray.h>
 
 struct dentry;
@@ -57,6 +68,18 @@ struct seq_file;
 #define EVPL_OWN_SIZE	BIT_ULL(43)
 #define EVPL_OWN_PAGES	(EVPL_OWN_SIZE >> PAGE_SHIFT)
 #define EVPL_REFS_START	EVPL_OWN_PAGES
+#define EVPL_GUEST_START	(2 * EVPL_OWN_PAGES)
+#define EVPL_GUEST_RO_START	(3 * EVPL_OWN_PAGES)
+#define EVPL_GUEST_PAGES	EVPL_OWN_PAGES
+
+/* What lies between, from EVPL_REFS_START on, in pages. */
+#define EVPL_REFS_ENTRIES	0
+#define EVPL_REFS_LEASES	BIT(26)
+#define EVPL_REFS_RETURNED	BIT(27)
+#define EVPL_REFS_REVOKED	(BIT(27) + BIT(16))
+#define EVPL_REFS_HEADER	(BIT(27) + BIT(18))
+#define EVPL_LEASES_PAGES	BIT(26)		/* 2^32 numbers */
+#define EVPL_REVOKED_PAGES	BIT(17)
 
 /**
  * struct evpl_user - what one user is charged for
@@ -73,40 +96,131 @@ struct evpl_user {
 };
 
 /**
+ * struct evpl_part - a folio of a slab
+ * @folio: the folio, on which the slab owns one reference; NULL once an orphaned
+ *	slab has given it back. Changes under the xa_lock of evpl_slab.shares.
+ * @index: its first page in the own window
+ */
+struct evpl_part {
+	struct folio *folio;
+	pgoff_t index;
+};
+
+/**
  * struct evpl_slab - a run of pinned folios in the own window
  * @node: in evpl_client.slabs
+ * @client: whose it is; the slab owns a reference
  * @start: first page in the own window
  * @nr_pages: length
+ * @buffer_shift: log2 of the pages of a buffer
  * @live: user space knows of it; before, its range is merely reserved
- * @nr_folios: entries of @folios
- * @folios: ordered by folio->index, without a gap. The slab owns one reference
- *	on each.
+ * @orphaned: its client has gone. Changes under the xa_lock of @shares.
+ * @refs: one for the client, one for each of @shares; guarded likewise
+ * @shares: by the place of the buffer in the slab, what others may touch of it
+ * @nr_parts: entries of @parts
+ * @parts: ordered by index, without a gap
  *
- * @node and @live change under evpl_client.tree_lock, held for write; the rest
- * not after evpl_slab_reserve().
+ * @node and @live change under evpl_client.tree_lock, held for write; what isn't
+ * mentioned not after evpl_slab_reserve().
  */
 struct evpl_slab {
 	struct rb_node node;
+	struct evpl_client *client;
 	pgoff_t start;
 	unsigned long nr_pages;
+	unsigned int buffer_shift;
 	bool live;
-	unsigned int nr_folios;
-	struct folio *folios[];
+	bool orphaned;
+	unsigned int refs;
+	struct xarray shares;
+	unsigned int nr_parts;
+	struct evpl_part parts[];
+};
+
+/**
+ * struct evpl_share - a buffer that others than its owner have a part in
+ * @slab: whose buffer it is; the share owns a reference. It is in
+ *	evpl_slab.shares as long as anybody may touch the buffer.
+ * @index: place of the buffer in the slab
+ * @count: one for each record on its way, each lease, and who works on it: the
+ *	kernel's count of the buffer. All of it is one reference in the word of the
+ *	owner's entry, which goes when @count is 0 or the share is revoked.
+ * @revoked: nobody may touch the buffer for this share's sake any more
+ * @next_serial: of the next lease
+ * @leases: in the order of their serials
+ *
+ * The xa_lock of evpl_slab.shares guards @count, @revoked, @next_serial, @leases
+ * and evpl_lease.list.
+ */
+struct evpl_share {
+	struct evpl_slab *slab;
+	unsigned long index;
+	unsigned long count;
+	bool revoked;
+	u64 next_serial;
+	struct list_head leases;
+};
+
+/**
+ * struct evpl_lease - a buffer of another client that one may touch
+ * @node: in evpl_client.lease_tree, by @share and @writable, unless @ended
+ * @list: in evpl_share.leases, until nobody can touch the buffer through it
+ * @serial: see there
+ * @client: who may; the lease owns a reference
+ * @share: what; the lease owns a count until it has ended
+ * @number: its place in evpl_client.leases, and so its entry and its place in the
+ *	guest windows
+ * @writable: in the guest window, or else in guest-ro
+ * @pending: how many are between taking it and counting in its word
+ * @revoked: touches find nothing; it is there for its word only
+ * @ended: it is in no table any more
+ * @refs: one for who ends it, others for who works on it
+ *
+ * @node, @pending, @revoked and @ended change under evpl_client.lease_sem, held
+ * for write.
+ */
+struct evpl_lease {
+	struct rb_node node;
+	struct list_head list;
+	u64 serial;
+	struct evpl_client *client;
+	struct evpl_share *share;
+	u32 number;
+	bool writable;
+	bool revoked;
+	bool ended;
+	unsigned int pending;
+	refcount_t refs;
 };
 
 /**
  * struct evpl_client - one open file description of /dev/evpl
+ * @kref: one for the file, one for each slab, lease and bound end
  * @lock: guards setting up, and the coming and going of slabs: @buffer_shift,
- *	@slabs, @refs, the size of @inode
+ *	@slabs, the size of @inode
  * @tree_lock: held for write, with @lock, by who changes @slabs or the state of
- *	a slab in it; held for read by page faults, which can't take @lock
+ *	a slab in it; held for read by page faults, which can't take @lock, and by
+ *	who sends a buffer
+ * @lease_sem: guards @lease_tree and what @leases leads to. A fault holds it for
+ *	read until it has mapped what it found; who ends a lease holds it for write
+ *	to strike the lease out, then unmaps.
+ * @refs_mutex: held by who adds to @refs
+ * @gone: the file has gone. Set under @tree_lock and @lease_sem.
+ * @writable: it was opened for writing
+ * @flags: EVPL_SETUP_*; written before @buffer_shift
  * @buffer_shift: log2 of the buffer size, or 0 before the client is set up.
  *	Written once, with @lock; may be read without.
  * @slabs: by evpl_slab.start; no two overlap
  * @nr_slabs: how many; written with @lock, may be read without
  * @nr_pages: how many pages they have; likewise
- * @refs: pages of the refs window, by their place in it. A page that is there
- *	stays until the client goes.
+ * @refs: pages of the refs windows, by their place from EVPL_REFS_START. A page
+ *	that is there stays until the client is freed.
+ * @leases: by number
+ * @lease_tree: those that records can be delivered to
+ * @nr_leases: how many are in @leases; written with @lease_sem, may be read without
+ * @zeros: what a touch of a revoked lease finds, or NULL
+ * @ends: the ends of channels that are bound to it; ends_lock guards them
+ * @wait: who polls the client
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
  *	this client alone. Its size is the end of the last live slab.
  * @user: who opened it and is charged; the client owns a reference
@@ -114,13 +228,25 @@ struct evpl_slab {
  * @list: in the list of clients
  */
 struct evpl_client {
+	struct kref kref;
 	struct mutex lock; /* see above */
 	struct rw_semaphore tree_lock;
+	struct rw_semaphore lease_sem;
+	struct mutex refs_mutex; /* see above */
+	bool gone;
+	bool writable;
+	u32 flags;
 	unsigned int buffer_shift;
 	struct rb_root slabs;
 	unsigned long nr_slabs;
 	unsigned long nr_pages;
 	struct xarray refs;
+	struct xarray leases;
+	struct rb_root lease_tree;
+	unsigned long nr_leases;
+	struct page *zeros;
+	struct list_head ends;
+	wait_queue_head_t wait;
 	struct inode *inode;
 	struct evpl_user *user;
 	struct pid *pid;
@@ -132,7 +258,8 @@ extern const struct file_operations evpl_fops;
 int evpl_client_init(void);
 void evpl_client_exit(void);
 int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
-		       struct evpl_slab *slab);
+		       u32 flags, struct evpl_slab *slab);
+void evpl_client_free(struct kref *kref);
 void evpl_client_show_all(struct seq_file *m);
 unsigned long evpl_client_count(void);
 
@@ -141,6 +268,16 @@ static inline unsigned int evpl_client_shift(struct evpl_client *client)
 {
 	/* Pairs with evpl_client_set_up(). */
 	return smp_load_acquire(&client->buffer_shift);
+}
+
+static inline void evpl_client_get(struct evpl_client *client)
+{
+	kref_get(&client->kref);
+}
+
+static inline void evpl_client_put(struct evpl_client *client)
+{
+	kref_put(&client->kref, evpl_client_free);
 }
 
 /* ioctl.c */
@@ -154,25 +291,92 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 		      unsigned int buffer_shift);
 void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab);
 void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab);
-void evpl_slab_destroy(struct evpl_client *client, struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff);
-struct folio *evpl_slab_folio(struct evpl_slab *slab, pgoff_t pgoff);
+struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff);
+struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff);
 int evpl_slab_free(struct evpl_client *client, pgoff_t start);
-void evpl_slab_destroy_all(struct evpl_client *client);
+void evpl_slab_get(struct evpl_slab *slab);
+void evpl_slab_put(struct evpl_slab *slab);
+void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
+void evpl_slab_orphan(struct evpl_slab *slab);
+void evpl_slab_orphan_all(struct evpl_client *client);
 
 /* refs.c */
-int evpl_refs_grow(struct evpl_client *client, struct evpl_slab *slab,
-		   unsigned int buffer_shift);
+int evpl_refs_grow(struct evpl_client *client, unsigned long first,
+		   unsigned long last);
+int evpl_refs_grow_entries(struct evpl_client *client, u64 first, u64 last);
+int evpl_refs_grow_header(struct evpl_client *client);
+int evpl_refs_grow_lease(struct evpl_client *client, u32 number);
+int evpl_refs_grow_returned(struct evpl_client *client, u64 buffer);
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab);
+u64 evpl_refs_word(struct evpl_client *client, u64 buffer);
+void evpl_refs_inc(struct evpl_client *client, u64 buffer);
+void evpl_refs_dec(struct evpl_client *client, u64 buffer);
+u64 evpl_refs_lease_word(struct evpl_client *client, u32 number);
+void evpl_refs_lease_inc(struct evpl_client *client, u32 number);
+void evpl_refs_lease_dec(struct evpl_client *client, u32 number);
+void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
+__poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);
 
-/* The refs window in pages: an entry for each buffer that can be. */
+/* The entries of the own window in pages: one for each buffer that can be. */
 static inline unsigned long evpl_refs_pages(unsigned int buffer_shift)
 {
 	return DIV_ROUND_UP((EVPL_OWN_SIZE >> buffer_shift) *
 			    sizeof(struct evpl_entry), PAGE_SIZE);
 }
+
+/* The returned bitmap in pages: a bit for each buffer that can be. */
+static inline unsigned long evpl_returned_pages(unsigned int buffer_shift)
+{
+	return DIV_ROUND_UP(EVPL_OWN_SIZE >> buffer_shift, 8 * PAGE_SIZE);
+}
+
+/* share.c */
+extern atomic_long_t evpl_nr_shares;
+struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
+				   u32 length, bool write);
+void evpl_share_give_back(struct evpl_share *share);
+void evpl_share_hold(struct evpl_share *share);
+bool evpl_share_is_revoked(struct evpl_share *share);
+int evpl_share_add_lease(struct evpl_lease *lease);
+void evpl_share_remove_lease(struct evpl_lease *lease);
+void evpl_share_drop(struct evpl_share *share);
+int evpl_share_revoke(struct evpl_client *client, u64 offset);
+void evpl_share_revoke_all(struct evpl_slab *slab);
+int evpl_share_pull(struct evpl_client *client, u32 *pulled);
+
+static inline u64 evpl_share_buffer(struct evpl_share *share)
+{
+	return (share->slab->start >> share->slab->buffer_shift) + share->index;
+}
+
+/* lease.c */
+extern atomic_long_t evpl_nr_leases;
+struct evpl_lease *evpl_lease_take(struct evpl_client *client,
+				   struct evpl_share *share, bool writable);
+int evpl_lease_settle(struct evpl_lease *lease, bool count);
+struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
+				   u32 length, bool write);
+void evpl_lease_give_back(struct evpl_lease *lease);
+bool evpl_lease_end_idle(struct evpl_lease *lease);
+void evpl_lease_revoke(struct evpl_lease *lease);
+int evpl_lease_release(struct evpl_client *client, const u32 *numbers,
+		       u32 count, u32 *released);
+void evpl_lease_end_all(struct evpl_client *client);
+void evpl_lease_put(struct evpl_lease *lease);
+struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
+				 pgoff_t *offset);
+u64 evpl_lease_place(struct evpl_lease *lease);
+
+/* channel.c */
+extern atomic_long_t evpl_nr_channels, evpl_nr_records;
+extern const struct file_operations evpl_end_fops;
+int evpl_channel_create(struct evpl_user *user, u32 capacity,
+			struct file *ends[2]);
+int evpl_channel_bind(struct evpl_client *client, struct file *file);
+void evpl_channel_client_gone(struct evpl_client *client);
 
 /* window.c */
 int evpl_mmap(struct file *file, struct vm_area_struct *vma);
@@ -201,6 +405,9 @@ void evpl_debugfs_exit(void);
 enum evpl_stop_nr {
 	EVPL_STOP_OWN_FAULT,	/* slab looked up and folio locked, not mapped */
 	EVPL_STOP_SET_UP,	/* first slab published, client not set up yet */
+	EVPL_STOP_GUEST_FAULT,	/* lease looked up, not mapped */
+	EVPL_STOP_RESERVED,	/* slab in the tree, user space doesn't know */
+	EVPL_STOP_ENTRIES,	/* entries charged, not allocated */
 	EVPL_STOP_REAP,		/* detached folio off the list, not given back */
 };
 

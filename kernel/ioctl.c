@@ -4,11 +4,14 @@
  * then does its work, then tells user space, and publishes last.
  */
 #include <linux/err.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/nodemask.h>
 #include <linux/nospec.h>
+#include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 
 #include "evpl.h"
@@ -30,6 +33,11 @@ struct evpl_call {
 		struct evpl_setup setup;
 		struct evpl_slab_alloc slab_alloc;
 		struct evpl_slab_free slab_free;
+		struct evpl_channel_create channel_create;
+		struct evpl_channel_bind channel_bind;
+		struct evpl_lease_release lease_release;
+		struct evpl_lease_pull lease_pull;
+		struct evpl_revoke revoke;
 	} args;
 };
 
@@ -42,13 +50,18 @@ static int respond(struct evpl_call *call)
 	return 0;
 }
 
+static u64 refs_offset(unsigned long page)
+{
+	return (EVPL_REFS_START + page) << PAGE_SHIFT;
+}
+
 static int ioctl_setup(struct evpl_call *call)
 {
 	struct evpl_setup *args = &call->args.setup;
 	unsigned int shift;
 	int ret;
 
-	if (args->flags)
+	if (args->flags & ~(EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE))
 		return -EOPNOTSUPP;
 	if (!args->buffer_size)
 		args->buffer_size = EVPL_BUFFER_SIZE_DEFAULT;
@@ -63,13 +76,24 @@ static int ioctl_setup(struct evpl_call *call)
 	args->out_buffer_size = args->buffer_size;
 	args->out_own_offset = 0;
 	args->out_own_size = EVPL_OWN_SIZE;
-	args->out_refs_offset = EVPL_REFS_START << PAGE_SHIFT;
+	args->out_refs_offset = refs_offset(EVPL_REFS_ENTRIES);
 	args->out_refs_size = evpl_refs_pages(shift) << PAGE_SHIFT;
+	args->out_guest_offset = EVPL_GUEST_START << PAGE_SHIFT;
+	args->out_guest_ro_offset = EVPL_GUEST_RO_START << PAGE_SHIFT;
+	args->out_guest_size = EVPL_GUEST_PAGES << PAGE_SHIFT;
+	args->out_leases_offset = refs_offset(EVPL_REFS_LEASES);
+	args->out_leases_size = EVPL_LEASES_PAGES << PAGE_SHIFT;
+	args->out_returned_offset = refs_offset(EVPL_REFS_RETURNED);
+	args->out_returned_size = evpl_returned_pages(shift) << PAGE_SHIFT;
+	args->out_revoked_offset = refs_offset(EVPL_REFS_REVOKED);
+	args->out_revoked_size = EVPL_REVOKED_PAGES << PAGE_SHIFT;
+	args->out_header_offset = refs_offset(EVPL_REFS_HEADER);
+	args->out_header_size = PAGE_SIZE;
 
 	ret = respond(call);
 	if (ret)
 		return ret;
-	return evpl_client_set_up(call->client, shift, NULL);
+	return evpl_client_set_up(call->client, shift, args->flags, NULL);
 }
 
 static bool node_is_valid(int *node)
@@ -109,7 +133,8 @@ static int ioctl_slab_alloc(struct evpl_call *call)
 	ret = evpl_slab_reserve(client, slab, shift);
 	mutex_unlock(&client->lock);
 	if (ret)
-		goto destroy_slab;
+		goto orphan_slab;
+	evpl_stop(EVPL_STOP_RESERVED);
 
 	args->out_offset = (u64)slab->start << PAGE_SHIFT;
 	ret = respond(call);
@@ -121,11 +146,11 @@ static int ioctl_slab_alloc(struct evpl_call *call)
 		evpl_slab_publish(client, slab);
 	mutex_unlock(&client->lock);
 	if (ret)
-		goto destroy_slab;
+		goto orphan_slab;
 	return 0;
 
-destroy_slab:
-	evpl_slab_destroy(client, slab);
+orphan_slab:
+	evpl_slab_orphan(slab);
 	return ret;
 }
 
@@ -140,6 +165,117 @@ static int ioctl_slab_free(struct evpl_call *call)
 	if (!IS_ALIGNED(args->offset, PAGE_SIZE))
 		return -ENOENT;
 	return evpl_slab_free(call->client, args->offset >> PAGE_SHIFT);
+}
+
+static int ioctl_channel_create(struct evpl_call *call)
+{
+	struct evpl_channel_create *args = &call->args.channel_create;
+	struct file *ends[2];
+	int fds[2], ret;
+
+	if (args->flags)
+		return -EOPNOTSUPP;
+	if (args->__reserved || args->capacity > EVPL_CHANNEL_CAPACITY_MAX)
+		return -EINVAL;
+
+	fds[0] = get_unused_fd_flags(O_CLOEXEC);
+	if (fds[0] < 0)
+		return fds[0];
+	fds[1] = get_unused_fd_flags(O_CLOEXEC);
+	if (fds[1] < 0) {
+		ret = fds[1];
+		goto put_fd;
+	}
+	ret = evpl_channel_create(call->client->user, args->capacity ?:
+				  EVPL_CHANNEL_CAPACITY_DEFAULT, ends);
+	if (ret)
+		goto put_both;
+
+	args->out_fds[0] = fds[0];
+	args->out_fds[1] = fds[1];
+	ret = respond(call);
+	if (ret)
+		goto put_ends;
+	fd_install(fds[0], ends[0]);
+	fd_install(fds[1], ends[1]);
+	return 0;
+
+put_ends:
+	fput(ends[0]);
+	fput(ends[1]);
+put_both:
+	put_unused_fd(fds[1]);
+put_fd:
+	put_unused_fd(fds[0]);
+	return ret;
+}
+
+static int ioctl_channel_bind(struct evpl_call *call)
+{
+	struct evpl_channel_bind *args = &call->args.channel_bind;
+	struct file *end;
+	int ret;
+
+	if (args->flags)
+		return -EOPNOTSUPP;
+	if (args->__reserved)
+		return -EINVAL;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	end = fget(args->fd);
+	if (!end)
+		return -EBADF;
+	ret = evpl_channel_bind(call->client, end);
+	fput(end);
+	return ret;
+}
+
+static int ioctl_lease_release(struct evpl_call *call)
+{
+	struct evpl_lease_release *args = &call->args.lease_release;
+	u32 *numbers;
+	int ret;
+
+	if (args->flags)
+		return -EOPNOTSUPP;
+	if (args->count > EVPL_LEASE_RELEASE_MAX)
+		return -EINVAL;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	numbers = memdup_user(u64_to_user_ptr(args->leases),
+			      args->count * sizeof(*numbers));
+	if (IS_ERR(numbers))
+		return PTR_ERR(numbers);
+	ret = evpl_lease_release(call->client, numbers, args->count,
+				 &args->out_released);
+	kfree(numbers);
+	return ret ?: respond(call);
+}
+
+static int ioctl_lease_pull(struct evpl_call *call)
+{
+	struct evpl_lease_pull *args = &call->args.lease_pull;
+	int ret;
+
+	if (args->flags)
+		return -EOPNOTSUPP;
+	if (args->__reserved)
+		return -EINVAL;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	ret = evpl_share_pull(call->client, &args->out_pulled);
+	return ret ?: respond(call);
+}
+
+static int ioctl_revoke(struct evpl_call *call)
+{
+	struct evpl_revoke *args = &call->args.revoke;
+
+	if (args->flags)
+		return -EOPNOTSUPP;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	return evpl_share_revoke(call->client, args->offset);
 }
 
 /*
@@ -158,9 +294,17 @@ static const struct {
 		.min_size = offsetofend(struct type, last),		\
 		.fn = handler,						\
 	}
-	CALL(EVPL_SETUP, evpl_setup, out_refs_size, ioctl_setup),
+	CALL(EVPL_SETUP, evpl_setup, out_header_size, ioctl_setup),
 	CALL(EVPL_SLAB_ALLOC, evpl_slab_alloc, out_offset, ioctl_slab_alloc),
 	CALL(EVPL_SLAB_FREE, evpl_slab_free, offset, ioctl_slab_free),
+	CALL(EVPL_CHANNEL_CREATE, evpl_channel_create, out_fds,
+	     ioctl_channel_create),
+	CALL(EVPL_CHANNEL_BIND, evpl_channel_bind, __reserved,
+	     ioctl_channel_bind),
+	CALL(EVPL_LEASE_RELEASE, evpl_lease_release, out_released,
+	     ioctl_lease_release),
+	CALL(EVPL_LEASE_PULL, evpl_lease_pull, __reserved, ioctl_lease_pull),
+	CALL(EVPL_REVOKE, evpl_revoke, offset, ioctl_revoke),
 };
 
 /*

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Entries: the pages of the refs window. A page holds the entries of many
- * buffers, which may belong to several slabs; once there it stays until the
- * client goes, so that neither a fault nor a reader of it can meet its end. Since
- * slabs take the lowest free range, the pages go as far as slabs ever did.
+ * The refs windows: entries of buffers and of leases, the bitmaps that tell what
+ * happened to them, and the header. Pages come when they are first needed; once
+ * there a page stays until the client is freed, so that neither a fault nor a
+ * reader of it can meet its end. A page of entries holds those of many buffers,
+ * which may belong to several slabs. Since slabs take the lowest free range, and
+ * leases the lowest free number, the pages go as far as these ever did.
  *
- * User space writes the entries. Nothing here believes them.
+ * User space writes all of it. Nothing here believes what it reads, loops on it,
+ * or indexes by it.
  */
 #include <linux/mm.h>
 #include <linux/sched.h>
@@ -14,39 +17,25 @@
 #include "evpl.h"
 
 #define ENTRIES_PER_PAGE	(PAGE_SIZE / sizeof(struct evpl_entry))
-
-/* The buffers of a slab: [*first, *last]. */
-static void buffers_of(struct evpl_slab *slab, unsigned int buffer_shift,
-		       u64 *first, u64 *last)
-{
-	unsigned int shift = buffer_shift - PAGE_SHIFT;
-
-	*first = slab->start >> shift;
-	*last = ((slab->start + slab->nr_pages) >> shift) - 1;
-}
+#define BITS_PER_PAGE		(8 * PAGE_SIZE)
 
 /**
- * evpl_refs_grow() - see that the buffers of a new slab have entries
- * @client: the client; the caller holds its lock
- * @slab: the slab, which knows its place
- * @buffer_shift: log2 of the client's buffer size
+ * evpl_refs_grow() - see that a range of pages is there
+ * @client: the client
+ * @first: the first, counted from EVPL_REFS_START
+ * @last: the last
  *
  * Return: 0; -ENOMEM or -EINTR with nothing changed.
  */
-int evpl_refs_grow(struct evpl_client *client, struct evpl_slab *slab,
-		   unsigned int buffer_shift)
+int evpl_refs_grow(struct evpl_client *client, unsigned long first,
+		   unsigned long last)
 {
-	unsigned long index, first, last, missing = 0;
+	unsigned long index, missing = 0;
 	struct page *page, *next;
-	u64 buffer, last_buffer;
 	LIST_HEAD(pages);
 	int ret;
 
-	lockdep_assert_held(&client->lock);
-	buffers_of(slab, buffer_shift, &buffer, &last_buffer);
-	first = buffer / ENTRIES_PER_PAGE;
-	last = last_buffer / ENTRIES_PER_PAGE;
-
+	mutex_lock(&client->refs_mutex);
 	for (index = first; index <= last; index++) {
 		if (!xa_load(&client->refs, index))
 			missing++;
@@ -54,7 +43,8 @@ int evpl_refs_grow(struct evpl_client *client, struct evpl_slab *slab,
 	}
 	ret = evpl_charge(client->user, (u64)missing << PAGE_SHIFT);
 	if (ret)
-		return ret;
+		goto unlock;
+	evpl_stop(EVPL_STOP_ENTRIES);
 
 	/* Have everything that can fail before a fault can see any of it. */
 	ret = -ENOMEM;
@@ -82,7 +72,8 @@ int evpl_refs_grow(struct evpl_client *client, struct evpl_slab *slab,
 		WARN_ON_ONCE(xa_is_err(xa_store(&client->refs, first++, page, 0)));
 		cond_resched();
 	}
-	return 0;
+	ret = 0;
+	goto unlock;
 
 undo:
 	for (index = first; index <= last; index++) {
@@ -94,7 +85,148 @@ undo:
 		__free_page(page);
 	}
 	evpl_uncharge(client->user, (u64)missing << PAGE_SHIFT);
+unlock:
+	mutex_unlock(&client->refs_mutex);
 	return ret;
+}
+
+/* One page, which mostly is there. */
+static int grow_one(struct evpl_client *client, unsigned long index)
+{
+	return xa_load(&client->refs, index) ? 0 :
+	       evpl_refs_grow(client, index, index);
+}
+
+/* The entries of the own buffers first to last. */
+int evpl_refs_grow_entries(struct evpl_client *client, u64 first, u64 last)
+{
+	return evpl_refs_grow(client, EVPL_REFS_ENTRIES + first / ENTRIES_PER_PAGE,
+			      EVPL_REFS_ENTRIES + last / ENTRIES_PER_PAGE);
+}
+
+int evpl_refs_grow_header(struct evpl_client *client)
+{
+	return grow_one(client, EVPL_REFS_HEADER);
+}
+
+/* What tells that an own buffer was given back. */
+int evpl_refs_grow_returned(struct evpl_client *client, u64 buffer)
+{
+	return grow_one(client, EVPL_REFS_RETURNED + buffer / BITS_PER_PAGE);
+}
+
+/* The entry of a lease, and what tells that it was revoked. */
+int evpl_refs_grow_lease(struct evpl_client *client, u32 number)
+{
+	return grow_one(client, EVPL_REFS_LEASES + number / ENTRIES_PER_PAGE) ?:
+	       grow_one(client, EVPL_REFS_REVOKED + number / BITS_PER_PAGE);
+}
+
+/* What the kernel may read and write of a page, or NULL. */
+static void *refs_address(struct evpl_client *client, unsigned long index)
+{
+	struct page *page = xa_load(&client->refs, index);
+
+	return page && !PageHWPoison(page) ? page_address(page) : NULL;
+}
+
+static atomic64_t *word_at(struct evpl_client *client, unsigned long first,
+			   u64 number)
+{
+	struct evpl_entry *entries;
+
+	entries = refs_address(client, first + number / ENTRIES_PER_PAGE);
+	return entries ? (atomic64_t *)&entries[number % ENTRIES_PER_PAGE].word :
+			 NULL;
+}
+
+/*
+ * Tell user space of the entry with this number. All of it is atomic OR, so
+ * nothing that user space writes can disturb it.
+ */
+static void report(struct evpl_client *client, unsigned long first, u64 number)
+{
+	unsigned long *bits = refs_address(client, first + number / BITS_PER_PAGE);
+	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
+	bool returned = first == EVPL_REFS_RETURNED;
+	unsigned long *summary;
+
+	if (!bits || !header)
+		return;
+	summary = (unsigned long *)(returned ? &header->returned :
+					       &header->revoked);
+	set_bit(number % BITS_PER_PAGE, bits);
+	/* Who sees the bit in the summary finds the one in the bitmap. */
+	smp_mb__before_atomic();
+	set_bit(number / BITS_PER_PAGE % BITS_PER_LONG, summary);
+	wake_up_poll(&client->wait, returned ? EPOLLIN | EPOLLRDNORM : EPOLLPRI);
+}
+
+/* What poll(2) says of the client. */
+__poll_t evpl_refs_poll(struct evpl_client *client)
+{
+	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
+	__poll_t events = 0;
+
+	if (header && READ_ONCE(header->returned))
+		events |= EPOLLIN | EPOLLRDNORM;
+	if (header && READ_ONCE(header->revoked))
+		events |= EPOLLPRI;
+	return events;
+}
+
+/* The word of an own buffer: a hint. Without an entry there is no reference. */
+u64 evpl_refs_word(struct evpl_client *client, u64 buffer)
+{
+	atomic64_t *word = word_at(client, EVPL_REFS_ENTRIES, buffer);
+
+	return word ? atomic64_read(word) : 0;
+}
+
+void evpl_refs_inc(struct evpl_client *client, u64 buffer)
+{
+	atomic64_t *word = word_at(client, EVPL_REFS_ENTRIES, buffer);
+
+	if (word)
+		atomic64_inc(word);
+}
+
+/* Take a reference off an own buffer, and report it if that was the last. */
+void evpl_refs_dec(struct evpl_client *client, u64 buffer)
+{
+	atomic64_t *word = word_at(client, EVPL_REFS_ENTRIES, buffer);
+
+	if (word && atomic64_dec_and_test(word))
+		report(client, EVPL_REFS_RETURNED, buffer);
+}
+
+/* The word of a lease: a hint. What a memory error has taken has no reference. */
+u64 evpl_refs_lease_word(struct evpl_client *client, u32 number)
+{
+	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
+
+	return word ? atomic64_read(word) : 0;
+}
+
+void evpl_refs_lease_inc(struct evpl_client *client, u32 number)
+{
+	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
+
+	if (word)
+		atomic64_inc(word);
+}
+
+void evpl_refs_lease_dec(struct evpl_client *client, u32 number)
+{
+	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
+
+	if (word)
+		atomic64_dec(word);
+}
+
+void evpl_refs_report_revoked(struct evpl_client *client, u32 number)
+{
+	report(client, EVPL_REFS_REVOKED, number);
 }
 
 /**
@@ -108,19 +240,20 @@ undo:
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab)
 {
+	u64 buffer = slab->start >> slab->buffer_shift;
+	u64 end = buffer + (slab->nr_pages >> slab->buffer_shift);
 	struct evpl_entry *entries;
 	struct page *page = NULL;
 	unsigned long in_use = 0;
-	u64 buffer, last;
 
 	lockdep_assert_held(&client->lock);
-	buffers_of(slab, client->buffer_shift, &buffer, &last);
 
-	for (; buffer <= last; buffer++) {
+	for (; buffer < end; buffer++) {
 		unsigned int slot = buffer % ENTRIES_PER_PAGE;
 
 		if (!page || !slot) {
-			page = xa_load(&client->refs, buffer / ENTRIES_PER_PAGE);
+			page = xa_load(&client->refs, EVPL_REFS_ENTRIES +
+						      buffer / ENTRIES_PER_PAGE);
 			entries = page_address(page);
 			cond_resched();
 		}
@@ -131,7 +264,7 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 }
 
 /**
- * evpl_refs_destroy() - free the refs window of a client that is going
+ * evpl_refs_destroy() - free the refs windows of a client
  * @client: the client; nobody else knows of it, and none of its VMAs is left
  */
 void evpl_refs_destroy(struct evpl_client *client)

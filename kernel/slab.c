@@ -79,6 +79,7 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	struct folio *folio, *next;
 	struct evpl_slab *slab;
 	LIST_HEAD(folios);
+	pgoff_t index = 0;
 	long ret;
 
 	ret = evpl_charge(client->user, bytes);
@@ -91,7 +92,7 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	if (ret < 0)
 		goto free_folios;
 
-	slab = kvzalloc(struct_size(slab, folios, ret), EVPL_GFP);
+	slab = kvzalloc(struct_size(slab, parts, ret), EVPL_GFP);
 	if (!slab) {
 		ret = -ENOMEM;
 		goto free_folios;
@@ -100,9 +101,15 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	slab->nr_pages = nr_pages;
 	list_for_each_entry_safe(folio, next, &folios, lru) {
 		list_del(&folio->lru);
-		slab->folios[slab->nr_folios++] = folio;
+		slab->parts[slab->nr_parts].folio = folio;
+		slab->parts[slab->nr_parts++].index = index;
+		index += folio_nr_pages(folio);
 		cond_resched();
 	}
+	slab->refs = 1;
+	xa_init_flags(&slab->shares, XA_FLAGS_ACCOUNT);
+	evpl_client_get(client);
+	slab->client = client;
 	atomic_long_inc(&evpl_nr_slabs);
 	return slab;
 
@@ -116,21 +123,82 @@ free_folios:
 	return ERR_PTR(ret);
 }
 
-/**
- * evpl_slab_destroy() - free a slab
- * @client: its client
- * @slab: not in the client's tree, and mapped nowhere
- */
-void evpl_slab_destroy(struct evpl_client *client, struct evpl_slab *slab)
+void evpl_slab_get(struct evpl_slab *slab)
 {
-	unsigned int i;
+	xa_lock(&slab->shares);
+	slab->refs++;
+	xa_unlock(&slab->shares);
+}
 
-	for (i = 0; i < slab->nr_folios; i++) {
-		evpl_folio_free(slab->folios[i], client->user);
-		cond_resched();
-	}
+/**
+ * evpl_slab_put() - let go of a slab
+ * @slab: the slab
+ */
+void evpl_slab_put(struct evpl_slab *slab)
+{
+	unsigned int left;
+
+	xa_lock(&slab->shares);
+	left = --slab->refs;
+	xa_unlock(&slab->shares);
+	if (left)
+		return;
+
+	WARN_ON_ONCE(!slab->orphaned || !xa_empty(&slab->shares));
+	evpl_client_put(slab->client);
 	kvfree(slab);
 	atomic_long_dec(&evpl_nr_slabs);
+}
+
+static bool part_is_shared(struct evpl_slab *slab, struct evpl_part *part)
+{
+	pgoff_t first = part->index - slab->start;
+	unsigned long buffer = first >> slab->buffer_shift;
+	unsigned long last = (first + folio_nr_pages(part->folio) - 1) >>
+			     slab->buffer_shift;
+
+	return xa_find(&slab->shares, &buffer, last, XA_PRESENT);
+}
+
+/**
+ * evpl_slab_give_back() - free what nobody can touch any more of an orphaned slab
+ * @slab: the slab; the caller has a reference
+ * @first: where to look: the first page in the own window
+ * @last: the last page
+ */
+void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
+{
+	struct evpl_part *part = evpl_slab_part(slab, first);
+	struct evpl_part *end = slab->parts + slab->nr_parts;
+
+	for (; part < end && part->index <= last; part++) {
+		struct folio *folio = NULL;
+
+		xa_lock(&slab->shares);
+		if (part->folio && !part_is_shared(slab, part))
+			swap(folio, part->folio);
+		xa_unlock(&slab->shares);
+
+		if (folio)
+			evpl_folio_free(folio, slab->client->user);
+		cond_resched();
+	}
+}
+
+/**
+ * evpl_slab_orphan() - let go of a slab that is its client's no more
+ * @slab: not in the client's tree, and mapped nowhere in the own window; the
+ *	client's reference on it goes
+ *
+ * What others have a part in stays until they let go of it, the rest is freed.
+ */
+void evpl_slab_orphan(struct evpl_slab *slab)
+{
+	xa_lock(&slab->shares);
+	slab->orphaned = true;
+	xa_unlock(&slab->shares);
+	evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
+	evpl_slab_put(slab);
 }
 
 /* Find the lowest free range of nr_pages in the own window, and what it follows. */
@@ -195,7 +263,9 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 	if (ret)
 		return ret;
 
-	ret = evpl_refs_grow(client, slab, buffer_shift);
+	slab->buffer_shift = buffer_shift - PAGE_SHIFT;
+	ret = evpl_refs_grow_entries(client, slab->start >> slab->buffer_shift,
+				     (slab_end(slab) - 1) >> slab->buffer_shift);
 	if (ret)
 		return ret;
 
@@ -204,9 +274,10 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 	 * only if its end, counted from its index, lies within i_size.
 	 */
 	index = slab->start;
-	for (i = 0; i < slab->nr_folios; i++) {
-		slab->folios[i]->index = index;
-		index += folio_nr_pages(slab->folios[i]);
+	for (i = 0; i < slab->nr_parts; i++) {
+		slab->parts[i].index = index;
+		slab->parts[i].folio->index = index;
+		index += folio_nr_pages(slab->parts[i].folio);
 	}
 
 	down_write(&client->tree_lock);
@@ -267,9 +338,9 @@ void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab)
 	 * A fault that found the slab holds the lock of its folio until the page
 	 * is mapped; wait for those, then no more come.
 	 */
-	for (i = 0; i < slab->nr_folios; i++) {
-		folio_lock(slab->folios[i]);
-		folio_unlock(slab->folios[i]);
+	for (i = 0; i < slab->nr_parts; i++) {
+		folio_lock(slab->parts[i].folio);
+		folio_unlock(slab->parts[i].folio);
 		cond_resched();
 	}
 	unmap_mapping_range(client->inode->i_mapping,
@@ -305,26 +376,51 @@ struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff)
 }
 
 /**
- * evpl_slab_folio() - find the folio that a page of a slab belongs to
+ * evpl_slab_after() - find the first slab that ends past a page of the own window
+ * @client: the client, locked by lock or tree_lock
+ * @pgoff: the page
+ *
+ * Return: the slab, live or not, or NULL.
+ */
+struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff)
+{
+	struct rb_node *node = client->slabs.rb_node;
+	struct evpl_slab *after = NULL;
+
+	while (node) {
+		struct evpl_slab *slab = slab_of(node);
+
+		if (pgoff < slab_end(slab)) {
+			after = slab;
+			node = node->rb_left;
+		} else {
+			node = node->rb_right;
+		}
+	}
+	return after;
+}
+
+/**
+ * evpl_slab_part() - find the folio that a page of a slab belongs to
  * @slab: a slab that is reserved
  * @pgoff: the page, which lies in the slab
  *
- * Return: the folio.
+ * Return: the part that has it.
  */
-struct folio *evpl_slab_folio(struct evpl_slab *slab, pgoff_t pgoff)
+struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff)
 {
-	unsigned int low = 0, high = slab->nr_folios;
+	unsigned int low = 0, high = slab->nr_parts;
 
-	/* folios[low]->index <= pgoff, and folios[high], if any, is past it. */
+	/* parts[low].index <= pgoff, and parts[high], if any, is past it. */
 	while (high - low > 1) {
 		unsigned int mid = low + (high - low) / 2;
 
-		if (slab->folios[mid]->index <= pgoff)
+		if (slab->parts[mid].index <= pgoff)
 			low = mid;
 		else
 			high = mid;
 	}
-	return slab->folios[low];
+	return &slab->parts[low];
 }
 
 /**
@@ -337,6 +433,7 @@ struct folio *evpl_slab_folio(struct evpl_slab *slab, pgoff_t pgoff)
 int evpl_slab_free(struct evpl_client *client, pgoff_t start)
 {
 	struct evpl_slab *slab;
+	bool busy;
 
 	mutex_lock(&client->lock);
 	slab = evpl_slab_find(client, start);
@@ -344,26 +441,37 @@ int evpl_slab_free(struct evpl_client *client, pgoff_t start)
 		mutex_unlock(&client->lock);
 		return -ENOENT;
 	}
-	if (evpl_refs_in_use(client, slab)) {
+	busy = evpl_refs_in_use(client, slab);
+	if (!busy) {
+		/* Whoever sends holds tree_lock: no share comes after this. */
+		down_write(&client->tree_lock);
+		busy = !xa_empty(&slab->shares);
+		slab->live = busy;
+		up_write(&client->tree_lock);
+	}
+	if (busy) {
 		mutex_unlock(&client->lock);
 		return -EBUSY;
 	}
 	evpl_slab_remove(client, slab);
 	mutex_unlock(&client->lock);
 
-	evpl_slab_destroy(client, slab);
+	evpl_slab_orphan(slab);
 	return 0;
 }
 
 /**
- * evpl_slab_destroy_all() - free the slabs of a client that is going
- * @client: the client; nobody else knows of it, and none of its VMAs is left
+ * evpl_slab_orphan_all() - let go of the slabs of a client that is going
+ * @client: the client; its file and all of its VMAs have gone
  */
-void evpl_slab_destroy_all(struct evpl_client *client)
+void evpl_slab_orphan_all(struct evpl_client *client)
 {
 	struct evpl_slab *slab, *next;
 
-	rbtree_postorder_for_each_entry_safe(slab, next, &client->slabs, node)
-		evpl_slab_destroy(client, slab);
+	rbtree_postorder_for_each_entry_safe(slab, next, &client->slabs, node) {
+		if (client->flags & EVPL_SETUP_REVOKE)
+			evpl_share_revoke_all(slab);
+		evpl_slab_orphan(slab);
+	}
 	client->slabs = RB_ROOT;
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Windows: the ranges of mmap offsets, and what a fault in each of them finds.
- * A VMA lies within one window. Its pages are ordinary ones, so that whatever
- * pins memory can pin them, and no fault maps a page after the unmapping that
- * ended it.
+ * A VMA lies within one window. The pages of the own window and of the refs
+ * windows are ordinary ones, so that whatever pins memory can pin them; the guest
+ * windows are PFN-mapped, so that nothing can. No fault maps a page after the
+ * unmapping that ended it.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -23,6 +24,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 {
 	struct evpl_client *client = vmf->vma->vm_file->private_data;
 	struct evpl_slab *slab;
+	struct evpl_part *part;
 	struct folio *folio;
 	struct page *page;
 
@@ -32,7 +34,8 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 		up_read(&client->tree_lock);
 		return VM_FAULT_SIGBUS;
 	}
-	folio = evpl_slab_folio(slab, vmf->pgoff);
+	part = evpl_slab_part(slab, vmf->pgoff);
+	folio = part->folio;
 	folio_get(folio);
 	folio_lock(folio);
 	up_read(&client->tree_lock);
@@ -73,6 +76,79 @@ static const struct vm_operations_struct refs_vm_ops = {
 	.fault = refs_fault,
 };
 
+/* How many pages are mapped beside the one that was touched. */
+#define FAULT_AROUND	512UL
+
+static vm_fault_t insert_page(struct vm_fault *vmf, struct evpl_share *share,
+			      pgoff_t offset, unsigned long address)
+{
+	struct evpl_slab *slab = share->slab;
+	pgoff_t pgoff = slab->start + (share->index << slab->buffer_shift) + offset;
+	struct evpl_part *part = evpl_slab_part(slab, pgoff);
+	struct page *page = folio_page(part->folio, pgoff - part->index);
+
+	if (unlikely(PageHWPoison(page)))
+		return VM_FAULT_HWPOISON;
+	return vmf_insert_pfn(vmf->vma, address, page_to_pfn(page));
+}
+
+/*
+ * The page that was touched, then what else of the buffer lies in the VMA, near
+ * it. Those that are mapped already stay.
+ */
+static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
+			       pgoff_t offset)
+{
+	struct evpl_share *share = lease->share;
+	struct vm_area_struct *vma = vmf->vma;
+	pgoff_t size = BIT(share->slab->buffer_shift);
+	pgoff_t before, first, last, i;
+	vm_fault_t ret;
+
+	ret = insert_page(vmf, share, offset, vmf->address);
+	if (ret != VM_FAULT_NOPAGE)
+		return ret;
+
+	before = min3(offset, vmf->pgoff - vma->vm_pgoff,
+		      offset % FAULT_AROUND);
+	first = offset - before;
+	last = min(size - 1, first + FAULT_AROUND - 1);
+	last = min(last, offset + (vma->vm_pgoff + vma_pages(vma) - 1 - vmf->pgoff));
+	for (i = first; i <= last; i++)
+		if (i != offset &&
+		    insert_page(vmf, share, i, vmf->address +
+				(i - offset) * PAGE_SIZE) != VM_FAULT_NOPAGE)
+			break;
+	return VM_FAULT_NOPAGE;
+}
+
+/*
+ * Who ends or revokes a lease strikes it out with lease_sem held for write, then
+ * unmaps: what was looked up here is mapped before that, or not at all.
+ */
+static vm_fault_t guest_fault(struct vm_fault *vmf)
+{
+	struct evpl_client *client = vmf->vma->vm_file->private_data;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	struct evpl_lease *lease;
+	pgoff_t offset;
+
+	down_read(&client->lease_sem);
+	lease = evpl_lease_at(client, vmf->pgoff, &offset);
+	evpl_stop(EVPL_STOP_GUEST_FAULT);
+	if (lease && !lease->revoked)
+		ret = insert_lease(vmf, lease, offset);
+	else if (lease && client->zeros)
+		ret = vmf_insert_pfn(vmf->vma, vmf->address,
+				     page_to_pfn(client->zeros));
+	up_read(&client->lease_sem);
+	return ret;
+}
+
+static const struct vm_operations_struct guest_vm_ops = {
+	.fault = guest_fault,
+};
+
 static bool vma_within(struct vm_area_struct *vma, pgoff_t start,
 		       unsigned long nr_pages)
 {
@@ -95,17 +171,54 @@ static int set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
 	if (IS_ERR(slab))
 		return PTR_ERR(slab);
 
-	ret = evpl_client_set_up(client, ilog2(EVPL_BUFFER_SIZE_DEFAULT), slab);
+	ret = evpl_client_set_up(client, ilog2(EVPL_BUFFER_SIZE_DEFAULT), 0, slab);
 	if (ret)
-		evpl_slab_destroy(client, slab);
+		evpl_slab_orphan(slab);
 	return ret == -EBUSY ? 0 : ret;
+}
+
+/* The windows beside own, as the client's buffers are. */
+static int mmap_refs_or_guest(struct evpl_client *client,
+			      struct vm_area_struct *vma)
+{
+	unsigned int shift = evpl_client_shift(client);
+	const struct {
+		pgoff_t start;
+		unsigned long nr_pages;
+	} refs[] = {
+		{ EVPL_REFS_ENTRIES, evpl_refs_pages(shift) },
+		{ EVPL_REFS_LEASES, EVPL_LEASES_PAGES },
+		{ EVPL_REFS_RETURNED, evpl_returned_pages(shift) },
+		{ EVPL_REFS_REVOKED, EVPL_REVOKED_PAGES },
+		{ EVPL_REFS_HEADER, 1 },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(refs); i++) {
+		if (!vma_within(vma, EVPL_REFS_START + refs[i].start,
+				refs[i].nr_pages))
+			continue;
+		vma->vm_ops = &refs_vm_ops;
+		vm_flags_mod(vma, VM_DONTCOPY, 0);
+		return 0;
+	}
+
+	if (vma_within(vma, EVPL_GUEST_RO_START, EVPL_GUEST_PAGES)) {
+		if (vma->vm_flags & VM_WRITE)
+			return -EACCES;
+		vm_flags_mod(vma, 0, VM_MAYWRITE);
+	} else if (!vma_within(vma, EVPL_GUEST_START, EVPL_GUEST_PAGES)) {
+		return -ENXIO;
+	}
+	vma->vm_ops = &guest_vm_ops;
+	vm_flags_mod(vma, VM_PFNMAP | VM_IO | VM_DONTCOPY, 0);
+	return 0;
 }
 
 int evpl_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct evpl_client *client = file->private_data;
-	unsigned long set = VM_DONTEXPAND | VM_DONTDUMP;
-	int ret;
+	int ret = 0;
 
 	/* VM_SHARED is missing where the file was opened read-only. */
 	if (!(vma->vm_flags & VM_MAYSHARE))
@@ -121,15 +234,11 @@ int evpl_mmap(struct file *file, struct vm_area_struct *vma)
 			return ret;
 	}
 
-	if (vma_within(vma, 0, EVPL_OWN_PAGES)) {
+	if (vma_within(vma, 0, EVPL_OWN_PAGES))
 		vma->vm_ops = &own_vm_ops;
-	} else if (vma_within(vma, EVPL_REFS_START,
-			      evpl_refs_pages(evpl_client_shift(client)))) {
-		vma->vm_ops = &refs_vm_ops;
-		set |= VM_DONTCOPY;
-	} else {
-		return -ENXIO;
-	}
-	vm_flags_mod(vma, set, VM_MAYEXEC);
-	return 0;
+	else
+		ret = mmap_refs_or_guest(client, vma);
+	if (!ret)
+		vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+	return ret;
 }

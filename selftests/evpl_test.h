@@ -85,6 +85,70 @@ static inline int evpl_slab_free(int fd, uint64_t offset)
 	return RESULT(ioctl(fd, EVPL_SLAB_FREE, &slab));
 }
 
+/* Both ends of a new channel. */
+static inline int evpl_channel(int fd, uint32_t capacity, int ends[2])
+{
+	struct evpl_channel_create create = {
+		.size = sizeof(create),
+		.capacity = capacity,
+	};
+	int ret = RESULT(ioctl(fd, EVPL_CHANNEL_CREATE, &create));
+
+	if (!ret)
+		memcpy(ends, create.out_fds, sizeof(create.out_fds));
+	return ret;
+}
+
+static inline int evpl_bind(int fd, int end)
+{
+	struct evpl_channel_bind bind = { .size = sizeof(bind), .fd = end };
+
+	return RESULT(ioctl(fd, EVPL_CHANNEL_BIND, &bind));
+}
+
+/* Return how many leases have been ended, or -errno. */
+static inline int evpl_lease_release(int fd, const uint32_t *leases, uint32_t count)
+{
+	struct evpl_lease_release release = {
+		.size = sizeof(release),
+		.leases = (uintptr_t)leases,
+		.count = count,
+	};
+	int ret = RESULT(ioctl(fd, EVPL_LEASE_RELEASE, &release));
+
+	return ret ?: (int)release.out_released;
+}
+
+static inline int evpl_lease_pull(int fd)
+{
+	struct evpl_lease_pull pull = { .size = sizeof(pull) };
+	int ret = RESULT(ioctl(fd, EVPL_LEASE_PULL, &pull));
+
+	return ret ?: (int)pull.out_pulled;
+}
+
+static inline int evpl_revoke(int fd, uint64_t offset)
+{
+	struct evpl_revoke revoke = { .size = sizeof(revoke), .offset = offset };
+
+	return RESULT(ioctl(fd, EVPL_REVOKE, &revoke));
+}
+
+/* Write records to an end, or read them. Return how many, or -errno. */
+static inline int evpl_send(int end, const struct evpl_record *records, int nr)
+{
+	ssize_t ret = write(end, records, nr * sizeof(*records));
+
+	return ret < 0 ? -errno : (int)(ret / sizeof(*records));
+}
+
+static inline int evpl_recv(int end, struct evpl_record *records, int nr)
+{
+	ssize_t ret = read(end, records, nr * sizeof(*records));
+
+	return ret < 0 ? -errno : (int)(ret / sizeof(*records));
+}
+
 static inline void *evpl_map(int fd, uint64_t length, uint64_t offset)
 {
 	return mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
@@ -123,7 +187,7 @@ static inline long long fdinfo(int fd, const char *name)
 }
 
 struct counters {
-	long long clients, slabs, charged, detached;
+	long long clients, slabs, charged, detached, channels, records, shares, leases;
 };
 
 static inline struct counters read_counters(void)
@@ -133,13 +197,16 @@ static inline struct counters read_counters(void)
 		.slabs = number_in(COUNTERS, "slabs"),
 		.charged = number_in(COUNTERS, "charged-bytes"),
 		.detached = number_in(COUNTERS, "detached-bytes"),
+		.channels = number_in(COUNTERS, "channels"),
+		.records = number_in(COUNTERS, "records"),
+		.shares = number_in(COUNTERS, "shares"),
+		.leases = number_in(COUNTERS, "leases"),
 	};
 }
 
 static inline bool counters_equal(struct counters a, struct counters b)
 {
-	return a.clients == b.clients && a.slabs == b.slabs &&
-	       a.charged == b.charged && a.detached == b.detached;
+	return !memcmp(&a, &b, sizeof(a));
 }
 
 /* What something else still held may take a while: wait, but not for ever. */

@@ -273,7 +273,7 @@ static void *place(struct thread *self, void *args, uint32_t known,
 		return memcpy(pages + 2 * PAGE - known, args, known);
 	default:
 		memcpy(pages, args, known);
-		memset(pages + known, 0, 128 - known);
+		memset(pages + known, 0, 256 - known);
 		pages[known + 7] = size == 3;
 		pages[PAGE - 1] = size == 10;
 		return pages;

@@ -28,6 +28,11 @@ union any {
 	struct evpl_setup setup;
 	struct evpl_slab_alloc slab_alloc;
 	struct evpl_slab_free slab_free;
+	struct evpl_channel_create channel_create;
+	struct evpl_channel_bind channel_bind;
+	struct evpl_lease_release lease_release;
+	struct evpl_lease_pull lease_pull;
+	struct evpl_revoke revoke;
 	char bytes[8192];
 };
 
@@ -35,17 +40,21 @@ union any {
 static const struct call {
 	unsigned int cmd;
 	uint32_t size;
+	uint32_t flags;		/* that there are */
 	bool set_up;
 	bool slab;
+	bool no_output;
 	union any args;
 } calls[] = {
 	{
 		.cmd = EVPL_SETUP,
 		.size = sizeof(struct evpl_setup),
+		.flags = EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE,
 	},
 	{
 		.cmd = EVPL_SLAB_ALLOC,
 		.size = sizeof(struct evpl_slab_alloc),
+		.flags = EVPL_SLAB_HUGE,
 		.set_up = true,
 		.args.slab_alloc = { .length = SLAB_2M, .node = EVPL_NODE_ANY },
 	},
@@ -54,12 +63,43 @@ static const struct call {
 		.size = sizeof(struct evpl_slab_free),
 		.set_up = true,
 		.slab = true,
+		.no_output = true,
+	},
+	{
+		.cmd = EVPL_CHANNEL_CREATE,
+		.size = sizeof(struct evpl_channel_create),
+	},
+	{
+		.cmd = EVPL_CHANNEL_BIND,
+		.size = sizeof(struct evpl_channel_bind),
+		.set_up = true,
+		.no_output = true,
+	},
+	{
+		.cmd = EVPL_LEASE_RELEASE,
+		.size = sizeof(struct evpl_lease_release),
+		.set_up = true,
+	},
+	{
+		.cmd = EVPL_LEASE_PULL,
+		.size = sizeof(struct evpl_lease_pull),
+		.set_up = true,
+	},
+	{
+		.cmd = EVPL_REVOKE,
+		.size = sizeof(struct evpl_revoke),
+		.set_up = true,
+		.slab = true,
+		.no_output = true,
 	},
 };
 
 #define for_each_call(call)						\
 	for (const struct call *call = calls;				\
 	     call < calls + ARRAY_SIZE(calls); call++)
+
+/* Bound to nobody; a new one for each client. */
+static int ends[2] = { -1, -1 };
 
 static int open_for(const struct call *call)
 {
@@ -73,10 +113,22 @@ static int open_for(const struct call *call)
 		goto fail;
 	if (call->slab && evpl_slab_alloc(fd, SLAB_2M, &offset))
 		goto fail;
+	if (call->cmd == EVPL_CHANNEL_BIND && evpl_channel(fd, 1, ends))
+		goto fail;
 	return fd;
 fail:
 	close(fd);
 	return -1;
+}
+
+static void close_for(const struct call *call, int fd)
+{
+	close(fd);
+	for (int i = 0; i < 2; i++) {
+		if (ends[i] >= 0)
+			close(ends[i]);
+		ends[i] = -1;
+	}
 }
 
 /* Run a call on a new client; check the errno, and that a failure changed nothing. */
@@ -88,15 +140,21 @@ static void check(struct __test_metadata *_metadata, const struct call *call,
 	int result;
 
 	ASSERT_GE(fd, 0);
+	if (call->cmd == EVPL_CHANNEL_BIND)
+		args->channel_bind.fd = ends[0];
 	result = RESULT(ioctl(fd, cmd, args));
+	if (!result && call->cmd == EVPL_CHANNEL_CREATE)
+		memcpy(ends, args->channel_create.out_fds, sizeof(ends));
 	EXPECT_EQ(expected, result) {
 		TH_LOG("ioctl %#x, struct of %u", cmd, args->size);
 	}
 	if (expected) {
 		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
 		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
+		if (call->cmd == EVPL_CHANNEL_BIND)
+			EXPECT_EQ(0, evpl_bind(fd, ends[0]));
 	}
-	close(fd);
+	close_for(call, fd);
 }
 
 TEST_F(client, exact_size_works)
@@ -181,8 +239,7 @@ TEST_F(client, unknown_flags_are_EOPNOTSUPP)
 		for (int bit = 0; bit < 32; bit++) {
 			union any args = call->args;
 
-			if (call->cmd == EVPL_SLAB_ALLOC &&
-			    1U << bit == EVPL_SLAB_HUGE)
+			if (1U << bit & call->flags)
 				continue;
 			args.size = call->size;
 			/* The flags stand behind the size everywhere. */
@@ -194,18 +251,35 @@ TEST_F(client, unknown_flags_are_EOPNOTSUPP)
 
 TEST_F(client, reserved_field_that_is_not_zero_is_EINVAL)
 {
-	union any args = calls[1].args;
+	for_each_call(call) {
+		union any args = call->args;
 
-	args.size = calls[1].size;
-	args.slab_alloc.__reserved = 1;
-	check(_metadata, &calls[1], &args, EVPL_SLAB_ALLOC, -EINVAL);
+		args.size = call->size;
+		switch (call->cmd) {
+		case EVPL_SLAB_ALLOC:
+			args.slab_alloc.__reserved = 1;
+			break;
+		case EVPL_CHANNEL_CREATE:
+			args.channel_create.__reserved = 1;
+			break;
+		case EVPL_CHANNEL_BIND:
+			args.channel_bind.__reserved = 1;
+			break;
+		case EVPL_LEASE_PULL:
+			args.lease_pull.__reserved = 1;
+			break;
+		default:
+			continue;
+		}
+		check(_metadata, call, &args, call->cmd, -EINVAL);
+	}
 }
 
 TEST_F(client, unknown_ioctl_is_ENOTTY)
 {
 	union any args = { .size = 8 };
 
-	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 3), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 8), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));
@@ -229,7 +303,7 @@ TEST_F(client, unreadable_struct_is_EFAULT)
 		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page + 4092)));
 		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
 		munmap(page, 4096);
-		close(fd);
+		close_for(call, fd);
 	}
 }
 
@@ -242,7 +316,7 @@ TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 		struct evpl_setup setup;
 		int fd;
 
-		if (call->cmd == EVPL_SLAB_FREE)
+		if (call->no_output)
 			continue;
 		fd = open_for(call);
 		ASSERT_GE(fd, 0);
@@ -252,9 +326,10 @@ TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page)));
 		EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
 		EXPECT_EQ(0, fdinfo(fd, "evpl-bytes"));
+		EXPECT_EQ(self->before.channels, read_counters().channels);
 		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
 		munmap(page, 4096);
-		close(fd);
+		close_for(call, fd);
 	}
 }
 
@@ -264,6 +339,10 @@ TEST_F(client, calls_before_set_up_are_ENXIO)
 
 	EXPECT_EQ(-ENXIO, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	EXPECT_EQ(-ENXIO, evpl_slab_free(self->fd, 0));
+	EXPECT_EQ(-ENXIO, evpl_bind(self->fd, 0));
+	EXPECT_EQ(-ENXIO, evpl_lease_release(self->fd, NULL, 0));
+	EXPECT_EQ(-ENXIO, evpl_lease_pull(self->fd));
+	EXPECT_EQ(-ENXIO, evpl_revoke(self->fd, 0));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
 }
 
@@ -285,11 +364,34 @@ TEST_F(client, set_up_tells_windows_that_do_not_overlap)
 	EXPECT_EQ(1 * MIB, setup.out_buffer_size);
 	EXPECT_EQ(0, setup.out_own_offset);
 	EXPECT_GE(setup.out_own_size, 1UL << 40);
-	EXPECT_GE(setup.out_refs_offset, setup.out_own_size);
 	EXPECT_EQ(setup.out_own_size / setup.out_buffer_size *
 		  sizeof(struct evpl_entry), setup.out_refs_size);
-	EXPECT_EQ(0, setup.out_own_size % SLAB_2M);
-	EXPECT_EQ(0, setup.out_refs_offset % SLAB_2M);
+	EXPECT_EQ(setup.out_own_size / setup.out_buffer_size / 8,
+		  setup.out_returned_size);
+	EXPECT_EQ(setup.out_leases_size / sizeof(struct evpl_entry) / 8,
+		  setup.out_revoked_size);
+
+	const struct {
+		uint64_t offset, size;
+	} windows[] = {
+		{ setup.out_own_offset, setup.out_own_size },
+		{ setup.out_refs_offset, setup.out_refs_size },
+		{ setup.out_guest_offset, setup.out_guest_size },
+		{ setup.out_guest_ro_offset, setup.out_guest_size },
+		{ setup.out_leases_offset, setup.out_leases_size },
+		{ setup.out_returned_offset, setup.out_returned_size },
+		{ setup.out_revoked_offset, setup.out_revoked_size },
+		{ setup.out_header_offset, setup.out_header_size },
+	};
+
+	for (int i = 0; i < ARRAY_SIZE(windows); i++) {
+		EXPECT_LT(0, windows[i].size);
+		EXPECT_EQ(0, windows[i].offset % 4096);
+		EXPECT_EQ(0, windows[i].size % 4096);
+		for (int j = 0; j < i; j++)
+			EXPECT_TRUE(windows[i].offset >= windows[j].offset + windows[j].size ||
+				    windows[j].offset >= windows[i].offset + windows[i].size);
+	}
 }
 
 TEST_F(client, every_power_of_two_is_a_buffer_size_and_nothing_else_is)

@@ -12,6 +12,9 @@
 #define OWN_FAULT	STOP "own-fault"
 #define SET_UP		STOP "set-up"
 #define REAP		STOP "reap"
+#define GUEST_FAULT	STOP "guest-fault"
+#define RESERVED	STOP "reserved"
+#define ENTRIES		STOP "entries"
 
 /* Wait until so many tasks stand at a stop, but not for ever. */
 static bool wait_at(const char *stop, unsigned long long tasks)
@@ -77,6 +80,9 @@ FIXTURE_TEARDOWN(race)
 	write_string(OWN_FAULT, "0");
 	write_string(SET_UP, "0");
 	write_string(REAP, "0");
+	write_string(GUEST_FAULT, "0");
+	write_string(RESERVED, "0");
+	write_string(ENTRIES, "0");
 	write_number(MAX_BYTES, self->max_bytes);
 	close(self->fd);
 	EXPECT_TRUE(counters_return_to(self->before));
@@ -199,6 +205,117 @@ TEST_F(race, two_mappings_that_set_up_get_one_slab)
 	EXPECT_EQ(self->before.slabs + 1, read_counters().slabs);
 	close(mapped[0]);
 	close(mapped[1]);
+}
+
+/*
+ * As a receiver: touch what was sent, and again when a byte comes over the pipe.
+ * Return 0 if it was gone then.
+ */
+static int receive_and_touch(int end, int pipe_fd)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct evpl_record record;
+	struct evpl_setup setup;
+	char byte, *memory;
+	int first;
+
+	if (fd < 0 || evpl_setup(fd, 0, &setup) || evpl_bind(fd, end) ||
+	    evpl_recv(end, &record, 1) != 1)
+		return 1;
+	memory = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, record.offset);
+	if (memory == MAP_FAILED)
+		return 2;
+	first = touch_read(memory);
+	if (first && first != SIGBUS)
+		return 3;
+	if (read(pipe_fd, &byte, 1) != 1)
+		return 4;
+	return touch_read(memory) == SIGBUS ? 0 : 5;
+}
+
+TEST_F(race, lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
+{
+	struct evpl_record record = { .length = 4096 };
+	struct evpl_setup setup;
+	struct evpl_entry *entries;
+	pid_t toucher, revoker;
+	int ends[2], pipe_fds[2];
+	uint64_t offset;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	entries = evpl_map(self->fd, 4096, setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, entries);
+	entries[0].word = 1;
+	ASSERT_EQ(0, evpl_channel(self->fd, 0, ends));
+	ASSERT_EQ(0, evpl_bind(self->fd, ends[0]));
+	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
+	ASSERT_EQ(0, pipe(pipe_fds));
+
+	ASSERT_EQ(0, write_string(GUEST_FAULT, "1"));
+	toucher = fork();
+	if (!toucher)
+		_exit(receive_and_touch(ends[1], pipe_fds[0]));
+	ASSERT_TRUE(wait_at(GUEST_FAULT, 1));
+	revoker = fork();
+	if (!revoker)
+		_exit(evpl_revoke(self->fd, 0) ? 1 : 0);
+	EXPECT_TRUE(is_held_up(revoker));
+	ASSERT_EQ(0, write_string(GUEST_FAULT, "0"));
+	EXPECT_EQ(0, reap(revoker));
+	EXPECT_EQ(0, entries[0].word);
+	ASSERT_EQ(1, write(pipe_fds[1], "", 1));
+	EXPECT_EQ(0, reap(toucher));
+	munmap(entries, 4096);
+	for (int i = 0; i < 2; i++) {
+		close(ends[i]);
+		close(pipe_fds[i]);
+	}
+}
+
+TEST_F(race, size_passes_by_a_slab_that_is_not_there_yet)
+{
+	struct evpl_setup setup;
+	uint64_t offset;
+	pid_t child;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	ASSERT_EQ(0, write_string(RESERVED, "1"));
+	child = fork();
+	if (!child)
+		_exit(evpl_slab_alloc(self->fd, SLAB_2M, &offset) ||
+		      offset != SLAB_2M);
+	ASSERT_TRUE(wait_at(RESERVED, 1));
+	EXPECT_EQ(0, evpl_slab_free(self->fd, 0));
+	EXPECT_EQ(0, lseek(self->fd, 0, SEEK_END));
+	EXPECT_EQ(-ENOENT, evpl_slab_free(self->fd, SLAB_2M));
+	EXPECT_EQ(-ENOENT, evpl_revoke(self->fd, SLAB_2M));
+	ASSERT_EQ(0, write_string(RESERVED, "0"));
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(2 * SLAB_2M, lseek(self->fd, 0, SEEK_END));
+}
+
+TEST_F(race, who_is_killed_while_entries_are_had_takes_none)
+{
+	struct evpl_setup setup;
+	struct counters before;
+	uint64_t offset;
+	pid_t child;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	before = read_counters();
+	ASSERT_EQ(0, write_string(ENTRIES, "1"));
+	child = fork();
+	if (!child)
+		_exit(evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	ASSERT_TRUE(wait_at(ENTRIES, 1));
+	kill(child, SIGKILL);
+	ASSERT_EQ(0, write_string(ENTRIES, "0"));
+	EXPECT_EQ(-SIGKILL, reap(child));
+	EXPECT_TRUE(counters_return_to(before));
+	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
+	EXPECT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 }
 
 TEST_F(race, what_another_frees_just_now_can_be_had)

@@ -364,4 +364,50 @@ TEST_F(slab, threads_allocate_and_free_in_one_client_while_others_fault)
 	munmap(window, 8 * MIB);
 }
 
+struct flipper {
+	struct evpl_entry *entries;
+	unsigned int nr;
+	bool stop;
+};
+
+static void *flip_words(void *arg)
+{
+	struct flipper *flipper = arg;
+
+	while (!__atomic_load_n(&flipper->stop, __ATOMIC_RELAXED))
+		for (unsigned int i = 0; i < flipper->nr; i++)
+			__atomic_fetch_xor(&flipper->entries[i].word, 1,
+					   __ATOMIC_RELAXED);
+	return NULL;
+}
+
+TEST_F(slab, words_that_change_while_they_are_counted_are_a_hint_and_no_more)
+{
+	struct flipper flipper = { .nr = SLAB_2M / (4 * KIB) - 1 };
+	struct evpl_setup setup;
+	pthread_t thread;
+	uint64_t offset;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	ASSERT_EQ(0, evpl_setup(fd, 4 * KIB, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
+	flipper.entries = evpl_map(fd, SLAB_2M / (4 * KIB) * sizeof(struct evpl_entry),
+				   setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, flipper.entries);
+	/* The last is in use all the time. */
+	flipper.entries[flipper.nr].word = 1;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, flip_words, &flipper));
+	for (int i = 0; i < scaled(3000); i++) {
+		long long in_use = fdinfo(fd, "evpl-buffers-in-use");
+
+		ASSERT_LE(1, in_use);
+		ASSERT_GE(flipper.nr + 1, in_use);
+		ASSERT_EQ(-EBUSY, evpl_slab_free(fd, offset));
+	}
+	__atomic_store_n(&flipper.stop, true, __ATOMIC_RELAXED);
+	pthread_join(thread, NULL);
+	munmap(flipper.entries, SLAB_2M / (4 * KIB) * sizeof(struct evpl_entry));
+	close(fd);
+}
+
 TEST_HARNESS_MAIN

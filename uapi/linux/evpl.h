@@ -20,17 +20,91 @@
  *
  * refs
  *	A &struct evpl_entry for each buffer of the own window: entry n belongs
- *	to the buffer at own offset n * buffer_size. A child doesn't inherit this
- *	mapping over fork(2), unless the client asked for it (MADV_DOFORK).
+ *	to the buffer at own offset n * buffer_size.
  *
- * Mappings are MAP_SHARED; PROT_EXEC is refused. An offset that no slab backs
+ * guest, guest-ro
+ *	The buffers of other clients that this one has a *lease* on, each at its
+ *	place, writable or not. The CPU can touch them, and nothing can pin them:
+ *	neither vmsplice(2) nor O_DIRECT, io_uring's registered buffers or RDMA
+ *	(they give EFAULT), so that taking a lease away is complete and at once.
+ *
+ * leases
+ *	A &struct evpl_entry for each lease, by its number.
+ *
+ * header, returned, revoked
+ *	The &struct evpl_header, and two bitmaps that say which buffers have been
+ *	given back and which leases revoked. See there.
+ *
+ * Mappings are MAP_SHARED; PROT_EXEC is refused. A child inherits mappings of the
+ * own window over fork(2), and none of the others, unless it asked for it with
+ * MADV_DOFORK, which guest and guest-ro refuse. An offset that nothing backs
  * raises SIGBUS when it is touched. A client that maps offset 0 before it was
  * set up is set up with the defaults, and gets a slab as long as the mapping,
  * rounded up to a multiple of %EVPL_SLAB_ALIGN: a program that can map a file
  * can use this memory unchanged.
  *
  * A client, its slabs and whatever it was charged for live until the last
- * descriptor and mapping of its open file description are gone.
+ * descriptor and mapping of its open file description are gone. What others have
+ * a lease on lives until that ends.
+ */
+
+/**
+ * DOC: channels
+ *
+ * A channel carries references on buffers from one client to another. It has two
+ * *ends*, a descriptor each, made by EVPL_CHANNEL_CREATE. An end goes to another
+ * process by inheritance or in a Unix socket, and is bound to one client of the
+ * process that uses it (EVPL_CHANNEL_BIND). Then whoever has the end may write(2),
+ * read(2) and poll(2) it, through io_uring also.
+ *
+ * What is written and read are whole &struct evpl_record. A write takes all of
+ * its records or none. For each the client gives up one reference on the buffer,
+ * that of its word; the kernel holds it until it is read, or given back because
+ * the other end is closed or its client has gone.
+ *
+ * Who reads a record of another client's buffer gets a *lease* on it: the whole
+ * buffer appears at the lease's place in the guest or guest-ro window, and the
+ * word of the lease's entry goes up by one for each record. A client has at most
+ * one lease a buffer and window. It lets go of a reference by taking one off the
+ * word, and of the lease by EVPL_LEASE_RELEASE when the word is 0, or by passing
+ * its last reference on. Who reads a record of a buffer of its own gets the
+ * reference back: the word of the buffer's entry goes up by one.
+ *
+ * Whatever is on its way or leased counts as one reference on the owner's entry.
+ * When the last of it ends, by release, close or death, the kernel takes that one
+ * off; if the word is 0 then, the buffer is reported in the header.
+ *
+ * A lease lives longer than the client that owns the buffer, unless that client
+ * was set up with %EVPL_SETUP_REVOKE.
+ *
+ * write(2) gives
+ *
+ *  - EINVAL: not whole records; a reserved field isn't zero, @length is 0, or the
+ *    range goes past the buffer's end
+ *  - EOPNOTSUPP: a flag that the kernel doesn't know
+ *  - EMSGSIZE: more records than the channel's capacity
+ *  - ENOTCONN: the end isn't bound, or its client has gone
+ *  - ENOENT: @offset is in no slab and no lease of the client
+ *  - ESTALE: the word of the buffer, or of the lease, has no reference to give
+ *  - EACCES: %EVPL_RECORD_WRITE, and the lease, or the client, is read-only
+ *  - EBUSY: the buffer is being revoked just now
+ *  - EAGAIN: so many records don't fit now, and the descriptor is non-blocking
+ *  - EPIPE: the other end is closed, or its client has gone (no SIGPIPE)
+ *  - ENOMEM: memory is short, or a cap is reached
+ *  - EFAULT: the records can't be read
+ *
+ * read(2) gives 0 when the other end is closed, or its client has gone, and
+ * nothing is left to read, and
+ *
+ *  - EINVAL: room for less than one record
+ *  - ENOTCONN, EAGAIN: as above
+ *  - ENOSPC: the window has no place left; the record stays
+ *  - ENOMEM: memory is short, or a cap is reached; the record stays
+ *  - EFAULT: the record can't be written; it stays
+ *
+ * Both give EINTR when a signal comes while they wait, and nothing has moved.
+ * poll(2) says POLLIN when there is a record or the end of them, POLLOUT when one
+ * fits, POLLHUP when the other end has gone.
  */
 
 /**
@@ -51,11 +125,14 @@
  *  - EFAULT: the struct can't be read or written
  *  - EBUSY: the object is in a state, or in a use, that forbids the call
  *  - ENOENT: the object that was named doesn't exist
+ *  - EBADF: the descriptor that was named isn't open, or isn't what it should be
+ *  - EMFILE, ENFILE: no descriptor is left
  *  - ENXIO: the client isn't set up yet
  *  - ENOMEM: memory is short, or a cap of the user, of the system or of the
  *    memory cgroup is reached
  *  - ENOSPC: the window has no free range as long as was asked for
- *  - EINTR: a fatal signal came while memory was being allocated
+ *  - EINTR: a fatal signal came while memory was being allocated, or buffers
+ *    revoked
  *
  * mmap(2) gives
  *
@@ -103,9 +180,37 @@ struct evpl_entry {
 };
 
 /**
+ * struct evpl_header - what has happened to the client's entries
+ * @returned: bit n: in the pages of the returned bitmap whose number is n modulo
+ *	64 there are bits set
+ * @revoked: the same of the revoked bitmap
+ *
+ * The kernel sets a bit in the bitmap, then one here, then wakes whoever polls the
+ * client: POLLIN while @returned isn't 0, POLLPRI while @revoked isn't 0. The
+ * client takes each by exchanging it with 0, then looks through the bitmap,
+ * taking its words likewise. A bit is a hint: look at the entry's word.
+ *
+ * Bit n of the returned bitmap is the own buffer with entry n, whose word the
+ * kernel took to 0. Bit n of the revoked one is the lease number n, which was
+ * revoked while its word wasn't 0 or it was being delivered.
+ *
+ * The header is there when the first end has been bound to the client, a page of
+ * a bitmap when the first buffer that it tells of was sent or leased.
+ */
+struct evpl_header {
+	__aligned_u64 returned;
+	__aligned_u64 revoked;
+};
+
+/* A touch of a revoked lease finds zeros, instead of raising SIGBUS. */
+#define EVPL_SETUP_ZEROS	_BITUL(0)
+/* When the client goes, all leases on its buffers are revoked. */
+#define EVPL_SETUP_REVOKE	_BITUL(1)
+
+/**
  * struct evpl_setup - ioctl(EVPL_SETUP)
  * @size: sizeof(struct evpl_setup)
- * @flags: must be 0
+ * @flags: %EVPL_SETUP_ZEROS, %EVPL_SETUP_REVOKE or 0
  * @buffer_size: bytes of a buffer: a power of two from %EVPL_BUFFER_SIZE_MIN to
  *	%EVPL_BUFFER_SIZE_MAX, or 0 for %EVPL_BUFFER_SIZE_DEFAULT
  * @out_buffer_size: the bytes of a buffer
@@ -113,10 +218,22 @@ struct evpl_entry {
  * @out_own_size: bytes of the own window
  * @out_refs_offset: mmap offset of the refs window
  * @out_refs_size: bytes of the refs window
+ * @out_guest_offset: mmap offset of the guest window
+ * @out_guest_ro_offset: mmap offset of the guest-ro window
+ * @out_guest_size: bytes of each of the two
+ * @out_leases_offset: mmap offset of the leases' entries
+ * @out_leases_size: bytes of them
+ * @out_returned_offset: mmap offset of the returned bitmap
+ * @out_returned_size: bytes of it
+ * @out_revoked_offset: mmap offset of the revoked bitmap
+ * @out_revoked_size: bytes of it
+ * @out_header_offset: mmap offset of the header
+ * @out_header_size: bytes of it, to be mapped
  *
- * Sets the client up. No memory is taken for the windows until slabs come.
+ * Sets the client up. No memory is taken for the windows until it is needed, but
+ * for a page with %EVPL_SETUP_ZEROS.
  *
- * Return: 0, or -1 and errno: EBUSY if the client is set up already.
+ * Return: 0, or -1 and errno: EBUSY if the client is set up already; ENOMEM.
  */
 struct evpl_setup {
 	__u32 size;
@@ -127,6 +244,17 @@ struct evpl_setup {
 	__aligned_u64 out_own_size;
 	__aligned_u64 out_refs_offset;
 	__aligned_u64 out_refs_size;
+	__aligned_u64 out_guest_offset;
+	__aligned_u64 out_guest_ro_offset;
+	__aligned_u64 out_guest_size;
+	__aligned_u64 out_leases_offset;
+	__aligned_u64 out_leases_size;
+	__aligned_u64 out_returned_offset;
+	__aligned_u64 out_returned_size;
+	__aligned_u64 out_revoked_offset;
+	__aligned_u64 out_revoked_size;
+	__aligned_u64 out_header_offset;
+	__aligned_u64 out_header_size;
 };
 
 #define EVPL_SETUP _IOWR(EVPL_IOC_TYPE, 0x00, struct evpl_setup)
@@ -178,7 +306,7 @@ struct evpl_slab_alloc {
  * it go.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no slab starts at @offset; EBUSY
- * if one of its words isn't 0.
+ * if one of its words isn't 0, or one of its buffers is on its way or leased.
  */
 struct evpl_slab_free {
 	__u32 size;
@@ -187,5 +315,153 @@ struct evpl_slab_free {
 };
 
 #define EVPL_SLAB_FREE _IOWR(EVPL_IOC_TYPE, 0x02, struct evpl_slab_free)
+
+#define EVPL_CHANNEL_CAPACITY_MAX	16384
+#define EVPL_CHANNEL_CAPACITY_DEFAULT	256
+
+/**
+ * struct evpl_channel_create - ioctl(EVPL_CHANNEL_CREATE)
+ * @size: sizeof(struct evpl_channel_create)
+ * @flags: must be 0
+ * @capacity: records that are on their way in one direction, up to
+ *	%EVPL_CHANNEL_CAPACITY_MAX, or 0 for %EVPL_CHANNEL_CAPACITY_DEFAULT
+ * @__reserved: must be 0
+ * @out_fds: the two ends, close-on-exec, bound to nobody
+ *
+ * Makes a channel. Its memory is charged like entries, to who opened the client.
+ *
+ * Return: 0, or -1 and errno: EMFILE, ENFILE or ENOMEM.
+ */
+struct evpl_channel_create {
+	__u32 size;
+	__u32 flags;
+	__u32 capacity;
+	__u32 __reserved;
+	__s32 out_fds[2];
+};
+
+#define EVPL_CHANNEL_CREATE _IOWR(EVPL_IOC_TYPE, 0x03, struct evpl_channel_create)
+
+/**
+ * struct evpl_channel_bind - ioctl(EVPL_CHANNEL_BIND)
+ * @size: sizeof(struct evpl_channel_bind)
+ * @flags: must be 0
+ * @fd: an end of a channel
+ * @__reserved: must be 0
+ *
+ * Binds the end to this client, for good: what is written comes from it, what is
+ * read goes to it. When the client goes, so does the end. The end doesn't keep
+ * the client.
+ *
+ * Return: 0, or -1 and errno: ENXIO; EBADF if @fd is no end of a channel; EBUSY if
+ * it is bound already, or its client has gone; ENOMEM or EINTR.
+ */
+struct evpl_channel_bind {
+	__u32 size;
+	__u32 flags;
+	__s32 fd;
+	__u32 __reserved;
+};
+
+#define EVPL_CHANNEL_BIND _IOWR(EVPL_IOC_TYPE, 0x04, struct evpl_channel_bind)
+
+/* The receiver may write to the buffer. */
+#define EVPL_RECORD_WRITE	_BITUL(0)
+/* Read only: the buffer was revoked on the way. @offset is 0. */
+#define EVPL_RECORD_REVOKED	_BITUL(1)
+
+/* No lease: a record of the reader's own buffer, or a revoked one. */
+#define EVPL_LEASE_NONE		0xffffffffU
+
+/**
+ * struct evpl_record - what is written to an end of a channel, and read from one
+ * @offset: mmap offset of the first byte: written, in the own or a guest window
+ *	of the writer; read, of the reader
+ * @length: bytes, not 0, all in one buffer
+ * @flags: %EVPL_RECORD_WRITE or 0; read, also %EVPL_RECORD_REVOKED
+ * @cookie: whatever the writer likes
+ * @lease: read, the number of the lease, or %EVPL_LEASE_NONE; written, ignored:
+ *	@offset says what is meant
+ * @__reserved: must be 0
+ */
+struct evpl_record {
+	__aligned_u64 offset;
+	__u32 length;
+	__u32 flags;
+	__aligned_u64 cookie;
+	__u32 lease;
+	__u32 __reserved;
+};
+
+#define EVPL_LEASE_RELEASE_MAX	4096
+
+/**
+ * struct evpl_lease_release - ioctl(EVPL_LEASE_RELEASE)
+ * @size: sizeof(struct evpl_lease_release)
+ * @flags: must be 0
+ * @leases: address of @count numbers of leases, __u32 each
+ * @count: up to %EVPL_LEASE_RELEASE_MAX
+ * @out_released: how many leases this call has ended
+ *
+ * Ends each of these leases whose word is 0 and which no record is being delivered
+ * to; passes the others by, and those that have ended already.
+ *
+ * Return: 0, or -1 and errno: ENXIO; EINVAL, and nothing is released, if one of
+ * them isn't a number of a lease at all.
+ */
+struct evpl_lease_release {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 leases;
+	__u32 count;
+	__u32 out_released;
+};
+
+#define EVPL_LEASE_RELEASE _IOWR(EVPL_IOC_TYPE, 0x05, struct evpl_lease_release)
+
+/**
+ * struct evpl_lease_pull - ioctl(EVPL_LEASE_PULL)
+ * @size: sizeof(struct evpl_lease_pull)
+ * @flags: must be 0
+ * @out_pulled: how many leases this call has ended
+ * @__reserved: must be 0
+ *
+ * Does for all leases that others have on the client's buffers what
+ * EVPL_LEASE_RELEASE does: an owner who is out of buffers gets at those that a
+ * receiver has let go of without a call.
+ *
+ * Return: 0, or -1 and errno: ENXIO; EINTR, after a part of them.
+ */
+struct evpl_lease_pull {
+	__u32 size;
+	__u32 flags;
+	__u32 out_pulled;
+	__u32 __reserved;
+};
+
+#define EVPL_LEASE_PULL _IOWR(EVPL_IOC_TYPE, 0x06, struct evpl_lease_pull)
+
+/**
+ * struct evpl_revoke - ioctl(EVPL_REVOKE)
+ * @size: sizeof(struct evpl_revoke)
+ * @flags: must be 0
+ * @offset: where a buffer starts in the own window
+ *
+ * Takes the buffer back from everybody: from all who have a lease on it, whose
+ * next touch raises SIGBUS or finds zeros, as they chose; and from all records
+ * that carry it, which are delivered as %EVPL_RECORD_REVOKED. On return only the
+ * owner can touch the buffer. A revoked lease keeps its number and place until its
+ * word is 0 and it is released.
+ *
+ * Return: 0, also where nobody has it; or -1 and errno: ENXIO; ENOENT if no
+ * buffer of a slab starts there.
+ */
+struct evpl_revoke {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 offset;
+};
+
+#define EVPL_REVOKE _IOWR(EVPL_IOC_TYPE, 0x07, struct evpl_revoke)
 
 #endif /* _UAPI_LINUX_EVPL_H */

@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Leases: what a client may touch of other clients' buffers. A lease has a number,
+ * and by it an entry, whose word says how many references its client has, and a
+ * place in the guest window or in guest-ro. The place is PFN-mapped: the CPU can
+ * touch it and nothing can pin it, so unmapping ends all access.
+ *
+ * A number is made of three parts: writable or not, the order of the buffer, and
+ * which of that kind it is; so it gives the place by arithmetic:
+ *
+ *	bit 31	  writable
+ *	26 to 30  log2 of the buffer's pages
+ *	0 to 25	  which
+ *
+ * A lease is *ended* in three steps. It is struck out of its client's tables,
+ * with lease_sem held for write, so that no fault finds it; it is unmapped; then
+ * its number can be had again, and its count of the share goes. A lease that is
+ * *revoked* is struck out for faults and deliveries alone; its number stays until
+ * its word is 0.
+ */
+#include <linux/fs.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+
+#include "evpl.h"
+
+#define ORDER_SHIFT	26
+#define ORDERS		19	/* of 4 KiB to 1 GiB */
+#define WRITABLE	BIT(31)
+
+/* Each order has this many pages of a window. */
+#define PLACES_SHIFT	ORDER_SHIFT
+
+atomic_long_t evpl_nr_leases;
+
+static unsigned int order_of(u32 number)
+{
+	return (number & ~WRITABLE) >> ORDER_SHIFT;
+}
+
+static u32 which_of(u32 number)
+{
+	return number & (BIT(ORDER_SHIFT) - 1);
+}
+
+static bool is_number(u32 number)
+{
+	unsigned int order = order_of(number);
+
+	return order < ORDERS && which_of(number) < BIT(PLACES_SHIFT - order);
+}
+
+/* First page of a lease's place. */
+static pgoff_t place_of(u32 number)
+{
+	unsigned int order = order_of(number);
+	pgoff_t place = ((pgoff_t)order << PLACES_SHIFT) +
+			((pgoff_t)which_of(number) << order);
+
+	return place + (number & WRITABLE ? EVPL_GUEST_START :
+					    EVPL_GUEST_RO_START);
+}
+
+/* The number of a lease that would have this page of a guest window. */
+static u32 number_at(pgoff_t pgoff)
+{
+	bool writable = pgoff < EVPL_GUEST_RO_START;
+	pgoff_t place = pgoff - (writable ? EVPL_GUEST_START :
+					    EVPL_GUEST_RO_START);
+	unsigned int order = place >> PLACES_SHIFT;
+
+	return (writable ? WRITABLE : 0) | order << ORDER_SHIFT |
+	       (order < ORDERS ? (place & (BIT(PLACES_SHIFT) - 1)) >> order : 0);
+}
+
+/* mmap offset of a lease's place. */
+u64 evpl_lease_place(struct evpl_lease *lease)
+{
+	return (u64)place_of(lease->number) << PAGE_SHIFT;
+}
+
+/**
+ * evpl_lease_at() - find the lease that a page of a guest window belongs to
+ * @client: the client, locked by lease_sem
+ * @pgoff: the page
+ * @offset: out: the page within the buffer
+ *
+ * Return: the lease, which may be a revoked one, or NULL.
+ */
+struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
+				 pgoff_t *offset)
+{
+	u32 number = number_at(pgoff);
+
+	if (!is_number(number))
+		return NULL;
+	*offset = pgoff - place_of(number);
+	return xa_load(&client->leases, number);
+}
+
+void evpl_lease_put(struct evpl_lease *lease)
+{
+	if (!refcount_dec_and_test(&lease->refs))
+		return;
+	evpl_client_put(lease->client);
+	kfree(lease);
+}
+
+static int compare(struct evpl_lease *lease, struct evpl_share *share,
+		   bool writable)
+{
+	if (lease->share != share)
+		return lease->share < share ? -1 : 1;
+	return (int)lease->writable - (int)writable;
+}
+
+static struct evpl_lease *find(struct evpl_client *client,
+			       struct evpl_share *share, bool writable)
+{
+	struct rb_node *node = client->lease_tree.rb_node;
+
+	while (node) {
+		struct evpl_lease *lease = rb_entry(node, struct evpl_lease, node);
+		int order = compare(lease, share, writable);
+
+		if (!order)
+			return lease;
+		node = order < 0 ? node->rb_right : node->rb_left;
+	}
+	return NULL;
+}
+
+static void insert(struct evpl_client *client, struct evpl_lease *lease)
+{
+	struct rb_node **link = &client->lease_tree.rb_node;
+	struct rb_node *parent = NULL;
+
+	while (*link) {
+		parent = *link;
+		link = compare(rb_entry(parent, struct evpl_lease, node),
+			       lease->share, lease->writable) < 0 ?
+		       &parent->rb_right : &parent->rb_left;
+	}
+	rb_link_node(&lease->node, parent, link);
+	rb_insert_color(&lease->node, &client->lease_tree);
+}
+
+/* Unmap a lease's place wherever its client has mapped it. */
+static void unmap(struct evpl_lease *lease)
+{
+	unmap_mapping_range(lease->client->inode->i_mapping,
+			    evpl_lease_place(lease),
+			    PAGE_SIZE << order_of(lease->number), 1);
+}
+
+/* The first step of an end. What leads to the lease afterwards is its share. */
+static void strike_out(struct evpl_lease *lease)
+{
+	struct evpl_client *client = lease->client;
+
+	lockdep_assert_held_write(&client->lease_sem);
+	lease->ended = true;
+	rb_erase(&lease->node, &client->lease_tree);
+	WRITE_ONCE(client->nr_leases, client->nr_leases - 1);
+	/* Needs no memory, and keeps the number taken. */
+	xa_store(&client->leases, lease->number, XA_ZERO_ENTRY, 0);
+}
+
+/* The rest of it. The reference of who ends the lease goes. */
+static void finish(struct evpl_lease *lease)
+{
+	struct evpl_client *client = lease->client;
+
+	unmap(lease);
+	evpl_share_remove_lease(lease);
+	xa_erase(&client->leases, lease->number);
+	evpl_share_drop(lease->share);
+	atomic_long_dec(&evpl_nr_leases);
+	evpl_lease_put(lease);
+}
+
+/* Strike it out if nothing but its share leads to it. */
+static bool strike_out_idle(struct evpl_lease *lease)
+{
+	struct evpl_client *client = lease->client;
+
+	lockdep_assert_held_write(&client->lease_sem);
+	if (lease->ended || lease->pending ||
+	    evpl_refs_lease_word(client, lease->number))
+		return false;
+	strike_out(lease);
+	return true;
+}
+
+/**
+ * evpl_lease_end_idle() - end a lease whose word is 0
+ * @lease: the lease, on which the caller has a reference
+ *
+ * Return: whether it was ended; not, if it has references, or a record is being
+ * delivered, or it has ended already.
+ */
+bool evpl_lease_end_idle(struct evpl_lease *lease)
+{
+	bool idle;
+
+	down_write(&lease->client->lease_sem);
+	idle = strike_out_idle(lease);
+	up_write(&lease->client->lease_sem);
+	if (idle)
+		finish(lease);
+	return idle;
+}
+
+/* Make a lease that is in the tables. */
+static struct evpl_lease *create(struct evpl_client *client,
+				 struct evpl_share *share, bool writable)
+{
+	unsigned int order = share->slab->buffer_shift;
+	struct evpl_lease *lease;
+	u32 first, number;
+	int ret;
+
+	lockdep_assert_held_write(&client->lease_sem);
+	lease = kzalloc(sizeof(*lease), EVPL_GFP);
+	if (!lease)
+		return ERR_PTR(-ENOMEM);
+
+	first = (writable ? WRITABLE : 0) | order << ORDER_SHIFT;
+	ret = xa_alloc(&client->leases, &number, NULL,
+		       XA_LIMIT(first, first + BIT(PLACES_SHIFT - order) - 1),
+		       EVPL_GFP);
+	if (ret) {
+		ret = ret == -EBUSY ? -ENOSPC : ret;
+		goto free_lease;
+	}
+	ret = evpl_refs_grow_lease(client, number);
+	if (ret)
+		goto erase_number;
+
+	lease->client = client;
+	lease->share = share;
+	lease->number = number;
+	lease->writable = writable;
+	refcount_set(&lease->refs, 1);
+	ret = evpl_share_add_lease(lease);
+	if (ret)
+		goto erase_number;
+
+	evpl_client_get(client);
+	insert(client, lease);
+	/* Needs no memory: the place is reserved. */
+	xa_store(&client->leases, number, lease, 0);
+	WRITE_ONCE(client->nr_leases, client->nr_leases + 1);
+	atomic_long_inc(&evpl_nr_leases);
+	return lease;
+
+erase_number:
+	xa_erase(&client->leases, number);
+free_lease:
+	kfree(lease);
+	return ERR_PTR(ret);
+}
+
+/**
+ * evpl_lease_take() - have a client's lease on a buffer, to count a record in it
+ * @client: the client
+ * @share: of the buffer; the caller has a count of it
+ * @writable: in the guest window
+ *
+ * Return: the lease, which nothing but the client's death ends until
+ * evpl_lease_settle(); or an error pointer: -ECANCELED if the buffer has been
+ * revoked, -ENOTCONN if the client has gone, -ENOSPC, -ENOMEM or -EINTR.
+ */
+struct evpl_lease *evpl_lease_take(struct evpl_client *client,
+				   struct evpl_share *share, bool writable)
+{
+	struct evpl_lease *lease;
+
+	down_write(&client->lease_sem);
+	if (client->gone) {
+		lease = ERR_PTR(-ENOTCONN);
+		goto unlock;
+	}
+	lease = find(client, share, writable);
+	if (!lease)
+		lease = create(client, share, writable);
+	else if (lease->revoked)
+		lease = ERR_PTR(-ECANCELED);
+	if (!IS_ERR(lease)) {
+		lease->pending++;
+		refcount_inc(&lease->refs);
+	}
+unlock:
+	up_write(&client->lease_sem);
+	return lease;
+}
+
+/**
+ * evpl_lease_settle() - the inverse of evpl_lease_take() and evpl_lease_give()
+ * @lease: the lease
+ * @count: count a reference in its word
+ *
+ * A lease without references is ended.
+ *
+ * Return: 0; or with @count, -ECANCELED if the lease has been revoked, -ENOTCONN if
+ * its client has gone, and nothing is counted.
+ */
+int evpl_lease_settle(struct evpl_lease *lease, bool count)
+{
+	struct evpl_client *client = lease->client;
+	bool idle;
+	int ret;
+
+	down_write(&client->lease_sem);
+	lease->pending--;
+	ret = lease->ended ? -ENOTCONN : lease->revoked ? -ECANCELED : 0;
+	if (count && !ret)
+		evpl_refs_lease_inc(client, lease->number);
+	idle = strike_out_idle(lease);
+	up_write(&client->lease_sem);
+
+	if (idle)
+		finish(lease);
+	evpl_lease_put(lease);
+	return count ? ret : 0;
+}
+
+/**
+ * evpl_lease_give() - take over a reference that a client passes on
+ * @client: the client
+ * @offset: of the first byte, in a guest window
+ * @length: bytes
+ * @write: the receiver may write
+ *
+ * Return: the lease, to be settled, with a count of its share that the caller owns;
+ * or an error pointer, and the reference is the client's still.
+ */
+struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
+				   u32 length, bool write)
+{
+	struct evpl_lease *lease;
+	pgoff_t unused;
+	u64 size;
+	int ret;
+
+	down_write(&client->lease_sem);
+	ret = -ENOTCONN;
+	if (client->gone)
+		goto unlock;
+	ret = -ENOENT;
+	lease = evpl_lease_at(client, offset >> PAGE_SHIFT, &unused);
+	if (!lease || lease->revoked || evpl_share_is_revoked(lease->share))
+		goto unlock;
+	ret = -EINVAL;
+	size = PAGE_SIZE << order_of(lease->number);
+	if (length > size - (offset & (size - 1)))
+		goto unlock;
+	ret = -EACCES;
+	if (write && !lease->writable)
+		goto unlock;
+	ret = -ESTALE;
+	if (!(evpl_refs_lease_word(client, lease->number) & EVPL_WORD_COUNT))
+		goto unlock;
+
+	evpl_share_hold(lease->share);
+	evpl_refs_lease_dec(client, lease->number);
+	lease->pending++;
+	refcount_inc(&lease->refs);
+	ret = 0;
+unlock:
+	up_write(&client->lease_sem);
+	return ret ? ERR_PTR(ret) : lease;
+}
+
+/**
+ * evpl_lease_give_back() - undo evpl_lease_give()
+ * @lease: the lease, which is settled; the count of its share goes
+ */
+void evpl_lease_give_back(struct evpl_lease *lease)
+{
+	evpl_refs_lease_inc(lease->client, lease->number);
+	evpl_share_drop(lease->share);
+	evpl_lease_settle(lease, false);
+}
+
+/**
+ * evpl_lease_revoke() - see that nobody touches a buffer through a lease
+ * @lease: the lease, whose share is revoked; the caller has a reference, and a
+ *	count of the share
+ */
+void evpl_lease_revoke(struct evpl_lease *lease)
+{
+	struct evpl_client *client = lease->client;
+	bool idle;
+
+	down_write(&client->lease_sem);
+	idle = strike_out_idle(lease);
+	if (!idle && !lease->ended) {
+		lease->revoked = true;
+		evpl_refs_report_revoked(client, lease->number);
+	}
+	up_write(&client->lease_sem);
+
+	if (idle) {
+		finish(lease);
+		return;
+	}
+	/*
+	 * Also if somebody else is ending it just now: then that may not have been
+	 * unmapped yet. If it has, and its place is another's, that is mapped anew.
+	 */
+	unmap(lease);
+	evpl_share_remove_lease(lease);
+}
+
+/**
+ * evpl_lease_release() - end those of a client's leases whose words are 0
+ * @client: the client
+ * @numbers: which
+ * @count: how many
+ * @released: out: how many were ended
+ *
+ * Return: 0; -EINVAL if one can't be a number, with nothing done.
+ */
+int evpl_lease_release(struct evpl_client *client, const u32 *numbers,
+		       u32 count, u32 *released)
+{
+	struct evpl_lease *lease;
+	bool idle;
+	u32 i;
+
+	*released = 0;
+	for (i = 0; i < count; i++)
+		if (!is_number(numbers[i]))
+			return -EINVAL;
+
+	for (i = 0; i < count; i++) {
+		down_write(&client->lease_sem);
+		lease = xa_load(&client->leases, numbers[i]);
+		idle = lease && strike_out_idle(lease);
+		up_write(&client->lease_sem);
+		if (idle) {
+			finish(lease);
+			++*released;
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+/**
+ * evpl_lease_end_all() - end the leases of a client that is going
+ * @client: the client, marked as gone
+ */
+void evpl_lease_end_all(struct evpl_client *client)
+{
+	struct evpl_lease *lease;
+	unsigned long number = 0;
+
+	for (;;) {
+		down_write(&client->lease_sem);
+		lease = xa_find(&client->leases, &number, ULONG_MAX, XA_PRESENT);
+		if (lease)
+			strike_out(lease);
+		up_write(&client->lease_sem);
+		if (!lease)
+			return;
+		finish(lease);
+		cond_resched();
+	}
+}

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Shares: what others than the owner have of a buffer. A share comes with the
+ * first record of the buffer that is written and goes with the last record or
+ * lease. Its count is the kernel's; user space can't see or change it, and the
+ * buffer's memory hangs on it, not on a word.
+ *
+ * All counts of a share are one reference in the owner's word: that of the first
+ * record, which its writer leaves there. Each further one that the kernel is
+ * given it takes off the word at once, since the share has one already.
+ */
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "evpl.h"
+
+atomic_long_t evpl_nr_shares;
+
+/*
+ * Nobody can touch the buffer for this share's sake any more, and it isn't in
+ * evpl_slab.shares: the owner gets its reference back.
+ */
+static void hand_back(struct evpl_share *share, bool orphaned)
+{
+	struct evpl_slab *slab = share->slab;
+	pgoff_t start = slab->start + (share->index << slab->buffer_shift);
+
+	if (orphaned)
+		evpl_slab_give_back(slab, start,
+				    start + BIT(slab->buffer_shift) - 1);
+	else
+		evpl_refs_dec(slab->client, evpl_share_buffer(share));
+}
+
+/*
+ * Find the share of a buffer, or make one, and take a count of it. Return it with
+ * *@made set if the count is the first.
+ */
+static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index,
+				    bool *made)
+{
+	struct evpl_share *share, *new = NULL;
+
+	for (;;) {
+		xa_lock(&slab->shares);
+		share = new ? __xa_cmpxchg(&slab->shares, index, NULL, new,
+					   EVPL_GFP) :
+			      xa_load(&slab->shares, index);
+		if (xa_is_err(share)) {
+			share = ERR_PTR(xa_err(share));
+		} else if (share) {
+			if (share->revoked)
+				share = ERR_PTR(-EBUSY);
+			else
+				share->count++;
+		} else if (new) {
+			slab->refs++;
+			swap(share, new);
+			*made = true;
+		}
+		xa_unlock(&slab->shares);
+		if (share) {
+			kfree(new);
+			return share;
+		}
+
+		new = kzalloc(sizeof(*new), EVPL_GFP);
+		if (!new)
+			return ERR_PTR(-ENOMEM);
+		new->slab = slab;
+		new->index = index;
+		new->count = 1;
+		INIT_LIST_HEAD(&new->leases);
+	}
+}
+
+/**
+ * evpl_share_give() - take over a reference that an owner sends
+ * @client: the owner
+ * @offset: of the first byte, in the own window
+ * @length: bytes
+ * @write: the receiver may write
+ *
+ * Return: the share, with a count that the caller owns; or an error pointer, and
+ * the reference is the owner's still.
+ */
+struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
+				   u32 length, bool write)
+{
+	struct evpl_share *share;
+	struct evpl_slab *slab;
+	unsigned long index;
+	bool made = false;
+	u64 buffer, size;
+
+	down_read(&client->tree_lock);
+	if (client->gone) {
+		share = ERR_PTR(-ENOTCONN);
+		goto unlock;
+	}
+	slab = evpl_slab_find(client, offset >> PAGE_SHIFT);
+	if (!slab || !slab->live) {
+		share = ERR_PTR(-ENOENT);
+		goto unlock;
+	}
+	size = PAGE_SIZE << slab->buffer_shift;
+	if (length > size - (offset & (size - 1))) {
+		share = ERR_PTR(-EINVAL);
+		goto unlock;
+	}
+	if (write && !client->writable) {
+		share = ERR_PTR(-EACCES);
+		goto unlock;
+	}
+	buffer = (offset >> PAGE_SHIFT) >> slab->buffer_shift;
+	if (!(evpl_refs_word(client, buffer) & EVPL_WORD_COUNT)) {
+		share = ERR_PTR(-ESTALE);
+		goto unlock;
+	}
+
+	index = ((offset >> PAGE_SHIFT) - slab->start) >> slab->buffer_shift;
+	share = ERR_PTR(evpl_refs_grow_returned(client, buffer));
+	if (!IS_ERR(share))
+		share = get_share(slab, index, &made);
+	if (IS_ERR(share))
+		goto unlock;
+	if (made)
+		atomic_long_inc(&evpl_nr_shares);
+	else
+		evpl_refs_dec(client, buffer);
+unlock:
+	up_read(&client->tree_lock);
+	return share;
+}
+
+/**
+ * evpl_share_give_back() - give a reference to the owner of the buffer
+ * @share: the share, of which the caller has a count, which goes
+ */
+void evpl_share_give_back(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+
+	/* First: the word mustn't come to 0 on the way. */
+	evpl_refs_inc(slab->client, evpl_share_buffer(share));
+	evpl_share_drop(share);
+}
+
+/**
+ * evpl_share_hold() - take another count of a share
+ * @share: a share that somebody has a count of
+ */
+void evpl_share_hold(struct evpl_share *share)
+{
+	xa_lock(&share->slab->shares);
+	share->count++;
+	xa_unlock(&share->slab->shares);
+}
+
+/* An answer that may be old already; but what is revoked stays so. */
+bool evpl_share_is_revoked(struct evpl_share *share)
+{
+	bool revoked;
+
+	xa_lock(&share->slab->shares);
+	revoked = share->revoked;
+	xa_unlock(&share->slab->shares);
+	return revoked;
+}
+
+/**
+ * evpl_share_add_lease() - let a share lead to a new lease on its buffer
+ * @lease: the lease, whose share somebody has a count of; it owns another then
+ *
+ * Return: 0, or -ECANCELED if the share has been revoked.
+ */
+int evpl_share_add_lease(struct evpl_lease *lease)
+{
+	struct evpl_share *share = lease->share;
+	struct xarray *shares = &share->slab->shares;
+	bool revoked;
+
+	xa_lock(shares);
+	revoked = share->revoked;
+	if (!revoked) {
+		share->count++;
+		lease->serial = share->next_serial++;
+		list_add_tail(&lease->list, &share->leases);
+	}
+	xa_unlock(shares);
+	return revoked ? -ECANCELED : 0;
+}
+
+/* The inverse, save for the count; may be done twice. */
+void evpl_share_remove_lease(struct evpl_lease *lease)
+{
+	struct xarray *shares = &lease->share->slab->shares;
+
+	xa_lock(shares);
+	list_del_init(&lease->list);
+	xa_unlock(shares);
+}
+
+/**
+ * evpl_share_drop() - let go of a count of a share
+ * @share: the share
+ */
+void evpl_share_drop(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+	bool last, settle, orphaned;
+
+	xa_lock(&slab->shares);
+	last = !--share->count;
+	settle = last && !share->revoked;
+	if (settle)
+		__xa_erase(&slab->shares, share->index);
+	orphaned = slab->orphaned;
+	xa_unlock(&slab->shares);
+
+	if (settle)
+		hand_back(share, orphaned);
+	if (!last)
+		return;
+	WARN_ON_ONCE(!list_empty(&share->leases));
+	kfree(share);
+	atomic_long_dec(&evpl_nr_shares);
+	evpl_slab_put(slab);
+}
+
+static struct evpl_lease *first_lease(struct evpl_share *share)
+{
+	struct evpl_lease *lease;
+
+	xa_lock(&share->slab->shares);
+	lease = list_first_entry_or_null(&share->leases, struct evpl_lease, list);
+	if (lease)
+		refcount_inc(&lease->refs);
+	xa_unlock(&share->slab->shares);
+	return lease;
+}
+
+/* The caller has marked the share and has a count of it, which goes. */
+static void revoke(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+	struct evpl_lease *lease;
+	bool orphaned;
+
+	/* No lease comes any more. */
+	while ((lease = first_lease(share))) {
+		evpl_lease_revoke(lease);
+		evpl_lease_put(lease);
+		cond_resched();
+	}
+
+	xa_lock(&slab->shares);
+	__xa_erase(&slab->shares, share->index);
+	orphaned = slab->orphaned;
+	xa_unlock(&slab->shares);
+	hand_back(share, orphaned);
+	evpl_share_drop(share);
+}
+
+/**
+ * evpl_share_revoke() - take a buffer back from everybody
+ * @client: the owner
+ * @offset: where the buffer starts in the own window
+ *
+ * Return: 0, -ENOENT, or -EBUSY if another call is about it.
+ */
+int evpl_share_revoke(struct evpl_client *client, u64 offset)
+{
+	pgoff_t pgoff = offset >> PAGE_SHIFT;
+	struct evpl_share *share;
+	struct evpl_slab *slab;
+	int ret = 0;
+
+	down_read(&client->tree_lock);
+	slab = evpl_slab_find(client, pgoff);
+	if (!slab || !slab->live ||
+	    offset & ((PAGE_SIZE << slab->buffer_shift) - 1)) {
+		up_read(&client->tree_lock);
+		return -ENOENT;
+	}
+	xa_lock(&slab->shares);
+	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_shift);
+	if (share && share->revoked) {
+		ret = -EBUSY;
+	} else if (share) {
+		share->revoked = true;
+		share->count++;
+	}
+	xa_unlock(&slab->shares);
+	up_read(&client->tree_lock);
+
+	if (share && !ret)
+		revoke(share);
+	return ret;
+}
+
+/*
+ * The first share from *index on that isn't revoked, with a count of it that the
+ * caller owns; *index is its place.
+ */
+static struct evpl_share *next_share(struct evpl_slab *slab, unsigned long *index)
+{
+	struct evpl_share *share;
+
+	for (;;) {
+		xa_lock(&slab->shares);
+		share = xa_find(&slab->shares, index, ULONG_MAX, XA_PRESENT);
+		if (share && !share->revoked) {
+			share->count++;
+			xa_unlock(&slab->shares);
+			return share;
+		}
+		xa_unlock(&slab->shares);
+		if (!share)
+			return NULL;
+		++*index;
+		cond_resched();
+	}
+}
+
+/**
+ * evpl_share_revoke_all() - take all buffers of a slab back from everybody
+ * @slab: the slab; its client is going, so no share comes any more
+ */
+void evpl_share_revoke_all(struct evpl_slab *slab)
+{
+	struct evpl_share *share;
+	unsigned long index = 0;
+
+	while ((share = next_share(slab, &index))) {
+		xa_lock(&slab->shares);
+		share->revoked = true;
+		xa_unlock(&slab->shares);
+		revoke(share);
+		cond_resched();
+	}
+}
+
+#define PULL_BATCH	16
+
+/* End what is idle of a share's leases, and return how many. */
+static u32 pull_share(struct evpl_share *share)
+{
+	struct evpl_lease *lease, *batch[PULL_BATCH];
+	unsigned int i, nr;
+	u64 serial = 0;
+	u32 pulled = 0;
+
+	do {
+		nr = 0;
+		xa_lock(&share->slab->shares);
+		list_for_each_entry(lease, &share->leases, list) {
+			if (lease->serial < serial)
+				continue;
+			refcount_inc(&lease->refs);
+			batch[nr++] = lease;
+			if (nr == PULL_BATCH)
+				break;
+		}
+		xa_unlock(&share->slab->shares);
+
+		for (i = 0; i < nr; i++) {
+			serial = batch[i]->serial + 1;
+			pulled += evpl_lease_end_idle(batch[i]);
+			evpl_lease_put(batch[i]);
+			cond_resched();
+		}
+	} while (nr == PULL_BATCH);
+	return pulled;
+}
+
+/**
+ * evpl_share_pull() - end the idle leases on an owner's buffers
+ * @client: the owner
+ * @pulled: how many were ended
+ *
+ * Return: 0, or -EINTR after a part of them.
+ */
+int evpl_share_pull(struct evpl_client *client, u32 *pulled)
+{
+	struct evpl_share *share;
+	struct evpl_slab *slab;
+	unsigned long index;
+	pgoff_t pgoff = 0;
+
+	*pulled = 0;
+	for (;;) {
+		down_read(&client->tree_lock);
+		slab = evpl_slab_after(client, pgoff);
+		if (slab)
+			evpl_slab_get(slab);
+		up_read(&client->tree_lock);
+		if (!slab)
+			return 0;
+
+		pgoff = slab->start + slab->nr_pages;
+		for (index = 0; (share = next_share(slab, &index)); index++) {
+			*pulled += pull_share(share);
+			evpl_share_drop(share);
+			cond_resched();
+			if (fatal_signal_pending(current))
+				break;
+		}
+		evpl_slab_put(slab);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+}

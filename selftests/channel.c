@@ -1,0 +1,851 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Channels and leases: what is sent arrives, what was handed over can be touched
+ * and nothing else, and whatever ends, however, the words come out right.
+ */
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "evpl_test.h"
+
+#define BUFFER		(64 * KIB)
+
+/* A client with all of its windows mapped, and one slab. */
+struct client {
+	int fd;
+	struct evpl_setup setup;
+	char *own;
+	struct evpl_entry *entries;
+	char *guest, *guest_ro;
+	struct evpl_entry *leases;
+	struct evpl_header *header;
+	uint64_t *returned, *revoked;
+};
+
+static void *map(int fd, uint64_t size, uint64_t offset, int protection)
+{
+	void *address = mmap(NULL, size, protection, MAP_SHARED | MAP_NORESERVE,
+			     fd, offset);
+
+	return address == MAP_FAILED ? NULL : address;
+}
+
+static bool open_client(struct client *c, uint32_t flags)
+{
+	uint64_t offset;
+	const int rw = PROT_READ | PROT_WRITE;
+
+	c->setup = (struct evpl_setup){
+		.size = sizeof(c->setup),
+		.flags = flags,
+		.buffer_size = BUFFER,
+	};
+	c->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (c->fd < 0 || ioctl(c->fd, EVPL_SETUP, &c->setup) ||
+	    evpl_slab_alloc(c->fd, SLAB_2M, &offset))
+		return false;
+	c->own = map(c->fd, SLAB_2M, 0, rw);
+	c->entries = map(c->fd, 4096, c->setup.out_refs_offset, rw);
+	c->guest = map(c->fd, c->setup.out_guest_size, c->setup.out_guest_offset, rw);
+	c->guest_ro = map(c->fd, c->setup.out_guest_size,
+			  c->setup.out_guest_ro_offset, PROT_READ);
+	c->leases = map(c->fd, c->setup.out_leases_size,
+			c->setup.out_leases_offset, rw);
+	c->header = map(c->fd, c->setup.out_header_size,
+			c->setup.out_header_offset, rw);
+	c->returned = map(c->fd, c->setup.out_returned_size,
+			  c->setup.out_returned_offset, rw);
+	c->revoked = map(c->fd, c->setup.out_revoked_size,
+			 c->setup.out_revoked_offset, rw);
+	return c->own && c->entries && c->guest && c->guest_ro && c->leases &&
+	       c->header && c->returned && c->revoked;
+}
+
+static void close_client(struct client *c)
+{
+	if (c->fd < 0)
+		return;
+	munmap(c->own, SLAB_2M);
+	munmap(c->entries, 4096);
+	munmap(c->guest, c->setup.out_guest_size);
+	munmap(c->guest_ro, c->setup.out_guest_size);
+	munmap(c->leases, c->setup.out_leases_size);
+	munmap(c->header, c->setup.out_header_size);
+	munmap(c->returned, c->setup.out_returned_size);
+	munmap(c->revoked, c->setup.out_revoked_size);
+	close(c->fd);
+	c->fd = -1;
+}
+
+#define get(p)		__atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define set(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
+
+/* What a record that was read shows, in the window it is in. */
+static char *memory_of(struct client *c, const struct evpl_record *record)
+{
+	if (record->offset >= c->setup.out_guest_ro_offset)
+		return c->guest_ro + (record->offset - c->setup.out_guest_ro_offset);
+	if (record->offset >= c->setup.out_guest_offset)
+		return c->guest + (record->offset - c->setup.out_guest_offset);
+	return c->own + record->offset;
+}
+
+/* Let go of a record's reference, and of the lease if it was the last. */
+static int let_go(struct client *c, const struct evpl_record *record)
+{
+	__atomic_fetch_sub(&c->leases[record->lease].word, 1, __ATOMIC_RELEASE);
+	return evpl_lease_release(c->fd, &record->lease, 1);
+}
+
+static int events_of(int fd)
+{
+	struct pollfd poll_fd = {
+		.fd = fd,
+		.events = POLLIN | POLLOUT | POLLPRI,
+	};
+
+	return poll(&poll_fd, 1, 0) < 0 ? -errno : poll_fd.revents;
+}
+
+static bool bit(const uint64_t *bits, uint32_t n)
+{
+	return get(&bits[n / 64]) >> n % 64 & 1;
+}
+
+/* An owner and a receiver, and a channel between them, bound. */
+FIXTURE(channel)
+{
+	struct counters before;
+	struct client owner, receiver;
+	int ends[2];
+};
+
+FIXTURE_SETUP(channel)
+{
+	self->before = read_counters();
+	ASSERT_TRUE(open_client(&self->owner, 0));
+	ASSERT_TRUE(open_client(&self->receiver, 0));
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->receiver.fd, self->ends[1]));
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, fcntl(self->ends[i], F_SETFL, O_NONBLOCK));
+}
+
+FIXTURE_TEARDOWN(channel)
+{
+	close(self->ends[0]);
+	close(self->ends[1]);
+	close_client(&self->owner);
+	close_client(&self->receiver);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Buffer n of the owner, with one reference, holds this byte. */
+static struct evpl_record fill(struct client *owner, unsigned int n, char byte)
+{
+	memset(owner->own + n * BUFFER, byte, BUFFER);
+	set(&owner->entries[n].word, 1);
+	return (struct evpl_record){ .offset = n * BUFFER, .length = BUFFER };
+}
+
+TEST_F(channel, record_gives_a_lease_that_shows_the_buffer_until_it_is_released)
+{
+	struct evpl_record sent = fill(&self->owner, 3, 'x'), got;
+	char *memory;
+
+	sent.cookie = 0x0123456789abcdef;
+	sent.offset += 100;
+	sent.length = 1000;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	/* The kernel has the reference. */
+	EXPECT_EQ(1, get(&self->owner.entries[3].word));
+	EXPECT_EQ(1, read_counters().records);
+	EXPECT_EQ(1, read_counters().shares);
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(1000, got.length);
+	EXPECT_EQ(0, got.flags);
+	EXPECT_EQ(sent.cookie, got.cookie);
+	EXPECT_EQ(0, got.__reserved);
+	EXPECT_EQ(1, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(1, get(&self->owner.entries[3].word));
+	EXPECT_EQ(0, read_counters().records);
+	EXPECT_EQ(1, read_counters().leases);
+	EXPECT_EQ(1, fdinfo(self->receiver.fd, "evpl-leases"));
+	EXPECT_EQ(1, fdinfo(self->owner.fd, "evpl-buffers-shared"));
+	EXPECT_GE(got.offset, self->receiver.setup.out_guest_ro_offset);
+	EXPECT_EQ(100, got.offset % BUFFER);
+	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
+
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_TRUE(is_filled_with(memory - 100, 'x', BUFFER));
+	memset(self->owner.own + 3 * BUFFER, 'y', BUFFER);
+	EXPECT_TRUE(is_filled_with(memory - 100, 'y', BUFFER));
+
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_EQ(0, get(&self->owner.entries[3].word));
+	EXPECT_EQ(0, read_counters().shares);
+	EXPECT_EQ(0, read_counters().leases);
+}
+
+TEST_F(channel, what_is_next_to_a_leased_buffer_is_never_seen)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	char *memory;
+
+	fill(&self->owner, 0, 'a');
+	fill(&self->owner, 2, 'b');
+	EXPECT_EQ(SIGBUS, touch_read(self->receiver.guest_ro));
+	EXPECT_EQ(SIGBUS, touch_read(self->receiver.guest));
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_EQ(SIGBUS, touch_read(memory + BUFFER));
+	if (memory > self->receiver.guest_ro)
+		EXPECT_EQ(SIGBUS, touch_read(memory - 1));
+	EXPECT_EQ(0, touch_read(memory + BUFFER - 1));
+	EXPECT_EQ(0, touch_read(memory));
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(memory + BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(self->receiver.guest +
+				     (memory - self->receiver.guest_ro)));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
+TEST_F(channel, lease_for_reading_can_not_be_written_and_one_for_writing_can)
+{
+	struct evpl_record sent = fill(&self->owner, 0, 'x'), got;
+	char *memory;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_EQ(0, touch_read(memory));
+	EXPECT_EQ(SIGSEGV, touch_write(memory));
+	EXPECT_EQ(-EACCES, RESULT(mprotect(self->receiver.guest_ro, 4096,
+					   PROT_READ | PROT_WRITE)));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+				   self->receiver.fd,
+				   self->receiver.setup.out_guest_ro_offset));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+
+	set(&self->owner.entries[0].word, 1);
+	sent.flags = EVPL_RECORD_WRITE;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(EVPL_RECORD_WRITE, got.flags);
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_GE(memory, self->receiver.guest);
+	EXPECT_LT(got.offset, self->receiver.setup.out_guest_ro_offset);
+	memset(memory, 'w', BUFFER);
+	EXPECT_TRUE(is_filled_with(self->owner.own, 'w', BUFFER));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(SIGBUS, touch_write(memory));
+}
+
+TEST_F(channel, records_of_one_buffer_share_a_lease_whose_word_counts_them)
+{
+	struct evpl_record sent[3], got[3];
+
+	sent[0] = sent[1] = sent[2] = fill(&self->owner, 5, 'x');
+	set(&self->owner.entries[5].word, 4);
+	ASSERT_EQ(3, evpl_send(self->ends[0], sent, 3));
+	/* The kernel keeps one of three, and the owner has one still. */
+	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	ASSERT_EQ(3, evpl_recv(self->ends[1], got, 3));
+	EXPECT_EQ(got[0].lease, got[1].lease);
+	EXPECT_EQ(got[0].lease, got[2].lease);
+	EXPECT_EQ(got[0].offset, got[2].offset);
+	EXPECT_EQ(3, get(&self->receiver.leases[got[0].lease].word));
+	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	EXPECT_EQ(0, let_go(&self->receiver, &got[0]));
+	EXPECT_EQ(0, let_go(&self->receiver, &got[1]));
+	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	EXPECT_EQ(1, let_go(&self->receiver, &got[2]));
+	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(0, get(&self->owner.header->returned));
+	/* What has ended already ends well. */
+	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got[0].lease, 1));
+}
+
+TEST_F(channel, reference_that_comes_home_is_in_the_owners_word_again)
+{
+	struct evpl_record sent = fill(&self->owner, 7, 'x'), got;
+	char *memory;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_EQ(0, touch_read(memory));
+	/* Passing the last reference on ends the lease. */
+	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
+	EXPECT_EQ(0, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_EQ(1, get(&self->owner.entries[7].word));
+
+	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
+	EXPECT_EQ(EVPL_LEASE_NONE, got.lease);
+	EXPECT_EQ(7 * BUFFER, got.offset);
+	EXPECT_EQ(1, get(&self->owner.entries[7].word));
+	EXPECT_EQ(0, read_counters().shares);
+	EXPECT_EQ(0, get(&self->owner.header->returned));
+}
+
+TEST_F(channel, buffer_that_the_kernel_takes_to_zero_is_reported)
+{
+	struct evpl_record sent = fill(&self->owner, 9, 'x'), got;
+
+	EXPECT_EQ(0, events_of(self->owner.fd));
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(0, events_of(self->owner.fd));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(0, get(&self->owner.entries[9].word));
+	EXPECT_EQ(POLLIN, events_of(self->owner.fd));
+	EXPECT_EQ(1, __atomic_exchange_n(&self->owner.header->returned, 0,
+					 __ATOMIC_ACQ_REL));
+	EXPECT_EQ(0, events_of(self->owner.fd));
+	EXPECT_EQ(1UL << 9, get(&self->owner.returned[0]));
+}
+
+TEST_F(channel, what_an_end_has_not_read_is_given_back_when_it_closes)
+{
+	struct evpl_record sent[2] = {
+		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
+	};
+	struct evpl_record got;
+
+	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
+	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	close(self->ends[1]);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(0, get(&self->owner.entries[2].word));
+	EXPECT_EQ(0, read_counters().records);
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[0]));
+	EXPECT_EQ(-EPIPE, evpl_send(self->ends[0], sent, 1));
+	EXPECT_EQ(0, evpl_recv(self->ends[0], &got, 1));
+}
+
+TEST_F(channel, what_an_end_has_sent_stays_readable_when_it_closes)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	close(self->ends[0]);
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[1]));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got), 'x', BUFFER));
+	EXPECT_EQ(0, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
+TEST_F(channel, end_closes_with_its_client)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	close_client(&self->receiver);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(-ENOTCONN, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(-ENOTCONN, evpl_send(self->ends[1], &sent, 1));
+	EXPECT_EQ(-EPIPE, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(-EBUSY, evpl_bind(self->owner.fd, self->ends[1]));
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+}
+
+TEST_F(channel, leases_of_a_client_that_goes_are_given_back)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	close_client(&self->receiver);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
+}
+
+TEST_F(channel, leased_memory_outlives_its_owner_folio_by_folio)
+{
+	struct evpl_record sent, got[2];
+	struct counters now;
+	uint64_t offset;
+
+	/* Buffers of two slabs. */
+	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, SLAB_2M, &offset));
+	munmap(self->owner.own, SLAB_2M);
+	self->owner.own = map(self->owner.fd, 2 * SLAB_2M, 0, PROT_READ | PROT_WRITE);
+	sent = fill(&self->owner, 0, 'x');
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	sent = fill(&self->owner, SLAB_2M / BUFFER, 'y');
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(2, evpl_recv(self->ends[1], got, 2));
+
+	munmap(self->owner.own + SLAB_2M, SLAB_2M);
+	close(self->ends[0]);
+	close_client(&self->owner);
+	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got[0]), 'x', BUFFER));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got[1]), 'y', BUFFER));
+	now = read_counters();
+	EXPECT_EQ(self->before.clients + 1, now.clients);
+	EXPECT_EQ(3, now.slabs - self->before.slabs);
+	EXPECT_EQ(1, let_go(&self->receiver, &got[0]));
+	EXPECT_EQ(now.slabs - 1, read_counters().slabs);
+	EXPECT_GE(now.charged - (long long)SLAB_2M, read_counters().charged);
+	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got[1]), 'y', BUFFER));
+	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
+	EXPECT_EQ(now.slabs - 2, read_counters().slabs);
+}
+
+TEST_F(channel, owner_that_asked_for_it_takes_its_leases_along)
+{
+	struct client owner;
+	struct evpl_record sent, got;
+	int ends[2];
+
+	ASSERT_TRUE(open_client(&owner, EVPL_SETUP_REVOKE));
+	ASSERT_EQ(0, evpl_channel(owner.fd, 0, ends));
+	ASSERT_EQ(0, evpl_bind(owner.fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	sent = fill(&owner, 0, 'x');
+	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	close_client(&owner);
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->receiver, &got)));
+	EXPECT_EQ(POLLPRI, events_of(self->receiver.fd));
+	close(ends[0]);
+	close(ends[1]);
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
+TEST_F(channel, revoked_lease_raises_SIGBUS_and_is_reported)
+{
+	struct evpl_record sent = fill(&self->owner, 4, 'x'), got, again;
+	char *memory;
+
+	set(&self->owner.entries[4].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_EQ(0, touch_read(memory));
+	ASSERT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(POLLPRI, events_of(self->receiver.fd));
+	EXPECT_TRUE(bit(self->receiver.revoked, got.lease));
+	EXPECT_EQ(-ENOENT, evpl_send(self->ends[1], &got, 1));
+
+	/* It keeps its number until it is let go of. */
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &again, 1));
+	EXPECT_NE(got.lease, again.lease);
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &again)));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->receiver, &again));
+	EXPECT_EQ(0, get(&self->owner.entries[4].word));
+	/* Nobody has it. */
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, 4 * BUFFER + 4096));
+	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, SLAB_2M));
+}
+
+TEST_F(channel, revoked_lease_shows_zeros_to_who_asked_for_them)
+{
+	struct client receiver;
+	struct evpl_record sent, got;
+	char *memory;
+	int ends[2];
+
+	ASSERT_TRUE(open_client(&receiver, EVPL_SETUP_ZEROS));
+	ASSERT_EQ(0, evpl_channel(receiver.fd, 0, ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(receiver.fd, ends[1]));
+	sent = fill(&self->owner, 4, 'x');
+	sent.flags = EVPL_RECORD_WRITE;
+	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
+	memory = memory_of(&receiver, &got);
+	EXPECT_EQ('x', *memory);
+	ASSERT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
+	/* What it writes there nobody else sees. */
+	EXPECT_EQ(0, touch_write(memory));
+	memory[0] = 'z';
+	EXPECT_TRUE(is_filled_with(self->owner.own + 4 * BUFFER, 'x', BUFFER));
+	EXPECT_EQ(1, let_go(&receiver, &got));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	close(ends[0]);
+	close(ends[1]);
+	close_client(&receiver);
+}
+
+TEST_F(channel, revoked_record_arrives_with_its_cookie_and_no_lease)
+{
+	struct evpl_record sent = fill(&self->owner, 4, 'x'), got;
+
+	sent.cookie = 42;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(0, get(&self->owner.entries[4].word));
+	EXPECT_EQ(1, read_counters().records);
+	/* The memory is the owner's alone. */
+	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(EVPL_RECORD_REVOKED, got.flags);
+	EXPECT_EQ(EVPL_LEASE_NONE, got.lease);
+	EXPECT_EQ(42, got.cookie);
+	EXPECT_EQ(0, got.offset);
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_EQ(0, read_counters().shares);
+}
+
+TEST_F(channel, owner_pulls_what_a_receiver_has_let_go_of_without_a_call)
+{
+	struct evpl_record sent[2] = {
+		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
+	};
+	struct evpl_record got[2];
+
+	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
+	ASSERT_EQ(2, evpl_recv(self->ends[1], got, 2));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	set(&self->receiver.leases[got[0].lease].word, 0);
+	EXPECT_EQ(1, evpl_lease_pull(self->owner.fd));
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(1, get(&self->owner.entries[2].word));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->receiver, &got[0])));
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got[1])));
+	/* The receiver's own call, late, is harmless. */
+	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got[0].lease, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
+}
+
+TEST_F(channel, release_of_what_is_no_number_is_EINVAL_and_releases_nothing)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	uint32_t numbers[2];
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	set(&self->receiver.leases[got.lease].word, 0);
+	numbers[0] = got.lease;
+	numbers[1] = EVPL_LEASE_NONE;
+	EXPECT_EQ(-EINVAL, evpl_lease_release(self->receiver.fd, numbers, 2));
+	EXPECT_EQ(1, read_counters().leases);
+	/* A number that nobody has, or that is over. */
+	numbers[1] = got.lease + 1;
+	EXPECT_EQ(1, evpl_lease_release(self->receiver.fd, numbers, 2));
+	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, numbers, 2));
+	EXPECT_EQ(-EINVAL, evpl_lease_release(self->receiver.fd, numbers,
+					      EVPL_LEASE_RELEASE_MAX + 1));
+	EXPECT_EQ(-EFAULT, evpl_lease_release(self->receiver.fd, NULL, 1));
+	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, NULL, 0));
+}
+
+TEST_F(channel, slab_with_a_shared_buffer_is_not_freed)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	/* The kernel's own count says so, whatever the word says. */
+	set(&self->owner.entries[1].word, 0);
+	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	set(&self->owner.entries[1].word, 0);
+	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got), 'x', BUFFER));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	set(&self->owner.entries[1].word, 0);
+	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
+}
+
+TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
+{
+	struct evpl_record good = fill(&self->owner, 1, 'x'), got, bad;
+	const struct {
+		int error;
+		struct evpl_record record;
+	} cases[] = {
+		{ -ENOENT, { .offset = SLAB_2M, .length = 1 } },
+		{ -ENOENT, { .offset = 1ULL << 63, .length = 1 } },
+		{ -ENOENT, { .offset = self->owner.setup.out_refs_offset, .length = 1 } },
+		{ -ENOENT, { .offset = self->owner.setup.out_guest_offset, .length = 1 } },
+		{ -ENOENT, { .offset = self->owner.setup.out_guest_ro_offset +
+			     self->owner.setup.out_guest_size - 1, .length = 1 } },
+		{ -EINVAL, { .offset = BUFFER, .length = 0 } },
+		{ -EINVAL, { .offset = BUFFER, .length = BUFFER + 1 } },
+		{ -EINVAL, { .offset = BUFFER + 1, .length = BUFFER } },
+		{ -EINVAL, { .offset = BUFFER, .length = ~0U } },
+		{ -EINVAL, { .offset = BUFFER, .length = 1, .__reserved = 1 } },
+		{ -EOPNOTSUPP, { .offset = BUFFER, .length = 1, .flags = EVPL_RECORD_REVOKED } },
+		{ -EOPNOTSUPP, { .offset = BUFFER, .length = 1, .flags = 1U << 31 } },
+		{ -ESTALE, { .offset = 2 * BUFFER, .length = 1 } },
+	};
+	struct evpl_record both[2];
+
+	set(&self->owner.entries[1].word, 5);
+	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+		both[0] = good;
+		both[1] = cases[i].record;
+		EXPECT_EQ(cases[i].error, evpl_send(self->ends[0], both, 2))
+			TH_LOG("case %d", i);
+		EXPECT_EQ(5, get(&self->owner.entries[1].word));
+		EXPECT_EQ(0, get(&self->owner.entries[2].word));
+		EXPECT_EQ(0, read_counters().shares);
+		EXPECT_EQ(0, read_counters().records);
+	}
+
+	/* Of a lease the same, and no more rights than it has. */
+	ASSERT_EQ(1, evpl_send(self->ends[0], &good, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	bad = got;
+	bad.flags = EVPL_RECORD_WRITE;
+	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &bad, 1));
+	bad = got;
+	bad.length++;
+	EXPECT_EQ(-EINVAL, evpl_send(self->ends[1], &bad, 1));
+	both[0] = both[1] = got;
+	EXPECT_EQ(-ESTALE, evpl_send(self->ends[1], both, 2));
+	EXPECT_EQ(1, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(1, read_counters().leases);
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+
+	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], &good, sizeof(good) - 1)));
+	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], &good, sizeof(good) + 1)));
+	EXPECT_EQ(0, write(self->ends[0], &good, 0));
+	EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], NULL, sizeof(good))));
+	EXPECT_EQ(-EINVAL, RESULT(read(self->ends[1], &got, sizeof(got) - 1)));
+	EXPECT_EQ(5, get(&self->owner.entries[1].word));
+}
+
+TEST_F(channel, record_that_can_not_be_copied_out_stays)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[1], NULL, 1));
+	EXPECT_EQ(1, read_counters().records);
+	EXPECT_EQ(0, read_counters().leases);
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
+TEST_F(channel, full_channel_is_EAGAIN_and_more_than_it_holds_EMSGSIZE)
+{
+	struct evpl_record sent[9], got;
+
+	for (int i = 0; i < 9; i++)
+		sent[i] = fill(&self->owner, 1, 'x');
+	set(&self->owner.entries[1].word, 100);
+	EXPECT_EQ(-EMSGSIZE, evpl_send(self->ends[0], sent, 9));
+	EXPECT_EQ(5, evpl_send(self->ends[0], sent, 5));
+	EXPECT_EQ(-EAGAIN, evpl_send(self->ends[0], sent, 4));
+	EXPECT_EQ(5, read_counters().records);
+	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+	EXPECT_EQ(3, evpl_send(self->ends[0], sent, 3));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+	EXPECT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+	EXPECT_EQ(93, get(&self->owner.entries[1].word));
+}
+
+TEST_F(channel, write_sleeps_until_all_of_it_fits)
+{
+	struct evpl_record sent[8], got[8];
+	pid_t child;
+
+	for (int i = 0; i < 8; i++)
+		sent[i] = fill(&self->owner, 1, 'x');
+	set(&self->owner.entries[1].word, 100);
+	ASSERT_EQ(0, fcntl(self->ends[0], F_SETFL, 0));
+	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
+	child = fork();
+	if (!child)
+		_exit(evpl_send(self->ends[0], sent, 8) == 8 ? 0 : 1);
+	usleep(100 * 1000);
+	EXPECT_EQ(1, read_counters().records);
+	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(8, evpl_recv(self->ends[1], got, 8));
+	EXPECT_EQ(9, get(&self->receiver.leases[got[0].lease].word));
+}
+
+TEST_F(channel, end_that_is_not_bound_is_ENOTCONN_and_binds_once)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	int ends[2], fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	ASSERT_EQ(0, evpl_channel(fd, 0, ends));
+	EXPECT_EQ(-ENXIO, evpl_bind(fd, ends[0]));
+	EXPECT_EQ(-ENOTCONN, evpl_send(ends[0], &sent, 1));
+	EXPECT_EQ(-ENOTCONN, evpl_recv(ends[0], &got, 1));
+	EXPECT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	EXPECT_EQ(-EBUSY, evpl_bind(self->owner.fd, ends[0]));
+	EXPECT_EQ(-EBUSY, evpl_bind(self->receiver.fd, ends[0]));
+	EXPECT_EQ(-EBADF, evpl_bind(self->owner.fd, -1));
+	EXPECT_EQ(-EBADF, evpl_bind(self->owner.fd, self->owner.fd));
+	/* What waits for one who binds later. */
+	EXPECT_EQ(1, evpl_send(ends[0], &sent, 1));
+	EXPECT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	EXPECT_EQ(1, evpl_recv(ends[1], &got, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	close(ends[0]);
+	close(ends[1]);
+	close(fd);
+}
+
+TEST_F(channel, end_that_dies_unread_in_a_socket_gives_back)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x');
+	char control[CMSG_SPACE(sizeof(int))] = {}, byte = 0;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
+	int sockets[2];
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &self->ends[1], sizeof(int));
+	ASSERT_EQ(1, sendmsg(sockets[0], &message, 0));
+	close(self->ends[1]);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	close(sockets[0]);
+	close(sockets[1]);
+	for (int i = 0; i < 600 && get(&self->owner.entries[1].word); i++)
+		usleep(10000);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(-EPIPE, evpl_send(self->ends[0], &sent, 1));
+}
+
+TEST_F(channel, records_over_three_hops_come_out_right_when_the_middle_dies)
+{
+	enum { K = 5 };
+	struct evpl_record sent[K], got[K];
+	struct client middle, last;
+	int first[2], second[2];
+
+	ASSERT_TRUE(open_client(&middle, 0));
+	ASSERT_TRUE(open_client(&last, 0));
+	ASSERT_EQ(0, evpl_channel(middle.fd, 0, first));
+	ASSERT_EQ(0, evpl_channel(middle.fd, 0, second));
+	ASSERT_EQ(0, evpl_bind(self->receiver.fd, first[0]));
+	ASSERT_EQ(0, evpl_bind(middle.fd, first[1]));
+	ASSERT_EQ(0, evpl_bind(middle.fd, second[0]));
+	ASSERT_EQ(0, evpl_bind(last.fd, second[1]));
+	for (int i = 0; i < K; i++)
+		sent[i] = fill(&self->owner, 6, 'x');
+	set(&self->owner.entries[6].word, K + 1);
+
+	ASSERT_EQ(K, evpl_send(self->ends[0], sent, K));
+	ASSERT_EQ(K, evpl_recv(self->ends[1], got, K));
+	ASSERT_EQ(K - 1, evpl_send(first[0], got, K - 1));
+	ASSERT_EQ(K - 1, evpl_recv(first[1], got, K - 1));
+	ASSERT_EQ(K - 2, evpl_send(second[0], got, K - 2));
+	EXPECT_EQ(2, get(&self->owner.entries[6].word));
+	/* One of the middle's is in its lease, K - 2 are on their way from it. */
+	close_client(&middle);
+	ASSERT_EQ(K - 2, evpl_recv(second[1], got, K - 2));
+	EXPECT_EQ(K - 2, get(&last.leases[got[0].lease].word));
+	EXPECT_TRUE(is_filled_with(memory_of(&last, got), 'x', BUFFER));
+	EXPECT_EQ(2, get(&self->owner.entries[6].word));
+	close_client(&last);
+	EXPECT_EQ(2, get(&self->owner.entries[6].word));
+	close_client(&self->receiver);
+	EXPECT_EQ(1, get(&self->owner.entries[6].word));
+	EXPECT_EQ(0, read_counters().shares);
+	for (int i = 0; i < 2; i++) {
+		close(first[i]);
+		close(second[i]);
+	}
+}
+
+TEST_F(channel, leased_buffer_can_not_be_pinned)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	struct iovec iov;
+	int pipes[2], disk;
+	char *memory;
+
+	sent.flags = EVPL_RECORD_WRITE;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_EQ(0, touch_write(memory));
+	iov = (struct iovec){ .iov_base = memory, .iov_len = 4096 };
+	ASSERT_EQ(0, pipe(pipes));
+	EXPECT_EQ(-EFAULT, RESULT(vmsplice(pipes[1], &iov, 1, 0)));
+	/* A copy is no pin. */
+	EXPECT_EQ(4096, write(pipes[1], memory, 4096));
+	EXPECT_EQ(4096, read(pipes[0], memory, 4096));
+	disk = getenv("EVPL_TEST_DISK") ?
+	       open(getenv("EVPL_TEST_DISK"), O_RDWR | O_DIRECT) : -1;
+	if (disk >= 0) {
+		EXPECT_EQ(-EFAULT, RESULT(pread(disk, memory, 4096, 0)));
+		EXPECT_EQ(-EFAULT, RESULT(pwrite(disk, memory, 4096, 0)));
+		close(disk);
+	}
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+TEST_F(channel, guest_windows_and_words_are_not_inherited)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	char *memory;
+	pid_t child;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_EQ(0, touch_read(memory));
+	child = fork();
+	if (!child)
+		_exit(touch_read(memory) == SIGSEGV &&
+		      touch_read(self->receiver.leases) == SIGSEGV ? 0 : 1);
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(-EINVAL, RESULT(madvise(self->receiver.guest_ro, 4096,
+					  MADV_DOFORK)));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
+TEST_F(channel, records_may_lie_in_evpls_own_windows)
+{
+	struct evpl_record *sent = (void *)(self->owner.own + 3 * BUFFER);
+	struct evpl_record *got = (void *)(self->receiver.own + 4096);
+	struct evpl_record *third;
+
+	*sent = fill(&self->owner, 1, 'x');
+	sent->flags = EVPL_RECORD_WRITE;
+	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
+	/* In a lease, one that has never been touched. */
+	third = (void *)memory_of(&self->receiver, got);
+	set(&self->owner.entries[2].word, 1);
+	sent->offset = 2 * BUFFER;
+	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], third, 1));
+	EXPECT_NE(got->lease, third->lease);
+	ASSERT_EQ(1, evpl_send(self->ends[1], third, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, got));
+}
+
+TEST_HARNESS_MAIN
