@@ -238,7 +238,7 @@ static int ioctl_lease_release(struct evpl_call *call)
 
 	if (args->flags)
 		return -EOPNOTSUPP;
-	if (args->count > EVPL_LEASE_RELEASE_MAX)
+	if (args->__reserved || args->count > EVPL_LEASE_RELEASE_MAX)
 		return -EINVAL;
 	if (!evpl_client_shift(call->client))
 		return -ENXIO;
@@ -246,25 +246,20 @@ static int ioctl_lease_release(struct evpl_call *call)
 			      args->count * sizeof(*numbers));
 	if (IS_ERR(numbers))
 		return PTR_ERR(numbers);
-	ret = evpl_lease_release(call->client, numbers, args->count,
-				 &args->out_released);
+	ret = evpl_lease_release(call->client, numbers, args->count);
 	kfree(numbers);
-	return ret ?: respond(call);
+	return ret;
 }
 
 static int ioctl_lease_pull(struct evpl_call *call)
 {
 	struct evpl_lease_pull *args = &call->args.lease_pull;
-	int ret;
 
 	if (args->flags)
 		return -EOPNOTSUPP;
-	if (args->__reserved)
-		return -EINVAL;
 	if (!evpl_client_shift(call->client))
 		return -ENXIO;
-	ret = evpl_share_pull(call->client, &args->out_pulled);
-	return ret ?: respond(call);
+	return evpl_share_pull(call->client);
 }
 
 static int ioctl_revoke(struct evpl_call *call)
@@ -301,9 +296,9 @@ static const struct {
 	     ioctl_channel_create),
 	CALL(EVPL_CHANNEL_BIND, evpl_channel_bind, __reserved,
 	     ioctl_channel_bind),
-	CALL(EVPL_LEASE_RELEASE, evpl_lease_release, out_released,
+	CALL(EVPL_LEASE_RELEASE, evpl_lease_release, __reserved,
 	     ioctl_lease_release),
-	CALL(EVPL_LEASE_PULL, evpl_lease_pull, __reserved, ioctl_lease_pull),
+	CALL(EVPL_LEASE_PULL, evpl_lease_pull, flags, ioctl_lease_pull),
 	CALL(EVPL_REVOKE, evpl_revoke, offset, ioctl_revoke),
 };
 

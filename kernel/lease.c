@@ -420,18 +420,16 @@ void evpl_lease_revoke(struct evpl_lease *lease)
  * @client: the client
  * @numbers: which
  * @count: how many
- * @released: out: how many were ended
  *
- * Return: 0; -EINVAL if one can't be a number, with nothing done.
+ * Return: how many were ended; -EINVAL if one can't be a number, with nothing done.
  */
-int evpl_lease_release(struct evpl_client *client, const u32 *numbers,
-		       u32 count, u32 *released)
+int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count)
 {
 	struct evpl_lease *lease;
+	int released = 0;
 	bool idle;
 	u32 i;
 
-	*released = 0;
 	for (i = 0; i < count; i++)
 		if (!is_number(numbers[i]))
 			return -EINVAL;
@@ -443,11 +441,11 @@ int evpl_lease_release(struct evpl_client *client, const u32 *numbers,
 		up_write(&client->lease_sem);
 		if (idle) {
 			finish(lease);
-			++*released;
+			released++;
 		}
 		cond_resched();
 	}
-	return 0;
+	return released;
 }
 
 /**

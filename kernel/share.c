@@ -347,12 +347,12 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 #define PULL_BATCH	16
 
 /* End what is idle of a share's leases, and return how many. */
-static u32 pull_share(struct evpl_share *share)
+static int pull_share(struct evpl_share *share)
 {
 	struct evpl_lease *lease, *batch[PULL_BATCH];
 	unsigned int i, nr;
+	int pulled = 0;
 	u64 serial = 0;
-	u32 pulled = 0;
 
 	do {
 		nr = 0;
@@ -380,18 +380,17 @@ static u32 pull_share(struct evpl_share *share)
 /**
  * evpl_share_pull() - end the idle leases on an owner's buffers
  * @client: the owner
- * @pulled: how many were ended
  *
- * Return: 0, or -EINTR after a part of them.
+ * Return: how many were ended, or -EINTR after a part of them.
  */
-int evpl_share_pull(struct evpl_client *client, u32 *pulled)
+int evpl_share_pull(struct evpl_client *client)
 {
 	struct evpl_share *share;
 	struct evpl_slab *slab;
 	unsigned long index;
 	pgoff_t pgoff = 0;
+	int pulled = 0;
 
-	*pulled = 0;
 	for (;;) {
 		down_read(&client->tree_lock);
 		slab = evpl_slab_after(client, pgoff);
@@ -399,11 +398,11 @@ int evpl_share_pull(struct evpl_client *client, u32 *pulled)
 			evpl_slab_get(slab);
 		up_read(&client->tree_lock);
 		if (!slab)
-			return 0;
+			return pulled;
 
 		pgoff = slab->start + slab->nr_pages;
 		for (index = 0; (share = next_share(slab, &index)); index++) {
-			*pulled += pull_share(share);
+			pulled += pull_share(share);
 			evpl_share_drop(share);
 			cond_resched();
 			if (fatal_signal_pending(current))

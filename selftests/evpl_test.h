@@ -114,17 +114,17 @@ static inline int evpl_lease_release(int fd, const uint32_t *leases, uint32_t co
 		.leases = (uintptr_t)leases,
 		.count = count,
 	};
-	int ret = RESULT(ioctl(fd, EVPL_LEASE_RELEASE, &release));
+	int ret = ioctl(fd, EVPL_LEASE_RELEASE, &release);
 
-	return ret ?: (int)release.out_released;
+	return ret < 0 ? -errno : ret;
 }
 
 static inline int evpl_lease_pull(int fd)
 {
 	struct evpl_lease_pull pull = { .size = sizeof(pull) };
-	int ret = RESULT(ioctl(fd, EVPL_LEASE_PULL, &pull));
+	int ret = ioctl(fd, EVPL_LEASE_PULL, &pull);
 
-	return ret ?: (int)pull.out_pulled;
+	return ret < 0 ? -errno : ret;
 }
 
 static inline int evpl_revoke(int fd, uint64_t offset)

@@ -91,6 +91,9 @@ FIXTURE(nth)
 	uint32_t flags;
 	int node;
 	char text[1024];
+	int receiver;
+	int ends[2];
+	struct evpl_record record;
 };
 
 FIXTURE_SETUP(nth)
@@ -179,9 +182,10 @@ static struct state read_state(int fd)
 
 /*
  * Detached memory may go back at any time, so it isn't compared. Entries stay with
- * the client: all that the slab needs, or none.
+ * the client: all that the slab needs, or none; others may come one by one.
  */
-static bool unchanged(int fd, const struct state *before, long long entries)
+static bool unchanged(int fd, const struct state *before, long long entries,
+		      bool one_by_one)
 {
 	struct state now;
 
@@ -193,7 +197,12 @@ static bool unchanged(int fd, const struct state *before, long long entries)
 		       before->counters.charged + before->counters.detached;
 		if (now.counters.clients == before->counters.clients &&
 		    now.counters.slabs == before->counters.slabs &&
-		    (!more || more == entries) &&
+		    now.counters.channels == before->counters.channels &&
+		    now.counters.records == before->counters.records &&
+		    now.counters.shares == before->counters.shares &&
+		    now.counters.leases == before->counters.leases &&
+		    (!more || more == entries ||
+		     (one_by_one && more > 0 && more < entries && !(more % PAGE))) &&
 		    now.buffer_size == before->buffer_size &&
 		    now.slabs == before->slabs && now.bytes == before->bytes)
 			return true;
@@ -212,6 +221,7 @@ struct sequence {
 	bool (*intact)(struct _test_data_nth *self);
 	void (*undo)(struct __test_metadata *_metadata, struct _test_data_nth *self);
 	long long entries;
+	bool one_by_one;
 	int also;	/* an errno beside ENOMEM and EFAULT */
 	bool goes_on;	/* whatever fails */
 };
@@ -226,7 +236,8 @@ static int check_call(struct __test_metadata *_metadata, struct _test_data_nth *
 		    (sequence->also && ret == -sequence->also)) {
 		TH_LOG("errno %d", -ret);
 	}
-	EXPECT_TRUE(unchanged(self->fd, before, sequence->entries));
+	EXPECT_TRUE(unchanged(self->fd, before, sequence->entries,
+			      sequence->one_by_one));
 	if (sequence->intact)
 		EXPECT_TRUE(sequence->intact(self));
 	return ret;
@@ -682,7 +693,7 @@ TEST_F(nth, counters_are_read_as_a_whole_or_not)
 static int call_read_clients(struct _test_data_nth *self)
 {
 	return read_file(self, CLIENTS) ?:
-	       strstr(self->text, " 0 1 4194304\n") ? 0 : -EIO;
+	       strstr(self->text, " 0 1 4194304 0\n") ? 0 : -EIO;
 }
 
 TEST_F(nth, clients_are_read_as_a_whole_or_not)
@@ -774,6 +785,241 @@ TEST_F(nth, allocation_that_frees_detached_memory_first_leaves_no_slab)
 		.prepare = let_go_of,
 		.call = call_alloc,
 		.undo = unmap_and_restore,
+	});
+}
+
+static int call_setup_zeros(struct _test_data_nth *self)
+{
+	self->setup = (struct evpl_setup){
+		.size = sizeof(self->setup),
+		.flags = EVPL_SETUP_ZEROS,
+	};
+	return RESULT(ioctl(self->fd, EVPL_SETUP, &self->setup));
+}
+
+TEST_F(nth, set_up_with_zeros_that_fails_can_be_made_again)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = opened,
+		.call = call_setup_zeros,
+		.undo = close_client,
+	});
+}
+
+static int call_channel(struct _test_data_nth *self)
+{
+	return evpl_channel(self->fd, 4, self->ends);
+}
+
+static void close_ends(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, close(self->ends[0]));
+	EXPECT_EQ(0, close(self->ends[1]));
+	close_client(_metadata, self);
+}
+
+TEST_F(nth, channel_that_fails_leaves_no_end)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = set_up,
+		.call = call_channel,
+		.undo = close_ends,
+	});
+}
+
+static void with_channel(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	mapped_refs(_metadata, self);
+	ASSERT_EQ(0, call_channel(self));
+}
+
+static int call_bind(struct _test_data_nth *self)
+{
+	return evpl_bind(self->fd, self->ends[0]);
+}
+
+static void unmap_and_close_ends(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, munmap(self->entries, PAGE));
+	close_ends(_metadata, self);
+}
+
+TEST_F(nth, bind_that_fails_leaves_the_end_free)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = with_channel,
+		.call = call_bind,
+		.undo = unmap_and_close_ends,
+		.entries = PAGE,
+	});
+}
+
+static void bound(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	with_channel(_metadata, self);
+	ASSERT_EQ(0, call_bind(self));
+	self->entries[0].word = 1;
+	self->record = (struct evpl_record){ .length = 1 };
+}
+
+static int call_send(struct _test_data_nth *self)
+{
+	int sent = evpl_send(self->ends[0], &self->record, 1);
+
+	return sent == 1 ? 0 : sent ?: -EIO;
+}
+
+static bool reference_is_there(struct _test_data_nth *self)
+{
+	return self->entries[0].word == 1;
+}
+
+TEST_F(nth, send_that_fails_moves_no_reference)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = bound,
+		.call = call_send,
+		.intact = reference_is_there,
+		.undo = unmap_and_close_ends,
+		.entries = PAGE,
+	});
+}
+
+static void sent(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	struct evpl_setup setup;
+
+	bound(_metadata, self);
+	self->receiver = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(0, evpl_setup(self->receiver, 0, &setup));
+	ASSERT_EQ(0, evpl_bind(self->receiver, self->ends[1]));
+	ASSERT_EQ(0, call_send(self));
+}
+
+static int call_receive(struct _test_data_nth *self)
+{
+	int received = evpl_recv(self->ends[1], &self->record, 1);
+
+	return received == 1 ? 0 : received ?: -EIO;
+}
+
+static void close_receiver(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	close(self->receiver);
+	unmap_and_close_ends(_metadata, self);
+}
+
+TEST_F(nth, receive_that_fails_leaves_the_record)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = sent,
+		.call = call_receive,
+		.intact = reference_is_there,
+		.undo = close_receiver,
+		.entries = 2 * PAGE,
+		.one_by_one = true,
+	});
+}
+
+static void received(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	sent(_metadata, self);
+	ASSERT_EQ(0, call_receive(self));
+}
+
+static int call_pass_on(struct _test_data_nth *self)
+{
+	int sent = evpl_send(self->ends[1], &self->record, 1);
+
+	return sent == 1 ? 0 : sent ?: -EIO;
+}
+
+TEST_F(nth, passing_on_that_fails_keeps_the_lease)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = received,
+		.call = call_pass_on,
+		.intact = reference_is_there,
+		.undo = close_receiver,
+	});
+}
+
+static void mapped_lease(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	received(_metadata, self);
+	self->memory = mmap(FAR + (1UL << 40), PAGE, PROT_READ, MAP_SHARED,
+			    self->receiver, self->record.offset);
+	ASSERT_NE(MAP_FAILED, self->memory);
+}
+
+static int call_touch_lease(struct _test_data_nth *self)
+{
+	(void)*(volatile char *)self->memory;
+	return 0;
+}
+
+static void unmap_lease(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, munmap(self->memory, PAGE));
+	close_receiver(_metadata, self);
+}
+
+TEST_F(nth, touch_of_a_lease_waits_for_memory_and_raises_no_signal)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped_lease,
+		.call = call_touch_lease,
+		.undo = unmap_lease,
+		.goes_on = true,
+	});
+}
+
+static int call_revoke(struct _test_data_nth *self)
+{
+	return evpl_revoke(self->fd, 0);
+}
+
+TEST_F(nth, revoke_that_fails_leaves_the_lease)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = received,
+		.call = call_revoke,
+		.intact = reference_is_there,
+		.undo = close_receiver,
+	});
+}
+
+static int call_pull(struct _test_data_nth *self)
+{
+	int pulled = evpl_lease_pull(self->fd);
+
+	return pulled < 0 ? pulled : 0;
+}
+
+TEST_F(nth, pull_that_fails_leaves_the_lease)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = received,
+		.call = call_pull,
+		.intact = reference_is_there,
+		.undo = close_receiver,
+	});
+}
+
+static int call_release(struct _test_data_nth *self)
+{
+	int released = evpl_lease_release(self->receiver, &self->record.lease, 1);
+
+	return released < 0 ? released : 0;
+}
+
+TEST_F(nth, release_that_fails_leaves_the_lease)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = received,
+		.call = call_release,
+		.intact = reference_is_there,
+		.undo = close_receiver,
 	});
 }
 

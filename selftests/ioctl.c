@@ -79,11 +79,13 @@ static const struct call {
 		.cmd = EVPL_LEASE_RELEASE,
 		.size = sizeof(struct evpl_lease_release),
 		.set_up = true,
+		.no_output = true,
 	},
 	{
 		.cmd = EVPL_LEASE_PULL,
 		.size = sizeof(struct evpl_lease_pull),
 		.set_up = true,
+		.no_output = true,
 	},
 	{
 		.cmd = EVPL_REVOKE,
@@ -265,8 +267,8 @@ TEST_F(client, reserved_field_that_is_not_zero_is_EINVAL)
 		case EVPL_CHANNEL_BIND:
 			args.channel_bind.__reserved = 1;
 			break;
-		case EVPL_LEASE_PULL:
-			args.lease_pull.__reserved = 1;
+		case EVPL_LEASE_RELEASE:
+			args.lease_release.__reserved = 1;
 			break;
 		default:
 			continue;

@@ -401,20 +401,20 @@ struct evpl_record {
  * @flags: must be 0
  * @leases: address of @count numbers of leases, __u32 each
  * @count: up to %EVPL_LEASE_RELEASE_MAX
- * @out_released: how many leases this call has ended
+ * @__reserved: must be 0
  *
  * Ends each of these leases whose word is 0 and which no record is being delivered
  * to; passes the others by, and those that have ended already.
  *
- * Return: 0, or -1 and errno: ENXIO; EINVAL, and nothing is released, if one of
- * them isn't a number of a lease at all.
+ * Return: how many leases it has ended, or -1 and errno: ENXIO; EINVAL, and nothing
+ * is released, if one of them isn't a number of a lease at all.
  */
 struct evpl_lease_release {
 	__u32 size;
 	__u32 flags;
 	__aligned_u64 leases;
 	__u32 count;
-	__u32 out_released;
+	__u32 __reserved;
 };
 
 #define EVPL_LEASE_RELEASE _IOWR(EVPL_IOC_TYPE, 0x05, struct evpl_lease_release)
@@ -423,20 +423,17 @@ struct evpl_lease_release {
  * struct evpl_lease_pull - ioctl(EVPL_LEASE_PULL)
  * @size: sizeof(struct evpl_lease_pull)
  * @flags: must be 0
- * @out_pulled: how many leases this call has ended
- * @__reserved: must be 0
  *
  * Does for all leases that others have on the client's buffers what
  * EVPL_LEASE_RELEASE does: an owner who is out of buffers gets at those that a
  * receiver has let go of without a call.
  *
- * Return: 0, or -1 and errno: ENXIO; EINTR, after a part of them.
+ * Return: how many leases it has ended, or -1 and errno: ENXIO; EINTR, after a part
+ * of them.
  */
 struct evpl_lease_pull {
 	__u32 size;
 	__u32 flags;
-	__u32 out_pulled;
-	__u32 __reserved;
 };
 
 #define EVPL_LEASE_PULL _IOWR(EVPL_IOC_TYPE, 0x06, struct evpl_lease_pull)
