@@ -2,9 +2,10 @@
 /*
  * Who is charged for how much, and the two caps.
  *
- * Slabs and the pages of refs windows are charged before they are allocated and
- * uncharged after they went back, so what is charged for them is never less than
- * what they use. The caps share memory out
+ * Slabs, the pages of refs windows and channels are charged before they are
+ * allocated and uncharged after they went back, so what is charged for them is never
+ * less than what they use. Leases and shares, which are small and have an entry each
+ * in a page that is charged, are the memory cgroup's alone. The caps share memory out
  * fairly; the boundary that holds against somebody who has many users, as the
  * owner of a user namespace does, is the memory cgroup.
  */

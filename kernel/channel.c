@@ -48,6 +48,7 @@ struct evpl_item {
  * @peer: the other end
  * @write_mutex: one write at a time, so that the room which it saw stays
  * @read_mutex: one read at a time, so that the record which it saw stays the first
+ * @turned_away: somebody who doesn't wait has found one of the two taken
  * @client: whom it is bound to, with a reference; NULL before, and once it is closed
  * @node: in evpl_client.ends while it is bound; ends_lock guards it
  * @bound: it has been bound
@@ -64,6 +65,7 @@ struct evpl_end {
 	struct evpl_end *peer;
 	struct mutex write_mutex; /* see above */
 	struct mutex read_mutex; /* see above */
+	atomic_t turned_away;
 	struct evpl_client *client;
 	struct list_head node;
 	bool bound;
@@ -226,12 +228,27 @@ static bool is_nonblocking(struct kiocb *iocb)
 	       iocb->ki_filp->f_flags & O_NONBLOCK;
 }
 
-/* A NOWAIT call doesn't wait for another to end either. */
-static int lock(struct mutex *mutex, struct kiocb *iocb)
+/* Who doesn't wait doesn't wait for another call to end either. */
+static int lock(struct evpl_end *end, struct mutex *mutex, struct kiocb *iocb)
 {
 	if (!is_nonblocking(iocb))
 		return mutex_lock_interruptible(mutex) ? -ERESTARTSYS : 0;
+	if (mutex_trylock(mutex))
+		return 0;
+	atomic_set(&end->turned_away, 1);
+	/* Either unlock() sees it, or the mutex is free by now. */
+	smp_mb__after_atomic();
 	return mutex_trylock(mutex) ? 0 : -EAGAIN;
+}
+
+/* Who was turned away tries again: poll may have nothing new to tell otherwise. */
+static void unlock(struct evpl_end *end, struct mutex *mutex)
+{
+	mutex_unlock(mutex);
+	/* Pairs with lock(). */
+	smp_mb();
+	if (atomic_read(&end->turned_away) && atomic_xchg(&end->turned_away, 0))
+		wake(end, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 }
 
 /* Writing. */
@@ -318,11 +335,19 @@ static int has_room(struct evpl_end *end, u32 nr)
 	return ret;
 }
 
-static int wait_for_room(struct evpl_end *end, u32 nr, struct kiocb *iocb)
+/* Return 0 with write_mutex held, and room for so many records. */
+static int lock_with_room(struct evpl_end *end, u32 nr, struct kiocb *iocb)
 {
 	for (;;) {
-		int ret = has_room(end, nr);
+		int ret = lock(end, &end->write_mutex, iocb);
 
+		if (ret)
+			return ret;
+		ret = has_room(end, nr);
+		if (!ret)
+			return 0;
+		/* Others may have fewer, for which there is room. */
+		unlock(end, &end->write_mutex);
 		if (ret != -EAGAIN || is_nonblocking(iocb))
 			return ret;
 		if (wait_event_interruptible(end->wait,
@@ -361,10 +386,10 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 	u32 given = 0, i;
 	int ret;
 
-	ret = lock(&end->write_mutex, iocb);
+	ret = lock_with_room(end, nr, iocb);
 	if (ret)
 		return ret;
-	ret = wait_for_room(end, nr, iocb);
+	down_read(&client->send_sem);
 	while (!ret && given < nr) {
 		ret = give(client, &records[given], &sendings[given]);
 		given += !ret;
@@ -372,18 +397,22 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 	}
 	if (!ret)
 		ret = put(end, sendings, nr);
-	mutex_unlock(&end->write_mutex);
-
-	if (!ret)
-		wake(end->peer, EPOLLIN | EPOLLRDNORM);
-	/* The last first, so that a word is never less than it was. */
-	for (i = given; i--; cond_resched()) {
-		if (ret)
-			take_back(&sendings[i]);
-		else if (sendings[i].lease)
-			evpl_lease_settle(sendings[i].lease, false);
+	for (i = 0; ret && i < given; i++) {
+		take_back(&sendings[i]);
+		cond_resched();
 	}
-	return ret;
+	up_read(&client->send_sem);
+	unlock(end, &end->write_mutex);
+	if (ret)
+		return ret;
+
+	wake(end->peer, EPOLLIN | EPOLLRDNORM);
+	for (i = 0; i < nr; i++) {
+		if (sendings[i].lease)
+			evpl_lease_settle(sendings[i].lease, false);
+		cond_resched();
+	}
+	return 0;
 }
 
 static int check_record(const struct evpl_record *record)
@@ -510,6 +539,8 @@ static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 	return copy_to_iter(&record, RECORD_SIZE, to) == RECORD_SIZE ? 0 : -EFAULT;
 }
 
+/* These return -ECANCELED, with nothing copied, if the buffer has been revoked. */
+
 static int deliver_own(struct evpl_end *end, struct evpl_client *client,
 		       const struct evpl_item *item, struct iov_iter *to)
 {
@@ -517,18 +548,15 @@ static int deliver_own(struct evpl_end *end, struct evpl_client *client,
 	u64 start = (buffer << item->share->slab->buffer_shift) << PAGE_SHIFT;
 	int ret;
 
-	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE, 0);
-	if (ret)
-		return ret;
-	/* First: the word mustn't come to 0 on the way. */
-	evpl_refs_inc(client, buffer);
-	ret = commit(end);
+	if (!evpl_share_take_home(item->share))
+		return -ECANCELED;
+	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE, 0) ?:
+	      commit(end);
 	if (ret)
 		evpl_refs_dec(client, buffer);
 	return ret;
 }
 
-/* Return -ECANCELED, with nothing copied, if the buffer has been revoked. */
 static int deliver_lease(struct evpl_end *end, struct evpl_client *client,
 			 const struct evpl_item *item, struct iov_iter *to)
 {
@@ -562,12 +590,12 @@ static int deliver_revoked(struct evpl_end *end, const struct evpl_item *item,
 static int deliver(struct evpl_end *end, struct evpl_client *client,
 		   const struct evpl_item *item, struct iov_iter *to)
 {
-	int ret = -ECANCELED;
+	int ret;
 
-	if (item->share->slab->client != client)
-		ret = deliver_lease(end, client, item, to);
-	else if (!evpl_share_is_revoked(item->share))
+	if (item->share->slab->client == client)
 		ret = deliver_own(end, client, item, to);
+	else
+		ret = deliver_lease(end, client, item, to);
 	return ret == -ECANCELED ? deliver_revoked(end, item, to) : ret;
 }
 
@@ -586,7 +614,7 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	client = get_client(end);
 	if (!client)
 		return -ENOTCONN;
-	ret = lock(&end->read_mutex, iocb);
+	ret = lock(end, &end->read_mutex, iocb);
 	if (ret)
 		goto put_client;
 
@@ -599,9 +627,11 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		if (ret)
 			break;
 		done += RECORD_SIZE;
+		if (signal_pending(current))
+			break;
 		cond_resched();
 	}
-	mutex_unlock(&end->read_mutex);
+	unlock(end, &end->read_mutex);
 put_client:
 	evpl_client_put(client);
 	if (done)

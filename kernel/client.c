@@ -64,6 +64,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	mutex_init(&client->lock);
 	init_rwsem(&client->tree_lock);
 	init_rwsem(&client->lease_sem);
+	init_rwsem(&client->send_sem);
 	mutex_init(&client->refs_mutex);
 	client->writable = file->f_mode & FMODE_WRITE;
 	client->slabs = RB_ROOT;

@@ -3,13 +3,14 @@
  * What the files of this module share. Lock order:
  *
  *	evpl_end.write_mutex, evpl_end.read_mutex (channel.c)
+ *	  evpl_client.send_sem
  *	  mmap_lock
  *	    evpl_client.lock
- *	      evpl_client.tree_lock
+ *	      evpl_client.tree_lock, also below send_sem
  *		folio lock
  *		  i_mmap_rwsem
  *		    page table lock
- *	    evpl_client.lease_sem
+ *	    evpl_client.lease_sem, also below send_sem
  *	      evpl_client.refs_mutex, also below tree_lock
  *		reap_mutex (folio.c)
  *		  detached_lock (folio.c), account_lock (account.c)
@@ -49,6 +50,9 @@ struct seq_file;
 
 #ifndef CONFIG_64BIT
 #error "evpl needs a 64-bit kernel: its windows span more than 32 bits of offsets"
+#endif
+#if PAGE_SHIFT != 12
+#error "evpl needs pages of 4 KiB: its windows are laid out for them"
 #endif
 
 /*
@@ -204,6 +208,8 @@ struct evpl_lease {
  * @lease_sem: guards @lease_tree and what @leases leads to. A fault holds it for
  *	read until it has mapped what it found; who ends a lease holds it for write
  *	to strike the lease out, then unmaps.
+ * @send_sem: held for read by who sends, until the records are on their way or all
+ *	references given back; held for write by who marks a share as revoked
  * @refs_mutex: held by who adds to @refs
  * @gone: the file has gone. Set under @tree_lock and @lease_sem.
  * @writable: it was opened for writing
@@ -232,6 +238,7 @@ struct evpl_client {
 	struct mutex lock; /* see above */
 	struct rw_semaphore tree_lock;
 	struct rw_semaphore lease_sem;
+	struct rw_semaphore send_sem;
 	struct mutex refs_mutex; /* see above */
 	bool gone;
 	bool writable;
@@ -340,6 +347,7 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 void evpl_share_give_back(struct evpl_share *share);
 void evpl_share_hold(struct evpl_share *share);
 bool evpl_share_is_revoked(struct evpl_share *share);
+bool evpl_share_take_home(struct evpl_share *share);
 int evpl_share_add_lease(struct evpl_lease *lease);
 void evpl_share_remove_lease(struct evpl_lease *lease);
 void evpl_share_drop(struct evpl_share *share);

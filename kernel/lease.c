@@ -297,6 +297,18 @@ unlock:
 	return lease;
 }
 
+/*
+ * Unless the word is 0: then the lease may end without its client's doing, and its
+ * number be another's when the client looks.
+ */
+static void report_revoked(struct evpl_lease *lease)
+{
+	struct evpl_client *client = lease->client;
+
+	if (evpl_refs_lease_word(client, lease->number))
+		evpl_refs_report_revoked(client, lease->number);
+}
+
 /**
  * evpl_lease_settle() - the inverse of evpl_lease_take() and evpl_lease_give()
  * @lease: the lease
@@ -319,6 +331,8 @@ int evpl_lease_settle(struct evpl_lease *lease, bool count)
 	if (count && !ret)
 		evpl_refs_lease_inc(client, lease->number);
 	idle = strike_out_idle(lease);
+	if (!idle && ret == -ECANCELED)
+		report_revoked(lease);
 	up_write(&client->lease_sem);
 
 	if (idle)
@@ -358,7 +372,7 @@ struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
 	if (length > size - (offset & (size - 1)))
 		goto unlock;
 	ret = -EACCES;
-	if (write && !lease->writable)
+	if (write && (!lease->writable || !client->writable))
 		goto unlock;
 	ret = -ESTALE;
 	if (!(evpl_refs_lease_word(client, lease->number) & EVPL_WORD_COUNT))
@@ -399,7 +413,7 @@ void evpl_lease_revoke(struct evpl_lease *lease)
 	idle = strike_out_idle(lease);
 	if (!idle && !lease->ended) {
 		lease->revoked = true;
-		evpl_refs_report_revoked(client, lease->number);
+		report_revoked(lease);
 	}
 	up_write(&client->lease_sem);
 

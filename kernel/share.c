@@ -137,8 +137,9 @@ unlock:
 }
 
 /**
- * evpl_share_give_back() - give a reference to the owner of the buffer
- * @share: the share, of which the caller has a count, which goes
+ * evpl_share_give_back() - undo evpl_share_give()
+ * @share: the share, whose count goes; it isn't revoked, as the caller holds
+ *	send_sem
  */
 void evpl_share_give_back(struct evpl_share *share)
 {
@@ -169,6 +170,25 @@ bool evpl_share_is_revoked(struct evpl_share *share)
 	revoked = share->revoked;
 	xa_unlock(&share->slab->shares);
 	return revoked;
+}
+
+/**
+ * evpl_share_take_home() - count a reference in the owner's word
+ * @share: a share that the caller has a count of
+ *
+ * Return: false, with nothing counted, if it has been revoked.
+ */
+bool evpl_share_take_home(struct evpl_share *share)
+{
+	bool revoked;
+
+	/* Under the lock: who revokes takes the share's own reference off later. */
+	xa_lock(&share->slab->shares);
+	revoked = share->revoked;
+	if (!revoked)
+		evpl_refs_inc(share->slab->client, evpl_share_buffer(share));
+	xa_unlock(&share->slab->shares);
+	return !revoked;
 }
 
 /**
@@ -275,16 +295,17 @@ static void revoke(struct evpl_share *share)
 int evpl_share_revoke(struct evpl_client *client, u64 offset)
 {
 	pgoff_t pgoff = offset >> PAGE_SHIFT;
-	struct evpl_share *share;
+	struct evpl_share *share = NULL;
 	struct evpl_slab *slab;
 	int ret = 0;
 
+	down_write(&client->send_sem);
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, pgoff);
 	if (!slab || !slab->live ||
 	    offset & ((PAGE_SIZE << slab->buffer_shift) - 1)) {
-		up_read(&client->tree_lock);
-		return -ENOENT;
+		ret = -ENOENT;
+		goto unlock;
 	}
 	xa_lock(&slab->shares);
 	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_shift);
@@ -295,7 +316,9 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 		share->count++;
 	}
 	xa_unlock(&slab->shares);
+unlock:
 	up_read(&client->tree_lock);
+	up_write(&client->send_sem);
 
 	if (share && !ret)
 		revoke(share);
@@ -346,34 +369,48 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 
 #define PULL_BATCH	16
 
-/* End what is idle of a share's leases, and return how many. */
+/*
+ * End what is idle of the leases that a share has now, and return how many. Of those
+ * that were looked at and stay, the last is where to go on.
+ */
 static int pull_share(struct evpl_share *share)
 {
-	struct evpl_lease *lease, *batch[PULL_BATCH];
+	struct evpl_lease *lease, *batch[PULL_BATCH], *seen = NULL;
+	u64 serial = 0, end = 0;
 	unsigned int i, nr;
 	int pulled = 0;
-	u64 serial = 0;
 
 	do {
 		nr = 0;
 		xa_lock(&share->slab->shares);
-		list_for_each_entry(lease, &share->leases, list) {
+		if (!end)
+			end = share->next_serial;
+		lease = seen && !list_empty(&seen->list) ? seen : NULL;
+		lease = list_prepare_entry(lease, &share->leases, list);
+		list_for_each_entry_continue(lease, &share->leases, list) {
 			if (lease->serial < serial)
 				continue;
+			if (lease->serial >= end || nr == PULL_BATCH)
+				break;
 			refcount_inc(&lease->refs);
 			batch[nr++] = lease;
-			if (nr == PULL_BATCH)
-				break;
 		}
 		xa_unlock(&share->slab->shares);
 
 		for (i = 0; i < nr; i++) {
-			serial = batch[i]->serial + 1;
-			pulled += evpl_lease_end_idle(batch[i]);
-			evpl_lease_put(batch[i]);
+			lease = batch[i];
+			serial = lease->serial + 1;
+			if (evpl_lease_end_idle(lease))
+				pulled++;
+			else
+				swap(lease, seen);
+			if (lease)
+				evpl_lease_put(lease);
 			cond_resched();
 		}
-	} while (nr == PULL_BATCH);
+	} while (nr == PULL_BATCH && !fatal_signal_pending(current));
+	if (seen)
+		evpl_lease_put(seen);
 	return pulled;
 }
 

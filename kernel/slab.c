@@ -252,22 +252,23 @@ static void insert_after(struct evpl_client *client, struct evpl_slab *slab,
 int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 		      unsigned int buffer_shift)
 {
+	unsigned int shift = buffer_shift - PAGE_SHIFT, i;
 	struct evpl_slab *prev;
-	unsigned int i;
-	pgoff_t index;
+	pgoff_t start, index;
 	int ret;
 
 	lockdep_assert_held(&client->lock);
 
-	ret = find_gap(client, slab->nr_pages, &slab->start, &prev);
+	ret = find_gap(client, slab->nr_pages, &start, &prev);
+	if (ret)
+		return ret;
+	ret = evpl_refs_grow_entries(client, start >> shift,
+				     (start + slab->nr_pages - 1) >> shift);
 	if (ret)
 		return ret;
 
-	slab->buffer_shift = buffer_shift - PAGE_SHIFT;
-	ret = evpl_refs_grow_entries(client, slab->start >> slab->buffer_shift,
-				     (slab_end(slab) - 1) >> slab->buffer_shift);
-	if (ret)
-		return ret;
+	slab->start = start;
+	slab->buffer_shift = shift;
 
 	/*
 	 * By its index the slab finds a folio; and the core maps one by a PMD

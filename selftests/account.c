@@ -97,6 +97,26 @@ TEST_F(account, entries_count_too)
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
 }
 
+TEST_F(account, second_slab_without_room_for_its_entries_is_given_back_whole)
+{
+	const long long entries = 4 * MIB / (4 * KIB) * sizeof(struct evpl_entry);
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct evpl_setup setup;
+	struct counters first;
+	uint64_t offset;
+
+	ASSERT_EQ(0, evpl_setup(fd, 4 * KIB, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, 4 * MIB, &offset));
+	first = read_counters();
+	EXPECT_EQ(self->before.charged + 4 * MIB + entries, first.charged);
+	ASSERT_EQ(0, write_number(MAX_BYTES, first.charged + 4 * MIB));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, 4 * MIB, &offset));
+	EXPECT_EQ(first.charged, read_counters().charged);
+	ASSERT_EQ(0, write_number(MAX_BYTES, first.charged + 4 * MIB + entries));
+	EXPECT_EQ(0, evpl_slab_alloc(fd, 4 * MIB, &offset));
+	close(fd);
+}
+
 TEST_F(account, mapping_of_a_slab_without_room_for_its_entries_sets_nothing_up)
 {
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);

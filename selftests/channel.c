@@ -628,6 +628,31 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(5, get(&self->owner.entries[1].word));
 }
 
+TEST_F(channel, client_that_only_reads_passes_no_right_to_write_on)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	int ends[2], fd = open(DEVICE, O_RDONLY | O_CLOEXEC);
+	struct evpl_setup setup;
+
+	ASSERT_EQ(0, evpl_setup(fd, 0, &setup));
+	ASSERT_EQ(0, evpl_channel(fd, 0, ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(fd, ends[1]));
+	sent.flags = EVPL_RECORD_WRITE;
+	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+				   fd, got.offset));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(-EACCES, evpl_send(ends[1], &got, 1));
+	got.flags = 0;
+	EXPECT_EQ(1, evpl_send(ends[1], &got, 1));
+	close(ends[0]);
+	close(ends[1]);
+	close(fd);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+}
+
 TEST_F(channel, record_that_can_not_be_copied_out_stays)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;

@@ -55,6 +55,8 @@ enum {
 	NR_MAPS = 8,
 	NR_PIPES = 2,
 	NR_CHILDREN = 2,
+	NR_ENDS = 4,
+	NR_GOT = 8,		/* records that were read */
 	NR_RESULTS = 256,
 	HANG_SECONDS = 120,
 	DEFAULT_CALLS = 20000,
@@ -88,7 +90,8 @@ enum {
 	OPEN, CLOSE, DUP, SETUP, ALLOC, FREE, IOCTL, MMAP_OWN, MMAP_REFS,
 	MMAP_OTHER, MUNMAP, TOUCH, MPROTECT, MREMAP, MADVISE, MLOCK, SCRIBBLE,
 	LSEEK, POLL, READ, WRITE, FSYNC, FTRUNCATE, FDINFO, READ_COUNTERS,
-	READ_CLIENTS, SMAPS, SET_CAP, VMSPLICE, DRAIN, FORK, KILL, NR_KINDS
+	READ_CLIENTS, SMAPS, SET_CAP, VMSPLICE, DRAIN, FORK, KILL,
+	CHANNEL, BIND, SEND, RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, NR_KINDS
 };
 
 /* What the workers and the parent share. */
@@ -134,6 +137,14 @@ static int fds[NR_FDS];
 static uint64_t buffer_sizes[NR_FDS];
 static uint64_t slabs[NR_FDS][NR_SLABS];	/* offset + 1, or 0 */
 static uint64_t maps[NR_MAPS];			/* length + window, or 0 */
+static int ends[NR_ENDS];
+static unsigned int end_clients[NR_ENDS];	/* whom it is bound to, by slot */
+static struct got {
+	uint64_t offset;
+	uint32_t lease;
+	unsigned int client;			/* who read it, by slot */
+} gots[NR_GOT];
+static struct evpl_setup windows;		/* where they are: the same for all */
 static int pipes[NR_PIPES][2];
 static int children[NR_CHILDREN];
 static bool kill_children;
@@ -143,7 +154,7 @@ static int kmsg = -1;
 static unsigned int turn, turn_done;
 
 #define MAP_SLOT	(8 * MIB)
-enum { OWN = 1, REFS = 2, OTHER = 3 };
+enum { OWN = 1, REFS = 2, GUEST = 3, OTHER = 4 };
 
 static uint64_t next(uint64_t *state)
 {
@@ -221,7 +232,7 @@ static int do_open(struct thread *self, const uint8_t *arg)
 
 static int do_close(struct thread *self, const uint8_t *arg)
 {
-	int fd = swap(&fds[arg[0] % NR_FDS], -1);
+	int fd = swap(arg[1] ? &ends[arg[0] % NR_ENDS] : &fds[arg[0] % NR_FDS], -1);
 
 	return fd < 0 ? -EBADF : RESULT(close(fd));
 }
@@ -369,7 +380,15 @@ static int do_ioctl(struct thread *self, const uint8_t *arg)
 		cmd = _IOC(arg[2], EVPL_IOC_TYPE, arg[1] - 5, arg[3] * 61);
 	memset(self->pages, 0, 64);
 	self->pages[0] = arg[3];
-	return RESULT(ioctl(fd, cmd, arg[4] ? NULL : self->pages));
+	if (ioctl(fd, cmd, arg[4] ? NULL : self->pages))
+		return -errno;
+	if (_IOC_NR(cmd) == _IOC_NR(EVPL_CHANNEL_CREATE)) {
+		struct evpl_channel_create *made = (void *)self->pages;
+
+		close(made->out_fds[0]);
+		close(made->out_fds[1]);
+	}
+	return 0;
 }
 
 static const struct {
@@ -669,7 +688,10 @@ static int do_lseek(struct thread *self, const uint8_t *arg)
 static int do_poll(struct thread *self, const uint8_t *arg)
 {
 	unsigned int slot;
-	struct pollfd pollfd = { .fd = pick_fd(arg[0], &slot), .events = arg[1] };
+	struct pollfd pollfd = {
+		.fd = arg[2] ? load(&ends[arg[0] % NR_ENDS]) : pick_fd(arg[0], &slot),
+		.events = arg[1],
+	};
 
 	return RESULT(poll(&pollfd, 1, 0));
 }
@@ -726,7 +748,8 @@ static int do_fdinfo(struct thread *self, const uint8_t *arg)
 	unsigned int slot;
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pick_fd(arg[0], &slot));
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d",
+		 arg[1] ? load(&ends[arg[0] % NR_ENDS]) : pick_fd(arg[0], &slot));
 	return read_all(self, path);
 }
 
@@ -850,6 +873,206 @@ static void be_victim(bool by_mmap)
 	}
 }
 
+static int do_channel(struct thread *self, const uint8_t *arg)
+{
+	static const uint32_t capacities[] = {
+		8, 0, 1, 2, EVPL_CHANNEL_CAPACITY_MAX, EVPL_CHANNEL_CAPACITY_MAX + 1, ~0U,
+	};
+	struct evpl_channel_create create = {
+		.flags = flags_of[arg[2] % 6],
+		.capacity = capacities[arg[3]],
+		.__reserved = flags_of[arg[2] / 6],
+	};
+	unsigned int slot, first = arg[5] % 2 * 2;
+	int fd = pick_fd(arg[0], &slot);
+	struct evpl_channel_create *p;
+
+	p = place(self, &create, sizeof(create), arg[1], arg[4]);
+	if (ioctl(fd, EVPL_CHANNEL_CREATE, p))
+		return -errno;
+	for (int i = 0; i < 2; i++) {
+		fcntl(p->out_fds[i], F_SETFL, O_NONBLOCK);
+		store(&end_clients[first + i], 0);
+		fd = swap(&ends[first + i], p->out_fds[i]);
+		if (fd >= 0)
+			close(fd);
+	}
+	return 0;
+}
+
+static int do_bind(struct thread *self, const uint8_t *arg)
+{
+	unsigned int slot, end = arg[1] % NR_ENDS;
+	int fd = pick_fd(arg[0], &slot);
+	const int what[] = { load(&ends[end]), fd, -1, INT_MAX, pipes[0][0] };
+	struct evpl_channel_bind bind = {
+		.flags = flags_of[arg[3] % 6],
+		.fd = what[arg[4]],
+		.__reserved = flags_of[arg[3] / 6],
+	};
+
+	if (ioctl(fd, EVPL_CHANNEL_BIND,
+		  place(self, &bind, sizeof(bind), arg[2], arg[5])))
+		return -errno;
+	store(&end_clients[end], slot);
+	return 0;
+}
+
+static struct ready {
+	int fd;
+	char *memory;
+	struct evpl_entry *entries;
+	unsigned int used;
+} ready;
+
+/* The end that is asked for, or else the first that has these events. */
+static unsigned int pick_end(unsigned int arg, short events)
+{
+	struct pollfd pollfds[NR_ENDS];
+
+	for (int i = 0; i < NR_ENDS; i++)
+		pollfds[i] = (struct pollfd){ .fd = load(&ends[i]), .events = events };
+	poll(pollfds, NR_ENDS, 0);
+	for (int i = 0; i < NR_ENDS; i++)
+		if (pollfds[(arg + i) % NR_ENDS].revents & events)
+			return (arg + i) % NR_ENDS;
+	return arg % NR_ENDS;
+}
+
+static int do_send(struct thread *self, const uint8_t *arg)
+{
+	static const uint32_t lengths[] = { 1, PAGE, EVPL_BUFFER_SIZE_DEFAULT, 0, ~0U };
+	static const uint32_t flags[] = { 0, EVPL_RECORD_WRITE, EVPL_RECORD_REVOKED, ~0U };
+	unsigned int end = pick_end(arg[0], POLLOUT), slot = load(&end_clients[end]);
+	struct got *got = &gots[arg[1] % NR_GOT];
+	const uint64_t offsets[] = {
+		0, EVPL_BUFFER_SIZE_DEFAULT, load(&got->offset), load(&got->offset),
+		SLAB_2M, EVPL_BUFFER_SIZE_DEFAULT - 1, windows.out_guest_offset,
+		windows.out_guest_ro_offset, OWN_SIZE, ~0ULL,
+	};
+	struct evpl_record records[4];
+	unsigned int nr = 1 + arg[4] % 4;
+	struct iovec iovec = { records, nr * sizeof(*records) };
+
+	for (unsigned int i = 0; i < nr; i++)
+		records[i] = (struct evpl_record){
+			.offset = i ? 0 : offsets[arg[1] % ARRAY_SIZE(offsets)],
+			.length = i ? 1 : lengths[arg[2]],
+			.flags = i ? 0 : flags[arg[3]],
+			.cookie = self->random,
+		};
+	/* The client that stands ready has something to give. */
+	if (slot == NR_FDS - 1 && arg[5] != 1)
+		for (int i = 0; i < 2; i++)
+			__atomic_fetch_or(&ready.entries[i].word, 8, __ATOMIC_RELAXED);
+	if (arg[5] == 2)
+		iovec.iov_len--;
+	if (arg[5] == 3)
+		iovec.iov_base = NULL;
+	return RESULT(pwritev2(load(&ends[end]), &iovec, 1, -1,
+			       arg[5] == 4 ? RWF_NOWAIT : 0));
+}
+
+static int do_recv(struct thread *self, const uint8_t *arg)
+{
+	unsigned int end = arg[3] ? arg[0] % NR_ENDS : pick_end(arg[0], POLLIN);
+	unsigned int nr = 1 + arg[1] % 4;
+	struct evpl_record records[4], *where = records;
+	struct iovec iovec;
+	ssize_t ret;
+
+	if (arg[2] == 1)
+		where = NULL;
+	if (arg[2] == 2)	/* the second can't be written */
+		where = (void *)(self->pages + 2 * PAGE - sizeof(*where));
+	iovec = (struct iovec){ where, nr * sizeof(*where) - (arg[2] == 3) };
+	ret = preadv2(load(&ends[end]), &iovec, 1, -1, arg[2] == 4 ? RWF_NOWAIT : 0);
+	if (ret < 0)
+		return -errno;
+	for (int i = 0; i < ret / (int)sizeof(*where); i++) {
+		struct got *got = &gots[below(self, NR_GOT)];
+
+		if (where[i].lease == EVPL_LEASE_NONE)
+			continue;
+		store(&got->offset, where[i].offset);
+		store(&got->lease, where[i].lease);
+		store(&got->client, load(&end_clients[end]));
+	}
+	return 0;
+}
+
+/* Take all references off a lease's word. */
+static void let_go(int fd, uint32_t lease)
+{
+	uint64_t at = lease * sizeof(struct evpl_entry);
+	char *page = evpl_map(fd, PAGE, windows.out_leases_offset + (at & -PAGE));
+
+	if (page == MAP_FAILED)
+		return;
+	access_word((void *)(page + at % PAGE), true, 0);
+	munmap(page, PAGE);
+}
+
+static int do_release(struct thread *self, const uint8_t *arg)
+{
+	const struct got *got = &gots[arg[1] % NR_GOT];
+	unsigned int slot = load(&got->client);
+	uint32_t numbers[] = {
+		load(&got->lease), EVPL_LEASE_NONE, 0, 1U << 31, 19U << 26, load(&got->lease),
+	};
+	struct evpl_lease_release release = {
+		.flags = flags_of[arg[3]],
+		.leases = arg[4] == 3 ? 0 : (uintptr_t)(numbers + (arg[4] == 1 ? 0 :
+							arg[4] == 2 ? 2 : 5)),
+		.count = arg[4] == 4 ? EVPL_LEASE_RELEASE_MAX + 1 : arg[4] == 1 ? 2 : 1,
+	};
+	int fd = load(&fds[slot]);
+
+	if (arg[4] == 5)
+		fd = pick_fd(arg[1], &slot);
+	if (load(&got->offset))
+		let_go(fd, numbers[0]);
+	return RESULT(ioctl(fd, EVPL_LEASE_RELEASE,
+			    place(self, &release, sizeof(release), arg[2], arg[5])));
+}
+
+static int do_pull(struct thread *self, const uint8_t *arg)
+{
+	struct evpl_lease_pull pull = { .flags = flags_of[arg[2]] };
+	unsigned int slot;
+
+	return RESULT(ioctl(pick_fd(arg[0], &slot), EVPL_LEASE_PULL,
+			    place(self, &pull, sizeof(pull), arg[1], arg[3])));
+}
+
+static int do_revoke(struct thread *self, const uint8_t *arg)
+{
+	struct evpl_revoke revoke = { .flags = flags_of[arg[2]] };
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+	uint64_t *where;
+
+	revoke.offset = pick_slab(slot, arg[3], &where) + wrong_by[arg[4]];
+	return RESULT(ioctl(fd, EVPL_REVOKE,
+			    place(self, &revoke, sizeof(revoke), arg[1], arg[5])));
+}
+
+static int do_mmap_guest(struct thread *self, const uint8_t *arg)
+{
+	const struct got *got = &gots[arg[0] % NR_GOT];
+	uint64_t offset = load(&got->offset) & -EVPL_BUFFER_SIZE_DEFAULT;
+	const uint64_t offsets[] = {
+		offset, offset + PAGE, windows.out_guest_offset,
+		windows.out_guest_ro_offset,
+		windows.out_guest_ro_offset + windows.out_guest_size - PAGE,
+		windows.out_header_offset, windows.out_returned_offset,
+		windows.out_revoked_offset, windows.out_leases_offset,
+	};
+
+	return map(GUEST, load(&fds[load(&got->client)]), arg[1], offsets[arg[2]],
+		   map_length[arg[3]], arg[4], arg[5] ? PAGE : 0);
+}
+
 static void count(unsigned int kind, int ret)
 {
 	add(&shared->results[kind][-ret < NR_RESULTS ? -ret : NR_RESULTS - 1], 1);
@@ -926,7 +1149,7 @@ static const struct kind {
 	uint8_t max[MAX_ARGS];
 } kinds[NR_KINDS] = {
 	[OPEN] = { "open", do_open, 10, 0, 1, ARGS(NR_FDS, OF(open_flags)) },
-	[CLOSE] = { "close", do_close, 6, 0, 1, ARGS(NR_FDS) },
+	[CLOSE] = { "close", do_close, 6, 0, 3, ARGS(NR_FDS, 2) },
 	[DUP] = { "dup", do_dup, 8, 0, 3, ARGS(NR_FDS, NR_FDS) },
 	[SETUP] = { "setup", do_setup, 50, 0, 1,
 		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(buffer_size_of),
@@ -946,7 +1169,7 @@ static const struct kind {
 	[MMAP_OTHER] = { "mmap_other", do_mmap_other, 20, 0, 15,
 			 ARGS(NR_FDS, NR_MAPS, 10, OF(map_length), OF(how_to_map)) },
 	[MUNMAP] = { "munmap", do_munmap, 30, 0, 3, ARGS(NR_MAPS, NR_PARTS) },
-	[TOUCH] = { "touch", do_touch, 160, 0, 5, ARGS(NR_MAPS, 8, 2, 3) },
+	[TOUCH] = { "touch", do_touch, 160, 0, 13, ARGS(NR_MAPS, 8, 2, 4) },
 	[MPROTECT] = { "mprotect", do_mprotect, 40, 0, 7,
 		       ARGS(NR_MAPS, NR_PARTS, 7) },
 	[MREMAP] = { "mremap", do_mremap, 30, 0, 13,
@@ -955,12 +1178,12 @@ static const struct kind {
 	[MLOCK] = { "mlock", do_mlock, 12, 0, 5, ARGS(NR_MAPS, NR_PARTS, 3) },
 	[SCRIBBLE] = { "scribble", do_scribble, 60, 0, 7, ARGS(NR_MAPS, 80, 6) },
 	[LSEEK] = { "lseek", do_lseek, 20, 0, 7, ARGS(NR_FDS, 7, 7) },
-	[POLL] = { "poll", do_poll, 15, 0, 3, ARGS(NR_FDS, 8) },
+	[POLL] = { "poll", do_poll, 15, 0, 7, ARGS(NR_FDS, 8, 2) },
 	[READ] = { "read", do_read, 8, 0, 3, ARGS(NR_FDS, 2) },
 	[WRITE] = { "write", do_write, 8, 0, 3, ARGS(NR_FDS, 2) },
 	[FSYNC] = { "fsync", do_fsync, 5, 0, 1, ARGS(NR_FDS) },
 	[FTRUNCATE] = { "ftruncate", do_ftruncate, 6, 0, 3, ARGS(NR_FDS, 4) },
-	[FDINFO] = { "fdinfo", do_fdinfo, 8, 0, 1, ARGS(NR_FDS) },
+	[FDINFO] = { "fdinfo", do_fdinfo, 8, 0, 3, ARGS(NR_FDS, 2) },
 	[READ_COUNTERS] = { "counters", do_counters, 4, 0, 0, ARGS(1) },
 	[READ_CLIENTS] = { "clients", do_clients, 4, 0, 0, ARGS(1) },
 	[SMAPS] = { "smaps", do_smaps, 4, 16, 0, ARGS(1) },
@@ -970,6 +1193,22 @@ static const struct kind {
 	[DRAIN] = { "drain", do_drain, 12, 0, 3, ARGS(NR_PIPES, 2) },
 	[FORK] = { "fork", do_fork, 8, 16, 1, ARGS(3) },
 	[KILL] = { "kill", do_kill, 12, 128, 1, ARGS(2) },
+	[CHANNEL] = { "channel", do_channel, 25, 0, 33,
+		      ARGS(NR_FDS, NR_SIZES, 18, 7, NR_POINTERS, 2) },
+	[BIND] = { "bind", do_bind, 40, 0, 3,
+		   ARGS(NR_FDS, NR_ENDS, NR_SIZES, 18, 5, NR_POINTERS) },
+	[SEND] = { "send", do_send, 160, 0, 27, ARGS(NR_ENDS, 40, 5, 4, 4, 5) },
+	[RECV] = { "recv", do_recv, 100, 0, 3, ARGS(NR_ENDS, 4, 5, 2) },
+	[RELEASE] = { "release", do_release, 60, 0, 2,
+		      ARGS(1, NR_GOT, NR_SIZES, OF(flags_of), 6, NR_POINTERS) },
+	[PULL] = { "pull", do_pull, 20, 0, 1,
+		   ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_POINTERS) },
+	[REVOKE] = { "revoke", do_revoke, 40, 0, 9,
+		     ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS, OF(wrong_by),
+			  NR_POINTERS) },
+	[MMAP_GUEST] = { "mmap_guest", do_mmap_guest, 60, 0, 3,
+			 ARGS(NR_GOT, NR_MAPS, 9, OF(map_length), OF(how_to_map), 2),
+			 .odds = 4 },
 };
 
 static uint8_t lottery[2048];
@@ -1076,6 +1315,18 @@ static void make_up(struct thread *self, struct program *p)
 	for (int i = below(self, 8) ? 3 : 0; i < ARRAY_SIZE(begin); i++)
 		if (below(self, 8))
 			p->calls[p->nr++] = make_call(self, begin[i]);
+	/* A channel from the client that stands ready to a new one, or the reverse. */
+	if (below(self, 2)) {
+		static const struct call channel[] = {
+			{ .kind = OPEN }, { .kind = SETUP }, { .kind = CHANNEL },
+			{ .kind = BIND, .arg = { NR_FDS - 1, 0 } },
+			{ .kind = BIND, .arg = { 0, 1 } },
+			{ .kind = SEND }, { .kind = RECV },
+		};
+
+		for (int i = 0; i < ARRAY_SIZE(channel); i++)
+			p->calls[p->nr++] = channel[i];
+	}
 	while (p->nr < length) {
 		struct call call = any_call(self), before;
 
@@ -1251,39 +1502,31 @@ static void *be_sibling(void *arg)
  * descriptor at the start of each program. One that a program has changed is
  * replaced; only the words of its entries are put right.
  */
-static struct {
-	int fd;
-	char *memory;
-	struct evpl_entry *entries;
-	unsigned int used;
-} ready = { .fd = -1 };
-
 static void make_ready(void)
 {
-	struct evpl_setup setup;
 	uint64_t offset;
 
-	if (ready.fd >= 0) {
+	if (ready.memory) {
 		munmap(ready.memory, SLAB_2M);
 		munmap(ready.entries, PAGE);
 		close(ready.fd);
 	}
 	ready.used = 0;
 	ready.fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-	if (ready.fd < 0 || evpl_setup(ready.fd, 0, &setup))
+	if (ready.fd < 0 || evpl_setup(ready.fd, 0, &windows))
 		_exit(8);
 	/* A cap may be low just now. */
 	while (evpl_slab_alloc(ready.fd, SLAB_2M, &offset))
 		usleep(10000);
 	ready.memory = evpl_map(ready.fd, SLAB_2M, offset);
-	ready.entries = evpl_map(ready.fd, PAGE, setup.out_refs_offset);
+	ready.entries = evpl_map(ready.fd, PAGE, windows.out_refs_offset);
 	if (ready.memory == MAP_FAILED || ready.entries == MAP_FAILED)
 		_exit(9);
 }
 
 static void hand_out_ready(void)
 {
-	if (ready.fd < 0 || ready.used++ > 500 ||
+	if (!ready.memory || ready.used++ > 500 ||
 	    lseek(ready.fd, 0, SEEK_END) != SLAB_2M ||
 	    access_word((void *)ready.memory, false, 0))
 		make_ready();
@@ -1316,6 +1559,14 @@ static void clean_up(void)
 	kill_children = false;
 	for (int i = 0; i < NR_FDS; i++)
 		put_fd(i, -1);
+	for (int i = 0; i < NR_ENDS; i++) {
+		int end = swap(&ends[i], -1);
+
+		if (end >= 0)
+			close(end);
+	}
+	memset(end_clients, 0, sizeof(end_clients));
+	memset(gots, 0, sizeof(gots));
 	memset(slabs, 0, sizeof(slabs));
 	clear_arena();
 	for (int i = 0; i < NR_PIPES; i++)
@@ -1424,6 +1675,8 @@ static void work(unsigned int nr, uint64_t seed, pid_t parent)
 		fds[i] = -1;
 		buffer_sizes[i] = EVPL_BUFFER_SIZE_DEFAULT;
 	}
+	for (int i = 0; i < NR_ENDS; i++)
+		ends[i] = -1;
 	for (int i = 0; i < NR_PIPES; i++)
 		if (pipe2(pipes[i], O_NONBLOCK | O_CLOEXEC))
 			_exit(5);
@@ -1728,7 +1981,10 @@ static void show_table(void)
 
 static bool calls_succeed_and_fail(void)
 {
-	static const uint8_t own[] = { SETUP, ALLOC, FREE, MMAP_OWN, MMAP_REFS, TOUCH };
+	static const uint8_t own[] = {
+		SETUP, ALLOC, FREE, MMAP_OWN, MMAP_REFS, TOUCH, CHANNEL, BIND, SEND,
+		RECV, RELEASE, PULL, REVOKE, MMAP_GUEST,
+	};
 	bool ok = true;
 
 	for (int i = 0; i < ARRAY_SIZE(own); i++) {
@@ -1765,6 +2021,22 @@ static bool errnos_reached(void)
 		{ MMAP_OWN, ENOMEM },
 		{ MMAP_REFS, EINVAL }, { MMAP_REFS, EPERM }, { MMAP_REFS, ENXIO },
 		{ MPROTECT, EACCES }, { MREMAP, EFAULT }, { TOUCH, SIGBUS },
+		{ CHANNEL, E2BIG }, { CHANNEL, EOPNOTSUPP }, { CHANNEL, EINVAL },
+		{ CHANNEL, EFAULT }, { CHANNEL, ENOMEM },
+		{ BIND, E2BIG }, { BIND, EOPNOTSUPP }, { BIND, EINVAL },
+		{ BIND, EFAULT }, { BIND, ENXIO }, { BIND, EBADF }, { BIND, EBUSY },
+		{ SEND, EINVAL }, { SEND, EOPNOTSUPP }, { SEND, EMSGSIZE },
+		{ SEND, ENOTCONN }, { SEND, ENOENT }, { SEND, ESTALE },
+		{ SEND, EACCES }, { SEND, EAGAIN }, { SEND, EPIPE }, { SEND, EFAULT },
+		{ RECV, EINVAL }, { RECV, ENOTCONN }, { RECV, EAGAIN }, { RECV, EFAULT },
+		{ RELEASE, E2BIG }, { RELEASE, EOPNOTSUPP }, { RELEASE, EINVAL },
+		{ RELEASE, EFAULT }, { RELEASE, ENXIO },
+		{ PULL, E2BIG }, { PULL, EOPNOTSUPP }, { PULL, EINVAL },
+		{ PULL, EFAULT }, { PULL, ENXIO },
+		{ REVOKE, E2BIG }, { REVOKE, EOPNOTSUPP }, { REVOKE, EINVAL },
+		{ REVOKE, EFAULT }, { REVOKE, ENXIO }, { REVOKE, ENOENT },
+		{ MMAP_GUEST, EINVAL }, { MMAP_GUEST, EPERM }, { MMAP_GUEST, ENXIO },
+		{ MMAP_GUEST, EACCES },
 #ifdef __x86_64__
 		{ ALLOC, EINTR }, { MMAP_OWN, EINTR },
 #endif

@@ -84,10 +84,10 @@
  *  - EOPNOTSUPP: a flag that the kernel doesn't know
  *  - EMSGSIZE: more records than the channel's capacity
  *  - ENOTCONN: the end isn't bound, or its client has gone
- *  - ENOENT: @offset is in no slab and no lease of the client
+ *  - ENOENT: @offset is in no slab and no lease of the client, or in a revoked one
  *  - ESTALE: the word of the buffer, or of the lease, has no reference to give
  *  - EACCES: %EVPL_RECORD_WRITE, and the lease, or the client, is read-only
- *  - EBUSY: the buffer is being revoked just now
+ *  - EBUSY: the buffer is the client's own, and being revoked just now
  *  - EAGAIN: so many records don't fit now, and the descriptor is non-blocking
  *  - EPIPE: the other end is closed, or its client has gone (no SIGPIPE)
  *  - ENOMEM: memory is short, or a cap is reached
@@ -131,8 +131,7 @@
  *  - ENOMEM: memory is short, or a cap of the user, of the system or of the
  *    memory cgroup is reached
  *  - ENOSPC: the window has no free range as long as was asked for
- *  - EINTR: a fatal signal came while memory was being allocated, or buffers
- *    revoked
+ *  - EINTR: a fatal signal came while memory was being allocated
  *
  * mmap(2) gives
  *
@@ -192,7 +191,7 @@ struct evpl_entry {
  *
  * Bit n of the returned bitmap is the own buffer with entry n, whose word the
  * kernel took to 0. Bit n of the revoked one is the lease number n, which was
- * revoked while its word wasn't 0 or it was being delivered.
+ * revoked while its word wasn't 0.
  *
  * The header is there when the first end has been bound to the client, a page of
  * a bitmap when the first buffer that it tells of was sent or leased.
@@ -451,7 +450,7 @@ struct evpl_lease_pull {
  * word is 0 and it is released.
  *
  * Return: 0, also where nobody has it; or -1 and errno: ENXIO; ENOENT if no
- * buffer of a slab starts there.
+ * buffer of a slab starts there; EBUSY while another call revokes it.
  */
 struct evpl_revoke {
 	__u32 size;
