@@ -48,6 +48,9 @@ struct evpl_pool;
 /** struct evpl - a thread's context; opaque */
 struct evpl;
 
+/** struct evpl_channel - an end of a channel to another process; opaque */
+struct evpl_channel;
+
 /** struct evpl_device - something that slabs are registered with; opaque */
 struct evpl_device;
 
@@ -84,12 +87,16 @@ enum evpl_backend {
 
 /** EVPL_POOL_HUGE - a slab that can't be had in folios of 2 MiB isn't taken */
 #define EVPL_POOL_HUGE		(1U << 0)
+/** EVPL_POOL_ZEROS - what others revoke reads as zeros, instead of raising SIGBUS */
+#define EVPL_POOL_ZEROS		(1U << 1)
+/** EVPL_POOL_REVOKE - what others have of the pool's memory ends with this process */
+#define EVPL_POOL_REVOKE	(1U << 2)
 
 /**
  * struct evpl_pool_config - what evpl_pool_open() is asked for
  * @size: sizeof(struct evpl_pool_config)
  * @backend: an &enum evpl_backend
- * @flags: %EVPL_POOL_HUGE or 0
+ * @flags: %EVPL_POOL_HUGE, %EVPL_POOL_ZEROS, %EVPL_POOL_REVOKE or 0
  * @buffer_size: bytes of a buffer: a power of two, 4 KiB to 1 GiB; 0: 1 MiB
  * @slab_size: bytes of the first slab; each further one is twice as long as the
  *	one before, up to @slab_size_max. A multiple of 2 MiB and of
@@ -231,6 +238,28 @@ struct evpl_device_ops {
  */
 #define EVPL_IOVEC_PRIVATE	(1U << 0)
 
+/** EVPL_CHANNEL_BLOCKING - sending waits for room, and receiving for a message */
+#define EVPL_CHANNEL_BLOCKING	(1U << 0)
+
+/** EVPL_MESSAGE_WRITE - the receiver may write to the buffer too */
+#define EVPL_MESSAGE_WRITE	(1U << 0)
+/** EVPL_MESSAGE_REVOKED - received: the owner has taken the buffer back meanwhile */
+#define EVPL_MESSAGE_REVOKED	(1U << 1)
+
+/**
+ * struct evpl_message - a reference on its way to another process
+ * @iovec: the slice, and the reference; received with %EVPL_MESSAGE_REVOKED, empty
+ * @cookie: whatever the sender likes
+ * @flags: %EVPL_MESSAGE_WRITE or 0; received, also %EVPL_MESSAGE_REVOKED
+ * @reserved: 0
+ */
+struct evpl_message {
+	struct evpl_iovec iovec;
+	uint64_t cookie;
+	uint32_t flags;
+	uint32_t reserved;
+};
+
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
 int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *config);
@@ -258,6 +287,16 @@ int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec 
 int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 			     const struct iovec *src, int niov);
 int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info);
+int evplmem_iovec_revoke(const struct evpl_iovec *iovec);
+int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *pool,
+			   unsigned int capacity, unsigned int flags, int *r_peer);
+int evplmem_channel_bind(struct evpl_channel **r_channel, struct evpl_pool *pool, int fd,
+			 unsigned int flags);
+void evplmem_channel_close(struct evpl_channel *channel);
+int evplmem_channel_fd(struct evpl_channel *channel);
+int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n);
+int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max);
+int evplmem_pool_fd(struct evpl_pool *pool);
 int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *ops, void *arg,
 			  struct evpl_device **r_device);
 void evplmem_device_detach(struct evpl_device *device);
@@ -278,7 +317,7 @@ int evplmem_device_let_go(struct evpl_device *device, unsigned int number);
  * Return: 0, or
  *  - -EINVAL: a size isn't one of those that &struct evpl_pool_config allows, an
  *    unknown back end (also in EVPL_BACKEND), or @config is too short
- *  - -E2BIG, -EOPNOTSUPP: see above; %EVPL_POOL_HUGE on the anon back end
+ *  - -E2BIG, -EOPNOTSUPP: see above; any flag on the anon back end
  *  - -ENOENT, -ENODEV, -ENXIO, -EACCES, -EPERM: there is no such device, or this
  *    process may not open it
  *  - -ENOTTY: the device isn't evpl's
@@ -628,11 +667,163 @@ static inline int evpl_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iove
  * @iovec: an iovec that the caller holds a reference by
  * @info: where it goes
  *
- * Return: 0, or -EINVAL: @iovec is empty.
+ * Return: 0, or -EINVAL: @iovec is empty, or another process's memory.
  */
 static inline int evpl_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info)
 {
 	return evplmem_iovec_slab(iovec, info);
+}
+
+/**
+ * evpl_channel_create() - make a channel to another process
+ * @r_channel: where this process's end goes; end it with evpl_channel_close()
+ * @pool: the pool whose memory is sent, and that what is received belongs to
+ * @capacity: messages on their way in one direction, up to 16384; 0: 256
+ * @flags: %EVPL_CHANNEL_BLOCKING or 0
+ * @r_peer: the other end, a descriptor, close-on-exec: the caller's, who passes it
+ *	to another process, by inheritance or over a Unix socket, and closes it.
+ *	There it becomes a channel by evpl_channel_bind().
+ *
+ * Return: 0, or
+ *  - -EOPNOTSUPP: the anon back end, or an unknown flag
+ *  - -EINVAL: more than the greatest capacity
+ *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left, or a cap is reached
+ */
+static inline int evpl_channel_create(struct evpl_channel **r_channel, struct evpl_pool *pool,
+				      unsigned int capacity, unsigned int flags, int *r_peer)
+{
+	return evplmem_channel_create(r_channel, pool, capacity, flags, r_peer);
+}
+
+/**
+ * evpl_channel_bind() - make a channel of an end that came from another process
+ * @r_channel: where the channel goes; end it with evpl_channel_close()
+ * @pool: as for evpl_channel_create()
+ * @fd: the end; the channel's when 0 is returned
+ * @flags: %EVPL_CHANNEL_BLOCKING or 0
+ *
+ * Return: 0, or
+ *  - -EOPNOTSUPP: the anon back end, or an unknown flag
+ *  - -EBADF: @fd is no end of a channel
+ *  - -EBUSY: it is bound already
+ *  - -ENOMEM: no memory left, or a cap is reached
+ *  - -EINTR: a fatal signal came
+ */
+static inline int evpl_channel_bind(struct evpl_channel **r_channel, struct evpl_pool *pool,
+				    int fd, unsigned int flags)
+{
+	return evplmem_channel_bind(r_channel, pool, fd, flags);
+}
+
+/**
+ * evpl_channel_close() - end a channel
+ * @channel: the channel, or NULL
+ *
+ * What was sent to it and not received is given back to its owners; what it sent can
+ * still be received. References that came over it stay.
+ */
+static inline void evpl_channel_close(struct evpl_channel *channel)
+{
+	evplmem_channel_close(channel);
+}
+
+/**
+ * evpl_channel_fd() - a descriptor to poll
+ * @channel: the channel
+ *
+ * Return: a descriptor that is readable when there is a message, or the other end is
+ * closed (POLLHUP), and writable when a message fits. It is the channel's.
+ */
+static inline int evpl_channel_fd(struct evpl_channel *channel)
+{
+	return evplmem_channel_fd(channel);
+}
+
+/**
+ * evpl_channel_send() - hand references to the other process
+ * @channel: the channel
+ * @messages: what to send; each iovec is of the channel's pool: allocated from it, or
+ *	received over any of its channels. When 0 is returned their references are
+ *	the channel's, and the iovecs worth nothing here.
+ * @n: how many; all of them are sent, or none
+ *
+ * The receiver can read the whole buffer of a slice, and with %EVPL_MESSAGE_WRITE
+ * write it: what else is in it as well. Nothing is allocated in it any more, so
+ * nothing new comes to the receiver's sight. %EVPL_IOVEC_PRIVATE keeps other slices
+ * out of it. One can pass on no more rights than one has.
+ *
+ * Any thread may call it, several at a time also.
+ *
+ * Return: 0, or
+ *  - -EAGAIN: they don't fit now; see evpl_channel_fd()
+ *  - -EMSGSIZE: more than the channel's capacity
+ *  - -EPIPE: the other end is closed, or its process has ended
+ *  - -EINVAL: an iovec is empty, of another pool, or has no bytes; @n is negative
+ *  - -EACCES: %EVPL_MESSAGE_WRITE, and the buffer may not be written here
+ *  - -EOPNOTSUPP: an unknown flag
+ *  - -ESTALE: an iovec has no reference
+ *  - -ENOENT: a buffer that others have revoked; -EBUSY: that is being revoked here
+ *  - -ENOMEM: memory is short, or a cap is reached
+ *  - -EINTR: a signal came while it waited
+ */
+static inline int evpl_channel_send(struct evpl_channel *channel,
+				    const struct evpl_message *messages, int n)
+{
+	return evplmem_channel_send(channel, messages, n);
+}
+
+/**
+ * evpl_channel_recv() - take what the other process sent
+ * @channel: the channel
+ * @messages: where it goes; each iovec is a reference, like any other: to be added
+ *	to, released on any thread, cut, or sent on
+ * @max: room for how many
+ *
+ * The memory of other processes can be touched, and not registered with devices.
+ *
+ * Return: how many there were, or
+ *  - -EAGAIN: none now; see evpl_channel_fd()
+ *  - -EPIPE: none any more: the other end is closed, or its process has ended
+ *  - -ENOSPC, -ENOMEM: no room or memory for another buffer; the message stays
+ *  - -EINVAL: @max isn't positive
+ *  - -EINTR: a signal came while it waited
+ */
+static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_message *messages,
+				    int max)
+{
+	return evplmem_channel_recv(channel, messages, max);
+}
+
+/**
+ * evpl_iovec_revoke() - take a buffer back from all other processes
+ * @iovec: an iovec of this process's own memory; its references here stay
+ *
+ * Their next touch of the buffer raises SIGBUS, or finds zeros (%EVPL_POOL_ZEROS).
+ * References on the way arrive as %EVPL_MESSAGE_REVOKED.
+ *
+ * Return: 0, also where nobody has it, or
+ *  - -EINVAL: @iovec is empty, or another process's memory
+ *  - -EBUSY: another thread revokes it just now
+ *  - -EOPNOTSUPP: the anon back end
+ */
+static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
+{
+	return evplmem_iovec_revoke(iovec);
+}
+
+/**
+ * evpl_pool_fd() - tells when other processes gave memory back
+ * @pool: the pool
+ *
+ * Who waits for memory that others have polls this beside evpl_pool_eventfd(), and
+ * allocates again when it is readable: allocation takes what has come back.
+ *
+ * Return: a descriptor, the pool's, only to be polled: POLLIN; and POLLPRI when
+ * something that was received has been revoked. -EOPNOTSUPP: the anon back end.
+ */
+static inline int evpl_pool_fd(struct evpl_pool *pool)
+{
+	return evplmem_pool_fd(pool);
 }
 
 /**

@@ -10,6 +10,7 @@
 
 #include "poison.h"
 #include "recycle.h"
+#include "sharing.h"
 #include "slab.h"
 #include "trim.h"
 
@@ -141,6 +142,8 @@ static int alloc_one(struct evpl *evpl, const struct request *request, struct ev
 		/* Where the pool has its limit, no lock is needed to know so. */
 		if (alloc_from(evpl, request, !pool_can_grow(pool), iovec))
 			return 0;
+		if (sharing_collect(pool))
+			continue;
 		err = pool_refill(pool, evpl->depot);
 		if (err)
 			return alloc_from(evpl, request, true, iovec) ? 0 : err;
@@ -215,6 +218,7 @@ static uint64_t count_free(struct evpl *evpl)
 static void scrape(struct evpl *evpl)
 {
 	context_rob_all(evpl->pool);
+	sharing_pull(evpl->pool);
 	if (evpl->depot->node != EVPL_ANY_NODE)
 		pool_trim(evpl->pool, NULL, evpl->depot);
 }

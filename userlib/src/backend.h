@@ -11,6 +11,7 @@
  * held.
  */
 
+#include <linux/evpl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -29,6 +30,7 @@ struct range;
  * @entries_size: bytes of @entries
  * @own_size: bytes of the own window
  * @fd: the module's: the client
+ * @setup: the module's: where its windows are
  * @ranges: anon's: what of the own window is taken, in order
  */
 struct backing {
@@ -38,6 +40,7 @@ struct backing {
 	size_t entries_size;
 	uint64_t own_size;
 	int fd;
+	struct evpl_setup setup;
 	struct range *ranges;
 };
 

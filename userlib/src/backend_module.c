@@ -21,6 +21,8 @@ static int module_open(struct backing *backing, const struct evpl_pool_config *c
 {
 	struct evpl_setup setup = {
 		.size = sizeof(setup),
+		.flags = (config->flags & EVPL_POOL_ZEROS ? EVPL_SETUP_ZEROS : 0) |
+			 (config->flags & EVPL_POOL_REVOKE ? EVPL_SETUP_REVOKE : 0),
 		.buffer_size = backing->buffer_size,
 	};
 	void *entries;
@@ -44,6 +46,7 @@ static int module_open(struct backing *backing, const struct evpl_pool_config *c
 	backing->entries = entries;
 	backing->entries_size = setup.out_refs_size;
 	backing->own_size = setup.out_own_size;
+	backing->setup = setup;
 	return 0;
 
 close_fd:

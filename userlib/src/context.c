@@ -107,6 +107,26 @@ void context_rob_all(struct evpl_pool *pool)
 	}
 }
 
+/*
+ * Nothing more is cut off a buffer that the caller has a reference on. Only the
+ * context that took it may do so. If that is cutting just now, off whichever buffer,
+ * it doesn't park.
+ */
+void context_retire(struct entry *buffer)
+{
+	struct evpl *home = buffer->home;
+	uint64_t word = atomic_load(&home->current);
+	uint64_t robbed;
+
+	do {
+		if (word != CURRENT_BUSY && current_cursor(home->pool, word).buffer != buffer)
+			return;
+		robbed = word == CURRENT_BUSY ? CURRENT_ROBBED : CURRENT_NONE;
+	} while (!atomic_compare_exchange_weak(&home->current, &word, robbed));
+	if (robbed == CURRENT_NONE)
+		context_drop(buffer);
+}
+
 /* Robs a context only if nothing but its hold is on the buffer. */
 static struct entry *context_rob_alone(struct evpl *victim)
 {

@@ -61,6 +61,7 @@ void context_park(struct evpl *evpl, struct cursor cursor, bool fresh);
 void context_hold(struct entry *buffer);
 void context_drop(struct entry *buffer);
 void context_rob_all(struct evpl_pool *pool);
+void context_retire(struct entry *buffer);
 struct entry *context_steal(struct evpl *evpl);
 
 static inline struct evpl *pool_contexts(struct evpl_pool *pool)

@@ -220,11 +220,12 @@ void evplmem_device_detach(struct evpl_device *device)
 int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 			  uint64_t *r_cookie)
 {
+	struct slab *slab = iovec_slab(iovec);
 	struct reg *reg;
 
-	if (!iovec->__private2)
+	if (!slab)
 		return -ENOENT;
-	reg = device_reg(device, iovec_entry(iovec)->slab);
+	reg = device_reg(device, slab);
 	if (!reg_is(reg, REG_DONE))
 		return -ENOENT;
 	*r_cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
@@ -235,14 +236,11 @@ int evplmem_device_set_cookie(struct evpl_device *device, const struct evpl_iove
 			      uint64_t cookie)
 {
 	struct evpl_pool *pool = device->pool;
-	struct slab *slab;
+	struct slab *slab = iovec_slab(iovec);
 	struct reg *reg;
 	int err = 0;
 
-	if (!iovec->__private2)
-		return -EINVAL;
-	slab = iovec_entry(iovec)->slab;
-	if (slab->pool != pool)
+	if (!slab || slab->pool != pool)
 		return -EINVAL;
 	reg = device_reg(device, slab);
 

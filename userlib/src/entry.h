@@ -10,6 +10,9 @@
  * a stack (stack.h); so does whoever takes it off. Entries stay mapped while the
  * pool is open, also those of slabs that were given back: a thread that is late
  * may read @next and @word of a buffer that isn't its own, and gets some number.
+ *
+ * A buffer of another process that this one has a lease on has an entry as well, in a
+ * window of its own (sharing.h). It is known by having no slab.
  */
 
 #include <linux/evpl.h>
@@ -26,12 +29,17 @@ struct slab;
 /**
  * struct entry - what is known of a buffer
  * @word: EVPL_WORD_*: the references
- * @slab: what the buffer is a part of; constant while the slab lives
+ * @slab: what the buffer is a part of; constant while the slab lives; NULL of a lease
  * @base: the buffer's first byte; as @slab
  * @home: the context that last took it from a stack, and whose cache it goes back
  *	to; never freed while the pool is open
- * @index: its number among the pool's entries; as @slab
- * @next: index + 1 of the entry below it in a stack, or 0
+ * @pool: of a lease: the pool that has it
+ * @index: its number among the pool's entries, or leases; as @slab
+ * @next: index + 1 of the entry below it in a stack, or 0; of a lease: the next that
+ *	is idle
+ * @queued: of a lease: it is among those that are idle
+ * @known: of a lease: it is among those that there ever were
+ * @next_known: of a lease: index + 1 of the next of these, or 0
  * @held: checks only: @word has a reference of the context that cuts slices off it
  * @released: checks only: where it was last released
  */
@@ -39,10 +47,16 @@ struct entry {
 	alignas(64) _Atomic uint64_t word;
 	struct slab *slab;
 	void *base;
-	struct evpl *home;
+	union {
+		struct evpl *home;
+		struct evpl_pool *pool;
+	};
 	uint32_t index;
 	_Atomic uint32_t next;
+	atomic_bool queued;
+	atomic_bool known;
 	atomic_bool held;
+	uint32_t next_known;
 	void *_Atomic released;
 };
 
@@ -53,6 +67,12 @@ _Static_assert(sizeof(unsigned long) == sizeof(void *), "an entry fits __private
 static inline struct entry *iovec_entry(const struct evpl_iovec *iovec)
 {
 	return (struct entry *)iovec->__private2;
+}
+
+/* The slab of an iovec; NULL if it is empty, or of another process's buffer. */
+static inline struct slab *iovec_slab(const struct evpl_iovec *iovec)
+{
+	return iovec->__private2 ? iovec_entry(iovec)->slab : NULL;
 }
 
 /* The first reference, by whoever owns the buffer. */

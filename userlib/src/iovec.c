@@ -109,8 +109,10 @@ int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 
 int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info)
 {
-	if (!iovec->__private2)
+	struct slab *slab = iovec_slab(iovec);
+
+	if (!slab)
 		return -EINVAL;
-	*info = iovec_entry(iovec)->slab->info;
+	*info = slab->info;
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include "context.h"
 #include "error.h"
 #include "recycle.h"
+#include "sharing.h"
 #include "slab.h"
 #include "trim.h"
 
@@ -182,7 +183,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 		error_set("struct evpl_pool_config is of another version of this library");
 		return err;
 	}
-	if (cfg.flags & ~EVPL_POOL_HUGE) {
+	if (cfg.flags & ~(EVPL_POOL_HUGE | EVPL_POOL_ZEROS | EVPL_POOL_REVOKE)) {
 		error_set("unknown flags in struct evpl_pool_config");
 		return -EOPNOTSUPP;
 	}
@@ -242,7 +243,7 @@ static bool pool_is_idle(struct evpl_pool *pool)
 	struct slab *slab;
 	unsigned int i;
 
-	if (pool->live)
+	if (pool->live || !sharing_is_idle(pool))
 		return false;
 	for (i = 0; i < EVPL_DEVICES_MAX; i++)
 		if (pool->devices[i])
@@ -282,6 +283,9 @@ static void pool_free_lists(struct evpl_pool *pool)
 
 int evplmem_pool_close(struct evpl_pool *pool)
 {
+	/* Otherwise nobody looks until memory is short. */
+	sharing_flush(pool);
+	sharing_pull(pool);
 	pool_lock(pool);
 	if (!pool_is_idle(pool))
 		goto busy;
@@ -291,6 +295,7 @@ int evplmem_pool_close(struct evpl_pool *pool)
 			goto busy;
 
 	pool_settle(pool);
+	sharing_end(pool);
 	pool_free_lists(pool);
 	numbers_free(&pool->numbers);
 	pool->backing.ops->close(&pool->backing);

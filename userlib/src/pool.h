@@ -38,6 +38,8 @@ struct depot {
 	struct depot *next;
 };
 
+struct sharing;
+
 /* Of pool->waiting: an allocation failed, and nothing was freed since. */
 #define WAITING		1U
 /* One of the threads that write the eventfd. */
@@ -61,6 +63,7 @@ struct depot {
  *
  * @depots: push-only list; the first has EVPL_ANY_NODE
  * @contexts: push-only list; see context.h
+ * @sharing: made once, under @lock; see sharing.h
  *
  * Under @lock:
  * @live: contexts that weren't destroyed
@@ -96,6 +99,7 @@ struct evpl_pool {
 
 	struct depot *_Atomic depots;
 	struct evpl *_Atomic contexts;
+	struct sharing *_Atomic sharing;
 
 	unsigned int live;
 	struct slab *slabs;

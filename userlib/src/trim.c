@@ -10,6 +10,7 @@
 #include "trim.h"
 
 #include "recycle.h"
+#include "sharing.h"
 #include "slab.h"
 
 static void gather_stack(struct evpl_pool *pool, struct stack *stack)
@@ -104,5 +105,7 @@ uint64_t pool_trim(struct evpl_pool *pool, struct evpl *only, struct depot *spar
 
 uint64_t evplmem_pool_trim(struct evpl_pool *pool)
 {
+	sharing_flush(pool);
+	sharing_pull(pool);
 	return pool_trim(pool, NULL, NULL);
 }

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Channels: references go to other processes, and come from them. The kernel does
+ * it (linux/evpl.h, DOC: channels); here records are made of iovecs, and iovecs of
+ * records.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "context.h"
+#include "sharing.h"
+#include "slab.h"
+
+/* Records that are written or read from the stack of the caller. */
+#define FEW_RECORDS	64
+
+/**
+ * struct evpl_channel - an end that is bound to a pool
+ * @pool: the pool
+ * @fd: the end
+ */
+struct evpl_channel {
+	struct evpl_pool *pool;
+	int fd;
+};
+
+static int bind_end(struct evpl_pool *pool, int fd)
+{
+	struct evpl_channel_bind bind = {
+		.size = sizeof(bind),
+		.fd = fd,
+	};
+
+	return ioctl(pool->backing.fd, EVPL_CHANNEL_BIND, &bind) ? -errno : 0;
+}
+
+static int set_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) ? -errno : 0;
+}
+
+int evplmem_channel_bind(struct evpl_channel **r_channel, struct evpl_pool *pool, int fd,
+			 unsigned int flags)
+{
+	struct evpl_channel *channel;
+	int err;
+
+	if (flags & ~EVPL_CHANNEL_BLOCKING)
+		return -EOPNOTSUPP;
+	err = sharing_make(pool);
+	if (err)
+		return err;
+	channel = malloc(sizeof(*channel));
+	if (!channel)
+		return -ENOMEM;
+	err = bind_end(pool, fd);
+	if (!err && !(flags & EVPL_CHANNEL_BLOCKING))
+		err = set_nonblocking(fd);
+	if (err) {
+		free(channel);
+		return err;
+	}
+	atomic_store(&pool_sharing(pool)->bound, true);
+	*channel = (struct evpl_channel){ .pool = pool, .fd = fd };
+	*r_channel = channel;
+	return 0;
+}
+
+int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *pool,
+			   unsigned int capacity, unsigned int flags, int *r_peer)
+{
+	struct evpl_channel_create create = {
+		.size = sizeof(create),
+		.capacity = capacity,
+	};
+	int err;
+
+	if (flags & ~EVPL_CHANNEL_BLOCKING)
+		return -EOPNOTSUPP;
+	if (pool->backing.ops->id != EVPL_BACKEND_MODULE)
+		return -EOPNOTSUPP;
+	if (ioctl(pool->backing.fd, EVPL_CHANNEL_CREATE, &create))
+		return -errno;
+	err = evplmem_channel_bind(r_channel, pool, create.out_fds[0], flags);
+	if (err) {
+		close(create.out_fds[0]);
+		close(create.out_fds[1]);
+		return err;
+	}
+	*r_peer = create.out_fds[1];
+	return 0;
+}
+
+void evplmem_channel_close(struct evpl_channel *channel)
+{
+	if (!channel)
+		return;
+	close(channel->fd);
+	free(channel);
+}
+
+int evplmem_channel_fd(struct evpl_channel *channel)
+{
+	return channel->fd;
+}
+
+static bool is_in(const void *data, const char *window, uint64_t size)
+{
+	return (uintptr_t)data - (uintptr_t)window < size;
+}
+
+/* The mmap offset of memory of a buffer of the pool, or of a lease. */
+static int offset_of(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t *offset)
+{
+	const struct evpl_setup *setup = &pool->backing.setup;
+	struct sharing *sharing = pool_sharing(pool);
+	struct entry *entry = iovec_entry(iovec);
+	struct slab *slab;
+
+	if (!entry)
+		return -EINVAL;
+	slab = entry->slab;
+	if (slab) {
+		if (slab->pool != pool)
+			return -EINVAL;
+		*offset = slab->extent.offset +
+			  (uint64_t)((char *)iovec->data - (char *)slab->extent.base);
+		return 0;
+	}
+	if (entry->pool != pool)
+		return -EINVAL;
+	if (is_in(iovec->data, sharing->guest, setup->out_guest_size))
+		*offset = setup->out_guest_offset +
+			  (uint64_t)((char *)iovec->data - sharing->guest);
+	else
+		*offset = setup->out_guest_ro_offset +
+			  (uint64_t)((char *)iovec->data - sharing->guest_ro);
+	return 0;
+}
+
+static int make_record(struct evpl_pool *pool, const struct evpl_message *message,
+		       struct evpl_record *record)
+{
+	if (message->flags & ~EVPL_MESSAGE_WRITE)
+		return -EOPNOTSUPP;
+	*record = (struct evpl_record){
+		.length = message->iovec.length,
+		.flags = message->flags & EVPL_MESSAGE_WRITE ? EVPL_RECORD_WRITE : 0,
+		.cookie = message->cookie,
+	};
+	return offset_of(pool, &message->iovec, (uint64_t *)&record->offset);
+}
+
+/* What is allocated from now on isn't in a buffer that the receiver sees. */
+static void retire(struct evpl_pool *pool, const struct evpl_message *message)
+{
+	struct entry *entry = iovec_entry(&message->iovec);
+
+	if (!entry->slab)
+		return;
+	context_retire(entry);
+	sharing_note_sent(pool_sharing(pool), entry->index);
+}
+
+int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
+{
+	struct evpl_record few[FEW_RECORDS], *records = few;
+	ssize_t written;
+	int err = 0, i;
+
+	if (n <= 0)
+		return n ? -EINVAL : 0;
+	if (n > FEW_RECORDS) {
+		records = malloc((size_t)n * sizeof(*records));
+		if (!records)
+			return -ENOMEM;
+	}
+	for (i = 0; !err && i < n; i++)
+		err = make_record(channel->pool, &messages[i], &records[i]);
+	for (i = 0; !err && i < n; i++)
+		retire(channel->pool, &messages[i]);
+	if (!err) {
+		written = write(channel->fd, records, (size_t)n * sizeof(*records));
+		err = written < 0 ? -errno : 0;
+	}
+	if (records != few)
+		free(records);
+	return err;
+}
+
+static void take_record(struct evpl_pool *pool, const struct evpl_record *record,
+			struct evpl_message *message)
+{
+	const struct evpl_setup *setup = &pool->backing.setup;
+	struct sharing *sharing = pool_sharing(pool);
+	bool writable = record->flags & EVPL_RECORD_WRITE;
+	struct entry *entry;
+	char *data;
+
+	*message = (struct evpl_message){
+		.iovec.length = record->length,
+		.cookie = record->cookie,
+		.flags = writable ? EVPL_MESSAGE_WRITE : 0,
+	};
+	if (record->flags & EVPL_RECORD_REVOKED) {
+		message->flags = EVPL_MESSAGE_REVOKED;
+		message->iovec.length = 0;
+		return;
+	}
+	if (record->lease == EVPL_LEASE_NONE) {
+		entry = pool->backing.entries + record->offset / pool->buffer_size;
+		data = (char *)entry->base + record->offset % pool->buffer_size;
+	} else {
+		entry = sharing_lease(pool, record->lease);
+		data = writable ? sharing->guest + (record->offset - setup->out_guest_offset) :
+				  sharing->guest_ro + (record->offset - setup->out_guest_ro_offset);
+	}
+	message->iovec.data = data;
+	message->iovec.__private2 = (unsigned long)entry;
+}
+
+int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max)
+{
+	struct evpl_record records[FEW_RECORDS];
+	ssize_t got;
+	int i, n;
+
+	if (max <= 0)
+		return -EINVAL;
+	if (max > FEW_RECORDS)
+		max = FEW_RECORDS;
+	got = read(channel->fd, records, (size_t)max * sizeof(*records));
+	if (got < 0) {
+		n = -errno;
+		/* Nothing to do but wait: others may want what is idle here. */
+		if (n == -EAGAIN)
+			sharing_flush(channel->pool);
+		return n;
+	}
+	if (!got)
+		return -EPIPE;
+	n = (int)(got / (ssize_t)sizeof(*records));
+	for (i = 0; i < n; i++)
+		take_record(channel->pool, &records[i], &messages[i]);
+	return n;
+}
+
+int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
+{
+	struct slab *slab = iovec_slab(iovec);
+	struct evpl_revoke revoke = { .size = sizeof(revoke) };
+	struct evpl_pool *pool;
+
+	if (!slab)
+		return -EINVAL;
+	pool = slab->pool;
+	if (pool->backing.ops->id != EVPL_BACKEND_MODULE)
+		return -EOPNOTSUPP;
+	revoke.offset = (uint64_t)iovec_entry(iovec)->index * pool->buffer_size;
+	return ioctl(pool->backing.fd, EVPL_REVOKE, &revoke) ? -errno : 0;
+}
+
+int evplmem_pool_fd(struct evpl_pool *pool)
+{
+	return pool->backing.ops->id == EVPL_BACKEND_MODULE ? pool->backing.fd : -EOPNOTSUPP;
+}

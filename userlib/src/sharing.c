@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Exchanging buffers with other processes: see sharing.h.
+ */
+#include "sharing.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "recycle.h"
+
+#define BITS_PER_PAGE	(8 * 4096U)
+#define WORDS_PER_PAGE	(BITS_PER_PAGE / 64)
+
+/* The windows, in the order in which they are mapped. */
+struct window {
+	void **where;
+	uint64_t offset;
+	uint64_t size;
+	int protection;
+};
+
+#define NR_WINDOWS 5
+
+static void list_windows(struct sharing *sharing, const struct evpl_setup *setup,
+			 struct window windows[NR_WINDOWS])
+{
+	const int rw = PROT_READ | PROT_WRITE;
+
+	windows[0] = (struct window){ (void **)&sharing->guest, setup->out_guest_offset,
+				      setup->out_guest_size, rw };
+	windows[1] = (struct window){ (void **)&sharing->guest_ro, setup->out_guest_ro_offset,
+				      setup->out_guest_size, PROT_READ };
+	windows[2] = (struct window){ (void **)&sharing->leases, setup->out_leases_offset,
+				      setup->out_leases_size, rw };
+	windows[3] = (struct window){ (void **)&sharing->header, setup->out_header_offset,
+				      setup->out_header_size, rw };
+	windows[4] = (struct window){ (void **)&sharing->returned, setup->out_returned_offset,
+				      setup->out_returned_size, rw };
+}
+
+static void unmap(struct window *windows, int nr)
+{
+	while (nr--)
+		munmap(*windows[nr].where, windows[nr].size);
+}
+
+/* See that the pool has its windows. Under no lock. */
+int sharing_make(struct evpl_pool *pool)
+{
+	struct window windows[NR_WINDOWS];
+	struct sharing *sharing;
+	int err = 0, i;
+
+	if (pool->backing.ops->id != EVPL_BACKEND_MODULE)
+		return -EOPNOTSUPP;
+
+	pool_lock(pool);
+	if (pool_sharing(pool))
+		goto unlock;
+	err = -ENOMEM;
+	sharing = calloc(1, sizeof(*sharing));
+	if (!sharing)
+		goto unlock;
+	list_windows(sharing, &pool->backing.setup, windows);
+	for (i = 0; i < NR_WINDOWS; i++) {
+		void *p = mmap(NULL, windows[i].size, windows[i].protection,
+			       MAP_SHARED | MAP_NORESERVE, pool->backing.fd,
+			       (off_t)windows[i].offset);
+
+		if (p == MAP_FAILED) {
+			err = -errno;
+			unmap(windows, i);
+			free(sharing);
+			goto unlock;
+		}
+		*windows[i].where = p;
+	}
+	atomic_store_explicit(&pool->sharing, sharing, memory_order_release);
+	err = 0;
+unlock:
+	pool_unlock(pool);
+	return err;
+}
+
+/* The pool is being closed, and no reference is left. */
+void sharing_end(struct evpl_pool *pool)
+{
+	struct window windows[NR_WINDOWS];
+	struct sharing *sharing = pool_sharing(pool);
+
+	if (!sharing)
+		return;
+	list_windows(sharing, &pool->backing.setup, windows);
+	unmap(windows, NR_WINDOWS);
+	free(sharing);
+	atomic_store(&pool->sharing, NULL);
+}
+
+/* A buffer of the pool is going out: from here the kernel may report it. */
+void sharing_note_sent(struct sharing *sharing, uint32_t index)
+{
+	uint32_t page = index / BITS_PER_PAGE;
+	uint64_t bit = 1ULL << page % 64;
+
+	if (!(atomic_load_explicit(&sharing->sent[page / 64], memory_order_relaxed) & bit))
+		atomic_fetch_or(&sharing->sent[page / 64], bit);
+}
+
+/* The bits of a page of the bitmap: each is a buffer that nobody has. */
+static bool collect_page(struct evpl_pool *pool, struct sharing *sharing, uint32_t page)
+{
+	_Atomic uint64_t *words = sharing->returned + page * WORDS_PER_PAGE;
+	struct entry *entry;
+	bool any = false;
+	uint64_t bits;
+	uint32_t i;
+
+	for (i = 0; i < WORDS_PER_PAGE; i++) {
+		if (!atomic_load_explicit(&words[i], memory_order_relaxed))
+			continue;
+		bits = atomic_exchange_explicit(&words[i], 0, memory_order_acquire);
+		for (; bits; bits &= bits - 1) {
+			entry = pool->backing.entries + page * BITS_PER_PAGE + i * 64 +
+				(uint32_t)__builtin_ctzll(bits);
+			if (!entry_idle(entry))
+				continue;
+			recycle(entry);
+			any = true;
+		}
+	}
+	return any;
+}
+
+/* Takes what the kernel has brought to zero. Returns whether there was anything. */
+bool sharing_collect(struct evpl_pool *pool)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	_Atomic uint64_t *summary;
+	uint32_t page, residue;
+	bool any = false;
+	uint64_t bits;
+
+	if (!sharing || !atomic_load(&sharing->bound))
+		return false;
+	summary = (_Atomic uint64_t *)&sharing->header->returned;
+	if (!atomic_load_explicit(summary, memory_order_relaxed))
+		return false;
+	bits = atomic_exchange(summary, 0);
+	for (; bits; bits &= bits - 1) {
+		residue = (uint32_t)__builtin_ctzll(bits);
+		for (page = residue; page < RETURNED_PAGES; page += 64)
+			if (atomic_load(&sharing->sent[page / 64]) >> residue & 1)
+				any |= collect_page(pool, sharing, page);
+	}
+	return any;
+}
+
+/* Takes also what receivers have let go of and not said so. */
+bool sharing_pull(struct evpl_pool *pool)
+{
+	struct evpl_lease_pull pull = { .size = sizeof(pull) };
+
+	if (!pool_sharing(pool))
+		return false;
+	ioctl(pool->backing.fd, EVPL_LEASE_PULL, &pull);
+	return sharing_collect(pool);
+}
+
+/* The entry of a lease that a record was received for. */
+struct entry *sharing_lease(struct evpl_pool *pool, uint32_t number)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	struct entry *lease = &sharing->leases[number];
+	uint32_t first;
+
+	if (atomic_load_explicit(&lease->known, memory_order_acquire))
+		return lease;
+	/* The same, whoever writes it. */
+	lease->slab = NULL;
+	lease->pool = pool;
+	lease->index = number;
+	if (atomic_exchange(&lease->known, true))
+		return lease;
+	first = atomic_load(&sharing->known);
+	do {
+		lease->next_known = first;
+	} while (!atomic_compare_exchange_weak(&sharing->known, &first, number + 1));
+	return lease;
+}
+
+/* Whether no lease has a reference. */
+bool sharing_is_idle(struct evpl_pool *pool)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	struct entry *lease;
+	uint32_t known;
+
+	if (!sharing)
+		return true;
+	for (known = atomic_load(&sharing->known); known; known = lease->next_known) {
+		lease = &sharing->leases[known - 1];
+		if (!entry_idle(lease))
+			return false;
+	}
+	return true;
+}
+
+/* Lets go of the idle leases. */
+void sharing_flush(struct evpl_pool *pool)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	uint32_t numbers[IDLE_BATCH], idle;
+	struct evpl_lease_release release = {
+		.size = sizeof(release),
+		.leases = (uintptr_t)numbers,
+	};
+	struct entry *lease;
+
+	if (!sharing)
+		return;
+	idle = atomic_exchange_explicit(&sharing->idle, 0, memory_order_acquire);
+	while (idle) {
+		lease = &sharing->leases[idle - 1];
+		numbers[release.count++] = idle - 1;
+		idle = atomic_load_explicit(&lease->next, memory_order_relaxed);
+		atomic_fetch_sub(&sharing->nr_idle, 1);
+		/* From here it may be queued anew: the kernel looks at the word last. */
+		atomic_store(&lease->queued, false);
+		if (release.count == IDLE_BATCH || !idle) {
+			ioctl(pool->backing.fd, EVPL_LEASE_RELEASE, &release);
+			release.count = 0;
+		}
+	}
+}
+
+/* A lease has lost its last reference. */
+void sharing_release(struct entry *lease)
+{
+	struct evpl_pool *pool = lease->pool;
+	struct sharing *sharing = pool_sharing(pool);
+	uint32_t first;
+
+	if (atomic_exchange(&lease->queued, true))
+		return;
+	first = atomic_load_explicit(&sharing->idle, memory_order_relaxed);
+	do {
+		atomic_store_explicit(&lease->next, first, memory_order_relaxed);
+	} while (!atomic_compare_exchange_weak_explicit(&sharing->idle, &first,
+							lease->index + 1,
+							memory_order_release,
+							memory_order_relaxed));
+	if (atomic_fetch_add(&sharing->nr_idle, 1) + 1 >= IDLE_BATCH)
+		sharing_flush(pool);
+}

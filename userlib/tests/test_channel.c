@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/* References that go to other processes, and come back. */
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common.h"
+
+TEST(anon_memory_goes_to_nobody)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.backend = EVPL_BACKEND_ANON,
+	};
+	struct evpl_channel *channel;
+	struct evpl_iovec iovec;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	int peer;
+
+	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_channel_create(&channel, pool, 0, 0, &peer));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_channel_bind(&channel, pool, 0, 0));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_pool_fd(pool));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(1, evpl_iovec_alloc(evpl, 100, 1, 1, &iovec));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_iovec_revoke(&iovec));
+	evpl_iovec_release(&iovec);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+	config.flags = EVPL_POOL_ZEROS;
+	EXPECT_EQ(-EOPNOTSUPP, evpl_pool_open(&pool, &config));
+}
+
+/* Two pools, as two processes have them, each with a channel to the other. */
+FIXTURE(pair)
+{
+	struct evpl_pool *pool, *other_pool;
+	struct evpl *evpl, *other;
+	struct evpl_channel *channel, *other_channel;
+};
+
+FIXTURE_SETUP(pair)
+{
+	int peer;
+
+	if (!getenv("EVPL_BACKEND") || strcmp(getenv("EVPL_BACKEND"), "module"))
+		SKIP(return, "the module's alone");
+	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, SLAB));
+	ASSERT_EQ(0, open_pool(&self->other_pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+	ASSERT_EQ(0, evpl_create(&self->other, self->other_pool, NULL));
+	ASSERT_EQ(0, evpl_channel_create(&self->channel, self->pool, 64, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&self->other_channel, self->other_pool, peer, 0));
+}
+
+FIXTURE_TEARDOWN(pair)
+{
+	if (!self->pool)
+		return;
+	evpl_channel_close(self->channel);
+	evpl_channel_close(self->other_channel);
+	evpl_destroy(self->evpl);
+	evpl_destroy(self->other);
+	EXPECT_EQ(0, evpl_pool_close(self->other_pool));
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+}
+
+static struct evpl_message allocate(struct evpl *evpl, unsigned int length, char byte)
+{
+	struct evpl_message message = { .cookie = (unsigned char)byte };
+
+	if (evpl_iovec_alloc(evpl, length, 1, 1, &message.iovec) != 1)
+		abort();
+	memset(message.iovec.data, byte, length);
+	return message;
+}
+
+static bool is_filled(const struct evpl_iovec *iovec, char byte)
+{
+	const char *bytes = iovec->data;
+
+	for (unsigned int i = 0; i < iovec->length; i++)
+		if (bytes[i] != byte)
+			return false;
+	return true;
+}
+
+TEST_F(pair, what_was_sent_is_seen_and_comes_back_when_it_is_released)
+{
+	struct evpl_message sent = allocate(self->evpl, 1000, 'x'), got;
+	struct evpl_slab_info info;
+
+	sent.cookie = 0x123456789abcdef0;
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(1000, got.iovec.length);
+	EXPECT_EQ(sent.cookie, got.cookie);
+	EXPECT_EQ(0, got.flags);
+	EXPECT_NE(sent.iovec.data, got.iovec.data);
+	EXPECT_TRUE(is_filled(&got.iovec, 'x'));
+	EXPECT_EQ(1, word_of(&got.iovec));
+	EXPECT_EQ(1, word_of(&sent.iovec));
+	EXPECT_EQ(-EINVAL, evpl_iovec_slab(&got.iovec, &info));
+	EXPECT_EQ(-EBUSY, evpl_pool_close(self->other_pool));
+
+	evpl_iovec_release(&got.iovec);
+	EXPECT_EQ(0, word_of(&got.iovec));
+	/* An idle lease, which its owner takes when it looks for memory. */
+	EXPECT_EQ(1, used_in(self->pool));
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(pair, nothing_is_allocated_any_more_where_the_receiver_sees_it)
+{
+	struct evpl_message sent = allocate(self->evpl, 100, 'x'), next, got;
+
+	next = allocate(self->evpl, 100, 'y');
+	EXPECT_EQ(iovec_entry(&sent.iovec), iovec_entry(&next.iovec));
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	evpl_iovec_release(&next.iovec);
+	next = allocate(self->evpl, 100, 'z');
+	EXPECT_NE(iovec_entry(&sent.iovec), iovec_entry(&next.iovec));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_TRUE(is_filled(&got.iovec, 'x'));
+	evpl_iovec_release(&got.iovec);
+	evpl_iovec_release(&next.iovec);
+}
+
+TEST_F(pair, received_memory_is_cut_counted_and_sent_on_like_any_other)
+{
+	struct evpl_message sent = allocate(self->evpl, 1000, 'x'), got, part = {}, home[2];
+	void *data = sent.iovec.data;
+
+	sent.flags = EVPL_MESSAGE_WRITE;
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(EVPL_MESSAGE_WRITE, got.flags);
+	memset(got.iovec.data, 'w', 1000);
+	evpl_iovec_addref(&got.iovec);
+	EXPECT_EQ(2, word_of(&got.iovec));
+	ASSERT_EQ(0, evpl_iovec_clone_segment(&part.iovec, &got.iovec, 10, 20));
+	EXPECT_EQ(3, word_of(&got.iovec));
+	evpl_iovec_release(&got.iovec);
+
+	/* Home again: the owner's own address, and its own reference. */
+	got.flags = 0;
+	ASSERT_EQ(0, evpl_channel_send(self->other_channel, &part, 1));
+	ASSERT_EQ(0, evpl_channel_send(self->other_channel, &got, 1));
+	ASSERT_EQ(2, evpl_channel_recv(self->channel, home, 2));
+	EXPECT_EQ((char *)data + 10, home[0].iovec.data);
+	EXPECT_EQ(20, home[0].iovec.length);
+	EXPECT_EQ(data, home[1].iovec.data);
+	EXPECT_TRUE(is_filled(&home[1].iovec, 'w'));
+	EXPECT_EQ(2, word_of(&home[1].iovec));
+	evpl_iovec_release(&home[0].iovec);
+	evpl_iovec_release(&home[1].iovec);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(pair, owner_out_of_memory_takes_what_a_receiver_has_let_go_of)
+{
+	struct evpl_message sent[PER_SLAB], got[PER_SLAB];
+	struct evpl_iovec iovec;
+
+	for (int i = 0; i < (int)PER_SLAB; i++)
+		sent[i] = allocate(self->evpl, BUFFER, 'x');
+	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 1, 1, 1, &iovec));
+	ASSERT_EQ(0, evpl_channel_send(self->channel, sent, PER_SLAB));
+	ASSERT_EQ((int)PER_SLAB, evpl_channel_recv(self->other_channel, got, PER_SLAB));
+	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 1, 1, 1, &iovec));
+
+	/* Too few for the receiver to say so. */
+	evpl_iovec_release(&got[7].iovec);
+	EXPECT_EQ(0, evpl_iovec_alloc(self->evpl, 0, 1, 1, &iovec));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER, 1, 1, &iovec));
+	EXPECT_EQ(sent[7].iovec.data, iovec.data);
+	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 1, 1, 1, &sent[7].iovec));
+	evpl_iovec_release(&iovec);
+
+	/* Enough: then its descriptor says that there is memory again. */
+	for (int i = 0; i < (int)PER_SLAB; i++)
+		if (i != 7)
+			evpl_iovec_release(&got[i].iovec);
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, got, 1));
+	struct pollfd poll_fd = { .fd = evpl_pool_fd(self->pool), .events = POLLIN };
+
+	EXPECT_EQ(1, poll(&poll_fd, 1, 0));
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(0, poll(&poll_fd, 1, 0));
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(pair, send_that_fails_moves_nothing)
+{
+	struct evpl_message sent[65], got;
+
+	for (int i = 0; i < 65; i++)
+		sent[i] = allocate(self->evpl, 100, 'x');
+	EXPECT_EQ(-EMSGSIZE, evpl_channel_send(self->channel, sent, 65));
+	sent[1].flags = 4;
+	EXPECT_EQ(-EOPNOTSUPP, evpl_channel_send(self->channel, sent, 2));
+	sent[1].flags = 0;
+	EXPECT_EQ(-EINVAL, evpl_channel_send(self->other_channel, sent, 1));
+	EXPECT_EQ(-EINVAL, evpl_channel_send(self->channel, &(struct evpl_message){}, 1));
+	EXPECT_EQ(-EINVAL, evpl_channel_send(self->channel, sent, -1));
+	EXPECT_EQ(0, evpl_channel_send(self->channel, sent, 0));
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(-EINVAL, evpl_channel_recv(self->other_channel, &got, 0));
+	EXPECT_EQ(0, evpl_channel_send(self->channel, sent, 64));
+	EXPECT_EQ(-EAGAIN, evpl_channel_send(self->channel, &sent[64], 1));
+	EXPECT_EQ('x', *(char *)sent[64].iovec.data);
+	evpl_iovec_release(&sent[64].iovec);
+	evpl_channel_close(self->other_channel);
+	self->other_channel = NULL;
+	sent[0] = allocate(self->evpl, 100, 'x');
+	EXPECT_EQ(-EPIPE, evpl_channel_send(self->channel, sent, 1));
+	evpl_iovec_release(&sent[0].iovec);
+	EXPECT_EQ(-EPIPE, evpl_channel_recv(self->channel, &got, 1));
+	/* What nobody received is here again. */
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(pair, revoked_memory_arrives_as_such)
+{
+	struct evpl_message sent = allocate(self->evpl, 100, 'x'), got;
+
+	evpl_iovec_addref(&sent.iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_EQ(0, evpl_iovec_revoke(&sent.iovec));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(EVPL_MESSAGE_REVOKED, got.flags);
+	EXPECT_EQ(sent.cookie, got.cookie);
+	EXPECT_EQ(NULL, got.iovec.data);
+	evpl_iovec_release(&got.iovec);
+	EXPECT_EQ(1, word_of(&sent.iovec));
+	evpl_iovec_release(&sent.iovec);
+	EXPECT_EQ(-EINVAL, evpl_iovec_revoke(&got.iovec));
+}
+
+/* As another process: take what comes, until there is no more, and hold it. */
+static void take_and_hold(int fd, int ready)
+{
+	struct evpl_message got[64];
+	struct evpl_channel *channel;
+	struct evpl_pool *pool;
+	int n;
+
+	if (open_pool(&pool, BUFFER, SLAB) ||
+	    evpl_channel_bind(&channel, pool, fd, EVPL_CHANNEL_BLOCKING))
+		_exit(1);
+	n = evpl_channel_recv(channel, got, 64);
+	if (n < 1 || !is_filled(&got[0].iovec, 'x'))
+		_exit(2);
+	if (write(ready, "", 1) != 1)
+		_exit(3);
+	pause();
+}
+
+TEST_F(pair, what_a_killed_process_held_comes_back)
+{
+	struct evpl_message sent[8];
+	struct evpl_channel *channel;
+	int peer, ready[2], status;
+	pid_t child;
+	char byte;
+
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, 0, 0, &peer));
+	ASSERT_EQ(0, pipe(ready));
+	child = fork();
+	if (!child)
+		take_and_hold(peer, ready[1]);
+	close(peer);
+	for (int i = 0; i < 8; i++)
+		sent[i] = allocate(self->evpl, BUFFER, 'x');
+	ASSERT_EQ(0, evpl_channel_send(channel, sent, 4));
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	/* These it never reads. */
+	ASSERT_EQ(0, evpl_channel_send(channel, sent + 4, 4));
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(8, used_in(self->pool));
+	kill(child, SIGKILL);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(SIGKILL, WTERMSIG(status));
+	EXPECT_EQ(-EPIPE, evpl_channel_send(channel, sent, 1));
+	evpl_channel_close(channel);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(0, used_in(self->pool));
+	close(ready[0]);
+	close(ready[1]);
+}
+
+TEST_HARNESS_MAIN
