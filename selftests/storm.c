@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A storm: processes hand buffers to each other, pass them on, cut, release and
+ * revoke them, fork, and are killed at any moment. Whoever has a reference verifies
+ * what it shows, and in the end everything is as before.
+ *
+ * Word n of a buffer is a base plus n times a constant, and the base travels as the
+ * cookie; so a slice can be verified by who knows nothing else. A buffer is filled
+ * anew, with another base, as soon as its word is 0.
+ */
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "evpl_test.h"
+
+#define BUFFER		(16 * KIB)
+#define STEP		0x9e3779b97f4a7c15ULL
+
+enum { WORKERS = 8, NR_BUFFERS = SLAB_2M / BUFFER, MAX_HELD = 24 };
+
+/* What the parent sees of a worker, also after its death. */
+static struct shared {
+	struct {
+		unsigned int in_call, leases;
+	} workers[WORKERS];
+	unsigned int sent[WORKERS][WORKERS], got[WORKERS][WORKERS];
+	unsigned long long records, verified, revoked, passed_on, forks;
+	unsigned int errors;
+	char what[256];
+} *shared;
+
+#define load(p)		__atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define store(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
+#define add(p, v)	__atomic_add_fetch(p, v, __ATOMIC_ACQ_REL)
+
+/* A worker. */
+static struct {
+	int number;
+	int control;
+	int client;
+	int ends[WORKERS];
+	struct evpl_setup setup;
+	char *own, *guest, *guest_ro;
+	struct evpl_entry *entries, *leases;
+	struct evpl_header *header;
+	uint64_t *revoked;
+	struct evpl_record held[MAX_HELD];
+	unsigned int nr_held;
+	uint64_t bases[NR_BUFFERS];
+	uint64_t random;
+} me;
+
+static unsigned int below(unsigned int bound)
+{
+	me.random ^= me.random << 13;
+	me.random ^= me.random >> 7;
+	me.random ^= me.random << 17;
+	return (me.random * 0x2545f4914f6cdd1dULL >> 33) % bound;
+}
+
+static void fail(const char *what, long value)
+{
+	if (add(&shared->errors, 1) == 1)
+		snprintf(shared->what, sizeof(shared->what), "worker %d: %s: %ld",
+			 me.number, what, value);
+	_exit(1);
+}
+
+static void set_held(unsigned int nr)
+{
+	unsigned int leases = 0;
+
+	me.nr_held = nr;
+	for (unsigned int i = 0; i < nr; i++)
+		leases += me.held[i].lease != EVPL_LEASE_NONE;
+	store(&shared->workers[me.number].leases, leases);
+}
+
+static char *memory_of(const struct evpl_record *record)
+{
+	if (record->offset >= me.setup.out_guest_ro_offset)
+		return me.guest_ro + (record->offset - me.setup.out_guest_ro_offset);
+	if (record->offset >= me.setup.out_guest_offset)
+		return me.guest + (record->offset - me.setup.out_guest_offset);
+	return me.own + record->offset;
+}
+
+static bool was_revoked(uint32_t lease)
+{
+	return load(&me.revoked[lease / 64]) >> lease % 64 & 1;
+}
+
+static void verify(const struct evpl_record *record)
+{
+	volatile uint64_t *words = (void *)memory_of(record);
+	uint64_t first = record->offset % BUFFER / 8, nr = record->length / 8;
+
+	if (touch_read(words)) {
+		if (record->lease == EVPL_LEASE_NONE || !was_revoked(record->lease))
+			fail("a reference shows nothing", record->lease);
+		return;
+	}
+	for (int i = 0; i < 12; i++) {
+		uint64_t n = i ? below(nr) : 0, value = 0;
+		int signal = sigsetjmp(touch_jump, 1);
+
+		if (signal) {
+			/* Revoked just now. */
+			if (!was_revoked(record->lease))
+				fail("a reference shows nothing any more", record->lease);
+			return;
+		}
+		value = words[n];
+		if (value != record->cookie + (first + n) * STEP) {
+			if (record->lease != EVPL_LEASE_NONE && was_revoked(record->lease))
+				return;
+			fail("another's data", n);
+		}
+		if (record->flags & EVPL_RECORD_WRITE && record->lease != EVPL_LEASE_NONE)
+			words[n] = value;
+	}
+	add(&shared->verified, 1);
+}
+
+static void let_go(unsigned int n)
+{
+	struct evpl_record record = me.held[n];
+
+	me.held[n] = me.held[me.nr_held - 1];
+	set_held(me.nr_held - 1);
+	if (record.lease == EVPL_LEASE_NONE) {
+		__atomic_sub_fetch(&me.entries[record.offset / BUFFER].word, 1,
+				   __ATOMIC_RELEASE);
+		return;
+	}
+	if (__atomic_sub_fetch(&me.leases[record.lease].word, 1, __ATOMIC_RELEASE))
+		return;
+	/* Sometimes it says nothing, and the owner has to pull. */
+	if (below(8))
+		evpl_lease_release(me.client, &record.lease, 1);
+}
+
+/* A buffer that nobody has, filled, with a reference for each of some slices. */
+static void allocate(void)
+{
+	unsigned int n = below(NR_BUFFERS), slices = 1 + below(3);
+	uint64_t *words = (void *)(me.own + n * BUFFER);
+
+	if (me.nr_held + slices > MAX_HELD || load(&me.entries[n].word))
+		return;
+	me.bases[n] = me.random;
+	for (unsigned int i = 0; i < BUFFER / 8; i++)
+		words[i] = me.bases[n] + i * STEP;
+	store(&me.entries[n].word, slices);
+	for (unsigned int i = 0; i < slices; i++) {
+		unsigned int from = below(BUFFER / 16) * 8;
+
+		me.held[me.nr_held] = (struct evpl_record){
+			.offset = n * BUFFER + from,
+			.length = BUFFER / 2,
+			.cookie = me.bases[n],
+			.lease = EVPL_LEASE_NONE,
+		};
+		set_held(me.nr_held + 1);
+	}
+}
+
+static void send_some(unsigned int to)
+{
+	struct evpl_record records[3];
+	unsigned int nr = 1 + below(3), first;
+	int ret;
+
+	if (me.ends[to] < 0 || me.nr_held < nr)
+		return;
+	first = me.nr_held - nr;
+	for (unsigned int i = 0; i < nr; i++) {
+		records[i] = me.held[first + i];
+		if (records[i].lease == EVPL_LEASE_NONE)
+			records[i].flags = below(2) ? EVPL_RECORD_WRITE : 0;
+		else if (below(2))
+			records[i].flags = 0;
+	}
+	store(&shared->workers[me.number].in_call, 1);
+	ret = evpl_send(me.ends[to], records, nr);
+	store(&shared->workers[me.number].in_call, 0);
+	if (ret == (int)nr) {
+		for (unsigned int i = 0; i < nr; i++)
+			if (records[i].lease != EVPL_LEASE_NONE)
+				add(&shared->passed_on, 1);
+		set_held(first);
+		add(&shared->sent[me.number][to], nr);
+		add(&shared->records, nr);
+	} else if (ret == -ENOENT) {
+		/* One of them has been revoked. */
+		for (unsigned int i = 0; i < nr; i++)
+			let_go(me.nr_held - 1);
+	} else if (ret == -EPIPE) {
+		close(me.ends[to]);
+		me.ends[to] = -1;
+	} else if (ret != -EAGAIN && ret != -EBUSY && ret != -ENOMEM) {
+		fail("write", ret);
+	}
+}
+
+static void receive_some(unsigned int from)
+{
+	struct evpl_record records[4];
+	struct pollfd poll_fd = { .fd = me.ends[from], .events = POLLIN };
+	unsigned int nr = 1 + below(4);
+	int ret;
+
+	if (me.ends[from] < 0 || me.nr_held + nr > MAX_HELD)
+		return;
+	/* Some wait in there. */
+	if (below(16) && poll(&poll_fd, 1, 0) != 1)
+		return;
+	store(&shared->workers[me.number].in_call, 1);
+	ret = evpl_recv(me.ends[from], records, nr);
+	store(&shared->workers[me.number].in_call, 0);
+	if (ret == 0) {
+		close(me.ends[from]);
+		me.ends[from] = -1;
+		return;
+	}
+	if (ret == -EAGAIN || ret == -ENOMEM)
+		return;
+	if (ret < 0)
+		fail("read", ret);
+	add(&shared->got[from][me.number], ret);
+	for (int i = 0; i < ret; i++) {
+		if (records[i].flags & EVPL_RECORD_REVOKED) {
+			add(&shared->revoked, 1);
+			continue;
+		}
+		me.held[me.nr_held] = records[i];
+		set_held(me.nr_held + 1);
+		verify(&records[i]);
+	}
+}
+
+static void revoke_one(void)
+{
+	unsigned int n = below(NR_BUFFERS);
+	int ret;
+
+	if (!load(&me.entries[n].word))
+		return;
+	ret = evpl_revoke(me.client, n * BUFFER);
+	if (ret)
+		fail("revoke", ret);
+}
+
+static void fork_one(void)
+{
+	pid_t parent = getpid();
+
+	add(&shared->forks, 1);
+	if (fork())
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() == parent)
+		usleep(below(3000));
+	_exit(0);
+}
+
+/* Ends that the parent sends: the number of who has the other one, and the end. */
+static void take_ends(void)
+{
+	char space[CMSG_SPACE(sizeof(int))], from;
+	struct iovec iov = { .iov_base = &from, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = space,
+		.msg_controllen = sizeof(space),
+	};
+	struct cmsghdr *cmsg;
+	int end, ret;
+
+	if (recvmsg(me.control, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1)
+		return;
+	cmsg = CMSG_FIRSTHDR(&message);
+	if (!cmsg)
+		fail("no end came", 0);
+	memcpy(&end, CMSG_DATA(cmsg), sizeof(end));
+	if (me.ends[(int)from] >= 0)
+		close(me.ends[(int)from]);
+	me.ends[(int)from] = end;
+	ret = evpl_bind(me.client, end);
+	if (ret)
+		fail("bind", ret);
+}
+
+static void *map(uint64_t size, uint64_t offset, int protection)
+{
+	void *p = mmap(NULL, size, protection, MAP_SHARED | MAP_NORESERVE,
+		       me.client, offset);
+
+	if (p == MAP_FAILED)
+		fail("mmap", errno);
+	return p;
+}
+
+static void be_worker(int number, int control, const int ends[WORKERS], uint64_t seed)
+{
+	struct sigaction action = { .sa_handler = touch_handler };
+	const int rw = PROT_READ | PROT_WRITE;
+	uint64_t offset;
+	int ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGCHLD, SIG_IGN);
+	sigaction(SIGBUS, &action, NULL);
+	me.number = number;
+	me.control = control;
+	me.random = seed | 1;
+	memcpy(me.ends, ends, sizeof(me.ends));
+	me.client = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ret = evpl_setup(me.client, BUFFER, &me.setup);
+	if (ret)
+		fail("set-up", ret);
+	while ((ret = evpl_slab_alloc(me.client, SLAB_2M, &offset)) == -ENOMEM)
+		usleep(1000);
+	if (ret)
+		fail("slab", ret);
+	me.own = map(SLAB_2M, offset, rw);
+	me.entries = map(SLAB_2M / BUFFER * sizeof(struct evpl_entry),
+			 me.setup.out_refs_offset, rw);
+	me.guest = map(me.setup.out_guest_size, me.setup.out_guest_offset, rw);
+	me.guest_ro = map(me.setup.out_guest_size, me.setup.out_guest_ro_offset, PROT_READ);
+	me.leases = map(me.setup.out_leases_size, me.setup.out_leases_offset, rw);
+	me.revoked = map(me.setup.out_revoked_size, me.setup.out_revoked_offset, rw);
+	for (int i = 0; i < WORKERS; i++) {
+		if (me.ends[i] < 0)
+			continue;
+		ret = evpl_bind(me.client, me.ends[i]);
+		if (ret)
+			fail("bind", ret);
+	}
+
+	for (;;) {
+		unsigned int other = below(WORKERS);
+
+		switch (below(16)) {
+		case 0:
+			take_ends();
+			break;
+		case 1 ... 3:
+			allocate();
+			break;
+		case 4 ... 8:
+			send_some(other);
+			break;
+		case 9 ... 12:
+			receive_some(other);
+			break;
+		case 13:
+			if (me.nr_held)
+				verify(&me.held[below(me.nr_held)]);
+			break;
+		case 14:
+			if (me.nr_held)
+				let_go(below(me.nr_held));
+			break;
+		default:
+			if (!below(16))
+				revoke_one();
+			else if (!below(16))
+				evpl_lease_pull(me.client);
+			else if (!below(32))
+				fork_one();
+		}
+	}
+}
+
+static bool send_end(int socket, int from, int end)
+{
+	char space[CMSG_SPACE(sizeof(int))] = {}, byte = from;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = space,
+		.msg_controllen = sizeof(space),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &end, sizeof(end));
+	return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+}
+
+FIXTURE(storm)
+{
+	struct counters before;
+	int fd;
+	pid_t pids[WORKERS];
+	int controls[WORKERS];
+	uint64_t seed;
+	unsigned int started;
+};
+
+FIXTURE_SETUP(storm)
+{
+	self->before = read_counters();
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, shared);
+	self->seed = getenv("EVPL_SEED") ? strtoull(getenv("EVPL_SEED"), NULL, 0) :
+					   (uint64_t)time(NULL);
+	TH_LOG("EVPL_SEED=%llu", (unsigned long long)self->seed);
+	me.random = self->seed * STEP | 1;
+}
+
+FIXTURE_TEARDOWN(storm)
+{
+	close(self->fd);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* A new worker with a channel to each of the others. */
+static void start(struct __test_metadata *_metadata, struct _test_data_storm *self, int i)
+{
+	int sockets[2], ends[WORKERS], pair[2];
+	uint64_t seed = (self->seed + self->started++) * STEP;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, sockets));
+	self->controls[i] = sockets[0];
+	memset(&shared->workers[i], 0, sizeof(shared->workers[i]));
+	for (int j = 0; j < WORKERS; j++) {
+		ends[j] = -1;
+		if (j == i || self->pids[j] <= 0)
+			continue;
+		ASSERT_EQ(0, evpl_channel(self->fd, 8, pair));
+		/* One end in four waits. */
+		for (int k = 0; k < 2; k++)
+			if (below(4))
+				fcntl(pair[k], F_SETFL, O_NONBLOCK);
+		store(&shared->sent[i][j], 0);
+		store(&shared->sent[j][i], 0);
+		store(&shared->got[i][j], 0);
+		store(&shared->got[j][i], 0);
+		if (send_end(self->controls[j], i, pair[1]))
+			ends[j] = pair[0];
+		else
+			close(pair[0]);
+		close(pair[1]);
+	}
+	self->pids[i] = fork();
+	if (!self->pids[i]) {
+		/* No socket or file of the others may stay here. */
+		for (int j = 0; j < WORKERS; j++)
+			if (self->controls[j] >= 0)
+				close(self->controls[j]);
+		close(self->fd);
+		be_worker(i, sockets[1], ends, seed);
+	}
+	ASSERT_LT(0, self->pids[i]);
+	close(sockets[1]);
+	for (int j = 0; j < WORKERS; j++)
+		if (ends[j] >= 0)
+			close(ends[j]);
+}
+
+TEST_F_TIMEOUT(storm, processes_die_at_any_moment_and_nothing_is_lost, 7200)
+{
+	const unsigned int kills = scaled(2000);
+	unsigned int with_leases = 0, undelivered = 0, inside = 0;
+
+	for (int i = 0; i < WORKERS; i++) {
+		self->pids[i] = 0;
+		self->controls[i] = -1;
+	}
+	for (int i = 0; i < WORKERS; i++)
+		start(_metadata, self, i);
+
+	for (unsigned int n = 0; n < kills + WORKERS && !load(&shared->errors); n++) {
+		int i = n < kills ? (int)below(WORKERS) : (int)(n - kills);
+		bool on_the_way = false;
+
+		if (n < kills)
+			usleep(below(12000));
+		for (int j = 0; j < WORKERS; j++)
+			on_the_way |= (int)(load(&shared->sent[i][j]) -
+					    load(&shared->got[i][j])) > 0;
+		kill(self->pids[i], SIGKILL);
+		ASSERT_EQ(-SIGKILL, reap(self->pids[i])) {
+			TH_LOG("%s", shared->what);
+		}
+		self->pids[i] = 0;
+		close(self->controls[i]);
+		self->controls[i] = -1;
+		with_leases += !!shared->workers[i].leases;
+		undelivered += on_the_way;
+		inside += shared->workers[i].in_call;
+		if (n < kills)
+			start(_metadata, self, i);
+	}
+	TH_LOG("%u killed: %u with leases, %u with records on their way, %u inside read or write",
+	       kills, with_leases, undelivered, inside);
+	TH_LOG("%llu records, %llu of them passed on, %llu revoked on the way, %llu verified, %llu forks",
+	       shared->records, shared->passed_on, shared->revoked, shared->verified,
+	       shared->forks);
+	ASSERT_EQ(0, shared->errors) {
+		TH_LOG("%s", shared->what);
+	}
+	EXPECT_LE(kills / 20, with_leases);
+	EXPECT_LE(kills / 20, undelivered);
+	EXPECT_LE(kills / 20, inside);
+	EXPECT_LT(0, shared->passed_on);
+	EXPECT_LT(0, shared->revoked);
+}
+
+TEST_HARNESS_MAIN
