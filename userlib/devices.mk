@@ -81,8 +81,9 @@ install-check-devices: install-check
 	CC='$(CC)' CXX='$(CXX)' $(TOP)tests/install/check-devices $(abspath $(B))/install
 
 # For the virtual machine, where EVPL_BACKEND=module: a test of what needs an RDMA
-# device makes itself one there.
-VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh)
+# device makes itself one there. The examples tell by their exit status.
+VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh) \
+	$(EXAMPLES)
 
 vmtests: $(TESTS) $(VM_TESTS)
 
