@@ -222,7 +222,8 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 	unsigned long folios[EVPL_FOLIO_ORDER_MAX + 1] = {};
 	unsigned long buffers = 0, in_use = 0, shared = 0, index;
 	struct evpl_share *share;
-	unsigned int shift, order, i;
+	unsigned int shift, i;
+	int order;
 	struct evpl_slab *slab;
 	struct rb_node *node;
 

@@ -64,9 +64,20 @@ struct seq_file;
 #define EVPL_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NOWARN | \
 			 __GFP_RETRY_MAYFAIL)
 
-/* Not below: GUP-fast refuses single pages of a mapping like this one. */
+/*
+ * Folios of 2 MiB where they can be had, and not below four pages: GUP-fast refuses
+ * single ones of a mapping like this. A kernel that can't split large folios thinks
+ * that it has when madvise(MADV_PAGEOUT) meets a part of one, and tries again for
+ * ever: such a kernel gets single pages.
+ */
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
 #define EVPL_FOLIO_ORDER_MIN	2
-#define EVPL_FOLIO_ORDER_MAX	(ilog2(EVPL_SLAB_ALIGN) - PAGE_SHIFT)
+#define EVPL_FOLIO_ORDER_MAX	EVPL_HUGE_ORDER
+#else
+#define EVPL_FOLIO_ORDER_MIN	0
+#define EVPL_FOLIO_ORDER_MAX	0
+#endif
+#define EVPL_HUGE_ORDER		(ilog2(EVPL_SLAB_ALIGN) - PAGE_SHIFT)
 
 /* The windows of every client: ranges of mmap offsets, in pages. */
 #define EVPL_OWN_SIZE	BIT_ULL(43)

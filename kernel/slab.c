@@ -15,7 +15,7 @@
 
 #include "evpl.h"
 
-#define HUGE_PAGES	BIT(EVPL_FOLIO_ORDER_MAX)
+#define HUGE_PAGES	BIT(EVPL_HUGE_ORDER)
 
 atomic_long_t evpl_nr_slabs;
 
@@ -86,6 +86,9 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	if (ret)
 		return ERR_PTR(ret);
 
+	ret = -ENOMEM;
+	if (flags & EVPL_SLAB_HUGE && EVPL_FOLIO_ORDER_MAX < EVPL_HUGE_ORDER)
+		goto free_folios;
 	ret = alloc_folios(&folios, nr_pages, node,
 			   flags & EVPL_SLAB_HUGE ? EVPL_FOLIO_ORDER_MAX :
 						    EVPL_FOLIO_ORDER_MIN);

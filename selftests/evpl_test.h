@@ -222,6 +222,12 @@ static inline bool counters_return_to(struct counters before)
 	return true;
 }
 
+/* Whether the kernel has large folios for us (see EVPL_FOLIO_ORDER_MAX). */
+static inline bool has_huge(void)
+{
+	return !access("/sys/kernel/mm/transparent_hugepage", F_OK);
+}
+
 static inline int write_string(const char *path, const char *string)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);

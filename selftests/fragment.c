@@ -35,6 +35,8 @@ TEST_F(fragmented, gives_small_folios_that_work_the_same_and_none_where_2_MiB_ar
 	uint64_t offset, again;
 	char *memory;
 
+	if (!has_huge())
+		SKIP(return, "a kernel without large folios");
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc_on(self->fd, length, EVPL_NODE_ANY,
 					      EVPL_SLAB_HUGE, &offset));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
