@@ -1,0 +1,602 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The protocol of words, shares, leases and records, as kernel/share.c, lease.c and
+ * channel.c have it, for spin. NC clients own a buffer each, and each has an end
+ * towards every other. Any of them may go at any moment, also while calls on its ends
+ * are running. An atomic block is what one lock covers, or one atomic operation;
+ * everything between two of them may be interleaved.
+ *
+ * What is checked: a buffer is not allocated anew, nor is its memory freed, while
+ * anybody can touch it or a record carries it; nobody can touch a buffer without a
+ * lease; the owner's word is exact whenever nobody is between two steps; and when all
+ * have gone, nothing is left.
+ *
+ * BROKEN picks a change that makes it wrong, to see that the checks find it: see
+ * check.sh.
+ */
+#ifndef NC
+#define NC	2
+#endif
+#ifndef BROKEN
+#define BROKEN	0
+#endif
+#ifndef MAX_REFS
+#define MAX_REFS 2	/* of a new buffer */
+#endif
+#ifndef ROOM
+#define ROOM	2	/* of a ring */
+#endif
+#ifndef SHARES
+#define SHARES	2	/* that there are of a buffer, one after the other */
+#endif
+
+#ifndef DEATHS
+#define DEATHS	NC	/* so many clients go, from the first on */
+#endif
+
+/* Of each broken variant, what it does. */
+#define NO_SECOND_LOOK	1	/* a release doesn't look at the word under the lock */
+#define NO_PENDING	2	/* nor whether a record is being delivered */
+#define LOST_GIVE_BACK	3	/* an end that closes forgets a record */
+#define INSERT_OUTSIDE	4	/* a fault maps after it has let go of the lock */
+#define EARLY_DROP	5	/* an ended lease drops its count, then unmaps */
+#define HOME_LATE	6	/* a record of one's own drops its count, then counts */
+#define EARLY_HAND_BACK	7	/* a revoke hands back before it unmaps */
+#define NO_RETURN	8	/* a further reference stays in the sender's word */
+
+/* Buffer b is client b's. */
+byte word[NC];		/* of its entry */
+byte own[NC];		/* ghost: references that the owner has */
+byte between[NC];	/* ghost: who has changed a count, and the word not yet */
+bool unused[NC];	/* nobody has it: it can be allocated */
+bool freed[NC];		/* its memory has gone */
+
+byte count[NC];		/* of its share */
+bool shared[NC];	/* the share is in evpl_slab.shares */
+byte epoch[NC];		/* which share it is, or the next is to be */
+bool revoked[NC];	/* being revoked */
+bool orphaned[NC];
+
+typedef leases {
+	byte word[NC];
+	byte pending[NC];
+	bool live[NC];		/* in the tables */
+	bool ending[NC];	/* struck out, not finished yet */
+	bool mapped[NC];
+	byte epoch[NC];
+	bool reading[NC];	/* a fault has lease_sem for read */
+};
+leases lease[NC];	/* by client, then by buffer */
+
+/* What is on its way to each client: the buffer, and the epoch of its share. */
+chan ring[NC] = [ROOM] of { byte, byte };
+bool closed[NC];
+bool gone[NC];
+bool calling[NC];	/* a call on its file, or a fault: then it can't go */
+bool left[NC];		/* going is over */
+bool idle[NC];		/* the client's thread has ended */
+
+#define in_ring(b, e)	(ring[0]??[eval(b), eval(e)] || ring[1]??[eval(b), eval(e)] || (NC > 2 && ring[NC - 1]??[eval(b), eval(e)]))
+#define touchable(b)	(lease[0].mapped[b] || lease[1].mapped[b] || lease[NC - 1].mapped[b])
+
+/* A word was taken to 0, and so the buffer is whose who did it. */
+inline check_unused(ub)
+{
+	assert(!touchable(ub));
+	assert(!shared[ub] || revoked[ub]);
+	assert(!in_ring(ub, epoch[ub]) || revoked[ub]);
+}
+
+inline drop_word(wb)
+{
+	atomic {
+		assert(word[wb] > 0);
+		word[wb]--;
+		if
+		:: word[wb] == 0 && !gone[wb] -> check_unused(wb); unused[wb] = true
+		:: else
+		fi
+	}
+}
+
+/* Nobody can touch the buffer for the share's sake any more. */
+inline hand_back(buf, was_orphaned)
+{
+	if
+	:: was_orphaned ->
+		atomic {
+			if
+			:: !shared[buf] && !freed[buf] -> assert(!touchable(buf)); freed[buf] = true
+			:: else
+			fi
+		}
+	:: else -> drop_word(buf)
+	fi;
+	between[buf]--
+}
+
+/* Let go of a count of the share that has this epoch. */
+inline drop(bf, ep, last, was_orphaned)
+{
+	atomic {
+		last = false;
+		if
+		:: ep == epoch[bf] && !(revoked[bf] && !shared[bf]) ->
+			assert(count[bf] > 0);
+			count[bf]--;
+			last = count[bf] == 0 && !revoked[bf];
+			was_orphaned = orphaned[bf];
+			if
+			:: last -> shared[bf] = false; between[bf]++;
+				epoch[bf]++
+			:: else
+			fi
+		:: else		/* revoked, and over */
+		fi
+	}
+	if
+	:: last -> hand_back(bf, was_orphaned)
+	:: else
+	fi
+}
+
+/* The rest of the end of a lease that has been struck out. */
+inline finish(who, what, which, last, was_orphaned)
+{
+#if BROKEN == EARLY_DROP
+	drop(what, which, last, was_orphaned);
+	atomic { lease[who].mapped[what] = false; lease[who].ending[what] = false }
+#else
+	atomic { lease[who].mapped[what] = false }
+	atomic { lease[who].ending[what] = false }
+	drop(what, which, last, was_orphaned)
+#endif
+}
+
+/* Under lease_sem, held for write. */
+inline strike_out_idle(who, what, struck, which)
+{
+	struck = false;
+	if
+	:: lease[who].live[what] && !lease[who].ending[what] &&
+#if BROKEN != NO_PENDING
+	   lease[who].pending[what] == 0 &&
+#endif
+#if BROKEN == NO_SECOND_LOOK
+	   true ->
+#else
+	   lease[who].word[what] == 0 ->
+#endif
+		assert(lease[who].word[what] == 0 && lease[who].pending[what] == 0);
+		lease[who].live[what] = false;
+		lease[who].ending[what] = true;
+		which = lease[who].epoch[what];
+		struck = true
+	:: else
+	fi
+}
+
+/* EVPL_LEASE_RELEASE, and what a pull does for each lease. */
+inline release(by, buf2, struck, when, last, was_orphaned)
+{
+	if
+	:: lease[by].word[buf2] == 0 ->
+		atomic { !lease[by].reading[buf2] -> strike_out_idle(by, buf2, struck, when) }
+		if
+		:: struck -> finish(by, buf2, when, last, was_orphaned)
+		:: else
+		fi
+	:: else
+	fi
+}
+
+/* A record of the client's own buffer, to client d. */
+inline send_own(c, d, made, ok, e, last, was_orphaned)
+{
+	atomic {
+		ok = !gone[c] && own[c] > 0 && !revoked[c] && word[c] > 0 &&
+		     (shared[c] || epoch[c] < SHARES);
+		if
+		:: ok ->
+			made = !shared[c];
+			shared[c] = true;
+			count[c]++;
+			own[c]--;
+			e = epoch[c];
+			between[c] = between[c] + (made -> 0 : 1)
+		:: else
+		fi
+	}
+	if
+	:: ok && !made ->
+#if BROKEN != NO_RETURN
+		drop_word(c);
+#endif
+		between[c]--
+	:: else
+	fi;
+	if
+	:: ok ->
+		atomic {
+			ok = !closed[c] && !closed[d] && nfull(ring[d]);
+			if
+			:: ok -> ring[d]!c, e
+			:: else -> between[c]++; word[c]++; own[c]++
+			fi
+		}
+		if
+		:: ok
+		:: else ->
+			drop(c, e, last, was_orphaned);
+			between[c]--
+		fi
+	:: else
+	fi
+}
+
+/* A record of another's buffer, through the lease on it. */
+inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
+{
+	atomic {
+		!lease[c].reading[b];
+		ok = !gone[c] && lease[c].live[b] && lease[c].word[b] > 0 &&
+		     lease[c].epoch[b] == epoch[b] && !revoked[b];
+		if
+		:: ok -> count[b]++; lease[c].word[b]--; lease[c].pending[b]++;
+			e = epoch[b]
+		:: else
+		fi
+	}
+	if
+	:: ok ->
+		atomic {
+			ok = !closed[c] && !closed[d] && nfull(ring[d]);
+			if
+			:: ok -> ring[d]!b, e
+			:: else ->
+				if
+				:: lease[c].live[b] && lease[c].epoch[b] == e ->
+					lease[c].word[b]++
+				:: else
+				fi
+			fi
+		}
+		if
+		:: ok
+		:: else -> drop(b, e, last, was_orphaned)
+		fi;
+		atomic {
+			!lease[c].reading[b];
+			lease[c].pending[b]--;
+			strike_out_idle(c, b, struck, e)
+		}
+		if
+		:: struck -> finish(c, b, e, last, was_orphaned)
+		:: else
+		fi
+	:: else
+	fi
+}
+
+/* The first record that is on its way to the client. */
+inline receive(c, b, e, ok, struck, last, was_orphaned)
+{
+	atomic {
+		ok = !closed[c] && nempty(ring[c]);
+		if
+		:: ok -> ring[c]?<b, e>;
+			if
+			:: e == epoch[b] && !(revoked[b] && !shared[b]) -> count[b]++	/* a hold */
+			:: else
+			fi
+		:: else
+		fi
+	}
+	if
+	:: !ok
+	:: ok && b == c ->
+		atomic {
+			ok = e == epoch[b] && !revoked[b];
+			if
+#if BROKEN == HOME_LATE
+			:: ok -> between[b]++
+#else
+			:: ok -> between[b]++; word[b]++; own[b]++; between[b]--
+#endif
+			:: else
+			fi
+		}
+		pop(c, ok, last, was_orphaned);
+		drop(b, e, last, was_orphaned);
+#if BROKEN == HOME_LATE
+		if
+		:: ok -> atomic { word[b]++; own[b]++; between[b]-- }
+		:: else
+		fi
+#endif
+	:: ok && b != c ->
+		/* Have a lease. */
+		atomic {
+			!lease[c].reading[b];
+			ok = !gone[c] && e == epoch[b] && !revoked[b] &&
+			     !lease[c].ending[b] &&
+			     (!lease[c].live[b] || lease[c].epoch[b] == e);
+			if
+			:: ok && !lease[c].live[b] ->
+				lease[c].live[b] = true;
+				lease[c].word[b] = 0;
+				lease[c].pending[b] = 1;
+				lease[c].epoch[b] = e;
+				count[b]++
+			:: ok && lease[c].live[b] -> lease[c].pending[b]++
+			:: else
+			fi
+		}
+		if
+		:: ok ->
+			/* Here it is copied out. Then it counts. */
+			atomic {
+				!lease[c].reading[b];
+				lease[c].pending[b]--;
+				struck = lease[c].live[b] && lease[c].epoch[b] == e &&
+					 !revoked[b];
+				if
+				:: struck -> lease[c].word[b]++
+				:: else
+				fi
+#if BROKEN == NO_PENDING
+				/* It says that it has one all the same. */
+				assert(struck || gone[c] || revoked[b] || e != epoch[b])
+#endif
+			}
+			pop(c, ok, last, was_orphaned)
+		:: else -> /* Revoked: it arrives without a lease. Or there is no room. */
+			if
+			:: e != epoch[b] || revoked[b] -> pop(c, ok, last, was_orphaned)
+			:: else
+			fi
+		fi;
+		drop(b, e, last, was_orphaned)
+	fi
+}
+
+/*
+ * Take the first record out. If the end has been closed meanwhile it may be another
+ * one, or none; then it is as if the reaper had taken it.
+ */
+inline pop(c, was_there, last, was_orphaned)
+{
+	atomic {
+		was_there = nempty(ring[c]);
+		if
+		:: was_there -> ring[c]?first, first_epoch
+		:: else
+		fi
+	}
+	if
+	:: was_there -> drop(first, first_epoch, last, was_orphaned)
+	:: else
+	fi
+}
+
+/* The look-up, and the mapping: lease_sem is held for read across both. */
+inline fault(c, b, ok)
+{
+	atomic {
+		ok = !lease[c].reading[b] && lease[c].live[b] && !lease[c].ending[b] &&
+		     lease[c].epoch[b] == epoch[b] && !revoked[b];
+#if BROKEN != INSERT_OUTSIDE
+		lease[c].reading[b] = lease[c].reading[b] || ok
+#endif
+	}
+	if
+	:: ok ->
+		atomic {
+			lease[c].mapped[b] = true;
+			lease[c].reading[b] = false
+		}
+	:: else
+	fi
+}
+
+inline revoke(c, d, ok)
+{
+	atomic {
+		ok = shared[c] && !revoked[c] && between[c] == 0;
+		if
+		:: ok -> revoked[c] = true; between[c]++
+		:: else
+		fi
+	}
+	if
+	:: ok ->
+#if BROKEN == EARLY_HAND_BACK
+		atomic { shared[c] = false; count[c] = 0 }
+		drop_word(c);
+#endif
+		d = 0;
+		do
+		:: d < NC ->
+			atomic {
+				!lease[d].reading[c];
+				if
+				:: lease[d].live[c] && lease[d].epoch[c] == epoch[c] ->
+					/* For its word it stays; here that is let go of. */
+					lease[d].live[c] = false;
+					lease[d].word[c] = 0
+				:: else
+				fi
+			}
+			atomic { lease[d].mapped[c] = false }
+			d++
+		:: else -> break
+		od;
+#if BROKEN != EARLY_HAND_BACK
+		atomic { shared[c] = false; count[c] = 0 }
+		drop_word(c);
+#endif
+		atomic {
+			epoch[c]++;
+			revoked[c] = false;
+			between[c]--
+		}
+	:: else
+	fi
+}
+
+/* A thread of client c. It stops when the client has gone. */
+proctype user(byte c)
+{
+	byte b, d, e, first, first_epoch;
+	bool ok, made, struck, last, was_orphaned;
+
+	do
+	:: gone[c] -> break
+	:: else ->
+		/* What the owner can rely on. */
+		atomic {
+			assert(between[c] || gone[c] ||
+			       word[c] == own[c] + (shared[c] -> 1 : 0))
+		}
+		if
+		:: atomic {
+			unused[c] && !gone[c] ->
+			check_unused(c);
+			assert(word[c] == 0 && own[c] == 0);
+			unused[c] = false;
+			if
+			:: own[c] = 1
+			:: own[c] = MAX_REFS
+			fi;
+			word[c] = own[c]
+		   }
+		:: atomic { own[c] > 0 && !gone[c] -> own[c]--; between[c]++ }
+			drop_word(c);
+			between[c]--
+		:: d = (c + 1) % NC; send_own(c, d, made, ok, e, last, was_orphaned)
+		:: receive(c, b, e, ok, struck, last, was_orphaned)
+		:: b = (c + 1) % NC; d = (c + NC - 1) % NC;
+			send_on(c, b, d, ok, struck, e, last, was_orphaned)
+		:: b = (c + 1) % NC;
+			/* A reference is let go of; the call may come later, or never. */
+			atomic {
+				if
+				:: lease[c].live[b] && lease[c].word[b] > 0 -> lease[c].word[b]--
+				:: else
+				fi
+			}
+		:: atomic { !gone[c] -> calling[c] = true }
+			b = (c + 1) % NC;
+			d = (c + NC - 1) % NC;
+			if
+			:: true -> release(c, b, struck, e, last, was_orphaned)
+			:: true -> release(d, c, struck, e, last, was_orphaned)
+			:: true -> fault(c, b, ok)
+			:: true -> revoke(c, d, ok)
+			fi;
+			calling[c] = false
+		fi
+	od;
+	idle[c] = true
+}
+
+/* The end of client c, at any moment, also while its thread reads or writes an end. */
+proctype reaper(byte c)
+{
+	byte b, e;
+	bool last, was_orphaned, any, struck;
+
+	atomic { !calling[c] -> gone[c] = true }
+	closed[c] = true;
+	do
+	:: atomic {
+		any = nempty(ring[c]);
+		if
+		:: any -> ring[c]?b, e
+		:: else
+		fi
+	   }
+	   if
+	   :: any ->
+#if BROKEN != LOST_GIVE_BACK
+		drop(b, e, last, was_orphaned)
+#endif
+	   :: else -> break
+	   fi
+	od;
+	b = 0;
+	do
+	:: b < NC ->
+		atomic {
+			!lease[c].reading[b];
+			struck = lease[c].live[b];
+			if
+			:: struck ->
+				lease[c].live[b] = false;
+				lease[c].ending[b] = true;
+				e = lease[c].epoch[b]
+			:: else
+			fi
+		}
+		if
+		:: struck -> finish(c, b, e, last, was_orphaned)
+		:: else
+		fi;
+		b++
+	:: else -> break
+	od;
+	atomic {
+		orphaned[c] = true;
+		if
+		:: !shared[c] && !freed[c] -> assert(!touchable(c)); freed[c] = true
+		:: else
+		fi
+	}
+	left[c] = true
+}
+
+/* All have gone: nothing is left. */
+proctype last_look()
+{
+	byte b;
+
+	b = 0;
+	do
+	:: b < NC -> left[b] && idle[b]; b++
+	:: else -> break
+	od;
+	atomic {
+		b = 0;
+		do
+		:: b < NC ->
+			assert(freed[b]);
+			assert(!shared[b]);
+			assert(!touchable(b));
+			b++
+		:: else -> break
+		od
+	}
+}
+
+init {
+	byte c;
+
+	atomic {
+		c = 0;
+		do
+		:: c < NC ->
+			unused[c] = true;
+			run user(c);
+			if
+			:: c < DEATHS -> run reaper(c)
+			:: else
+			fi;
+			c++
+		:: else -> break
+		od
+#if DEATHS == NC
+		;
+		run last_look()
+#endif
+	}
+}
