@@ -103,7 +103,7 @@ TEST(unknown_pool_flags_and_back_ends_are_refused)
 	struct evpl_pool_config config = { .size = sizeof(config), .flags = 1U << 31 };
 
 	EXPECT_EQ(-EOPNOTSUPP, open_errno(&config));
-	config.flags = EVPL_POOL_HUGE << 1;
+	config.flags = EVPL_POOL_REVOKE << 1;
 	EXPECT_EQ(-EOPNOTSUPP, open_errno(&config));
 	config.flags = 0;
 	config.backend = EVPL_BACKEND_ANON + 1;
