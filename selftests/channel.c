@@ -165,6 +165,10 @@ TEST_F(channel, record_gives_a_lease_that_shows_the_buffer_until_it_is_released)
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(1, read_counters().shares);
 	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(8, fdinfo(self->ends[0], "evpl-capacity"));
+	EXPECT_EQ(1, fdinfo(self->ends[0], "evpl-bound"));
+	EXPECT_EQ(1, fdinfo(self->ends[0], "evpl-records-written"));
+	EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
 
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(1000, got.length);
@@ -634,6 +638,7 @@ TEST_F(channel, client_that_only_reads_passes_no_right_to_write_on)
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
 	int ends[2], fd = open(DEVICE, O_RDONLY | O_CLOEXEC);
 	struct evpl_setup setup;
+	uint64_t offset;
 
 	ASSERT_EQ(0, evpl_setup(fd, 0, &setup));
 	ASSERT_EQ(0, evpl_channel(fd, 0, ends));
@@ -648,6 +653,10 @@ TEST_F(channel, client_that_only_reads_passes_no_right_to_write_on)
 	EXPECT_EQ(-EACCES, evpl_send(ends[1], &got, 1));
 	got.flags = 0;
 	EXPECT_EQ(1, evpl_send(ends[1], &got, 1));
+	/* Nor of its own memory. */
+	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
+	sent.offset = offset;
+	EXPECT_EQ(-EACCES, evpl_send(ends[1], &sent, 1));
 	close(ends[0]);
 	close(ends[1]);
 	close(fd);
@@ -664,6 +673,52 @@ TEST_F(channel, record_that_can_not_be_copied_out_stays)
 	EXPECT_EQ(0, read_counters().leases);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
+TEST_F(channel, record_of_ones_own_that_can_not_be_copied_out_stays)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
+	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[0], NULL, 1));
+	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	EXPECT_EQ(1, read_counters().records);
+	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
+	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+}
+
+TEST_F(channel, idle_lease_ends_when_its_buffer_is_revoked)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	set(&self->receiver.leases[got.lease].word, 0);
+	ASSERT_EQ(0, evpl_revoke(self->owner.fd, BUFFER));
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(0, events_of(self->receiver.fd));
+	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got.lease, 1));
+}
+
+TEST_F(channel, channel_needs_two_descriptors)
+{
+	int ends[2], fds[2048], nr = 0;
+
+	while (nr < 2048 && (fds[nr] = dup(self->owner.fd)) >= 0)
+		nr++;
+	ASSERT_LT(nr, 2048);
+	EXPECT_EQ(-EMFILE, evpl_channel(self->owner.fd, 0, ends));
+	close(fds[--nr]);
+	EXPECT_EQ(-EMFILE, evpl_channel(self->owner.fd, 0, ends));
+	close(fds[--nr]);
+	EXPECT_EQ(0, evpl_channel(self->owner.fd, 0, ends));
+	close(ends[0]);
+	close(ends[1]);
+	while (nr)
+		close(fds[--nr]);
 }
 
 TEST_F(channel, full_channel_is_EAGAIN_and_more_than_it_holds_EMSGSIZE)
@@ -704,6 +759,22 @@ TEST_F(channel, write_sleeps_until_all_of_it_fits)
 	EXPECT_EQ(0, reap(child));
 	EXPECT_EQ(8, evpl_recv(self->ends[1], got, 8));
 	EXPECT_EQ(9, get(&self->receiver.leases[got[0].lease].word));
+}
+
+TEST_F(channel, read_sleeps_until_there_is_a_record)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	pid_t child;
+
+	ASSERT_EQ(0, fcntl(self->ends[1], F_SETFL, 0));
+	child = fork();
+	if (!child) {
+		usleep(100 * 1000);
+		_exit(evpl_send(self->ends[0], &sent, 1) == 1 ? 0 : 1);
+	}
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
 }
 
 TEST_F(channel, end_that_is_not_bound_is_ENOTCONN_and_binds_once)

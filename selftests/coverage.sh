@@ -23,6 +23,7 @@ done
 # FILE:LINE:COUNT:TEXT for each line that code was made of. A file that others
 # include comes more than once; the same line is reached if it is once.
 (cd "$tmp" && gcov -t ./*.gcda) | awk -F: '
+	NF < 3 { next }
 	$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }
 	file !~ /^kernel\// || file ~ /stop\.c$/ || $1 ~ /^ *-$/ || $2 ~ /^ *0$/ { next }
 	{

@@ -858,8 +858,8 @@ static void bound(struct __test_metadata *_metadata, struct _test_data_nth *self
 {
 	with_channel(_metadata, self);
 	ASSERT_EQ(0, call_bind(self));
-	self->entries[0].word = 1;
-	self->record = (struct evpl_record){ .length = 1 };
+	self->entries[1].word = 1;
+	self->record = (struct evpl_record){ .offset = MIB, .length = 1 };
 }
 
 static int call_send(struct _test_data_nth *self)
@@ -871,7 +871,7 @@ static int call_send(struct _test_data_nth *self)
 
 static bool reference_is_there(struct _test_data_nth *self)
 {
-	return self->entries[0].word == 1;
+	return self->entries[1].word == 1;
 }
 
 TEST_F(nth, send_that_fails_moves_no_reference)
@@ -976,7 +976,7 @@ TEST_F(nth, touch_of_a_lease_waits_for_memory_and_raises_no_signal)
 
 static int call_revoke(struct _test_data_nth *self)
 {
-	return evpl_revoke(self->fd, 0);
+	return evpl_revoke(self->fd, MIB);
 }
 
 TEST_F(nth, revoke_that_fails_leaves_the_lease)
@@ -1152,6 +1152,29 @@ TEST_F(nth, pages_that_end_at_any_point_set_nothing_up)
 		.call = call_map,
 		.undo = unmap,
 	}, "fail_page_alloc", 31);
+}
+
+TEST_F(nth, objects_that_end_at_any_point_move_no_reference)
+{
+	sweep_space(_metadata, self, &(struct sequence){
+		.prepare = bound,
+		.call = call_send,
+		.intact = reference_is_there,
+		.undo = unmap_and_close_ends,
+		.entries = PAGE,
+	}, "failslab", 64);
+}
+
+TEST_F(nth, objects_that_end_at_any_point_leave_the_record)
+{
+	sweep_space(_metadata, self, &(struct sequence){
+		.prepare = sent,
+		.call = call_receive,
+		.intact = reference_is_there,
+		.undo = close_receiver,
+		.entries = 2 * PAGE,
+		.one_by_one = true,
+	}, "failslab", 64);
 }
 
 /*
