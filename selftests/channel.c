@@ -804,23 +804,10 @@ TEST_F(channel, end_that_is_not_bound_is_ENOTCONN_and_binds_once)
 TEST_F(channel, end_that_dies_unread_in_a_socket_gives_back)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x');
-	char control[CMSG_SPACE(sizeof(int))] = {}, byte = 0;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr message = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
 	int sockets[2];
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(cmsg), &self->ends[1], sizeof(int));
-	ASSERT_EQ(1, sendmsg(sockets[0], &message, 0));
+	ASSERT_EQ(0, send_fd(sockets[0], 0, self->ends[1]));
 	close(self->ends[1]);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));

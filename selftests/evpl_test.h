@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -330,6 +331,26 @@ static inline unsigned int scaled(unsigned int usual)
 	if (percent)
 		count = count * strtoul(percent, NULL, 10) / 100;
 	return count ? count : 1;
+}
+
+/* A descriptor, and a byte that comes with it. */
+static inline int send_fd(int socket, char byte, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = {};
+	struct iovec iovec = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &iovec,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(int));
+	return RESULT(sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
 /* Wait for a child. Return its exit status, or -signal. */

@@ -874,15 +874,17 @@ static bool reference_is_there(struct _test_data_nth *self)
 	return self->entries[1].word == 1;
 }
 
+static const struct sequence send_sequence = {
+	.prepare = bound,
+	.call = call_send,
+	.intact = reference_is_there,
+	.undo = unmap_and_close_ends,
+	.entries = PAGE,
+};
+
 TEST_F(nth, send_that_fails_moves_no_reference)
 {
-	sweep(_metadata, self, &(struct sequence){
-		.prepare = bound,
-		.call = call_send,
-		.intact = reference_is_there,
-		.undo = unmap_and_close_ends,
-		.entries = PAGE,
-	});
+	sweep(_metadata, self, &send_sequence);
 }
 
 static void sent(struct __test_metadata *_metadata, struct _test_data_nth *self)
@@ -909,16 +911,18 @@ static void close_receiver(struct __test_metadata *_metadata, struct _test_data_
 	unmap_and_close_ends(_metadata, self);
 }
 
+static const struct sequence receive_sequence = {
+	.prepare = sent,
+	.call = call_receive,
+	.intact = reference_is_there,
+	.undo = close_receiver,
+	.entries = 2 * PAGE,
+	.one_by_one = true,
+};
+
 TEST_F(nth, receive_that_fails_leaves_the_record)
 {
-	sweep(_metadata, self, &(struct sequence){
-		.prepare = sent,
-		.call = call_receive,
-		.intact = reference_is_there,
-		.undo = close_receiver,
-		.entries = 2 * PAGE,
-		.one_by_one = true,
-	});
+	sweep(_metadata, self, &receive_sequence);
 }
 
 static void received(struct __test_metadata *_metadata, struct _test_data_nth *self)
@@ -1156,25 +1160,12 @@ TEST_F(nth, pages_that_end_at_any_point_set_nothing_up)
 
 TEST_F(nth, objects_that_end_at_any_point_move_no_reference)
 {
-	sweep_space(_metadata, self, &(struct sequence){
-		.prepare = bound,
-		.call = call_send,
-		.intact = reference_is_there,
-		.undo = unmap_and_close_ends,
-		.entries = PAGE,
-	}, "failslab", 64);
+	sweep_space(_metadata, self, &send_sequence, "failslab", 64);
 }
 
 TEST_F(nth, objects_that_end_at_any_point_leave_the_record)
 {
-	sweep_space(_metadata, self, &(struct sequence){
-		.prepare = sent,
-		.call = call_receive,
-		.intact = reference_is_there,
-		.undo = close_receiver,
-		.entries = 2 * PAGE,
-		.one_by_one = true,
-	}, "failslab", 64);
+	sweep_space(_metadata, self, &receive_sequence, "failslab", 64);
 }
 
 /*

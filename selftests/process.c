@@ -100,32 +100,12 @@ TEST_F(process, exec_gives_it_back)
 	EXPECT_EQ(self->before.clients + 1, reap(child));
 }
 
-static int send_fd(int socket, int fd)
-{
-	char control[CMSG_SPACE(sizeof(int))] = {};
-	char byte = 0;
-	struct iovec iovec = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr message = {
-		.msg_iov = &iovec,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &fd, sizeof(int));
-	return RESULT(sendmsg(socket, &message, 0));
-}
-
 TEST_F(process, descriptor_in_a_socket_that_nobody_reads_keeps_it_alive)
 {
 	int sockets[2];
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets));
-	ASSERT_EQ(0, send_fd(sockets[0], self->fd));
+	ASSERT_EQ(0, send_fd(sockets[0], 0, self->fd));
 	munmap(self->memory, SLAB_2M);
 	munmap(self->entries, 4096);
 	close(self->fd);

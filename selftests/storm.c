@@ -376,25 +376,6 @@ static void be_worker(int number, int control, const int ends[WORKERS], uint64_t
 	}
 }
 
-static bool send_end(int socket, int from, int end)
-{
-	char space[CMSG_SPACE(sizeof(int))] = {}, byte = from;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr message = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = space,
-		.msg_controllen = sizeof(space),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(cmsg), &end, sizeof(end));
-	return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
-}
-
 FIXTURE(storm)
 {
 	struct counters before;
@@ -447,7 +428,7 @@ static void start(struct __test_metadata *_metadata, struct _test_data_storm *se
 		store(&shared->sent[j][i], 0);
 		store(&shared->got[i][j], 0);
 		store(&shared->got[j][i], 0);
-		if (send_end(self->controls[j], i, pair[1]))
+		if (!send_fd(self->controls[j], i, pair[1]))
 			ends[j] = pair[0];
 		else
 			close(pair[0]);
