@@ -553,7 +553,7 @@ static int deliver_own(struct evpl_end *end, struct evpl_client *client,
 	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE, 0) ?:
 	      commit(end);
 	if (ret)
-		evpl_refs_dec(client, buffer);
+		evpl_refs_dec(client, EVPL_REFS_ENTRIES, buffer);
 	return ret;
 }
 

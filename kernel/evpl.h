@@ -328,12 +328,9 @@ int evpl_refs_grow_lease(struct evpl_client *client, u32 number);
 int evpl_refs_grow_returned(struct evpl_client *client, u64 buffer);
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab);
-u64 evpl_refs_word(struct evpl_client *client, u64 buffer);
-void evpl_refs_inc(struct evpl_client *client, u64 buffer);
-void evpl_refs_dec(struct evpl_client *client, u64 buffer);
-u64 evpl_refs_lease_word(struct evpl_client *client, u32 number);
-void evpl_refs_lease_inc(struct evpl_client *client, u32 number);
-void evpl_refs_lease_dec(struct evpl_client *client, u32 number);
+u64 evpl_refs_word(struct evpl_client *client, unsigned long first, u64 number);
+void evpl_refs_inc(struct evpl_client *client, unsigned long first, u64 number);
+void evpl_refs_dec(struct evpl_client *client, unsigned long first, u64 number);
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);

@@ -188,7 +188,7 @@ static bool strike_out_idle(struct evpl_lease *lease)
 
 	lockdep_assert_held_write(&client->lease_sem);
 	if (lease->ended || lease->pending ||
-	    evpl_refs_lease_word(client, lease->number))
+	    evpl_refs_word(client, EVPL_REFS_LEASES, lease->number))
 		return false;
 	strike_out(lease);
 	return true;
@@ -305,7 +305,7 @@ static void report_revoked(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
 
-	if (evpl_refs_lease_word(client, lease->number))
+	if (evpl_refs_word(client, EVPL_REFS_LEASES, lease->number))
 		evpl_refs_report_revoked(client, lease->number);
 }
 
@@ -329,7 +329,7 @@ int evpl_lease_settle(struct evpl_lease *lease, bool count)
 	lease->pending--;
 	ret = lease->ended ? -ENOTCONN : lease->revoked ? -ECANCELED : 0;
 	if (count && !ret)
-		evpl_refs_lease_inc(client, lease->number);
+		evpl_refs_inc(client, EVPL_REFS_LEASES, lease->number);
 	idle = strike_out_idle(lease);
 	if (!idle && ret == -ECANCELED)
 		report_revoked(lease);
@@ -375,11 +375,12 @@ struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
 	if (write && (!lease->writable || !client->writable))
 		goto unlock;
 	ret = -ESTALE;
-	if (!(evpl_refs_lease_word(client, lease->number) & EVPL_WORD_COUNT))
+	if (!(evpl_refs_word(client, EVPL_REFS_LEASES, lease->number) &
+	      EVPL_WORD_COUNT))
 		goto unlock;
 
 	evpl_share_hold(lease->share);
-	evpl_refs_lease_dec(client, lease->number);
+	evpl_refs_dec(client, EVPL_REFS_LEASES, lease->number);
 	lease->pending++;
 	refcount_inc(&lease->refs);
 	ret = 0;
@@ -394,7 +395,7 @@ unlock:
  */
 void evpl_lease_give_back(struct evpl_lease *lease)
 {
-	evpl_refs_lease_inc(lease->client, lease->number);
+	evpl_refs_inc(lease->client, EVPL_REFS_LEASES, lease->number);
 	evpl_share_drop(lease->share);
 	evpl_lease_settle(lease, false);
 }

@@ -175,53 +175,37 @@ __poll_t evpl_refs_poll(struct evpl_client *client)
 	return events;
 }
 
-/* The word of an own buffer: a hint. Without an entry there is no reference. */
-u64 evpl_refs_word(struct evpl_client *client, u64 buffer)
+/**
+ * evpl_refs_word() - look at a word
+ * @client: whose
+ * @first: EVPL_REFS_ENTRIES or EVPL_REFS_LEASES
+ * @number: of the own buffer or of the lease
+ *
+ * Return: the word: a hint. What has no entry, or one that a memory error has taken,
+ * has no reference.
+ */
+u64 evpl_refs_word(struct evpl_client *client, unsigned long first, u64 number)
 {
-	atomic64_t *word = word_at(client, EVPL_REFS_ENTRIES, buffer);
+	atomic64_t *word = word_at(client, first, number);
 
 	return word ? atomic64_read(word) : 0;
 }
 
-void evpl_refs_inc(struct evpl_client *client, u64 buffer)
+void evpl_refs_inc(struct evpl_client *client, unsigned long first, u64 number)
 {
-	atomic64_t *word = word_at(client, EVPL_REFS_ENTRIES, buffer);
+	atomic64_t *word = word_at(client, first, number);
 
 	if (word)
 		atomic64_inc(word);
 }
 
-/* Take a reference off an own buffer, and report it if that was the last. */
-void evpl_refs_dec(struct evpl_client *client, u64 buffer)
+/* An own buffer whose last reference that was is reported. */
+void evpl_refs_dec(struct evpl_client *client, unsigned long first, u64 number)
 {
-	atomic64_t *word = word_at(client, EVPL_REFS_ENTRIES, buffer);
+	atomic64_t *word = word_at(client, first, number);
 
-	if (word && atomic64_dec_and_test(word))
-		report(client, EVPL_REFS_RETURNED, buffer);
-}
-
-/* The word of a lease: a hint. What a memory error has taken has no reference. */
-u64 evpl_refs_lease_word(struct evpl_client *client, u32 number)
-{
-	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
-
-	return word ? atomic64_read(word) : 0;
-}
-
-void evpl_refs_lease_inc(struct evpl_client *client, u32 number)
-{
-	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
-
-	if (word)
-		atomic64_inc(word);
-}
-
-void evpl_refs_lease_dec(struct evpl_client *client, u32 number)
-{
-	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
-
-	if (word)
-		atomic64_dec(word);
+	if (word && atomic64_dec_and_test(word) && first == EVPL_REFS_ENTRIES)
+		report(client, EVPL_REFS_RETURNED, number);
 }
 
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number)

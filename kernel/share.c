@@ -32,7 +32,8 @@ static void hand_back(struct evpl_share *share, bool orphaned)
 		evpl_slab_give_back(slab, start,
 				    start + BIT(slab->buffer_shift) - 1);
 	else
-		evpl_refs_dec(slab->client, evpl_share_buffer(share));
+		evpl_refs_dec(slab->client, EVPL_REFS_ENTRIES,
+			      evpl_share_buffer(share));
 }
 
 /*
@@ -116,7 +117,8 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 		goto unlock;
 	}
 	buffer = (offset >> PAGE_SHIFT) >> slab->buffer_shift;
-	if (!(evpl_refs_word(client, buffer) & EVPL_WORD_COUNT)) {
+	if (!(evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer) &
+	      EVPL_WORD_COUNT)) {
 		share = ERR_PTR(-ESTALE);
 		goto unlock;
 	}
@@ -130,7 +132,7 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 	if (made)
 		atomic_long_inc(&evpl_nr_shares);
 	else
-		evpl_refs_dec(client, buffer);
+		evpl_refs_dec(client, EVPL_REFS_ENTRIES, buffer);
 unlock:
 	up_read(&client->tree_lock);
 	return share;
@@ -146,7 +148,7 @@ void evpl_share_give_back(struct evpl_share *share)
 	struct evpl_slab *slab = share->slab;
 
 	/* First: the word mustn't come to 0 on the way. */
-	evpl_refs_inc(slab->client, evpl_share_buffer(share));
+	evpl_refs_inc(slab->client, EVPL_REFS_ENTRIES, evpl_share_buffer(share));
 	evpl_share_drop(share);
 }
 
@@ -186,7 +188,8 @@ bool evpl_share_take_home(struct evpl_share *share)
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
 	if (!revoked)
-		evpl_refs_inc(share->slab->client, evpl_share_buffer(share));
+		evpl_refs_inc(share->slab->client, EVPL_REFS_ENTRIES,
+			      evpl_share_buffer(share));
 	xa_unlock(&share->slab->shares);
 	return !revoked;
 }

@@ -11,6 +11,7 @@
 #include "evpl_test.h"
 
 #define BUFFER		(64 * KIB)
+#define NOWHERE		((void *)8)
 
 /* A client with all of its windows mapped, and one slab. */
 struct client {
@@ -626,9 +627,9 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
 
 	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], &good, sizeof(good) - 1)));
-	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], &good, sizeof(good) + 1)));
+	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], both, sizeof(good) + 1)));
 	EXPECT_EQ(0, write(self->ends[0], &good, 0));
-	EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], NULL, sizeof(good))));
+	EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], NOWHERE, sizeof(good))));
 	EXPECT_EQ(-EINVAL, RESULT(read(self->ends[1], &got, sizeof(got) - 1)));
 	EXPECT_EQ(5, get(&self->owner.entries[1].word));
 }
@@ -668,7 +669,7 @@ TEST_F(channel, record_that_can_not_be_copied_out_stays)
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[1], NULL, 1));
+	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[1], NOWHERE, 1));
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(0, read_counters().leases);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
@@ -682,7 +683,7 @@ TEST_F(channel, record_of_ones_own_that_can_not_be_copied_out_stays)
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
-	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[0], NULL, 1));
+	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[0], NOWHERE, 1));
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));
 	EXPECT_EQ(1, read_counters().records);
 	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
