@@ -11,7 +11,9 @@
 #include "evpl_test.h"
 
 #define BUFFER		(64 * KIB)
-#define NOWHERE		((void *)8)
+
+/* NULL, but the compiler doesn't know. */
+static void *volatile nowhere;
 
 /* A client with all of its windows mapped, and one slab. */
 struct client {
@@ -629,7 +631,7 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], &good, sizeof(good) - 1)));
 	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], both, sizeof(good) + 1)));
 	EXPECT_EQ(0, write(self->ends[0], &good, 0));
-	EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], NOWHERE, sizeof(good))));
+	EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], nowhere, sizeof(good))));
 	EXPECT_EQ(-EINVAL, RESULT(read(self->ends[1], &got, sizeof(got) - 1)));
 	EXPECT_EQ(5, get(&self->owner.entries[1].word));
 }
@@ -669,7 +671,7 @@ TEST_F(channel, record_that_can_not_be_copied_out_stays)
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[1], NOWHERE, 1));
+	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[1], nowhere, 1));
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(0, read_counters().leases);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
@@ -683,7 +685,7 @@ TEST_F(channel, record_of_ones_own_that_can_not_be_copied_out_stays)
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
-	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[0], NOWHERE, 1));
+	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[0], nowhere, 1));
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));
 	EXPECT_EQ(1, read_counters().records);
 	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));

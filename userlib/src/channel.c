@@ -157,20 +157,10 @@ static int make_record(struct evpl_pool *pool, const struct evpl_message *messag
 	return offset_of(pool, &message->iovec, (uint64_t *)&record->offset);
 }
 
-/* What is allocated from now on isn't in a buffer that the receiver sees. */
-static void retire(struct evpl_pool *pool, const struct evpl_message *message)
-{
-	struct entry *entry = iovec_entry(&message->iovec);
-
-	if (!entry->slab)
-		return;
-	context_retire(entry);
-	sharing_note_sent(pool_sharing(pool), entry->index);
-}
-
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
 {
 	struct evpl_record few[FEW_RECORDS], *records = few;
+	struct evpl_pool *pool = channel->pool;
 	ssize_t written;
 	int err = 0, i;
 
@@ -182,13 +172,20 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 			return -ENOMEM;
 	}
 	for (i = 0; !err && i < n; i++)
-		err = make_record(channel->pool, &messages[i], &records[i]);
+		err = make_record(pool, &messages[i], &records[i]);
+	/* What is allocated from now on isn't in a buffer that the receiver sees. */
 	for (i = 0; !err && i < n; i++)
-		retire(channel->pool, &messages[i]);
+		if (iovec_slab(&messages[i].iovec))
+			context_retire(iovec_entry(&messages[i].iovec));
 	if (!err) {
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
 	}
+	/* By the offsets: the buffers may be others' already, and their slabs gone. */
+	for (i = 0; !err && i < n; i++)
+		if (records[i].offset < pool->backing.own_size)
+			sharing_note_sent(pool_sharing(pool),
+					  (uint32_t)(records[i].offset / pool->buffer_size));
 	if (records != few)
 		free(records);
 	return err;

@@ -5,13 +5,18 @@
 #include <errno.h>
 
 #include "recycle.h"
+#include "sharing.h"
 #include "slab.h"
 
 static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
 {
 	struct entry *entry = iovec_entry(iovec);
 
-	if (entry && entry_put(entry, site))
+	if (!entry)
+		return;
+	if (!entry->slab)
+		sharing_put(entry, site);
+	else if (entry_put(entry, site))
 		recycle(entry);
 }
 

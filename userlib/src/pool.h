@@ -48,6 +48,7 @@ struct sharing;
 /**
  * struct evpl_pool - a pool
  * @waiting: WAITING, and a count of NOTIFIERs
+ * @letting_go: threads that are about to take a reference off a lease, or have
  * @eventfd: written when @waiting had WAITING; open while NOTIFIERs are there
  * @lock: guards what follows it, and the state of slabs and devices
  * @calls_done: a call-back of a device has returned
@@ -85,6 +86,7 @@ struct sharing;
  */
 struct evpl_pool {
 	_Atomic uint32_t waiting;
+	_Atomic uint32_t letting_go;
 	int eventfd;
 	pthread_mutex_t lock;
 	pthread_cond_t calls_done;

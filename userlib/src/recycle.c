@@ -15,7 +15,6 @@
 
 #include "context.h"
 #include "poison.h"
-#include "sharing.h"
 #include "slab.h"
 
 /* Chain and count of free buffers to where every context finds them. */
@@ -44,13 +43,8 @@ void recycle_quietly(struct entry *entry)
 
 void recycle(struct entry *entry)
 {
-	struct evpl_pool *pool;
+	struct evpl_pool *pool = entry->slab->pool;
 
-	if (!entry->slab) {
-		sharing_release(entry);
-		return;
-	}
-	pool = entry->slab->pool;
 	recycle_quietly(entry);
 	/* From here the pool may be closed. */
 	pool_notify(pool);

@@ -5,6 +5,7 @@
 #include "sharing.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -93,20 +94,33 @@ void sharing_end(struct evpl_pool *pool)
 
 	if (!sharing)
 		return;
+	/* Those that took the last reference off a lease finish first. */
+	while (atomic_load(&pool->letting_go))
+		sched_yield();
 	list_windows(sharing, &pool->backing.setup, windows);
 	unmap(windows, NR_WINDOWS);
 	free(sharing);
 	atomic_store(&pool->sharing, NULL);
 }
 
-/* A buffer of the pool is going out: from here the kernel may report it. */
+static _Atomic uint64_t *summary_of(struct sharing *sharing)
+{
+	return (_Atomic uint64_t *)&sharing->header->returned;
+}
+
+/*
+ * A buffer of the pool has gone out, so its page of the bitmap is there. Who took the
+ * summary before this was noted has passed that page by: it is set once more.
+ */
 void sharing_note_sent(struct sharing *sharing, uint32_t index)
 {
 	uint32_t page = index / BITS_PER_PAGE;
 	uint64_t bit = 1ULL << page % 64;
 
-	if (!(atomic_load_explicit(&sharing->sent[page / 64], memory_order_relaxed) & bit))
-		atomic_fetch_or(&sharing->sent[page / 64], bit);
+	if (atomic_load_explicit(&sharing->sent[page / 64], memory_order_relaxed) & bit)
+		return;
+	atomic_fetch_or(&sharing->sent[page / 64], bit);
+	atomic_fetch_or(summary_of(sharing), bit);
 }
 
 /* The bits of a page of the bitmap: each is a buffer that nobody has. */
@@ -138,17 +152,15 @@ static bool collect_page(struct evpl_pool *pool, struct sharing *sharing, uint32
 bool sharing_collect(struct evpl_pool *pool)
 {
 	struct sharing *sharing = pool_sharing(pool);
-	_Atomic uint64_t *summary;
 	uint32_t page, residue;
 	bool any = false;
 	uint64_t bits;
 
 	if (!sharing || !atomic_load(&sharing->bound))
 		return false;
-	summary = (_Atomic uint64_t *)&sharing->header->returned;
-	if (!atomic_load_explicit(summary, memory_order_relaxed))
+	if (!atomic_load_explicit(summary_of(sharing), memory_order_relaxed))
 		return false;
-	bits = atomic_exchange(summary, 0);
+	bits = atomic_exchange(summary_of(sharing), 0);
 	for (; bits; bits &= bits - 1) {
 		residue = (uint32_t)__builtin_ctzll(bits);
 		for (page = residue; page < RETURNED_PAGES; page += 64)
@@ -237,10 +249,8 @@ void sharing_flush(struct evpl_pool *pool)
 }
 
 /* A lease has lost its last reference. */
-void sharing_release(struct entry *lease)
+static void queue(struct sharing *sharing, struct entry *lease)
 {
-	struct evpl_pool *pool = lease->pool;
-	struct sharing *sharing = pool_sharing(pool);
 	uint32_t first;
 
 	if (atomic_exchange(&lease->queued, true))
@@ -253,5 +263,19 @@ void sharing_release(struct entry *lease)
 							memory_order_release,
 							memory_order_relaxed));
 	if (atomic_fetch_add(&sharing->nr_idle, 1) + 1 >= IDLE_BATCH)
-		sharing_flush(pool);
+		sharing_flush(lease->pool);
+}
+
+/*
+ * A reference of a lease goes. While the word may be 0 already and this thread isn't
+ * done, it is counted: see sharing_end().
+ */
+void sharing_put(struct entry *lease, void *site)
+{
+	struct evpl_pool *pool = lease->pool;
+
+	atomic_fetch_add(&pool->letting_go, 1);
+	if (entry_put(lease, site))
+		queue(pool_sharing(pool), lease);
+	atomic_fetch_sub(&pool->letting_go, 1);
 }

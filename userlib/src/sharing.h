@@ -58,7 +58,7 @@ bool sharing_collect(struct evpl_pool *pool);
 bool sharing_pull(struct evpl_pool *pool);
 struct entry *sharing_lease(struct evpl_pool *pool, uint32_t number);
 bool sharing_is_idle(struct evpl_pool *pool);
-void sharing_release(struct entry *lease);
+void sharing_put(struct entry *lease, void *site);
 void sharing_flush(struct evpl_pool *pool);
 
 static inline struct sharing *pool_sharing(struct evpl_pool *pool)

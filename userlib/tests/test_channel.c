@@ -294,4 +294,34 @@ TEST_F(pair, what_a_killed_process_held_comes_back)
 	close(ready[1]);
 }
 
+static void *release_one(void *arg)
+{
+	evpl_iovec_release(arg);
+	return NULL;
+}
+
+TEST_F(pair, a_pool_can_be_closed_while_the_last_release_of_a_lease_returns)
+{
+	for (int round = 0; round < (few() ? 100 : 1000); round++) {
+		struct evpl_message sent = allocate(self->evpl, 100, 'x'), got;
+		struct evpl_channel *channel, *other;
+		struct evpl_pool *pool;
+		pthread_t thread;
+		int peer, err;
+
+		ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
+		ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, 1, 0, &peer));
+		ASSERT_EQ(0, evpl_channel_bind(&other, pool, peer, 0));
+		ASSERT_EQ(0, evpl_channel_send(channel, &sent, 1));
+		ASSERT_EQ(1, evpl_channel_recv(other, &got, 1));
+		evpl_channel_close(other);
+		evpl_channel_close(channel);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, release_one, &got.iovec));
+		while ((err = evpl_pool_close(pool)) == -EBUSY)
+			sched_yield();
+		EXPECT_EQ(0, err);
+		pthread_join(thread, NULL);
+	}
+}
+
 TEST_HARNESS_MAIN
