@@ -393,14 +393,14 @@ TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do
  * With more than fragment() leaves whole. One that is late may get whole what the
  * others gave back, so that small folios are counted over all.
  */
-static int work_in_small_folios(_Atomic(long long) *small)
+static int work_in_small_folios(long long *small)
 {
 	static struct worker worker = { .node = -1, .length = 16 * MIB, .most = 16 };
 	int failure = worker_start(&worker, false);
 
 	for (int i = 0; i < 4 && !failure; i++) {
 		failure = worker_fill(&worker);
-		*small += small_folios(worker.fd);
+		__atomic_fetch_add(small, small_folios(worker.fd), __ATOMIC_RELAXED);
 		failure = failure ?: worker_drain(&worker, 8);
 	}
 	return failure ?: worker_drain(&worker, 0);
@@ -409,7 +409,7 @@ static int work_in_small_folios(_Atomic(long long) *small)
 TEST_F(pressure, clients_in_fragmented_memory_do_not_disturb_each_other)
 {
 	struct fragments fragments;
-	_Atomic(long long) *small;
+	long long *small;
 	pid_t pids[WORKERS];
 
 	if (!has_huge())
