@@ -5,6 +5,8 @@
 /* What the libraries for devices share. */
 
 #include <errno.h>
+#include <evplmem.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -17,6 +19,12 @@
 		if (!(notice)[0])					\
 			snprintf(notice, NOTICE_SIZE, __VA_ARGS__);	\
 	} while (0)
+
+/* Whether the pool is the parent's of this process, which fork(2) has made. */
+static inline bool pool_is_inherited(struct evpl_pool *pool)
+{
+	return evpl_pool_eventfd(pool) == -EPERM;
+}
 
 /* What this process may lock, in words. */
 static inline const char *memlock_limit(char *text, size_t size)

@@ -35,7 +35,7 @@ static struct evpl_channel *next_is(int (*stage)(int fd))
 	check(evpl_channel_create(&channel, pool, 16, EVPL_CHANNEL_BLOCKING, &peer), "channel");
 	if (!fork()) {
 		/* Who has this end would never see it closed. */
-		close(evpl_channel_fd(channel));
+		evpl_channel_close(channel);
 		exit(stage(peer));
 	}
 	close(peer);

@@ -62,7 +62,7 @@ int main(void)
 		if (!fork()) {
 			/* Who has the publisher's ends would never see them closed. */
 			for (int j = 0; j <= i; j++)
-				close(evpl_channel_fd(channels[j]));
+				evpl_channel_close(channels[j]);
 			exit(subscribe(peer));
 		}
 		close(peer);

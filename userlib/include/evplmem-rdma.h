@@ -19,7 +19,8 @@
  * Threads: all calls may be made on any thread at any time, but for
  * evpl_rdma_destroy(), which is the last.
  *
- * Errors: as in evplmem.h, negative errnos, and nothing has changed.
+ * Errors: as in evplmem.h, negative errnos, and nothing has changed. What a child of
+ * fork(2) finds is said there too.
  */
 
 #include <evplmem.h>

@@ -27,7 +27,8 @@
  * one at a time where any thread may. The pool can be used, trimmed too, by other
  * threads meanwhile.
  *
- * Errors: as in evplmem.h, negative errnos, and nothing has changed.
+ * Errors: as in evplmem.h, negative errnos, and nothing has changed. What a child of
+ * fork(2) finds is said there too.
  */
 
 #include <evplmem.h>

@@ -24,6 +24,14 @@
  * to lock. Allocation and release don't block, and make no system call unless
  * memory is short.
  *
+ * Fork: a child of fork(2) has none of its parent's references. Of the pools, contexts,
+ * channels, devices and iovecs that its parent made, functions return -EPERM to it, and
+ * those that can't fail do nothing. But evpl_channel_close() closes the child's copy of
+ * the descriptor, without which the other end doesn't see that the parent has closed
+ * its own. The memory stays what it was, shared with the parent. The child can open
+ * pools of its own. A process that was made past fork(2), by clone(2) itself, isn't
+ * noticed: it must not call this library.
+ *
  * Errors: functions that can fail return a negative errno, and have then changed
  * nothing. Errno itself is left as libc left it.
  *
@@ -721,6 +729,9 @@ static inline int evpl_channel_bind(struct evpl_channel **r_channel, struct evpl
  *
  * What was sent to it and not received is given back to its owners; what it sent can
  * still be received. References that came over it stay.
+ *
+ * An end is closed when all processes that have it have closed it: a child of fork(2)
+ * calls this too, for the ends of its parent.
  */
 static inline void evpl_channel_close(struct evpl_channel *channel)
 {

@@ -15,6 +15,7 @@
 
 /**
  * struct evpl_rdma - a pool's memory, registered with a protection domain
+ * @pool: the pool
  * @pd: the protection domain
  * @access: of each region
  * @device: the pool's side
@@ -24,6 +25,7 @@
  * @notice: empty until there is something to tell; doesn't change then
  */
 struct evpl_rdma {
+	struct evpl_pool *pool;
 	struct ibv_pd *pd;
 	int access;
 	struct evpl_device *device;
@@ -104,6 +106,7 @@ int evplmem_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool, struc
 	rdma = calloc(1, sizeof(*rdma));
 	if (!rdma)
 		return -ENOMEM;
+	rdma->pool = pool;
 	rdma->pd = pd;
 	rdma->access = access;
 	pthread_mutex_init(&rdma->lock, NULL);
@@ -119,48 +122,53 @@ int evplmem_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool, struc
 
 void evplmem_rdma_destroy(struct evpl_rdma *rdma)
 {
-	if (!rdma)
+	if (!rdma || pool_is_inherited(rdma->pool))
 		return;
 	evpl_device_detach(rdma->device);
 	pthread_mutex_destroy(&rdma->lock);
 	free(rdma);
 }
 
-static struct ibv_mr *region(struct evpl_rdma *rdma, const struct evpl_iovec *iovec)
+static int find_region(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
+		       struct ibv_mr **r_mr)
 {
 	uint64_t cookie;
+	int err = evpl_device_cookie(rdma->device, iovec, &cookie);
 
-	if (evpl_device_cookie(rdma->device, iovec, &cookie))
-		return NULL;
-	return (struct ibv_mr *)(uintptr_t)cookie;
+	if (!err)
+		*r_mr = (struct ibv_mr *)(uintptr_t)cookie;
+	return err;
 }
 
 int evplmem_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, uint32_t *r_lkey)
 {
-	struct ibv_mr *mr = region(rdma, iovec);
+	struct ibv_mr *mr;
+	int err = find_region(rdma, iovec, &mr);
 
-	if (!mr)
-		return -ENOENT;
+	if (err)
+		return err;
 	*r_lkey = mr->lkey;
 	return 0;
 }
 
 int evplmem_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, uint32_t *r_rkey)
 {
-	struct ibv_mr *mr = region(rdma, iovec);
+	struct ibv_mr *mr;
+	int err = find_region(rdma, iovec, &mr);
 
-	if (!mr)
-		return -ENOENT;
+	if (err)
+		return err;
 	*r_rkey = mr->rkey;
 	return 0;
 }
 
 int evplmem_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, struct ibv_sge *sge)
 {
-	struct ibv_mr *mr = region(rdma, iovec);
+	struct ibv_mr *mr;
+	int err = find_region(rdma, iovec, &mr);
 
-	if (!mr)
-		return -ENOENT;
+	if (err)
+		return err;
 	sge->addr = (uintptr_t)iovec->data;
 	sge->length = iovec->length;
 	sge->lkey = mr->lkey;
@@ -171,6 +179,8 @@ int evplmem_rdma_stats(struct evpl_rdma *rdma, struct evpl_rdma_stats *stats)
 {
 	struct evpl_rdma_stats now;
 
+	if (pool_is_inherited(rdma->pool))
+		return -EPERM;
 	pthread_mutex_lock(&rdma->lock);
 	now = rdma->stats;
 	pthread_mutex_unlock(&rdma->lock);
@@ -181,6 +191,8 @@ const char *evplmem_rdma_notice(struct evpl_rdma *rdma)
 {
 	const char *notice = NULL;
 
+	if (pool_is_inherited(rdma->pool))
+		return NULL;
 	pthread_mutex_lock(&rdma->lock);
 	if (rdma->notice[0] && !rdma->told) {
 		rdma->told = true;

@@ -35,10 +35,10 @@ static void set_iovec(struct evpl_iovec *iovec, struct entry *buffer, uint32_t o
 {
 	iovec->data = (char *)buffer->base + offset;
 	iovec->length = request->length;
-	iovec->__private1 = 0;
+	iovec->__private1 = fork_generation;
 	iovec->__private2 = (unsigned long)buffer;
 	if (request->flags & ALLOC_RESERVE)
-		iovec->__private1 = IOVEC_RESERVED | (last ? IOVEC_LAST : 0);
+		iovec->__private1 |= IOVEC_RESERVED | (last ? IOVEC_LAST : 0);
 	unpoison(iovec->data, iovec->length);
 }
 
@@ -270,6 +270,8 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 	size_t niov;
 	int ret;
 
+	if (pool_is_inherited(evpl->pool))
+		return -EPERM;
 	if (align & (align - 1) || align > buffer_size)
 		return -EINVAL;
 	niov = (length + buffer_size - 1) / buffer_size;

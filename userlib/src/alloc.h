@@ -7,7 +7,7 @@
 /* All slices start at a multiple of this: see poison.h. */
 #define SLICE_ALIGN 8U
 
-/* What iovec->__private1 says. */
+/* What iovec->__private1 says beside its generation (fork.h). */
 #define IOVEC_RESERVED	(1U << 0)	/* not committed */
 #define IOVEC_LAST	(1U << 1)	/* nothing is allocated after it in its buffer */
 

@@ -51,6 +51,8 @@ int evplmem_channel_bind(struct evpl_channel **r_channel, struct evpl_pool *pool
 	struct evpl_channel *channel;
 	int err;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	if (flags & ~EVPL_CHANNEL_BLOCKING)
 		return -EOPNOTSUPP;
 	err = sharing_make(pool);
@@ -81,6 +83,8 @@ int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *po
 	};
 	int err;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	if (flags & ~EVPL_CHANNEL_BLOCKING)
 		return -EOPNOTSUPP;
 	if (pool->backing.ops->id != EVPL_BACKEND_MODULE)
@@ -97,6 +101,7 @@ int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *po
 	return 0;
 }
 
+/* In the child of a fork as well: it has a descriptor of its own. */
 void evplmem_channel_close(struct evpl_channel *channel)
 {
 	if (!channel)
@@ -107,7 +112,7 @@ void evplmem_channel_close(struct evpl_channel *channel)
 
 int evplmem_channel_fd(struct evpl_channel *channel)
 {
-	return channel->fd;
+	return pool_is_inherited(channel->pool) ? -EPERM : channel->fd;
 }
 
 static bool is_in(const void *data, const char *window, uint64_t size)
@@ -125,6 +130,8 @@ static int offset_of(struct evpl_pool *pool, const struct evpl_iovec *iovec, uin
 
 	if (!entry)
 		return -EINVAL;
+	if (iovec_is_inherited(iovec))
+		return -EPERM;
 	slab = entry->slab;
 	if (slab) {
 		if (slab->pool != pool)
@@ -164,6 +171,8 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 	ssize_t written;
 	int err = 0, i;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	if (n <= 0)
 		return n ? -EINVAL : 0;
 	if (n > FEW_RECORDS) {
@@ -219,6 +228,7 @@ static void take_record(struct evpl_pool *pool, const struct evpl_record *record
 				  sharing->guest_ro + (record->offset - setup->out_guest_ro_offset);
 	}
 	message->iovec.data = data;
+	message->iovec.__private1 = fork_generation;
 	message->iovec.__private2 = (unsigned long)entry;
 }
 
@@ -228,6 +238,8 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 	ssize_t got;
 	int i, n;
 
+	if (pool_is_inherited(channel->pool))
+		return -EPERM;
 	if (max <= 0)
 		return -EINVAL;
 	if (max > FEW_RECORDS)
@@ -250,10 +262,13 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 
 int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
 {
-	struct slab *slab = iovec_slab(iovec);
 	struct evpl_revoke revoke = { .size = sizeof(revoke) };
 	struct evpl_pool *pool;
+	struct slab *slab;
 
+	if (iovec_is_inherited(iovec))
+		return -EPERM;
+	slab = iovec_slab(iovec);
 	if (!slab)
 		return -EINVAL;
 	pool = slab->pool;
@@ -265,5 +280,7 @@ int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
 
 int evplmem_pool_fd(struct evpl_pool *pool)
 {
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	return pool->backing.ops->id == EVPL_BACKEND_MODULE ? pool->backing.fd : -EOPNOTSUPP;
 }

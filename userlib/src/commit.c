@@ -58,9 +58,13 @@ int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 	bool fresh = false;
 	int i, keep = 0;
 
+	if (pool_is_inherited(evpl->pool))
+		return -EPERM;
 	if (niov < 0)
 		return -EINVAL;
 	for (i = 0; i < niov; i++) {
+		if (iovec_is_inherited(&iovecs[i]))
+			return -EPERM;
 		if (!(iovecs[i].__private1 & IOVEC_RESERVED) ||
 		    iovec_entry(&iovecs[i])->slab->pool != evpl->pool)
 			return -EINVAL;
@@ -82,7 +86,7 @@ int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 		if (i == keep - 1)
 			fresh = cut_back(evpl, &cursor, &iovecs[i], used);
 		used -= iovecs[i].length;
-		iovecs[i].__private1 = 0;
+		iovecs[i].__private1 = fork_generation;
 	}
 	context_park(evpl, cursor, fresh);
 	return keep;

@@ -209,6 +209,8 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 	int err, node = EVPL_ANY_NODE;
 	size_t limit;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	err = config_copy(&cfg, sizeof(cfg), config);
 	if (err)
 		return err;
@@ -249,7 +251,7 @@ void evplmem_destroy(struct evpl *evpl)
 	struct evpl_pool *pool;
 	struct cursor cursor;
 
-	if (!evpl)
+	if (!evpl || pool_is_inherited(evpl->pool))
 		return;
 	pool = evpl->pool;
 

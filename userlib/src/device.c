@@ -155,6 +155,8 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 	unsigned int slot;
 	int err;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	if (!ops)
 		return -EINVAL;
 	device = calloc(1, sizeof(*device));
@@ -197,7 +199,7 @@ void evplmem_device_detach(struct evpl_device *device)
 {
 	struct evpl_pool *pool;
 
-	if (!device)
+	if (!device || pool_is_inherited(device->pool))
 		return;
 	pool = device->pool;
 
@@ -220,9 +222,12 @@ void evplmem_device_detach(struct evpl_device *device)
 int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 			  uint64_t *r_cookie)
 {
-	struct slab *slab = iovec_slab(iovec);
+	struct slab *slab;
 	struct reg *reg;
 
+	if (iovec_is_inherited(iovec))
+		return -EPERM;
+	slab = iovec_slab(iovec);
 	if (!slab)
 		return -ENOENT;
 	reg = device_reg(device, slab);
@@ -236,10 +241,13 @@ int evplmem_device_set_cookie(struct evpl_device *device, const struct evpl_iove
 			      uint64_t cookie)
 {
 	struct evpl_pool *pool = device->pool;
-	struct slab *slab = iovec_slab(iovec);
+	struct slab *slab;
 	struct reg *reg;
 	int err = 0;
 
+	if (iovec_is_inherited(iovec) || pool_is_inherited(pool))
+		return -EPERM;
+	slab = iovec_slab(iovec);
 	if (!slab || slab->pool != pool)
 		return -EINVAL;
 	reg = device_reg(device, slab);
@@ -262,6 +270,8 @@ int evplmem_device_let_go(struct evpl_device *device, unsigned int number)
 	struct evpl_pool *pool = device->pool;
 	bool awaited;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	pool_lock(pool);
 	awaited = numbers_let_go(&pool->numbers, number, device->slot);
 	pool_unlock(pool);

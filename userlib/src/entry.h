@@ -23,6 +23,7 @@
 
 #include "debug.h"
 #include "evplmem.h"
+#include "fork.h"
 
 struct slab;
 
@@ -67,6 +68,12 @@ _Static_assert(sizeof(unsigned long) == sizeof(void *), "an entry fits __private
 static inline struct entry *iovec_entry(const struct evpl_iovec *iovec)
 {
 	return (struct entry *)iovec->__private2;
+}
+
+/* Whether it is the parent's of this process. Then its entry can't be looked at. */
+static inline bool iovec_is_inherited(const struct evpl_iovec *iovec)
+{
+	return iovec->__private2 && is_inherited(iovec->__private1 & -GENERATION_STEP);
 }
 
 /* The slab of an iovec; NULL if it is empty, or of another process's buffer. */

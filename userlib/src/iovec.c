@@ -12,7 +12,7 @@ static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
 {
 	struct entry *entry = iovec_entry(iovec);
 
-	if (!entry)
+	if (!entry || iovec_is_inherited(iovec))
 		return;
 	if (!entry->slab)
 		sharing_put(entry, site);
@@ -25,12 +25,13 @@ static inline void iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *
 {
 	struct entry *entry = iovec_entry(src);
 
-	if (entry)
+	if (entry && !iovec_is_inherited(src))
 		entry_get(entry, site);
 	/* By way of a copy, as @dst may be @src. */
 	*dst = (struct evpl_iovec){
 		.data = entry ? (char *)src->data + offset : NULL,
 		.length = length,
+		.__private1 = src->__private1 & -GENERATION_STEP,
 		.__private2 = src->__private2,
 	};
 }
@@ -39,7 +40,7 @@ void evplmem_iovec_addref(struct evpl_iovec *iovec)
 {
 	struct entry *entry = iovec_entry(iovec);
 
-	if (entry)
+	if (entry && !iovec_is_inherited(iovec))
 		entry_get(entry, CALLER());
 }
 
@@ -64,6 +65,8 @@ void evplmem_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src)
 int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec *src,
 				unsigned int offset, unsigned int length)
 {
+	if (iovec_is_inherited(src))
+		return -EPERM;
 	if (offset > src->length || length > src->length - offset)
 		return -EINVAL;
 	iovec_clone(dst, src, offset, length, CALLER());
@@ -93,6 +96,8 @@ int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 	struct entry *entry;
 	int i;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	pool_lock(pool);
 	for (i = 0; i < niov; i++) {
 		entry = find_entry(pool, src[i].iov_base, src[i].iov_len);
@@ -102,6 +107,7 @@ int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 		dst[i] = (struct evpl_iovec){
 			.data = src[i].iov_base,
 			.length = (unsigned int)src[i].iov_len,
+			.__private1 = fork_generation,
 			.__private2 = (unsigned long)entry,
 		};
 	}
@@ -114,8 +120,11 @@ int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 
 int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info)
 {
-	struct slab *slab = iovec_slab(iovec);
+	struct slab *slab;
 
+	if (iovec_is_inherited(iovec))
+		return -EPERM;
+	slab = iovec_slab(iovec);
 	if (!slab)
 		return -EINVAL;
 	*info = slab->info;

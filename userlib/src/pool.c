@@ -24,19 +24,34 @@
 /* What io_uring takes as one registered buffer. */
 #define SLAB_LIMIT		(1UL << 30)
 
-/* Pools that were closed: never freed, see pool.h. */
+/*
+ * Pools that were closed: never freed, see pool.h. Those of this process's parent come
+ * last and stay: one of its threads may have had one in hand when it forked.
+ */
 static struct evpl_pool *closed_pools;
 static pthread_mutex_t closed_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void closed_pools_lock(void)
+{
+	pthread_mutex_lock(&closed_lock);
+}
+
+void closed_pools_unlock(void)
+{
+	pthread_mutex_unlock(&closed_lock);
+}
 
 static struct evpl_pool *pool_get_struct(void)
 {
 	struct evpl_pool *pool;
 
-	pthread_mutex_lock(&closed_lock);
+	closed_pools_lock();
 	pool = closed_pools;
+	if (pool && pool_is_inherited(pool))
+		pool = NULL;
 	if (pool)
 		closed_pools = pool->next_closed;
-	pthread_mutex_unlock(&closed_lock);
+	closed_pools_unlock();
 	if (pool)
 		return pool;
 
@@ -50,10 +65,10 @@ static struct evpl_pool *pool_get_struct(void)
 
 static void pool_put_struct(struct evpl_pool *pool)
 {
-	pthread_mutex_lock(&closed_lock);
+	closed_pools_lock();
 	pool->next_closed = closed_pools;
 	closed_pools = pool;
-	pthread_mutex_unlock(&closed_lock);
+	closed_pools_unlock();
 }
 
 static uint64_t machine_memory(void)
@@ -194,11 +209,15 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	if (err)
 		return err;
 
+	err = fork_watch();
+	if (err)
+		goto explain;
 	pool = pool_get_struct();
 	if (!pool) {
 		err = -ENOMEM;
 		goto explain;
 	}
+	pool->generation = fork_generation;
 	pool->backing = (struct backing){
 		.ops = backend,
 		.buffer_size = cfg.buffer_size,
@@ -283,6 +302,8 @@ static void pool_free_lists(struct evpl_pool *pool)
 
 int evplmem_pool_close(struct evpl_pool *pool)
 {
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	/* Otherwise nobody looks until memory is short. */
 	sharing_flush(pool);
 	sharing_pull(pool);
@@ -317,5 +338,5 @@ busy:
 
 int evplmem_pool_eventfd(struct evpl_pool *pool)
 {
-	return pool->eventfd;
+	return pool_is_inherited(pool) ? -EPERM : pool->eventfd;
 }

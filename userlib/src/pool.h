@@ -24,6 +24,7 @@
 
 #include "backend.h"
 #include "device.h"
+#include "fork.h"
 #include "stack.h"
 
 /**
@@ -55,6 +56,7 @@ struct sharing;
  * @next_closed: the list of closed pools
  *
  * Constant while the pool is open:
+ * @generation: the process that opened it
  * @backing: where memory comes from
  * @buffer_size: bytes of a buffer
  * @slab_min: slabs are multiples of this
@@ -92,6 +94,7 @@ struct evpl_pool {
 	pthread_cond_t calls_done;
 	struct evpl_pool *next_closed;
 
+	uint32_t generation;
 	struct backing backing;
 	size_t buffer_size;
 	size_t slab_min;
@@ -118,6 +121,15 @@ struct evpl_pool {
 };
 
 struct depot *pool_depot(struct evpl_pool *pool, int node);
+
+void closed_pools_lock(void);
+void closed_pools_unlock(void);
+
+/* Whether it is the parent's of this process: then nothing may be done to it. */
+static inline bool pool_is_inherited(const struct evpl_pool *pool)
+{
+	return is_inherited(pool->generation);
+}
 
 static inline void pool_lock(struct evpl_pool *pool)
 {

@@ -275,6 +275,8 @@ int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 	struct slab *slab;
 	uint64_t have = 0;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	if (node != EVPL_ANY_NODE && !node_exists(node))
 		return -EINVAL;
 	pool_lock(pool);

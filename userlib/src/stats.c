@@ -17,6 +17,8 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 	unsigned int i;
 	size_t known;
 
+	if (pool_is_inherited(pool))
+		return -EPERM;
 	if (stats->size < sizeof(stats->size))
 		return -EINVAL;
 

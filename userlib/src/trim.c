@@ -105,6 +105,8 @@ uint64_t pool_trim(struct evpl_pool *pool, struct evpl *only, struct depot *spar
 
 uint64_t evplmem_pool_trim(struct evpl_pool *pool)
 {
+	if (pool_is_inherited(pool))
+		return 0;
 	sharing_flush(pool);
 	sharing_pull(pool);
 	return pool_trim(pool, NULL, NULL);

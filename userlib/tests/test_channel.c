@@ -294,6 +294,62 @@ TEST_F(pair, what_a_killed_process_held_comes_back)
 	close(ready[1]);
 }
 
+/* What a child of fork(2) finds; its exit status. */
+static int in_child(struct evpl_channel *channel, struct evpl_message *got)
+{
+	struct evpl_message more;
+
+	if (evpl_channel_fd(channel) != -EPERM || evpl_channel_send(channel, got, 1) != -EPERM ||
+	    evpl_channel_recv(channel, &more, 1) != -EPERM)
+		return 1;
+	if (evpl_iovec_revoke(&got->iovec) != -EPERM)
+		return 2;
+	evpl_iovec_addref(&got->iovec);
+	evpl_iovec_release(&got->iovec);
+	evpl_iovec_release(&got->iovec);
+	evpl_channel_close(channel);
+	return 0;
+}
+
+TEST_F(pair, a_child_has_neither_its_parents_channels_nor_what_came_over_them)
+{
+	struct evpl_message sent = allocate(self->evpl, 100, 'x'), got;
+	struct evpl_channel *channel, *other;
+	int peer, status, never[2];
+	pid_t child;
+	char byte;
+
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	child = fork();
+	if (!child)
+		_exit(in_child(self->other_channel, &got));
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(1, word_of(&got.iovec));
+	EXPECT_TRUE(is_filled(&got.iovec, 'x'));
+	evpl_iovec_release(&got.iovec);
+
+	/* The other end sees that it is closed while the child still runs. */
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->other_pool, 0, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&other, self->pool, peer, EVPL_CHANNEL_BLOCKING));
+	ASSERT_EQ(0, pipe(never));
+	child = fork();
+	if (!child) {
+		evpl_channel_close(channel);
+		evpl_channel_close(other);
+		close(never[1]);
+		_exit(read(never[0], &byte, 1));
+	}
+	close(never[0]);
+	evpl_channel_close(channel);
+	EXPECT_EQ(-EPIPE, evpl_channel_recv(other, &got, 1));
+	close(never[1]);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	evpl_channel_close(other);
+}
+
 static void *release_one(void *arg)
 {
 	evpl_iovec_release(arg);

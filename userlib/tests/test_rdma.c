@@ -10,6 +10,7 @@
 #include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "evplmem-rdma.h"
@@ -99,6 +100,39 @@ TEST_F(rdma, an_empty_iovec_has_no_keys)
 	EXPECT_EQ(-ENOENT, evpl_rdma_rkey(self->rdma, &empty, &key));
 	EXPECT_EQ(-ENOENT, evpl_rdma_sge(self->rdma, &empty, &sge));
 	evpl_rdma_destroy(NULL);
+}
+
+/* What a child of fork(2) finds; its exit status. */
+static int in_child(FIXTURE_DATA(rdma) *self)
+{
+	struct evpl_rdma_stats stats = { .size = sizeof(stats) };
+	struct ibv_sge sge;
+	uint32_t key;
+
+	if (evpl_rdma_lkey(self->rdma, &self->iovec[0][0], &key) != -EPERM ||
+	    evpl_rdma_rkey(self->rdma, &self->iovec[0][0], &key) != -EPERM ||
+	    evpl_rdma_sge(self->rdma, &self->iovec[0][0], &sge) != -EPERM ||
+	    evpl_rdma_stats(self->rdma, &stats) != -EPERM || evpl_rdma_notice(self->rdma))
+		return 1;
+	evpl_rdma_destroy(self->rdma);
+	return 0;
+}
+
+TEST_F(rdma, a_child_has_no_part_in_it)
+{
+	uint32_t lkey, again;
+	pid_t child;
+	int status;
+
+	ASSERT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[0][0], &lkey));
+	child = fork();
+	if (!child)
+		_exit(in_child(self));
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[0][0], &again));
+	EXPECT_EQ(lkey, again);
+	EXPECT_EQ(1, rdma_stats(self->rdma).regions);
 }
 
 TEST_F(rdma, a_pool_has_so_many_devices_and_no_more)

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "evplmem-uring.h"
@@ -127,6 +128,35 @@ TEST_F(uring, arguments_are_checked)
 	EXPECT_EQ(-EBUSY, evpl_uring_create(&uring, self->pool, ring, 0, 1,
 					    EVPL_URING_NEW_TABLE));
 	EXPECT_EQ(1, stats_of(self->pool).devices);
+}
+
+/* What a child of fork(2) finds; its exit status. */
+static int in_child(FIXTURE_DATA(uring) *self)
+{
+	struct evpl_uring_stats stats = { .size = sizeof(stats) };
+
+	if (evpl_uring_index(self->uring, &self->iovec[0][0]) != -EPERM ||
+	    evpl_uring_stats(self->uring, &stats) != -EPERM || evpl_uring_notice(self->uring))
+		return 1;
+	evpl_uring_flush(self->uring);
+	evpl_uring_destroy(self->uring);
+	return 0;
+}
+
+TEST_F(uring, a_child_has_no_part_in_it)
+{
+	int index, status;
+	pid_t child;
+
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[0][0]));
+	index = evpl_uring_index(self->uring, &self->iovec[0][0]);
+	child = fork();
+	if (!child)
+		_exit(in_child(self));
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(index, evpl_uring_index(self->uring, &self->iovec[0][0]));
+	EXPECT_EQ(index < 0 ? 0 : 1, uring_stats(self->uring).slots_used);
 }
 
 TEST_F(uring, destroying_nothing_is_allowed)

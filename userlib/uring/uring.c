@@ -33,6 +33,7 @@ struct slot {
 
 /**
  * struct evpl_uring - a pool's memory, registered with a ring
+ * @pool: the pool
  * @ring: the ring
  * @device: the pool's side
  * @first_slot: the slots' place in the ring's table
@@ -46,6 +47,7 @@ struct slot {
  * @slots: the slots
  */
 struct evpl_uring {
+	struct evpl_pool *pool;
 	struct io_uring *ring;
 	struct evpl_device *device;
 	unsigned int first_slot;
@@ -194,9 +196,13 @@ static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iove
 int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
 {
 	uint64_t cookie;
+	int err;
 
+	err = evpl_device_cookie(uring->device, iovec, &cookie);
+	if (err == -EPERM)
+		return err;
 	clear_gone(uring, false);
-	if (evpl_device_cookie(uring->device, iovec, &cookie))
+	if (err)
 		return register_slab(uring, iovec);
 	if (cookie == UNREGISTERED)
 		return -EFAULT;
@@ -245,6 +251,7 @@ int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
 	uring = calloc(1, sizeof(*uring) + nr_slots * sizeof(uring->slots[0]));
 	if (!uring)
 		return -ENOMEM;
+	uring->pool = pool;
 	uring->ring = ring;
 	uring->first_slot = first_slot;
 	uring->stats.slots = nr_slots;
@@ -272,7 +279,7 @@ free_uring:
 
 void evplmem_uring_destroy(struct evpl_uring *uring)
 {
-	if (!uring)
+	if (!uring || pool_is_inherited(uring->pool))
 		return;
 	/* Puts the slots of all slabs on the list. */
 	evpl_device_detach(uring->device);
@@ -282,6 +289,8 @@ void evplmem_uring_destroy(struct evpl_uring *uring)
 
 void evplmem_uring_flush(struct evpl_uring *uring)
 {
+	if (pool_is_inherited(uring->pool))
+		return;
 	clear_gone(uring, false);
 	if (uring->refused == -ENOMEM)
 		uring->refused = 0;
@@ -289,12 +298,14 @@ void evplmem_uring_flush(struct evpl_uring *uring)
 
 int evplmem_uring_stats(struct evpl_uring *uring, struct evpl_uring_stats *stats)
 {
+	if (pool_is_inherited(uring->pool))
+		return -EPERM;
 	return stats_copy(stats, &uring->stats, sizeof(uring->stats));
 }
 
 const char *evplmem_uring_notice(struct evpl_uring *uring)
 {
-	if (!uring->notice[0] || uring->told)
+	if (!uring->notice[0] || uring->told || pool_is_inherited(uring->pool))
 		return NULL;
 	uring->told = true;
 	return uring->notice;
