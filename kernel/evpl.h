@@ -161,17 +161,19 @@ struct evpl_slab {
  *	kernel's count of the buffer. All of it is one reference in the word of the
  *	owner's entry, which goes when @count is 0 or the share is revoked.
  * @revoked: nobody may touch the buffer for this share's sake any more
+ * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @next_serial: of the next lease
  * @leases: in the order of their serials
  *
- * The xa_lock of evpl_slab.shares guards @count, @revoked, @next_serial, @leases
- * and evpl_lease.list.
+ * The xa_lock of evpl_slab.shares guards @count, @revoked, @wanted, @next_serial,
+ * @leases and evpl_lease.list.
  */
 struct evpl_share {
 	struct evpl_slab *slab;
 	unsigned long index;
 	unsigned long count;
 	bool revoked;
+	bool wanted;
 	u64 next_serial;
 	struct list_head leases;
 };
@@ -188,11 +190,12 @@ struct evpl_share {
  * @writable: in the guest window, or else in guest-ro
  * @pending: how many are between taking it and counting in its word
  * @revoked: touches find nothing; it is there for its word only
+ * @wanted: its word has been given EVPL_WORD_WANTED
  * @ended: it is in no table any more
  * @refs: one for who ends it, others for who works on it
  *
- * @node, @pending, @revoked and @ended change under evpl_client.lease_sem, held
- * for write.
+ * @node, @pending, @revoked, @wanted and @ended change under evpl_client.lease_sem,
+ * held for write.
  */
 struct evpl_lease {
 	struct rb_node node;
@@ -203,6 +206,7 @@ struct evpl_lease {
 	u32 number;
 	bool writable;
 	bool revoked;
+	bool wanted;
 	bool ended;
 	unsigned int pending;
 	refcount_t refs;
@@ -331,6 +335,7 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 u64 evpl_refs_word(struct evpl_client *client, unsigned long first, u64 number);
 void evpl_refs_inc(struct evpl_client *client, unsigned long first, u64 number);
 void evpl_refs_dec(struct evpl_client *client, unsigned long first, u64 number);
+void evpl_refs_want(struct evpl_client *client, u32 number, bool want);
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);
@@ -376,7 +381,7 @@ int evpl_lease_settle(struct evpl_lease *lease, bool count);
 struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
 				   u32 length, bool write);
 void evpl_lease_give_back(struct evpl_lease *lease);
-bool evpl_lease_end_idle(struct evpl_lease *lease);
+bool evpl_lease_pull(struct evpl_lease *lease);
 void evpl_lease_revoke(struct evpl_lease *lease);
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count);
 void evpl_lease_end_all(struct evpl_client *client);

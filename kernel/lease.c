@@ -155,6 +155,13 @@ static void unmap(struct evpl_lease *lease)
 			    PAGE_SIZE << order_of(lease->number), 1);
 }
 
+/* Whether its client has no reference: a hint. */
+static bool is_idle(struct evpl_lease *lease)
+{
+	return !(evpl_refs_word(lease->client, EVPL_REFS_LEASES, lease->number) &
+		 ~EVPL_WORD_WANTED);
+}
+
 /* The first step of an end. What leads to the lease afterwards is its share. */
 static void strike_out(struct evpl_lease *lease)
 {
@@ -162,6 +169,8 @@ static void strike_out(struct evpl_lease *lease)
 
 	lockdep_assert_held_write(&client->lease_sem);
 	lease->ended = true;
+	if (lease->wanted)
+		evpl_refs_want(client, lease->number, false);
 	rb_erase(&lease->node, &client->lease_tree);
 	WRITE_ONCE(client->nr_leases, client->nr_leases - 1);
 	/* Needs no memory, and keeps the number taken. */
@@ -184,29 +193,40 @@ static void finish(struct evpl_lease *lease)
 /* Strike it out if nothing but its share leads to it. */
 static bool strike_out_idle(struct evpl_lease *lease)
 {
-	struct evpl_client *client = lease->client;
-
-	lockdep_assert_held_write(&client->lease_sem);
-	if (lease->ended || lease->pending ||
-	    evpl_refs_word(client, EVPL_REFS_LEASES, lease->number))
+	lockdep_assert_held_write(&lease->client->lease_sem);
+	if (lease->ended || lease->pending || !is_idle(lease))
 		return false;
 	strike_out(lease);
 	return true;
 }
 
+/* Ask that it be released as soon as it is idle. Return false if it was asked before. */
+static bool want(struct evpl_lease *lease)
+{
+	lockdep_assert_held_write(&lease->client->lease_sem);
+	if (lease->ended || lease->wanted)
+		return false;
+	lease->wanted = true;
+	evpl_refs_want(lease->client, lease->number, true);
+	return true;
+}
+
 /**
- * evpl_lease_end_idle() - end a lease whose word is 0
+ * evpl_lease_pull() - end a lease if it is idle, else as soon as it is
  * @lease: the lease, on which the caller has a reference
  *
  * Return: whether it was ended; not, if it has references, or a record is being
  * delivered, or it has ended already.
  */
-bool evpl_lease_end_idle(struct evpl_lease *lease)
+bool evpl_lease_pull(struct evpl_lease *lease)
 {
 	bool idle;
 
 	down_write(&lease->client->lease_sem);
 	idle = strike_out_idle(lease);
+	if (!idle && want(lease))
+		/* The last reference may have gone before that. */
+		idle = strike_out_idle(lease);
 	up_write(&lease->client->lease_sem);
 	if (idle)
 		finish(lease);
@@ -303,10 +323,8 @@ unlock:
  */
 static void report_revoked(struct evpl_lease *lease)
 {
-	struct evpl_client *client = lease->client;
-
-	if (evpl_refs_word(client, EVPL_REFS_LEASES, lease->number))
-		evpl_refs_report_revoked(client, lease->number);
+	if (!is_idle(lease))
+		evpl_refs_report_revoked(lease->client, lease->number);
 }
 
 /**
@@ -328,8 +346,12 @@ int evpl_lease_settle(struct evpl_lease *lease, bool count)
 	down_write(&client->lease_sem);
 	lease->pending--;
 	ret = lease->ended ? -ENOTCONN : lease->revoked ? -ECANCELED : 0;
-	if (count && !ret)
+	if (count && !ret) {
+		/* A pull that comes after this look finds the lease in its share. */
+		if (READ_ONCE(lease->share->wanted))
+			want(lease);
 		evpl_refs_inc(client, EVPL_REFS_LEASES, lease->number);
+	}
 	idle = strike_out_idle(lease);
 	if (!idle && ret == -ECANCELED)
 		report_revoked(lease);

@@ -208,6 +208,21 @@ void evpl_refs_dec(struct evpl_client *client, unsigned long first, u64 number)
 		report(client, EVPL_REFS_RETURNED, number);
 }
 
+/*
+ * Ask for a lease's release as soon as its word comes to 0; or no more. Whoever takes
+ * the last reference off the word either sees the flag, or is seen by who looks at the
+ * word after this.
+ */
+void evpl_refs_want(struct evpl_client *client, u32 number, bool want)
+{
+	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
+
+	if (word && want)
+		atomic64_or(EVPL_WORD_WANTED, word);
+	else if (word)
+		atomic64_andnot(EVPL_WORD_WANTED, word);
+}
+
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number)
 {
 	report(client, EVPL_REFS_REVOKED, number);

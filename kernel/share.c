@@ -373,7 +373,8 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 #define PULL_BATCH	16
 
 /*
- * End what is idle of the leases that a share has now, and return how many. Of those
+ * End what is idle of the leases that a share has now, and return how many; the others
+ * are to end as soon as they are idle, and so are those that are still to come. Of those
  * that were looked at and stay, the last is where to go on.
  */
 static int pull_share(struct evpl_share *share)
@@ -388,6 +389,8 @@ static int pull_share(struct evpl_share *share)
 		xa_lock(&share->slab->shares);
 		if (!end)
 			end = share->next_serial;
+		/* Leases that come later are made so by who delivers. */
+		WRITE_ONCE(share->wanted, true);
 		lease = seen && !list_empty(&seen->list) ? seen : NULL;
 		lease = list_prepare_entry(lease, &share->leases, list);
 		list_for_each_entry_continue(lease, &share->leases, list) {
@@ -403,7 +406,7 @@ static int pull_share(struct evpl_share *share)
 		for (i = 0; i < nr; i++) {
 			lease = batch[i];
 			serial = lease->serial + 1;
-			if (evpl_lease_end_idle(lease))
+			if (evpl_lease_pull(lease))
 				pulled++;
 			else
 				swap(lease, seen);

@@ -538,6 +538,66 @@ TEST_F(channel, owner_pulls_what_a_receiver_has_let_go_of_without_a_call)
 	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
 }
 
+TEST_F(channel, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	uint64_t *word;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	word = (uint64_t *)&self->receiver.leases[got.lease].word;
+	EXPECT_EQ(1, get(word));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	/* It is counted as before. */
+	set(&self->owner.entries[1].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(EVPL_WORD_WANTED | 2, get(word));
+	EXPECT_EQ(0, let_go(&self->receiver, &got));
+	EXPECT_EQ(0, events_of(self->owner.fd));
+
+	/* The flag is no reference, and doesn't outlive the lease. */
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(0, get(word));
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	set(&self->owner.entries[1].word, 1);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(1, get(word));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	/* Passing it on ends it likewise. */
+	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
+	EXPECT_EQ(0, get(word));
+	EXPECT_EQ(0, read_counters().leases);
+	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
+	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+}
+
+TEST_F(channel, owner_that_pulled_is_heard_by_who_has_yet_to_read)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	uint64_t *word;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	word = (uint64_t *)&self->receiver.leases[got.lease].word;
+	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(0, get(word));
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	/* Once it was back, it is as if nothing had been asked. */
+	set(&self->owner.entries[1].word, 1);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(1, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
 TEST_F(channel, release_of_what_is_no_number_is_EINVAL_and_releases_nothing)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;

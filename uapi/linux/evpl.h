@@ -156,16 +156,18 @@
 
 /*
  * Bits of evpl_entry.word. The other bits are 0. BIASED says that a thread
- * counts beside the word, without atomics, in a word of its own.
+ * counts beside the word, without atomics, in a word of its own. WANTED, of a
+ * lease alone, says that its owner looks for memory: see EVPL_LEASE_PULL.
  */
 #define EVPL_WORD_COUNT		0xffffffffULL
+#define EVPL_WORD_WANTED	_BITULL(62)
 #define EVPL_WORD_BIASED	_BITULL(63)
 
 /**
  * struct evpl_entry - the references of one buffer
  * @word: a count (%EVPL_WORD_COUNT) and flags. Any thread of the client changes
  *	it with atomics, and so does the kernel. A buffer is idle when the whole
- *	word is 0, the flags included.
+ *	word is 0, the flags included; a lease, when all of it but WANTED is.
  * @user: the client's own; the kernel neither reads nor writes it. It is zero
  *	when the client first sees it, and keeps what the client wrote when the
  *	slab is freed and its range is given to another.
@@ -425,7 +427,11 @@ struct evpl_lease_release {
  *
  * Does for all leases that others have on the client's buffers what
  * EVPL_LEASE_RELEASE does: an owner who is out of buffers gets at those that a
- * receiver has let go of without a call.
+ * receiver has let go of without a call. Those that aren't idle, and those that
+ * records on their way give, get %EVPL_WORD_WANTED: a receiver that collects idle
+ * leases to release them together sees it when it takes the last reference off the
+ * word, and releases that one at once. So an owner that pulls, and then waits for
+ * POLLIN, misses nothing. The kernel clears the flag when the lease ends.
  *
  * Return: how many leases it has ended, or -1 and errno: ENXIO; EINTR, after a part
  * of them.

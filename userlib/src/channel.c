@@ -195,6 +195,9 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 		if (records[i].offset < pool->backing.own_size)
 			sharing_note_sent(pool_sharing(pool),
 					  (uint32_t)(records[i].offset / pool->buffer_size));
+	/* Who waits for memory has pulled before these were sent. */
+	if (!err && atomic_load(&pool->waiting) & WAITING)
+		sharing_pull(pool);
 	if (records != few)
 		free(records);
 	return err;

@@ -99,11 +99,10 @@ static inline void entry_get(struct entry *entry, void *site)
 }
 
 /*
- * Returns true if this was the last reference: the buffer is the caller's then.
- * Release, so that what this thread did to the buffer is done; acquire, so that
- * what the others did is seen by whoever finds the zero.
+ * Returns what the word was. Release, so that what this thread did to the buffer is
+ * done; acquire, so that what the others did is seen by whoever takes the last one.
  */
-static inline bool entry_put(struct entry *entry, void *site)
+static inline uint64_t entry_drop(struct entry *entry, void *site)
 {
 	void *before = NULL;
 	uint64_t old;
@@ -116,7 +115,13 @@ static inline bool entry_put(struct entry *entry, void *site)
 	if (EVPLMEM_CHECKS && old == 1 && atomic_load(&entry->held))
 		debug_die(entry, "released below zero: the last reference was the context's own",
 			  site, before);
-	return old == 1;
+	return old;
+}
+
+/* Returns true if this was the last reference: the buffer is the caller's then. */
+static inline bool entry_put(struct entry *entry, void *site)
+{
+	return entry_drop(entry, site) == 1;
 }
 
 /* Whether the caller's is the only reference, and all others have finished. */
@@ -127,7 +132,7 @@ static inline bool entry_alone(struct entry *entry)
 
 static inline bool entry_idle(struct entry *entry)
 {
-	return !atomic_load_explicit(&entry->word, memory_order_acquire);
+	return !(atomic_load_explicit(&entry->word, memory_order_acquire) & ~EVPL_WORD_WANTED);
 }
 
 /* A context starts, or ends, to cut slices off it, and has a reference for that. */

@@ -268,14 +268,20 @@ static void queue(struct sharing *sharing, struct entry *lease)
 
 /*
  * A reference of a lease goes. While the word may be 0 already and this thread isn't
- * done, it is counted: see sharing_end().
+ * done, it is counted: see sharing_end(). If it was the last, and the owner waits for the
+ * buffer, that is told at once.
  */
 void sharing_put(struct entry *lease, void *site)
 {
 	struct evpl_pool *pool = lease->pool;
+	uint64_t old;
 
 	atomic_fetch_add(&pool->letting_go, 1);
-	if (entry_put(lease, site))
+	old = entry_drop(lease, site);
+	if ((old & ~EVPL_WORD_WANTED) == 1) {
 		queue(pool_sharing(pool), lease);
+		if (old & EVPL_WORD_WANTED)
+			sharing_flush(pool);
+	}
 	atomic_fetch_sub(&pool->letting_go, 1);
 }

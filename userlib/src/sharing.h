@@ -11,8 +11,9 @@
  * the kernel, which sets a bit. Whoever takes the bit owns the buffer, as who takes
  * a word to zero does. That is done where memory is short: no context looks before.
  *
- * A lease whose word comes to zero is idle. Idle ones are let go of in batches. One
- * that gets a reference meanwhile stays among them: the kernel passes it by.
+ * A lease whose word comes to zero is idle. Idle ones are let go of in batches, or at
+ * once where the owner has asked for one. One that gets a reference meanwhile stays
+ * among them: the kernel passes it by.
  */
 
 #include <linux/evpl.h>

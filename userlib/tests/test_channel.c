@@ -2,6 +2,7 @@
 /* References that go to other processes, and come back. */
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -348,6 +349,132 @@ TEST_F(pair, a_child_has_neither_its_parents_channels_nor_what_came_over_them)
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_EQ(0, status);
 	evpl_channel_close(other);
+}
+
+/* The owner waits until the only buffer of its pool can be had again. */
+static void wait_for_buffer(struct evpl *evpl, struct evpl_pool *pool, struct evpl_iovec *iovec)
+{
+	struct pollfd fds[2] = {
+		{ .fd = evpl_pool_fd(pool), .events = POLLIN },
+		{ .fd = evpl_pool_eventfd(pool), .events = POLLIN },
+	};
+	int ret;
+
+	while ((ret = evpl_buffer_alloc(evpl, iovec)) == -ENOMEM)
+		if (poll(fds, 2, -1) < 1)
+			abort();
+	if (ret != 1)
+		abort();
+}
+
+/* Receives, and lets go: the release is one of a batch that never gets full. */
+static int play(int fd, int rounds)
+{
+	struct evpl_channel *channel;
+	struct evpl_message got;
+	struct evpl_pool *pool;
+
+	if (open_pool(&pool, BUFFER, SLAB) ||
+	    evpl_channel_bind(&channel, pool, fd, EVPL_CHANNEL_BLOCKING))
+		return 1;
+	for (int i = 0; i < rounds; i++) {
+		if (evpl_channel_recv(channel, &got, 1) != 1 ||
+		    !is_filled(&got.iovec, (char)i))
+			return 2;
+		evpl_iovec_release(&got.iovec);
+	}
+	evpl_channel_close(channel);
+	return evpl_pool_close(pool) ? 3 : 0;
+}
+
+TEST_F(pair, two_processes_play_with_one_buffer)
+{
+	const int rounds = few() ? 300 : 3000;
+	struct evpl_message message = { .flags = 0 };
+	struct evpl_channel *channel;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	int peer, status;
+	pid_t child;
+
+	ASSERT_EQ(0, open_pool(&pool, SLAB, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(0, evpl_channel_create(&channel, pool, 1, EVPL_CHANNEL_BLOCKING, &peer));
+	child = fork();
+	if (!child) {
+		evpl_channel_close(channel);
+		_exit(play(peer, rounds));
+	}
+	close(peer);
+	for (int i = 0; i < rounds; i++) {
+		wait_for_buffer(evpl, pool, &message.iovec);
+		message.iovec.length = 4096;
+		memset(message.iovec.data, i, 4096);
+		ASSERT_EQ(0, evpl_channel_send(channel, &message, 1));
+	}
+	wait_for_buffer(evpl, pool, &message.iovec);
+	evpl_iovec_release(&message.iovec);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	evpl_channel_close(channel);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
+/* What a receiver does that sleeps from its last release on. */
+static int hold_until_told(int fd, int told)
+{
+	struct evpl_channel *channel;
+	struct evpl_message got;
+	struct evpl_pool *pool;
+	char byte;
+
+	if (open_pool(&pool, BUFFER, SLAB) ||
+	    evpl_channel_bind(&channel, pool, fd, EVPL_CHANNEL_BLOCKING) ||
+	    evpl_channel_recv(channel, &got, 1) != 1 || write(told, "", 1) != 1 ||
+	    read(told, &byte, 1) != 1)
+		return 1;
+	evpl_iovec_release(&got.iovec);
+	return read(told, &byte, 1) ? 2 : 0;
+}
+
+TEST_F(pair, owner_that_waits_is_told_though_the_receiver_sleeps_after_its_release)
+{
+	struct evpl_message message = { .flags = 0 };
+	struct evpl_channel *channel;
+	int peer, status, told[2];
+	struct evpl_iovec iovec;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	pid_t child;
+	char byte;
+
+	ASSERT_EQ(0, open_pool(&pool, SLAB, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(0, evpl_channel_create(&channel, pool, 1, 0, &peer));
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, told));
+	child = fork();
+	if (!child) {
+		evpl_channel_close(channel);
+		close(told[0]);
+		_exit(hold_until_told(peer, told[1]));
+	}
+	close(peer);
+	close(told[1]);
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &message.iovec));
+	ASSERT_EQ(0, evpl_channel_send(channel, &message, 1));
+	ASSERT_EQ(1, read(told[0], &byte, 1));
+	ASSERT_EQ(-ENOMEM, evpl_buffer_alloc(evpl, &iovec));
+	ASSERT_EQ(1, write(told[0], "", 1));
+	wait_for_buffer(evpl, pool, &iovec);
+	EXPECT_EQ(1, word_of(&iovec));
+	evpl_iovec_release(&iovec);
+	close(told[0]);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	evpl_channel_close(channel);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
 static void *release_one(void *arg)
