@@ -3,7 +3,10 @@
  * Channels and leases: what is sent arrives, what was handed over can be touched
  * and nothing else, and whatever ends, however, the words come out right.
  */
+#include <linux/userfaultfd.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -993,6 +996,239 @@ TEST_F(channel, records_may_lie_in_evpls_own_windows)
 	EXPECT_NE(got->lease, third->lease);
 	ASSERT_EQ(1, evpl_send(self->ends[1], third, 1));
 	EXPECT_EQ(1, let_go(&self->receiver, got));
+}
+
+/* An end as epoll(7) sees it, by edges: what has come since it was last asked. */
+static uint32_t edges(int epoll)
+{
+	struct epoll_event event = { .events = 0 };
+
+	return epoll_wait(epoll, &event, 1, 0) < 0 ? ~0U : event.events;
+}
+
+TEST_F(channel, epoll_tells_of_records_of_room_and_of_the_end)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLET };
+	struct evpl_record sent[8], got[8];
+	int reader = epoll_create1(EPOLL_CLOEXEC), writer = epoll_create1(EPOLL_CLOEXEC);
+
+	ASSERT_GE(reader, 0);
+	ASSERT_GE(writer, 0);
+	for (int i = 0; i < 8; i++)
+		sent[i] = fill(&self->owner, 1, 'x');
+	set(&self->owner.entries[1].word, 100);
+	ASSERT_EQ(0, epoll_ctl(reader, EPOLL_CTL_ADD, self->ends[1], &event));
+	ASSERT_EQ(0, epoll_ctl(writer, EPOLL_CTL_ADD, self->ends[0], &event));
+	EXPECT_EQ(EPOLLOUT, edges(reader));
+	EXPECT_EQ(EPOLLOUT, edges(writer));
+	EXPECT_EQ(0, edges(reader));
+	EXPECT_EQ(0, edges(writer));
+
+	ASSERT_EQ(8, evpl_send(self->ends[0], sent, 8));
+	EXPECT_EQ(EPOLLIN | EPOLLOUT, edges(reader));
+	EXPECT_EQ(0, edges(reader));
+	EXPECT_EQ(0, edges(writer));
+	ASSERT_EQ(-EAGAIN, evpl_send(self->ends[0], sent, 1));
+	ASSERT_EQ(8, evpl_recv(self->ends[1], got, 8));
+	EXPECT_EQ(EPOLLOUT, edges(writer));
+	for (int i = 0; i < 8; i++)
+		let_go(&self->receiver, &got[i]);
+
+	/* Nothing fits any more. */
+	close(self->ends[1]);
+	EXPECT_EQ(EPOLLIN | EPOLLHUP, edges(writer));
+	EXPECT_EQ(0, edges(reader));
+	close(reader);
+	close(writer);
+}
+
+TEST_F(channel, record_that_finds_no_place_left_is_ENOSPC_and_stays)
+{
+	const uint64_t length = 64 * MIB, places = (1ULL << 26) / (length / 4096);
+	struct evpl_setup setup = { .size = sizeof(setup), .buffer_size = length };
+	struct evpl_record sent = { .length = 1 }, got[2];
+	struct evpl_entry *entries;
+	uint64_t offset, n;
+	int fd, ends[2];
+
+	/* Who keeps revoked leases keeps their places. */
+	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(0, RESULT(ioctl(fd, EVPL_SETUP, &setup)));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, length, &offset));
+	entries = map(fd, 4096, setup.out_refs_offset, PROT_READ | PROT_WRITE);
+	ASSERT_NE(NULL, entries);
+	ASSERT_EQ(0, evpl_channel(fd, 1, ends));
+	ASSERT_EQ(0, evpl_bind(fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	for (n = 0; n <= places; n++) {
+		set(&entries[0].word, 1);
+		ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
+		if (n == places)
+			break;
+		ASSERT_EQ(1, evpl_recv(ends[1], &got[n % 2], 1));
+		ASSERT_EQ(0, evpl_revoke(fd, offset));
+		ASSERT_EQ(0, get(&entries[0].word));
+	}
+	EXPECT_EQ(places, read_counters().leases);
+	EXPECT_EQ(-ENOSPC, evpl_recv(ends[1], &got[0], 1));
+	EXPECT_EQ(1, fdinfo(ends[1], "evpl-records-to-read"));
+	EXPECT_EQ(1, read_counters().records);
+	EXPECT_EQ(1, get(&entries[0].word));
+
+	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
+	ASSERT_EQ(1, evpl_recv(ends[1], &got[0], 1));
+	EXPECT_EQ(got[1].lease, got[0].lease);
+	EXPECT_EQ(got[1].offset, got[0].offset);
+	EXPECT_EQ(0, get(&self->receiver.leases[got[0].lease].word) - 1);
+	EXPECT_EQ(1, let_go(&self->receiver, &got[0]));
+	munmap(entries, 4096);
+	close(ends[0]);
+	close(ends[1]);
+	close(fd);
+	/* The others end with their client. */
+	close_client(&self->receiver);
+}
+
+/* A page whose content a test gives: who touches it waits until then. */
+struct served {
+	int fd;
+	struct evpl_record *page;
+};
+
+static bool serve(struct served *served)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	served->fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (served->fd < 0 || page == MAP_FAILED)
+		return false;
+	served->page = page;
+	range.range.start = (uintptr_t)page;
+	range.range.len = 4096;
+	return !ioctl(served->fd, UFFDIO_API, &api) &&
+	       !ioctl(served->fd, UFFDIO_REGISTER, &range);
+}
+
+/* Wait until somebody waits for the page. */
+static bool is_touched(struct served *served)
+{
+	struct uffd_msg message;
+
+	return read(served->fd, &message, sizeof(message)) == sizeof(message) &&
+	       message.event == UFFD_EVENT_PAGEFAULT;
+}
+
+static int give_page(struct served *served, const void *content)
+{
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)served->page,
+		.src = (uintptr_t)content,
+		.len = 4096,
+	};
+
+	return RESULT(ioctl(served->fd, UFFDIO_COPY, &copy));
+}
+
+static void end_service(struct served *served)
+{
+	munmap(served->page, 4096);
+	close(served->fd);
+}
+
+/* A call on an end, made by a thread of its own. */
+struct call {
+	int end;
+	struct evpl_record *record;
+	bool writes;
+	int result;
+};
+
+static void *make_call(void *arg)
+{
+	struct call *call = arg;
+
+	call->result = call->writes ? evpl_send(call->end, call->record, 1) :
+				      evpl_recv(call->end, call->record, 1);
+	return NULL;
+}
+
+TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
+{
+	struct evpl_record sent[2] = {
+		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
+	};
+	struct evpl_record got;
+	char content[4096] = { 0 };
+	struct served served;
+	struct call call = { .end = self->ends[1] };
+	pthread_t thread;
+
+	if (!serve(&served))
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[0], 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	sent[1].cookie = 17;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
+	call.record = served.page;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
+	ASSERT_TRUE(is_touched(&served));
+
+	/* Its client, its owner and the end itself go on. */
+	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	set(&self->owner.entries[1].word, 1);
+	EXPECT_EQ(1, evpl_send(self->ends[0], &sent[0], 1));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 2 * BUFFER));
+	EXPECT_EQ(0, get(&self->owner.entries[2].word));
+
+	/* What it reads has been taken back meanwhile, so that it's told so. */
+	ASSERT_EQ(0, give_page(&served, content));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(1, call.result);
+	EXPECT_EQ(EVPL_RECORD_REVOKED, served.page->flags);
+	EXPECT_EQ(EVPL_LEASE_NONE, served.page->lease);
+	EXPECT_EQ(17, served.page->cookie);
+	EXPECT_EQ(0, get(&self->owner.entries[2].word));
+	EXPECT_EQ(0, read_counters().leases);
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	end_service(&served);
+}
+
+TEST_F(channel, write_from_a_page_that_is_not_there_yet_holds_nobody_up)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	char content[4096] = { 0 };
+	struct served served;
+	struct call call = { .end = self->ends[0], .writes = true };
+	pthread_t thread;
+
+	if (!serve(&served))
+		SKIP(return, "no userfaultfd");
+	memcpy(content, &sent, sizeof(sent));
+	call.record = served.page;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
+	ASSERT_TRUE(is_touched(&served));
+
+	fill(&self->owner, 2, 'y');
+	sent.offset = 2 * BUFFER;
+	EXPECT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 2 * BUFFER));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	close_client(&self->receiver);
+
+	ASSERT_EQ(0, give_page(&served, content));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(-EPIPE, call.result);
+	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	EXPECT_EQ(0, read_counters().shares);
+	end_service(&served);
 }
 
 TEST_HARNESS_MAIN

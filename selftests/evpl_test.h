@@ -16,11 +16,13 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/evpl.h>
+#include <linux/membarrier.h>
 
 /* A program that isn't made of tests says so. */
 #ifdef EVPL_NO_HARNESS
@@ -320,6 +322,32 @@ static inline bool is_filled_with(const char *memory, char value, size_t length)
 {
 	return memory[0] == value &&
 	       !memcmp(memory, memory + 1, length - 1);
+}
+
+/*
+ * What is free, in KiB, once what the kernel puts off is done and what it caches
+ * is dropped. The pages on the lists of the processors are free as well; they
+ * hold many megabytes, folios of 2 MiB included.
+ */
+static inline double settled_free(void)
+{
+	FILE *file;
+	char line[256];
+	long long kib;
+	unsigned long pages;
+
+	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+	write_string("/proc/sys/vm/drop_caches", "3");
+	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+
+	kib = number_in("/proc/meminfo", "MemFree");
+	file = fopen("/proc/zoneinfo", "re");
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, " count: %lu", &pages) == 1)
+			kib += pages * (sysconf(_SC_PAGESIZE) / KIB);
+	if (file)
+		fclose(file);
+	return kib;
 }
 
 /* How often to do it, where EVPL_TEST_PERCENT asks for less or more than usual. */

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The life of a process: fork, exec, a descriptor sent on, death at any point. */
-#include <linux/membarrier.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -231,32 +230,6 @@ static double slope(const double *y, int from, int to)
 		sxy += x * y[x];
 	}
 	return (n * sxy - sx * sy) / (n * sxx - sx * sx);
-}
-
-/*
- * What is free, in KiB, once what the kernel puts off is done and what it caches
- * is dropped. The pages on the lists of the processors are free as well; they
- * hold many megabytes, folios of 2 MiB included.
- */
-static double settled_free(void)
-{
-	FILE *file;
-	char line[256];
-	long long kib;
-	unsigned long pages;
-
-	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
-	write_string("/proc/sys/vm/drop_caches", "3");
-	syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
-
-	kib = number_in("/proc/meminfo", "MemFree");
-	file = fopen("/proc/zoneinfo", "re");
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, " count: %lu", &pages) == 1)
-			kib += pages * (sysconf(_SC_PAGESIZE) / KIB);
-	if (file)
-		fclose(file);
-	return kib;
 }
 
 TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
