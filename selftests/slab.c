@@ -254,6 +254,38 @@ TEST_F(slab, entries_of_4_KiB_buffers_count_over_several_pages)
 	close(fd);
 }
 
+TEST_F(slab, slabs_whose_entries_share_a_page_count_by_themselves)
+{
+	const size_t mapped = 2 * 4096;
+	struct evpl_entry *entries;
+	struct evpl_setup setup;
+	uint64_t first, second;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	/* 32 entries, then 64: half a page, then the rest of it and half of the next. */
+	ASSERT_EQ(0, evpl_setup(fd, 64 * KIB, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &first));
+	entries = evpl_map(fd, mapped, setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, entries);
+	entries[31].word = 1;
+	EXPECT_EQ(SIGBUS, touch_read(&entries[64]));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, 2 * SLAB_2M, &second));
+	EXPECT_EQ(SLAB_2M, second);
+	EXPECT_EQ(1, entries[31].word);
+	EXPECT_EQ(0, entries[64].word);
+	entries[95].word = 1;
+	EXPECT_EQ(2, fdinfo(fd, "evpl-buffers-in-use"));
+	EXPECT_EQ(-EBUSY, evpl_slab_free(fd, first));
+	EXPECT_EQ(-EBUSY, evpl_slab_free(fd, second));
+	entries[31].word = 0;
+	EXPECT_EQ(0, evpl_slab_free(fd, first));
+	EXPECT_EQ(-EBUSY, evpl_slab_free(fd, second));
+	entries[95].word = 0;
+	EXPECT_EQ(0, evpl_slab_free(fd, second));
+	munmap(entries, mapped);
+	close(fd);
+}
+
 TEST_F(slab, entries_full_of_rubbish_harm_their_client_alone)
 {
 	struct evpl_setup setup;
