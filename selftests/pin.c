@@ -3,6 +3,12 @@
  * Memory that something else still holds: it can be pinned, and when it is freed
  * meanwhile it stays charged, unseen by others, until that lets it go.
  */
+#include <arpa/inet.h>
+#include <linux/errqueue.h>
+#include <linux/userfaultfd.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sched.h>
 #include <sys/uio.h>
 
 #include "evpl_test.h"
@@ -156,6 +162,133 @@ TEST_F(pin, direct_reads_and_writes_of_a_disk_work)
 	ASSERT_EQ(SLAB_2M, pread(file, self->memory + SLAB_2M, SLAB_2M, 0));
 	EXPECT_EQ(0, memcmp(self->memory, self->memory + SLAB_2M, SLAB_2M));
 	close(file);
+}
+
+/* A connection of TCP over the loopback device, of a network that is this process's. */
+static bool connect_pair(int sockets[2])
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	struct ifreq up = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	socklen_t length = sizeof(address);
+	int listener;
+
+	unshare(CLONE_NEWNET);
+	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	sockets[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (listener < 0 || sockets[0] < 0 || ioctl(listener, SIOCSIFFLAGS, &up) ||
+	    bind(listener, (void *)&address, length) || listen(listener, 1) ||
+	    getsockname(listener, (void *)&address, &length) ||
+	    connect(sockets[0], (void *)&address, length))
+		return false;
+	sockets[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	close(listener);
+	return sockets[1] >= 0 &&
+	       !setsockopt(sockets[0], SOL_SOCKET, SO_ZEROCOPY, &(int){ 1 }, sizeof(int));
+}
+
+/* Wait until the kernel says that a send without a copy is done; which one it was. */
+static int done_with(int socket)
+{
+	struct sock_extended_err *error;
+	char control[256];
+	struct msghdr message = {
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+
+	while (recvmsg(socket, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) {
+		if (errno != EAGAIN)
+			return -errno;
+		usleep(1000);
+	}
+	error = (void *)CMSG_DATA(CMSG_FIRSTHDR(&message));
+	if (error->ee_origin != SO_EE_ORIGIN_ZEROCOPY || error->ee_errno ||
+	    error->ee_info != error->ee_data)
+		return -EPROTO;
+	return error->ee_info;
+}
+
+TEST_F(pin, socket_sends_without_a_copy_and_says_when_it_is_done)
+{
+	char page[4096];
+	int sockets[2];
+
+	if (!connect_pair(sockets))
+		SKIP(return, "no TCP, or no zero-copy");
+	for (int i = 0; i < 3; i++) {
+		memset(self->memory + i * 4096, 'a' + i, 4096);
+		ASSERT_EQ(4096, send(sockets[0], self->memory + i * 4096, 4096, MSG_ZEROCOPY));
+		ASSERT_EQ(4096, recv(sockets[1], page, 4096, MSG_WAITALL));
+		EXPECT_TRUE(is_filled_with(page, 'a' + i, 4096));
+		EXPECT_EQ(i, done_with(sockets[0]));
+	}
+	close(sockets[0]);
+	close(sockets[1]);
+}
+
+TEST_F(pin, slab_freed_while_a_socket_sends_it_is_sent_whole_and_stays_charged)
+{
+	ssize_t sent, got = 0;
+	struct counters now;
+	int sockets[2];
+	char *bytes;
+
+	if (!connect_pair(sockets))
+		SKIP(return, "no TCP, or no zero-copy");
+	bytes = malloc(4 * MIB);
+	/* More than what the other side takes before it reads. */
+	setsockopt(sockets[0], SOL_SOCKET, SO_SNDBUF, &(int){ 2 * MIB }, sizeof(int));
+	setsockopt(sockets[1], SOL_SOCKET, SO_RCVBUF, &(int){ 4096 }, sizeof(int));
+	memset(self->memory, 0x5a, 4 * MIB);
+	sent = send(sockets[0], self->memory, 4 * MIB, MSG_ZEROCOPY | MSG_DONTWAIT);
+	ASSERT_LT(64 * KIB, sent);
+	EXPECT_EQ(0, evpl_slab_free(self->fd, self->offset));
+	now = read_counters();
+	EXPECT_LT(0, now.detached);
+	EXPECT_EQ(self->before.charged + now.detached + 4096, now.charged);
+	EXPECT_EQ(SIGBUS, touch_read(self->memory));
+
+	while (got < sent) {
+		ssize_t n = recv(sockets[1], bytes + got, sent - got, 0);
+
+		ASSERT_LT(0, n);
+		got += n;
+	}
+	EXPECT_TRUE(is_filled_with(bytes, 0x5a, sent));
+	EXPECT_EQ(0, done_with(sockets[0]));
+	close(sockets[0]);
+	close(sockets[1]);
+	free(bytes);
+}
+
+TEST_F(pin, other_processes_memory_calls_reach_it_and_userfaultfd_refuses_it)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = {
+		.range = { (uintptr_t)self->memory, 4 * MIB },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	char page[4096];
+	struct iovec here = { page, sizeof(page) }, there = { self->memory, sizeof(page) };
+	int fd;
+
+	memset(self->memory, 0x5a, 4096);
+	EXPECT_EQ(4096, process_vm_readv(getpid(), &here, 1, &there, 1, 0));
+	EXPECT_TRUE(is_filled_with(page, 0x5a, 4096));
+	memset(page, 0x77, 4096);
+	EXPECT_EQ(4096, process_vm_writev(getpid(), &here, 1, &there, 1, 0));
+	EXPECT_TRUE(is_filled_with(self->memory, 0x77, 4096));
+
+	/* Its faults are the module's to serve. */
+	fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (fd < 0)
+		return;
+	ASSERT_EQ(0, ioctl(fd, UFFDIO_API, &api));
+	EXPECT_EQ(-EINVAL, RESULT(ioctl(fd, UFFDIO_REGISTER, &range)));
+	close(fd);
 }
 
 TEST_HARNESS_MAIN
