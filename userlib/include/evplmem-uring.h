@@ -87,6 +87,8 @@ int evplmem_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe, 
 			    const struct evpl_iovec *iovec, uint64_t offset);
 int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
 			     const struct evpl_iovec *iovec, uint64_t offset);
+int evplmem_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			       const struct evpl_iovec *iovec, int flags);
 void evplmem_uring_flush(struct evpl_uring *uring);
 int evplmem_uring_stats(struct evpl_uring *uring, struct evpl_uring_stats *stats);
 const char *evplmem_uring_notice(struct evpl_uring *uring);
@@ -189,6 +191,30 @@ static inline int evpl_uring_prep_write(struct evpl_uring *uring, struct io_urin
 					int fd, const struct evpl_iovec *iovec, uint64_t offset)
 {
 	return evplmem_uring_prep_write(uring, sqe, fd, iovec, offset);
+}
+
+/**
+ * evpl_uring_prep_send_zc() - prepare to send a slice over a socket, without a copy
+ * @uring: what evpl_uring_create() made
+ * @sqe: the ring's
+ * @fd: the socket
+ * @iovec: what to send
+ * @flags: as for send(2)
+ *
+ * Fills @sqe with SEND_ZC, of a registered buffer where the slab is one; with SEND,
+ * which copies, for another process's memory, as that can't be lent to a socket.
+ *
+ * SEND_ZC has two completions: the first, with IORING_CQE_F_MORE, says how much was
+ * sent; the second, with IORING_CQE_F_NOTIF, that the socket needs the memory no more.
+ * The caller keeps its reference until the last one: that without IORING_CQE_F_MORE.
+ *
+ * Return: 1 if the memory is registered, 0 if not. Not an error either way. Linux
+ * before 6.0 has no SEND_ZC; the request gives -EINVAL there.
+ */
+static inline int evpl_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sqe,
+					  int fd, const struct evpl_iovec *iovec, int flags)
+{
+	return evplmem_uring_prep_send_zc(uring, sqe, fd, iovec, flags);
 }
 
 /**

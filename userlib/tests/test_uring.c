@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "connect.h"
 #include "evplmem-uring.h"
 
 #define ENTRIES	8
@@ -244,6 +245,61 @@ TEST_F(uring, ends_of_channels_are_read_and_written_through_a_ring)
 	EXPECT_EQ(1, evpl_channel_recv(channels[0], &message, 1));
 	EXPECT_EQ(18, message.cookie);
 	EXPECT_EQ('x', *(char *)message.iovec.data);
+	evpl_iovec_release(&message.iovec);
+	evpl_channel_close(channels[0]);
+	evpl_channel_close(channels[1]);
+	EXPECT_EQ(0, evpl_pool_close(other));
+}
+
+/* Sends by a ring over a connection of its own; the references that it took, in steps. */
+static void send_and_receive(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
+			     const struct evpl_iovec *iovec, bool copies)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&self->ring);
+	char *bytes = malloc(iovec->length);
+	struct io_uring_cqe *cqe;
+	int sockets[2], index;
+
+	ASSERT_TRUE(connect_pair(sockets));
+	index = evpl_uring_index(self->uring, iovec);
+	EXPECT_EQ(index < 0 ? 0 : 1,
+		  evpl_uring_prep_send_zc(self->uring, sqe, sockets[0], iovec, 0));
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+	ASSERT_EQ(0, io_uring_wait_cqe(&self->ring, &cqe));
+	EXPECT_EQ(iovec->length, cqe->res);
+	EXPECT_EQ(copies ? 0 : IORING_CQE_F_MORE, cqe->flags & IORING_CQE_F_MORE);
+	io_uring_cqe_seen(&self->ring, cqe);
+	ASSERT_EQ((ssize_t)iovec->length, recv(sockets[1], bytes, iovec->length, MSG_WAITALL));
+	EXPECT_EQ(0, memcmp(bytes, iovec->data, iovec->length));
+	if (!copies) {
+		ASSERT_EQ(0, io_uring_wait_cqe(&self->ring, &cqe));
+		EXPECT_EQ(IORING_CQE_F_NOTIF, cqe->flags);
+		io_uring_cqe_seen(&self->ring, cqe);
+	}
+	close(sockets[0]);
+	close(sockets[1]);
+	free(bytes);
+}
+
+TEST_F(uring, sockets_send_without_a_copy)
+{
+	struct evpl_iovec *iovec = &self->iovec[0][0];
+
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 10000, 0, 1, iovec));
+	memset(iovec->data, 'x', 10000);
+	send_and_receive(_metadata, self, iovec, false);
+}
+
+TEST_F(uring, sockets_send_received_memory_by_a_copy)
+{
+	struct evpl_channel *channels[2];
+	struct evpl_message message;
+	struct evpl_pool *other;
+
+	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
+		SKIP(return, "the module's alone");
+	message = receive(_metadata, self, &other, channels);
+	send_and_receive(_metadata, self, &message.iovec, true);
 	evpl_iovec_release(&message.iovec);
 	evpl_channel_close(channels[0]);
 	evpl_channel_close(channels[1]);

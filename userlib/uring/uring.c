@@ -235,6 +235,24 @@ int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe,
 	return 1;
 }
 
+int evplmem_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			       const struct evpl_iovec *iovec, int flags)
+{
+	int index = evplmem_uring_index(uring, iovec);
+	struct evpl_slab_info info;
+
+	if (index >= 0) {
+		io_uring_prep_send_zc_fixed(sqe, fd, iovec->data, iovec->length, flags, 0,
+					    (unsigned int)index);
+		return 1;
+	}
+	if (evpl_iovec_slab(iovec, &info))
+		io_uring_prep_send(sqe, fd, iovec->data, iovec->length, flags);
+	else
+		io_uring_prep_send_zc(sqe, fd, iovec->data, iovec->length, flags, 0);
+	return 0;
+}
+
 int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
 			 struct io_uring *ring, unsigned int first_slot,
 			 unsigned int nr_slots, unsigned int flags)
