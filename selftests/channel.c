@@ -1000,6 +1000,41 @@ TEST_F(channel, records_may_lie_in_evpls_own_windows)
 	EXPECT_EQ(1, let_go(&self->receiver, got));
 }
 
+struct flipper {
+	uint64_t *word;
+	bool stop;
+};
+
+static void *flip_word(void *arg)
+{
+	struct flipper *flipper = arg;
+
+	while (!__atomic_load_n(&flipper->stop, __ATOMIC_RELAXED))
+		__atomic_fetch_xor(flipper->word, 2, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+TEST_F(channel, word_of_a_lease_that_changes_while_it_is_looked_at_ends_nothing_too_early)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	struct flipper flipper = { .stop = false };
+	pthread_t thread;
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	flipper.word = (uint64_t *)&self->receiver.leases[got.lease].word;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, flip_word, &flipper));
+	for (int i = 0; i < scaled(30000); i++) {
+		ASSERT_EQ(0, evpl_lease_release(self->receiver.fd, &got.lease, 1));
+		ASSERT_EQ(0, evpl_lease_pull(self->owner.fd));
+	}
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	__atomic_store_n(&flipper.stop, true, __ATOMIC_RELAXED);
+	pthread_join(thread, NULL);
+	set(flipper.word, 1);
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+}
+
 /* An end as epoll(7) sees it, by edges: what has come since it was last asked. */
 static uint32_t edges(int epoll)
 {

@@ -44,6 +44,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #ifdef __cplusplus
@@ -58,6 +59,9 @@ struct evpl;
 
 /** struct evpl_channel - an end of a channel to another process; opaque */
 struct evpl_channel;
+
+/** struct evpl_zerocopy - a socket that sends without a copy; opaque */
+struct evpl_zerocopy;
 
 /** struct evpl_device - something that slabs are registered with; opaque */
 struct evpl_device;
@@ -305,6 +309,11 @@ int evplmem_channel_fd(struct evpl_channel *channel);
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n);
 int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max);
 int evplmem_pool_fd(struct evpl_pool *pool);
+int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd);
+ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_iovec *iovecs,
+			      int niov, int flags);
+int evplmem_zerocopy_reap(struct evpl_zerocopy *zerocopy);
+int evplmem_zerocopy_destroy(struct evpl_zerocopy *zerocopy);
 int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *ops, void *arg,
 			  struct evpl_device **r_device);
 void evplmem_device_detach(struct evpl_device *device);
@@ -835,6 +844,78 @@ static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
 static inline int evpl_pool_fd(struct evpl_pool *pool)
 {
 	return evplmem_pool_fd(pool);
+}
+
+/**
+ * evpl_zerocopy_create() - have a socket send without a copy
+ * @r_zerocopy: where it goes; end it with evpl_zerocopy_destroy()
+ * @fd: the socket, of TCP or UDP: it stays the caller's, and open. Nobody else sends
+ *	with MSG_ZEROCOPY over it, or reads its error queue.
+ *
+ * To copy is cheaper below some 10 KB, and the kernel does it by itself where the
+ * receiver is on the same machine.
+ *
+ * Calls for one socket are made by one thread at a time.
+ *
+ * Return: 0, or
+ *  - -EOPNOTSUPP: it is no such socket
+ *  - -EBADF, -ENOTSOCK: it is none at all
+ *  - -ENOMEM: no memory
+ */
+static inline int evpl_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
+{
+	return evplmem_zerocopy_create(r_zerocopy, fd);
+}
+
+/**
+ * evpl_zerocopy_send() - send slices without a copy
+ * @zerocopy: the socket
+ * @iovecs: what to send; the caller's references stay the caller's, who may release
+ *	them at once, and doesn't write to the memory before evpl_zerocopy_reap() has
+ *	let go of it
+ * @niov: how many, up to IOV_MAX
+ * @flags: as for send(2)
+ *
+ * Takes references of its own, to be let go of by evpl_zerocopy_reap(). It copies, and
+ * takes none, where the kernel has no memory to tell when it is done, and if one of
+ * @iovecs is another process's memory.
+ *
+ * Return: how many bytes the socket took, which may be less than there are; or
+ *  - -EINVAL: @niov is negative or above IOV_MAX
+ *  - -ENOMEM: no memory
+ *  - another error of sendmsg(2), such as -EAGAIN or -EPIPE
+ */
+static inline ssize_t evpl_zerocopy_send(struct evpl_zerocopy *zerocopy,
+					 const struct evpl_iovec *iovecs, int niov, int flags)
+{
+	return evplmem_zerocopy_send(zerocopy, iovecs, niov, flags);
+}
+
+/**
+ * evpl_zerocopy_reap() - let go of what was sent
+ * @zerocopy: the socket
+ *
+ * Doesn't block. poll(2) says POLLERR of the socket when there is something to do.
+ *
+ * Return: how many sends the kernel isn't done with; or an error of recvmsg(2)
+ */
+static inline int evpl_zerocopy_reap(struct evpl_zerocopy *zerocopy)
+{
+	return evplmem_zerocopy_reap(zerocopy);
+}
+
+/**
+ * evpl_zerocopy_destroy() - end it
+ * @zerocopy: the socket, or NULL
+ *
+ * The socket must be open still. What is left to be sent can be given up by connect(2)
+ * to AF_UNSPEC.
+ *
+ * Return: 0, or -EBUSY: the kernel isn't done with something; or an error of recvmsg(2)
+ */
+static inline int evpl_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
+{
+	return evplmem_zerocopy_destroy(zerocopy);
 }
 
 /**

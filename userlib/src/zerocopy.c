@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Sockets that send without a copy (MSG_ZEROCOPY, see
+ * Documentation/networking/msg_zerocopy.rst): the kernel numbers these sends, and says
+ * on the socket's error queue which of them it is done with. Until then each keeps a
+ * reference to what it sends.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <linux/errqueue.h>
+
+#include "entry.h"
+
+/* Iovecs that are sent from the stack of the caller. */
+#define FEW_IOVECS	16
+
+/**
+ * struct sent - a send that the kernel isn't done with
+ * @next: the one after it
+ * @number: the kernel's
+ * @niov: how many iovecs
+ * @iovecs: each a reference
+ */
+struct sent {
+	struct sent *next;
+	uint32_t number;
+	int niov;
+	struct evpl_iovec iovecs[];
+};
+
+/**
+ * struct evpl_zerocopy - a socket that sends without a copy
+ * @generation: the process that made it
+ * @fd: the socket, the caller's
+ * @number: of the next send
+ * @count: sends that the kernel isn't done with
+ * @first: the first of them; in the order of their numbers
+ * @end: where the next one is linked
+ */
+struct evpl_zerocopy {
+	uint32_t generation;
+	int fd;
+	uint32_t number;
+	int count;
+	struct sent *first;
+	struct sent **end;
+};
+
+int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
+{
+	struct evpl_zerocopy *zerocopy;
+	const int one = 1;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)))
+		return -errno;
+	zerocopy = malloc(sizeof(*zerocopy));
+	if (!zerocopy)
+		return -ENOMEM;
+	*zerocopy = (struct evpl_zerocopy){
+		.generation = fork_generation,
+		.fd = fd,
+		.end = &zerocopy->first,
+	};
+	*r_zerocopy = zerocopy;
+	return 0;
+}
+
+/* The kernel has taken so many bytes of what @sent has: only those stay referenced. */
+static void keep(struct evpl_zerocopy *zerocopy, struct sent *sent, size_t taken)
+{
+	int i;
+
+	for (i = 0; i < sent->niov && taken; i++) {
+		taken -= taken < sent->iovecs[i].length ? taken : sent->iovecs[i].length;
+		evplmem_iovec_addref(&sent->iovecs[i]);
+	}
+	sent->niov = i;
+	sent->next = NULL;
+	sent->number = zerocopy->number++;
+	*zerocopy->end = sent;
+	zerocopy->end = &sent->next;
+	zerocopy->count++;
+}
+
+ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_iovec *iovecs,
+			      int niov, int flags)
+{
+	struct iovec few[FEW_IOVECS], *iov = few;
+	struct sent *sent = NULL;
+	bool copy = false;
+	size_t length = 0;
+	struct msghdr msg;
+	ssize_t ret;
+	int i;
+
+	if (is_inherited(zerocopy->generation))
+		return -EPERM;
+	if (niov < 0 || niov > IOV_MAX)
+		return -EINVAL;
+	for (i = 0; i < niov; i++) {
+		if (iovec_is_inherited(&iovecs[i]))
+			return -EPERM;
+		length += iovecs[i].length;
+		/* Another process's memory can't be lent to the kernel. */
+		copy |= !iovec_slab(&iovecs[i]);
+	}
+
+	ret = -ENOMEM;
+	if (niov > FEW_IOVECS) {
+		iov = malloc((size_t)niov * sizeof(*iov));
+		if (!iov)
+			return ret;
+	}
+	evpl_iovec_to_iovec(iov, iovecs, niov);
+	msg = (struct msghdr){ .msg_iov = iov, .msg_iovlen = (size_t)niov };
+	if (!copy && length) {
+		sent = malloc(sizeof(*sent) + (size_t)niov * sizeof(*iovecs));
+		if (!sent)
+			goto free_iov;
+		sent->niov = niov;
+		memcpy(sent->iovecs, iovecs, (size_t)niov * sizeof(*iovecs));
+		ret = sendmsg(zerocopy->fd, &msg, flags | MSG_ZEROCOPY);
+		if (ret > 0) {
+			keep(zerocopy, sent, (size_t)ret);
+			goto free_iov;
+		}
+		free(sent);
+	}
+	/* Without the memory to tell that it is done (net.core.optmem_max), it copies. */
+	if (!sent || (ret < 0 && errno == ENOBUFS))
+		ret = sendmsg(zerocopy->fd, &msg, flags);
+	if (ret < 0)
+		ret = -errno;
+free_iov:
+	if (iov != few)
+		free(iov);
+	return ret;
+}
+
+/* Lets go of the sends from one number to another, which may have wrapped around. */
+static void let_go(struct evpl_zerocopy *zerocopy, uint32_t from, uint32_t to)
+{
+	struct sent **link = &zerocopy->first, *sent;
+
+	while ((sent = *link)) {
+		if (sent->number - from > to - from) {
+			link = &sent->next;
+			continue;
+		}
+		*link = sent->next;
+		evplmem_iovecs_release(sent->iovecs, sent->niov);
+		free(sent);
+		zerocopy->count--;
+	}
+	zerocopy->end = link;
+}
+
+int evplmem_zerocopy_reap(struct evpl_zerocopy *zerocopy)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[256];
+	} control;
+	struct sock_extended_err error;
+	struct cmsghdr *cmsg;
+	struct msghdr msg;
+
+	if (is_inherited(zerocopy->generation))
+		return -EPERM;
+	while (zerocopy->count) {
+		msg = (struct msghdr){
+			.msg_control = &control,
+			.msg_controllen = sizeof(control),
+		};
+		if (recvmsg(zerocopy->fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) {
+			if (errno == EAGAIN)
+				break;
+			return -errno;
+		}
+		for (cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
+			if (cmsg->cmsg_len < CMSG_LEN(sizeof(error)))
+				continue;
+			memcpy(&error, CMSG_DATA(cmsg), sizeof(error));
+			if (error.ee_origin == SO_EE_ORIGIN_ZEROCOPY && !error.ee_errno)
+				let_go(zerocopy, error.ee_info, error.ee_data);
+		}
+	}
+	return zerocopy->count;
+}
+
+int evplmem_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
+{
+	int ret;
+
+	if (!zerocopy)
+		return 0;
+	ret = evplmem_zerocopy_reap(zerocopy);
+	if (ret)
+		return ret < 0 ? ret : -EBUSY;
+	free(zerocopy);
+	return 0;
+}

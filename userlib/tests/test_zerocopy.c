@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/* Sockets that send without a copy: what they send stays until they are done with it. */
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/wait.h>
+
+#include "common.h"
+#include "connect.h"
+
+FIXTURE(zerocopy) {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	struct evpl_zerocopy *zerocopy;
+	struct evpl_iovec iovec[PER_SLAB];
+	int sockets[2];
+};
+
+FIXTURE_SETUP(zerocopy)
+{
+	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+	ASSERT_TRUE(connect_pair(self->sockets));
+	/* Room for less than a slab. */
+	setsockopt(self->sockets[0], SOL_SOCKET, SO_SNDBUF, &(int){ 256 * KB }, sizeof(int));
+	setsockopt(self->sockets[1], SOL_SOCKET, SO_RCVBUF, &(int){ 64 * KB }, sizeof(int));
+	ASSERT_EQ(0, evpl_zerocopy_create(&self->zerocopy, self->sockets[0]));
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec));
+	for (unsigned int i = 0; i < PER_SLAB; i++)
+		memset(self->iovec[i].data, 'a' + (int)i, BUFFER);
+}
+
+FIXTURE_TEARDOWN(zerocopy)
+{
+	EXPECT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
+	for (unsigned int i = 0; i < PER_SLAB; i++)
+		EXPECT_EQ(1, !self->iovec[i].data || word_of(&self->iovec[i]) == 1);
+	evpl_iovecs_release(self->iovec, PER_SLAB);
+	close(self->sockets[0]);
+	close(self->sockets[1]);
+	evpl_destroy(self->evpl);
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+}
+
+/* Reads so many bytes, of which each buffer's worth is of the next letter. */
+static bool arrives(int socket, size_t length)
+{
+	static char bytes[BUFFER];
+
+	for (int letter = 'a'; length; letter++) {
+		size_t part = length < BUFFER ? length : BUFFER;
+
+		if (recv(socket, bytes, part, MSG_WAITALL) != (ssize_t)part ||
+		    bytes[0] != (char)letter || memcmp(bytes, bytes + 1, part - 1))
+			return false;
+		length -= part;
+	}
+	return true;
+}
+
+/* Until nothing is on its way. */
+static int reap_all(struct evpl_zerocopy *zerocopy, int socket)
+{
+	struct pollfd poll_fd = { .fd = socket };
+	int ret;
+
+	while ((ret = evpl_zerocopy_reap(zerocopy)) > 0)
+		if (poll(&poll_fd, 1, -1) != 1 || !(poll_fd.revents & POLLERR))
+			return -EPROTO;
+	return ret;
+}
+
+TEST(what_is_no_such_socket_is_refused)
+{
+	struct evpl_zerocopy *zerocopy;
+	int fd;
+
+	EXPECT_EQ(-EBADF, evpl_zerocopy_create(&zerocopy, -1));
+	fd = open("/dev/null", O_RDWR);
+	EXPECT_EQ(-ENOTSOCK, evpl_zerocopy_create(&zerocopy, fd));
+	close(fd);
+	fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	EXPECT_EQ(-EOPNOTSUPP, evpl_zerocopy_create(&zerocopy, fd));
+	close(fd);
+	EXPECT_EQ(0, evpl_zerocopy_destroy(NULL));
+}
+
+TEST_F(zerocopy, references_stay_until_the_kernel_is_done)
+{
+	struct evpl_iovec sent[2] = { self->iovec[0], self->iovec[1] };
+
+	sent[1].length = 10;
+	for (int round = 0; round < 3; round++) {
+		ASSERT_EQ(BUFFER + 10, evpl_zerocopy_send(self->zerocopy, sent, 2, 0));
+		EXPECT_EQ(2, word_of(&self->iovec[0]));
+		EXPECT_EQ(2, word_of(&self->iovec[1]));
+		EXPECT_TRUE(arrives(self->sockets[1], BUFFER + 10));
+		EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+		EXPECT_EQ(1, word_of(&self->iovec[0]));
+		EXPECT_EQ(1, word_of(&self->iovec[1]));
+	}
+	EXPECT_EQ(0, evpl_zerocopy_reap(self->zerocopy));
+}
+
+TEST_F(zerocopy, buffer_is_not_recycled_before_it_was_sent)
+{
+	struct evpl_iovec others[PER_SLAB];
+	ssize_t sent;
+	int n = 0;
+
+	/* So much that a part waits for the receiver. */
+	sent = evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT);
+	ASSERT_LT(BUFFER, sent);
+	evpl_iovecs_release(self->iovec, PER_SLAB);
+	memset(self->iovec, 0, sizeof(self->iovec));
+	EXPECT_LT(0, used_in(self->pool));
+	while (evpl_buffer_alloc(self->evpl, &others[n]) == 1)
+		memset(others[n++].data, 0xff, BUFFER);
+	EXPECT_GT(PER_SLAB, n);
+	EXPECT_TRUE(arrives(self->sockets[1], (size_t)sent));
+	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+	evpl_iovecs_release(others, n);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(zerocopy, only_what_the_socket_took_is_referenced)
+{
+	ssize_t sent = evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT);
+
+	ASSERT_LT(0, sent);
+	ASSERT_GT(SLAB, sent);
+	for (unsigned int i = 0; i < PER_SLAB; i++)
+		EXPECT_EQ(sent > (ssize_t)(i * BUFFER) ? 2 : 1, word_of(&self->iovec[i]));
+	EXPECT_EQ(-EINVAL, evpl_zerocopy_send(self->zerocopy, self->iovec, -1, 0));
+	EXPECT_EQ(0, evpl_zerocopy_send(self->zerocopy, self->iovec, 0, 0));
+	EXPECT_TRUE(arrives(self->sockets[1], (size_t)sent));
+	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+}
+
+TEST_F(zerocopy, what_is_given_up_comes_back)
+{
+	struct sockaddr nobody = { .sa_family = AF_UNSPEC };
+	ssize_t sent = evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT);
+
+	ASSERT_LT(0, sent);
+	EXPECT_EQ(-EBUSY, evpl_zerocopy_destroy(self->zerocopy));
+	EXPECT_EQ(2, word_of(&self->iovec[0]));
+	ASSERT_EQ(0, connect(self->sockets[0], &nobody, sizeof(nobody)));
+	EXPECT_EQ(0, evpl_zerocopy_reap(self->zerocopy));
+	EXPECT_EQ(1, word_of(&self->iovec[0]));
+	EXPECT_GT(0, evpl_zerocopy_send(self->zerocopy, self->iovec, 1, MSG_NOSIGNAL));
+	EXPECT_EQ(1, word_of(&self->iovec[0]));
+}
+
+TEST_F(zerocopy, received_memory_is_sent_by_a_copy)
+{
+	struct evpl_message message = { .flags = 0 };
+	struct evpl_channel *channel, *other_channel;
+	struct evpl_pool *other;
+	int peer;
+
+	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
+		SKIP(return, "the module's alone");
+	ASSERT_EQ(0, open_pool(&other, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, 0, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&other_channel, other, peer, 0));
+	evpl_iovec_clone(&message.iovec, &self->iovec[0]);
+	ASSERT_EQ(0, evpl_channel_send(channel, &message, 1));
+	ASSERT_EQ(1, evpl_channel_recv(other_channel, &message, 1));
+	EXPECT_EQ(1, word_of(&message.iovec));
+
+	ASSERT_EQ(BUFFER, evpl_zerocopy_send(self->zerocopy, &message.iovec, 1, 0));
+	EXPECT_EQ(1, word_of(&message.iovec));
+	EXPECT_EQ(0, evpl_zerocopy_reap(self->zerocopy));
+	evpl_iovec_release(&message.iovec);
+	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
+	evpl_channel_close(channel);
+	evpl_channel_close(other_channel);
+	EXPECT_EQ(0, evpl_pool_close(other));
+}
+
+TEST_F(zerocopy, child_leaves_it_alone)
+{
+	pid_t child;
+	int status;
+
+	ASSERT_EQ(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, 1, 0));
+	child = fork();
+	if (!child)
+		_exit(evpl_zerocopy_send(self->zerocopy, self->iovec, 1, 0) != -EPERM ||
+		      evpl_zerocopy_reap(self->zerocopy) != -EPERM ||
+		      evpl_zerocopy_destroy(self->zerocopy) != -EPERM);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
+	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+}
+
+TEST_HARNESS_MAIN
