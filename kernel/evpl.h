@@ -366,7 +366,7 @@ void evpl_share_remove_lease(struct evpl_lease *lease);
 void evpl_share_drop(struct evpl_share *share);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
-int evpl_share_pull(struct evpl_client *client);
+int evpl_share_pull(struct evpl_client *client, bool want);
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)
 {
@@ -381,7 +381,7 @@ int evpl_lease_settle(struct evpl_lease *lease, bool count);
 struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
 				   u32 length, bool write);
 void evpl_lease_give_back(struct evpl_lease *lease);
-bool evpl_lease_pull(struct evpl_lease *lease);
+bool evpl_lease_pull(struct evpl_lease *lease, bool soon);
 void evpl_lease_revoke(struct evpl_lease *lease);
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count);
 void evpl_lease_end_all(struct evpl_client *client);

@@ -255,11 +255,11 @@ static int ioctl_lease_pull(struct evpl_call *call)
 {
 	struct evpl_lease_pull *args = &call->args.lease_pull;
 
-	if (args->flags)
+	if (args->flags & ~EVPL_PULL_WANT)
 		return -EOPNOTSUPP;
 	if (!evpl_client_shift(call->client))
 		return -ENXIO;
-	return evpl_share_pull(call->client);
+	return evpl_share_pull(call->client, args->flags & EVPL_PULL_WANT);
 }
 
 static int ioctl_revoke(struct evpl_call *call)

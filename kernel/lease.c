@@ -200,33 +200,33 @@ static bool strike_out_idle(struct evpl_lease *lease)
 	return true;
 }
 
-/* Ask that it be released as soon as it is idle. Return false if it was asked before. */
-static bool want(struct evpl_lease *lease)
+/* Ask that it be released as soon as it is idle. */
+static void want(struct evpl_lease *lease)
 {
 	lockdep_assert_held_write(&lease->client->lease_sem);
-	if (lease->ended || lease->wanted)
-		return false;
 	lease->wanted = true;
 	evpl_refs_want(lease->client, lease->number, true);
-	return true;
 }
 
 /**
- * evpl_lease_pull() - end a lease if it is idle, else as soon as it is
+ * evpl_lease_pull() - end a lease if it is idle
  * @lease: the lease, on which the caller has a reference
+ * @soon: else have it end as soon as it is
  *
  * Return: whether it was ended; not, if it has references, or a record is being
  * delivered, or it has ended already.
  */
-bool evpl_lease_pull(struct evpl_lease *lease)
+bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 {
 	bool idle;
 
 	down_write(&lease->client->lease_sem);
 	idle = strike_out_idle(lease);
-	if (!idle && want(lease))
+	if (soon && !idle && !lease->ended) {
+		want(lease);
 		/* The last reference may have gone before that. */
 		idle = strike_out_idle(lease);
+	}
 	up_write(&lease->client->lease_sem);
 	if (idle)
 		finish(lease);

@@ -373,11 +373,11 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 #define PULL_BATCH	16
 
 /*
- * End what is idle of the leases that a share has now, and return how many; the others
- * are to end as soon as they are idle, and so are those that are still to come. Of those
+ * End what is idle of the leases that a share has now, and return how many. If @want,
+ * the others are to end as soon as they are idle, and so are those still to come. Of those
  * that were looked at and stay, the last is where to go on.
  */
-static int pull_share(struct evpl_share *share)
+static int pull_share(struct evpl_share *share, bool want)
 {
 	struct evpl_lease *lease, *batch[PULL_BATCH], *seen = NULL;
 	u64 serial = 0, end = 0;
@@ -390,7 +390,8 @@ static int pull_share(struct evpl_share *share)
 		if (!end)
 			end = share->next_serial;
 		/* Leases that come later are made so by who delivers. */
-		WRITE_ONCE(share->wanted, true);
+		if (want)
+			WRITE_ONCE(share->wanted, true);
 		lease = seen && !list_empty(&seen->list) ? seen : NULL;
 		lease = list_prepare_entry(lease, &share->leases, list);
 		list_for_each_entry_continue(lease, &share->leases, list) {
@@ -406,7 +407,7 @@ static int pull_share(struct evpl_share *share)
 		for (i = 0; i < nr; i++) {
 			lease = batch[i];
 			serial = lease->serial + 1;
-			if (evpl_lease_pull(lease))
+			if (evpl_lease_pull(lease, want))
 				pulled++;
 			else
 				swap(lease, seen);
@@ -423,10 +424,11 @@ static int pull_share(struct evpl_share *share)
 /**
  * evpl_share_pull() - end the idle leases on an owner's buffers
  * @client: the owner
+ * @want: have the others end as soon as they are idle
  *
  * Return: how many were ended, or -EINTR after a part of them.
  */
-int evpl_share_pull(struct evpl_client *client)
+int evpl_share_pull(struct evpl_client *client, bool want)
 {
 	struct evpl_share *share;
 	struct evpl_slab *slab;
@@ -445,7 +447,7 @@ int evpl_share_pull(struct evpl_client *client)
 
 		pgoff = slab->start + slab->nr_pages;
 		for (index = 0; (share = next_share(slab, &index)); index++) {
-			pulled += pull_share(share);
+			pulled += pull_share(share, want);
 			evpl_share_drop(share);
 			cond_resched();
 			if (fatal_signal_pending(current))

@@ -24,10 +24,15 @@ BIND = struct.Struct('=IIiI')
 RELEASE = struct.Struct('=IIQII')
 
 
+def ioctl_number(number, layout):
+    """_IOWR() of linux/ioctl.h."""
+    return 3 << 30 | layout.size << 16 | 0xEB << 8 | number
+
+
 def call(fd, number, layout, *fields):
     """An ioctl with one struct, whose size comes first. Returns the struct."""
     data = bytearray(layout.pack(layout.size, *fields))
-    fcntl.ioctl(fd, 3 << 30 | layout.size << 16 | 0xEB << 8 | number, data)
+    fcntl.ioctl(fd, ioctl_number(number, layout), data)
     return layout.unpack(data)
 
 
@@ -45,7 +50,7 @@ def receive(end):
     call(fd, 4, BIND, 0, end, 0)
     poll = select.poll()
     poll.register(end, select.POLLIN)
-    poll.poll()
+    poll.poll(600_000)
     offset, length, _, cookie, lease, _ = RECORD.unpack(os.read(end, RECORD.size))
     memory, at = window(fd, offset, length, mmap.PROT_READ)
     good = memory[at:at + length] == TEXT and cookie == 17
@@ -53,8 +58,8 @@ def receive(end):
     good = good and struct.unpack_from('=Q', words, at)[0] == 1
     struct.pack_into('=Q', words, at, 0)
     number = ctypes.c_uint32(lease)
-    call(fd, 5, RELEASE, 0, ctypes.addressof(number), 1, 0)
-    return good
+    release = RELEASE.pack(RELEASE.size, 0, ctypes.addressof(number), 1, 0)
+    return good and fcntl.ioctl(fd, ioctl_number(5, RELEASE), bytearray(release)) == 1
 
 
 def main():

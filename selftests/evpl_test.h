@@ -122,12 +122,22 @@ static inline int evpl_lease_release(int fd, const uint32_t *leases, uint32_t co
 	return ret < 0 ? -errno : ret;
 }
 
-static inline int evpl_lease_pull(int fd)
+static inline int evpl_lease_pull_with(int fd, uint32_t flags)
 {
-	struct evpl_lease_pull pull = { .size = sizeof(pull) };
+	struct evpl_lease_pull pull = { .size = sizeof(pull), .flags = flags };
 	int ret = ioctl(fd, EVPL_LEASE_PULL, &pull);
 
 	return ret < 0 ? -errno : ret;
+}
+
+static inline int evpl_lease_pull(int fd)
+{
+	return evpl_lease_pull_with(fd, 0);
+}
+
+static inline int evpl_lease_want(int fd)
+{
+	return evpl_lease_pull_with(fd, EVPL_PULL_WANT);
 }
 
 static inline int evpl_revoke(int fd, uint64_t offset)

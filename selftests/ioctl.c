@@ -83,6 +83,7 @@ static const struct call {
 	},
 	{
 		.cmd = EVPL_LEASE_PULL,
+		.flags = EVPL_PULL_WANT,
 		.size = sizeof(struct evpl_lease_pull),
 		.set_up = true,
 		.no_output = true,

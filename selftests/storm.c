@@ -371,7 +371,7 @@ static void be_worker(int number, int control, const int ends[WORKERS], uint64_t
 			if (!below(16))
 				revoke_one();
 			else if (!below(16))
-				evpl_lease_pull(me.client);
+				evpl_lease_pull_with(me.client, below(2));
 			else if (!below(32))
 				fork_one();
 		}
@@ -490,29 +490,29 @@ static void storm(struct __test_metadata *_metadata, struct _test_data_storm *se
 		if (n < kills)
 			start(_metadata, self, i);
 	}
+	ASSERT_EQ(0, shared->errors) {
+		TH_LOG("%s", shared->what);
+	}
 }
 
 TEST_F_TIMEOUT(storm, processes_die_at_any_moment_and_nothing_is_lost, 7200)
 {
 	const unsigned int kills = scaled(2000), warm = kills / 5;
-	struct counters start = read_counters();
+	struct counters before = read_counters();
 	struct deaths deaths = { 0 };
 	double lost;
 
 	storm(_metadata, self, warm, &deaths);
-	ASSERT_TRUE(counters_return_to(start));
+	ASSERT_TRUE(counters_return_to(before));
 	lost = settled_free();
 	storm(_metadata, self, kills - warm, &deaths);
-	ASSERT_TRUE(counters_return_to(start));
+	ASSERT_TRUE(counters_return_to(before));
 	lost = (lost - settled_free()) / (kills - warm);
 	TH_LOG("%u killed: %u with leases, %u with records on their way, %u inside read or write",
 	       kills, deaths.with_leases, deaths.undelivered, deaths.inside);
 	TH_LOG("%llu records, %llu of them passed on, %llu revoked on the way, %llu verified, %llu forks",
 	       shared->records, shared->passed_on, shared->revoked, shared->verified,
 	       shared->forks);
-	ASSERT_EQ(0, shared->errors) {
-		TH_LOG("%s", shared->what);
-	}
 	TH_LOG("free memory falls by %.3f KiB a process", lost);
 	EXPECT_LE(kills / 20, deaths.with_leases);
 	EXPECT_LE(kills / 20, deaths.undelivered);

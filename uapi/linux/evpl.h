@@ -157,7 +157,7 @@
 /*
  * Bits of evpl_entry.word. The other bits are 0. BIASED says that a thread
  * counts beside the word, without atomics, in a word of its own. WANTED, of a
- * lease alone, says that its owner looks for memory: see EVPL_LEASE_PULL.
+ * lease alone, says that its owner waits for memory: see EVPL_LEASE_PULL.
  */
 #define EVPL_WORD_COUNT		0xffffffffULL
 #define EVPL_WORD_WANTED	_BITULL(62)
@@ -420,18 +420,23 @@ struct evpl_lease_release {
 
 #define EVPL_LEASE_RELEASE _IOWR(EVPL_IOC_TYPE, 0x05, struct evpl_lease_release)
 
+/* Leases that aren't idle are to end as soon as they are. */
+#define EVPL_PULL_WANT	_BITUL(0)
+
 /**
  * struct evpl_lease_pull - ioctl(EVPL_LEASE_PULL)
  * @size: sizeof(struct evpl_lease_pull)
- * @flags: must be 0
+ * @flags: %EVPL_PULL_WANT or 0
  *
  * Does for all leases that others have on the client's buffers what
  * EVPL_LEASE_RELEASE does: an owner who is out of buffers gets at those that a
- * receiver has let go of without a call. Those that aren't idle, and those that
- * records on their way give, get %EVPL_WORD_WANTED: a receiver that collects idle
- * leases to release them together sees it when it takes the last reference off the
- * word, and releases that one at once. So an owner that pulls, and then waits for
- * POLLIN, misses nothing. The kernel clears the flag when the lease ends.
+ * receiver has let go of without a call.
+ *
+ * With %EVPL_PULL_WANT those that aren't idle, and those that records on their way
+ * give, get %EVPL_WORD_WANTED: a receiver that collects idle leases to release them
+ * together sees it when it takes the last reference off the word, and releases that
+ * one at once. So an owner that pulls, and then waits for POLLIN, misses nothing of
+ * what it sent before. The kernel clears the flag when the lease ends.
  *
  * Return: how many leases it has ended, or -1 and errno: ENXIO; EINTR, after a part
  * of them.

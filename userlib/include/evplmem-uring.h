@@ -28,7 +28,8 @@
  * threads meanwhile.
  *
  * Errors: as in evplmem.h, negative errnos, and nothing has changed. What a child of
- * fork(2) finds is said there too.
+ * fork(2) finds is said there too; what evpl_uring_prep_read() and the like prepare for
+ * it isn't registered.
  */
 
 #include <evplmem.h>

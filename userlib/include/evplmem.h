@@ -29,8 +29,8 @@
  * those that can't fail do nothing. But evpl_channel_close() closes the child's copy of
  * the descriptor, without which the other end doesn't see that the parent has closed
  * its own. The memory stays what it was, shared with the parent. The child can open
- * pools of its own. A process that was made past fork(2), by clone(2) itself, isn't
- * noticed: it must not call this library.
+ * pools of its own. A process that was made past fork(3), by clone(2) or _Fork(3),
+ * isn't noticed: it must not call this library.
  *
  * Errors: functions that can fail return a negative errno, and have then changed
  * nothing. Errno itself is left as libc left it.
@@ -587,7 +587,8 @@ static inline void evpl_iovec_addref(struct evpl_iovec *iovec)
  *	reference
  *
  * On any thread, one with no context too, and after the context that allocated
- * it was destroyed. Never fails and never blocks.
+ * it was destroyed. Never fails, and makes a system call at most, where another process
+ * waits for the buffer.
  */
 static inline void evpl_iovec_release(struct evpl_iovec *iovec)
 {

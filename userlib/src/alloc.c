@@ -213,12 +213,13 @@ static uint64_t count_free(struct evpl *evpl)
 
 /*
  * Memory is short: frees what can be had by ending the holds of all contexts, and by
- * giving back idle slabs that are no use to this one.
+ * giving back idle slabs that are no use to this one. If it is @waiting already, it is to
+ * be told of what others give back.
  */
-static void scrape(struct evpl *evpl)
+static void scrape(struct evpl *evpl, bool waiting)
 {
 	context_rob_all(evpl->pool);
-	sharing_pull(evpl->pool);
+	sharing_pull(evpl->pool, waiting);
 	if (evpl->depot->node != EVPL_ANY_NODE)
 		pool_trim(evpl->pool, NULL, evpl->depot);
 }
@@ -236,14 +237,14 @@ static int alloc_hard(struct evpl *evpl, const struct request *request, struct e
 	uint64_t shrinks, n;
 	int ret;
 
-	scrape(evpl);
+	scrape(evpl, false);
 	shrinks = atomic_load(&pool->shrinks);
 	ret = alloc_all(evpl, request, iovecs, niov);
 	if (ret != -ENOMEM)
 		return ret;
 
 	pool_wait(pool);
-	scrape(evpl);
+	scrape(evpl, true);
 	pool_lock(pool);
 	n = count_free(evpl);
 	pool_unlock(pool);

@@ -197,7 +197,7 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 					  (uint32_t)(records[i].offset / pool->buffer_size));
 	/* Who waits for memory has pulled before these were sent. */
 	if (!err && atomic_load(&pool->waiting) & WAITING)
-		sharing_pull(pool);
+		sharing_pull(pool, true);
 	if (records != few)
 		free(records);
 	return err;

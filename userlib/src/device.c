@@ -225,7 +225,7 @@ int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *i
 	struct slab *slab;
 	struct reg *reg;
 
-	if (iovec_is_inherited(iovec))
+	if (iovec_is_inherited(iovec) || pool_is_inherited(device->pool))
 		return -EPERM;
 	slab = iovec_slab(iovec);
 	if (!slab)

@@ -10,24 +10,31 @@
 
 uint32_t fork_generation;
 
+static int watch_error;
+
 static void in_child(void)
 {
 	fork_generation += GENERATION_STEP;
-	closed_pools_unlock();
+	closed_pools_forget();
 }
 
-static int watch_error;
-
+/* There is none for the parent: it would take locks in an order that isn't the program's. */
 static void watch(void)
 {
-	watch_error = -pthread_atfork(closed_pools_lock, closed_pools_unlock, in_child);
+	watch_error = -pthread_atfork(NULL, NULL, in_child);
 }
 
-/* From the first pool on. Returns 0, or -ENOMEM. */
-int fork_watch(void)
+/* Returns 0; or -ENOMEM where a child wouldn't be noticed. */
+int fork_watched(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 	pthread_once(&once, watch);
 	return watch_error;
+}
+
+/* Before the program registers handlers of its own: so this one comes first in a child. */
+__attribute__((constructor)) static void watch_early(void)
+{
+	fork_watched();
 }

@@ -24,6 +24,6 @@ static inline bool is_inherited(uint32_t generation)
 	return generation != fork_generation;
 }
 
-int fork_watch(void);
+int fork_watched(void);
 
 #endif /* EVPLMEM_FORK_H */

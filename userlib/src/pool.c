@@ -24,34 +24,29 @@
 /* What io_uring takes as one registered buffer. */
 #define SLAB_LIMIT		(1UL << 30)
 
-/*
- * Pools that were closed: never freed, see pool.h. Those of this process's parent come
- * last and stay: one of its threads may have had one in hand when it forked.
- */
+/* Pools that were closed: never freed, see pool.h. */
 static struct evpl_pool *closed_pools;
 static pthread_mutex_t closed_lock = PTHREAD_MUTEX_INITIALIZER;
 
-void closed_pools_lock(void)
+/*
+ * In the child of a fork, where a thread of the parent may have been about it just then:
+ * they stay where they are, a little memory.
+ */
+void closed_pools_forget(void)
 {
-	pthread_mutex_lock(&closed_lock);
-}
-
-void closed_pools_unlock(void)
-{
-	pthread_mutex_unlock(&closed_lock);
+	closed_pools = NULL;
+	pthread_mutex_init(&closed_lock, NULL);
 }
 
 static struct evpl_pool *pool_get_struct(void)
 {
 	struct evpl_pool *pool;
 
-	closed_pools_lock();
+	pthread_mutex_lock(&closed_lock);
 	pool = closed_pools;
-	if (pool && pool_is_inherited(pool))
-		pool = NULL;
 	if (pool)
 		closed_pools = pool->next_closed;
-	closed_pools_unlock();
+	pthread_mutex_unlock(&closed_lock);
 	if (pool)
 		return pool;
 
@@ -65,10 +60,10 @@ static struct evpl_pool *pool_get_struct(void)
 
 static void pool_put_struct(struct evpl_pool *pool)
 {
-	closed_pools_lock();
+	pthread_mutex_lock(&closed_lock);
 	pool->next_closed = closed_pools;
 	closed_pools = pool;
-	closed_pools_unlock();
+	pthread_mutex_unlock(&closed_lock);
 }
 
 static uint64_t machine_memory(void)
@@ -209,7 +204,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	if (err)
 		return err;
 
-	err = fork_watch();
+	err = fork_watched();
 	if (err)
 		goto explain;
 	pool = pool_get_struct();
@@ -306,7 +301,7 @@ int evplmem_pool_close(struct evpl_pool *pool)
 		return -EPERM;
 	/* Otherwise nobody looks until memory is short. */
 	sharing_flush(pool);
-	sharing_pull(pool);
+	sharing_pull(pool, false);
 	pool_lock(pool);
 	if (!pool_is_idle(pool))
 		goto busy;

@@ -122,8 +122,7 @@ struct evpl_pool {
 
 struct depot *pool_depot(struct evpl_pool *pool, int node);
 
-void closed_pools_lock(void);
-void closed_pools_unlock(void);
+void closed_pools_forget(void);
 
 /* Whether it is the parent's of this process: then nothing may be done to it. */
 static inline bool pool_is_inherited(const struct evpl_pool *pool)

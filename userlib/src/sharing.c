@@ -170,10 +170,16 @@ bool sharing_collect(struct evpl_pool *pool)
 	return any;
 }
 
-/* Takes also what receivers have let go of and not said so. */
-bool sharing_pull(struct evpl_pool *pool)
+/*
+ * Takes also what receivers have let go of and not said so. If @want, they say so at once
+ * from here on, of what has been sent until now.
+ */
+bool sharing_pull(struct evpl_pool *pool, bool want)
 {
-	struct evpl_lease_pull pull = { .size = sizeof(pull) };
+	struct evpl_lease_pull pull = {
+		.size = sizeof(pull),
+		.flags = want ? EVPL_PULL_WANT : 0,
+	};
 
 	if (!pool_sharing(pool))
 		return false;
@@ -220,15 +226,23 @@ bool sharing_is_idle(struct evpl_pool *pool)
 	return true;
 }
 
+/* Tells the kernel of leases that may be idle. */
+static void let_go(struct evpl_pool *pool, const uint32_t *numbers, uint32_t count)
+{
+	struct evpl_lease_release release = {
+		.size = sizeof(release),
+		.leases = (uintptr_t)numbers,
+		.count = count,
+	};
+
+	ioctl(pool->backing.fd, EVPL_LEASE_RELEASE, &release);
+}
+
 /* Lets go of the idle leases. */
 void sharing_flush(struct evpl_pool *pool)
 {
 	struct sharing *sharing = pool_sharing(pool);
-	uint32_t numbers[IDLE_BATCH], idle;
-	struct evpl_lease_release release = {
-		.size = sizeof(release),
-		.leases = (uintptr_t)numbers,
-	};
+	uint32_t numbers[IDLE_BATCH], count = 0, idle;
 	struct entry *lease;
 
 	if (!sharing)
@@ -236,19 +250,19 @@ void sharing_flush(struct evpl_pool *pool)
 	idle = atomic_exchange_explicit(&sharing->idle, 0, memory_order_acquire);
 	while (idle) {
 		lease = &sharing->leases[idle - 1];
-		numbers[release.count++] = idle - 1;
+		numbers[count++] = idle - 1;
 		idle = atomic_load_explicit(&lease->next, memory_order_relaxed);
 		atomic_fetch_sub(&sharing->nr_idle, 1);
 		/* From here it may be queued anew: the kernel looks at the word last. */
 		atomic_store(&lease->queued, false);
-		if (release.count == IDLE_BATCH || !idle) {
-			ioctl(pool->backing.fd, EVPL_LEASE_RELEASE, &release);
-			release.count = 0;
+		if (count == IDLE_BATCH || !idle) {
+			let_go(pool, numbers, count);
+			count = 0;
 		}
 	}
 }
 
-/* A lease has lost its last reference. */
+/* A lease has lost its last reference: it goes with others. */
 static void queue(struct sharing *sharing, struct entry *lease)
 {
 	uint32_t first;
@@ -278,10 +292,9 @@ void sharing_put(struct entry *lease, void *site)
 
 	atomic_fetch_add(&pool->letting_go, 1);
 	old = entry_drop(lease, site);
-	if ((old & ~EVPL_WORD_WANTED) == 1) {
+	if (old == 1)
 		queue(pool_sharing(pool), lease);
-		if (old & EVPL_WORD_WANTED)
-			sharing_flush(pool);
-	}
+	else if (old == (EVPL_WORD_WANTED | 1))
+		let_go(pool, &lease->index, 1);
 	atomic_fetch_sub(&pool->letting_go, 1);
 }

@@ -56,7 +56,7 @@ int sharing_make(struct evpl_pool *pool);
 void sharing_end(struct evpl_pool *pool);
 void sharing_note_sent(struct sharing *sharing, uint32_t index);
 bool sharing_collect(struct evpl_pool *pool);
-bool sharing_pull(struct evpl_pool *pool);
+bool sharing_pull(struct evpl_pool *pool, bool want);
 struct entry *sharing_lease(struct evpl_pool *pool, uint32_t number);
 bool sharing_is_idle(struct evpl_pool *pool);
 void sharing_put(struct entry *lease, void *site);

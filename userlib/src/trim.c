@@ -108,6 +108,6 @@ uint64_t evplmem_pool_trim(struct evpl_pool *pool)
 	if (pool_is_inherited(pool))
 		return 0;
 	sharing_flush(pool);
-	sharing_pull(pool);
+	sharing_pull(pool, false);
 	return pool_trim(pool, NULL, NULL);
 }

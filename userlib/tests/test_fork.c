@@ -33,6 +33,8 @@ static int status_of(int (*function)(struct things *things), struct things *thin
 
 	if (!child)
 		_exit(function(things));
+	if (child < 0)
+		return -1;
 	if (waitpid(child, &status, 0) != child)
 		return -1;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
@@ -160,7 +162,9 @@ TEST_F(fork, in_a_child_references_neither_come_nor_go)
 
 static int use_one(struct things *things)
 {
-	struct evpl_iovec iovec[3], cut;
+	struct evpl_iovec iovec[3], cut, empty = { 0 };
+	struct evpl_device *device;
+	uint64_t cookie;
 	struct evpl_pool *pool;
 	struct evpl *evpl;
 
@@ -171,7 +175,14 @@ static int use_one(struct things *things)
 	WANT(1, evpl_iovec_alloc(evpl, 100, 0, 1, &iovec[2]));
 	memset(iovec[2].data, 'y', 100);
 	WANT(0, evpl_iovec_clone_segment(&cut, &iovec[2], 10, 10));
-	/* What is the parent's isn't this pool's. */
+	/* What is the parent's isn't this pool's, nor the other way round. */
+	WANT(0, evpl_device_attach(pool, &ops, things, &device));
+	WANT(0, evpl_device_cookie(device, &iovec[2], &cookie));
+	WANT(-EPERM, evpl_device_cookie(device, &things->iovec, &cookie));
+	WANT(-EPERM, evpl_device_cookie(things->device, &iovec[2], &cookie));
+	WANT(-EPERM, evpl_device_cookie(things->device, &empty, &cookie));
+	evpl_device_detach(device);
+	things->unregistered = 0;
 	WANT(-EPERM, evpl_iovec_commit(evpl, things->reserved, 2, 100));
 	evpl_iovec_release(&things->iovec);
 	WANT(2, used_in(pool));
