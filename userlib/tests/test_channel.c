@@ -460,6 +460,7 @@ FIXTURE(owner)
 
 FIXTURE_SETUP(owner)
 {
+	struct evpl_channel *there, *back;
 	int peer, told[2];
 	char byte;
 
@@ -481,6 +482,15 @@ FIXTURE_SETUP(owner)
 	self->told = told[0];
 	ASSERT_EQ(1, read(self->told, &byte, 1));
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->message.iovec));
+
+	/* A buffer's first way out makes the descriptor readable by itself. */
+	ASSERT_EQ(0, evpl_channel_create(&there, self->pool, 1, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&back, self->pool, peer, 0));
+	ASSERT_EQ(0, evpl_channel_send(there, &self->message, 1));
+	ASSERT_EQ(1, evpl_channel_recv(back, &self->message, 1));
+	evpl_channel_close(there);
+	evpl_channel_close(back);
+	evpl_pool_trim(self->pool);
 }
 
 FIXTURE_TEARDOWN(owner)
