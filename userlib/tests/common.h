@@ -125,4 +125,40 @@ static inline int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
 	return 0;
 }
 
+/* Memory that another pool has sent, by a channel whose ends are both this process's. */
+struct received {
+	struct evpl_message message;
+	struct evpl_pool *other;
+	struct evpl_channel *there, *here;
+};
+
+static inline void receive(struct received *received, struct evpl_pool *pool, unsigned int length)
+{
+	struct evpl_message *message = &received->message;
+	struct evpl *evpl;
+	int peer;
+
+	*message = (struct evpl_message){ .flags = EVPL_MESSAGE_WRITE };
+	if (open_pool(&received->other, BUFFER, SLAB) ||
+	    evpl_create(&evpl, received->other, NULL) ||
+	    evpl_iovec_alloc(evpl, length, 4096, 1, &message->iovec) != 1)
+		abort();
+	memset(message->iovec.data, 'x', length);
+	if (evpl_channel_create(&received->there, received->other, 0, 0, &peer) ||
+	    evpl_channel_bind(&received->here, pool, peer, EVPL_CHANNEL_BLOCKING) ||
+	    evpl_channel_send(received->there, message, 1) ||
+	    evpl_channel_recv(received->here, message, 1) != 1)
+		abort();
+	evpl_destroy(evpl);
+}
+
+/* Returns what closing the other pool does. */
+static inline int end_received(struct received *received)
+{
+	evpl_iovec_release(&received->message.iovec);
+	evpl_channel_close(received->there);
+	evpl_channel_close(received->here);
+	return evpl_pool_close(received->other);
+}
+
 #endif /* EVPLMEM_TESTS_COMMON_H */

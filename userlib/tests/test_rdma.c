@@ -137,35 +137,19 @@ TEST_F(rdma, a_child_has_no_part_in_it)
 
 TEST_F(rdma, received_memory_has_no_keys_and_can_not_be_a_region)
 {
-	struct evpl_message message = { .flags = EVPL_MESSAGE_WRITE };
-	struct evpl_channel *channel, *other_channel;
-	struct evpl_pool *other;
-	struct evpl *evpl;
+	struct received received;
+	struct evpl_iovec *iovec = &received.message.iovec;
 	uint32_t key;
-	int peer;
 
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
 		SKIP(return, "the module's alone");
-	ASSERT_EQ(0, open_pool(&other, BUFFER, SLAB));
-	ASSERT_EQ(0, evpl_create(&evpl, other, NULL));
-	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &message.iovec));
-	ASSERT_EQ(0, evpl_channel_create(&channel, other, 0, 0, &peer));
-	ASSERT_EQ(0, evpl_channel_bind(&other_channel, self->pool, peer, 0));
-	ASSERT_EQ(0, evpl_channel_send(channel, &message, 1));
-	ASSERT_EQ(1, evpl_channel_recv(other_channel, &message, 1));
-	memset(message.iovec.data, 'x', message.iovec.length);
-
-	EXPECT_EQ(-ENOENT, evpl_rdma_lkey(self->rdma, &message.iovec, &key));
+	receive(&received, self->pool, BUFFER);
+	memset(iovec->data, 'y', BUFFER);
+	EXPECT_EQ(-ENOENT, evpl_rdma_lkey(self->rdma, iovec, &key));
 	errno = 0;
-	EXPECT_EQ(NULL, ibv_reg_mr(self->pd, message.iovec.data, message.iovec.length, ACCESS));
+	EXPECT_EQ(NULL, ibv_reg_mr(self->pd, iovec->data, iovec->length, ACCESS));
 	EXPECT_EQ(EFAULT, errno);
-
-	evpl_iovec_release(&message.iovec);
-	evpl_channel_close(channel);
-	evpl_channel_close(other_channel);
-	evpl_destroy(evpl);
-	evpl_pool_trim(self->pool);
-	EXPECT_EQ(0, evpl_pool_close(other));
+	EXPECT_EQ(0, end_received(&received));
 }
 
 TEST_F(rdma, a_pool_has_so_many_devices_and_no_more)

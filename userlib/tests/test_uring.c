@@ -160,98 +160,68 @@ TEST_F(uring, a_child_has_no_part_in_it)
 	EXPECT_EQ(index < 0 ? 0 : 1, uring_stats(self->uring).slots_used);
 }
 
-/* A message of another pool, by a channel whose ends are both this process's. */
-static struct evpl_message receive(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
-				   struct evpl_pool **other, struct evpl_channel *channels[2])
-{
-	struct evpl_message message = { .flags = EVPL_MESSAGE_WRITE };
-	struct evpl *evpl;
-	int peer;
-
-	EXPECT_EQ(0, open_pool(other, BUFFER, SLAB));
-	EXPECT_EQ(0, evpl_create(&evpl, *other, NULL));
-	EXPECT_EQ(1, evpl_iovec_alloc(evpl, 4096, 4096, 1, &message.iovec));
-	memset(message.iovec.data, 'x', 4096);
-	EXPECT_EQ(0, evpl_channel_create(&channels[0], *other, 0, 0, &peer));
-	EXPECT_EQ(0, evpl_channel_bind(&channels[1], self->pool, peer, EVPL_CHANNEL_BLOCKING));
-	EXPECT_EQ(0, evpl_channel_send(channels[0], &message, 1));
-	EXPECT_EQ(1, evpl_channel_recv(channels[1], &message, 1));
-	evpl_destroy(evpl);
-	return message;
-}
-
 TEST_F(uring, received_memory_works_and_is_never_registered)
 {
-	struct evpl_channel *channels[2];
-	struct evpl_message message;
-	struct evpl_pool *other;
+	struct received received;
 	struct iovec iovec;
 
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
 		SKIP(return, "the module's alone");
-	message = receive(_metadata, self, &other, channels);
-	EXPECT_GT(0, evpl_uring_index(self->uring, &message.iovec));
+	receive(&received, self->pool, 4096);
+	EXPECT_GT(0, evpl_uring_index(self->uring, &received.message.iovec));
 	EXPECT_EQ(0, uring_stats(self->uring).slots_used);
-	iovec = (struct iovec){ message.iovec.data, message.iovec.length };
+	iovec = (struct iovec){ received.message.iovec.data, received.message.iovec.length };
 	EXPECT_EQ(-EFAULT, io_uring_register_buffers_update_tag(&self->ring, FIRST, &iovec,
 								&(__u64){ 0 }, 1));
 
 	/* Out of it and into it all the same. */
 	EXPECT_EQ(0, evpl_uring_prep_write(self->uring, io_uring_get_sqe(&self->ring), self->fd,
-					   &message.iovec, 0));
+					   &received.message.iovec, 0));
 	EXPECT_EQ(4096, submit(&self->ring));
-	memset(message.iovec.data, 'y', 4096);
+	memset(received.message.iovec.data, 'y', 4096);
 	EXPECT_EQ(0, evpl_uring_prep_read(self->uring, io_uring_get_sqe(&self->ring), self->fd,
-					  &message.iovec, 0));
+					  &received.message.iovec, 0));
 	EXPECT_EQ(4096, submit(&self->ring));
-	EXPECT_EQ('x', *(char *)message.iovec.data);
+	EXPECT_EQ('x', *(char *)received.message.iovec.data);
 
-	evpl_iovec_release(&message.iovec);
-	evpl_channel_close(channels[0]);
-	evpl_channel_close(channels[1]);
-	EXPECT_EQ(0, evpl_pool_close(other));
+	EXPECT_EQ(0, end_received(&received));
 }
 
 TEST_F(uring, ends_of_channels_are_read_and_written_through_a_ring)
 {
 	struct evpl_record got = { .length = 0 };
-	struct evpl_channel *channels[2];
-	struct evpl_message message;
-	struct evpl_pool *other;
+	struct received received;
 	struct io_uring_cqe *cqe;
 
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
 		SKIP(return, "the module's alone");
-	message = receive(_metadata, self, &other, channels);
-	io_uring_prep_read(io_uring_get_sqe(&self->ring), evpl_channel_fd(channels[1]), &got,
+	receive(&received, self->pool, 4096);
+	io_uring_prep_read(io_uring_get_sqe(&self->ring), evpl_channel_fd(received.here), &got,
 			   sizeof(got), 0);
 	ASSERT_EQ(1, io_uring_submit(&self->ring));
 	EXPECT_EQ(-EAGAIN, io_uring_peek_cqe(&self->ring, &cqe));
 
 	/* What was received goes there and comes back, which ends the wait. */
-	EXPECT_EQ(0, evpl_channel_send(channels[1], &message, 1));
-	EXPECT_EQ(1, evpl_channel_recv(channels[0], &message, 1));
+	EXPECT_EQ(0, evpl_channel_send(received.here, &received.message, 1));
+	EXPECT_EQ(1, evpl_channel_recv(received.there, &received.message, 1));
 	EXPECT_EQ(-EAGAIN, io_uring_peek_cqe(&self->ring, &cqe));
-	message.cookie = 18;
-	EXPECT_EQ(0, evpl_channel_send(channels[0], &message, 1));
+	received.message.cookie = 18;
+	EXPECT_EQ(0, evpl_channel_send(received.there, &received.message, 1));
 	ASSERT_EQ(0, io_uring_wait_cqe(&self->ring, &cqe));
 	EXPECT_EQ(sizeof(got), cqe->res);
 	io_uring_cqe_seen(&self->ring, cqe);
 	EXPECT_EQ(18, got.cookie);
 	EXPECT_EQ(4096, got.length);
-	io_uring_prep_write(io_uring_get_sqe(&self->ring), evpl_channel_fd(channels[1]), &got,
+	io_uring_prep_write(io_uring_get_sqe(&self->ring), evpl_channel_fd(received.here), &got,
 			    sizeof(got), 0);
 	EXPECT_EQ(sizeof(got), submit(&self->ring));
-	EXPECT_EQ(1, evpl_channel_recv(channels[0], &message, 1));
-	EXPECT_EQ(18, message.cookie);
-	EXPECT_EQ('x', *(char *)message.iovec.data);
-	evpl_iovec_release(&message.iovec);
-	evpl_channel_close(channels[0]);
-	evpl_channel_close(channels[1]);
-	EXPECT_EQ(0, evpl_pool_close(other));
+	EXPECT_EQ(1, evpl_channel_recv(received.there, &received.message, 1));
+	EXPECT_EQ(18, received.message.cookie);
+	EXPECT_EQ('x', *(char *)received.message.iovec.data);
+	EXPECT_EQ(0, end_received(&received));
 }
 
-/* Sends by a ring over a connection of its own; the references that it took, in steps. */
+/* Sends by a ring over a connection of its own, to the last completion. */
 static void send_and_receive(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
 			     const struct evpl_iovec *iovec, bool copies)
 {
@@ -292,18 +262,13 @@ TEST_F(uring, sockets_send_without_a_copy)
 
 TEST_F(uring, sockets_send_received_memory_by_a_copy)
 {
-	struct evpl_channel *channels[2];
-	struct evpl_message message;
-	struct evpl_pool *other;
+	struct received received;
 
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
 		SKIP(return, "the module's alone");
-	message = receive(_metadata, self, &other, channels);
-	send_and_receive(_metadata, self, &message.iovec, true);
-	evpl_iovec_release(&message.iovec);
-	evpl_channel_close(channels[0]);
-	evpl_channel_close(channels[1]);
-	EXPECT_EQ(0, evpl_pool_close(other));
+	receive(&received, self->pool, 4096);
+	send_and_receive(_metadata, self, &received.message.iovec, true);
+	EXPECT_EQ(0, end_received(&received));
 }
 
 TEST_F(uring, destroying_nothing_is_allowed)
