@@ -31,7 +31,7 @@
  * @share: of the buffer; the item owns a count
  * @offset: of the first byte, in the buffer
  * @length: bytes
- * @flags: EVPL_RECORD_WRITE or 0
+ * @flags: EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE
  * @cookie: the writer's
  */
 struct evpl_item {
@@ -266,25 +266,25 @@ struct sending {
 static bool is_guest_offset(u64 offset)
 {
 	return offset >> PAGE_SHIFT >= EVPL_GUEST_START &&
-	       offset >> PAGE_SHIFT < EVPL_GUEST_RO_START + EVPL_GUEST_PAGES;
+	       offset >> PAGE_SHIFT < EVPL_GUEST_START +
+				      EVPL_LEASE_KINDS * EVPL_GUEST_PAGES;
 }
 
 static int give(struct evpl_client *client, const struct evpl_record *record,
 		struct sending *sending)
 {
-	bool write = record->flags & EVPL_RECORD_WRITE;
 	struct evpl_share *share;
 	struct evpl_lease *lease = NULL;
 
 	if (is_guest_offset(record->offset)) {
 		lease = evpl_lease_give(client, record->offset, record->length,
-					write);
+					record->flags);
 		if (IS_ERR(lease))
 			return PTR_ERR(lease);
 		share = lease->share;
 	} else if (record->offset < EVPL_OWN_SIZE) {
 		share = evpl_share_give(client, record->offset, record->length,
-					write);
+					record->flags & EVPL_RECORD_WRITE);
 		if (IS_ERR(share))
 			return PTR_ERR(share);
 	} else {
@@ -417,7 +417,7 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 
 static int check_record(const struct evpl_record *record)
 {
-	if (record->flags & ~EVPL_RECORD_WRITE)
+	if (record->flags & ~(EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE))
 		return -EOPNOTSUPP;
 	if (record->__reserved || !record->length ||
 	    record->length > EVPL_BUFFER_SIZE_MAX)
@@ -545,7 +545,7 @@ static int deliver_own(struct evpl_end *end, struct evpl_client *client,
 		       const struct evpl_item *item, struct iov_iter *to)
 {
 	u64 buffer = evpl_share_buffer(item->share);
-	u64 start = (buffer << item->share->slab->buffer_shift) << PAGE_SHIFT;
+	u64 start = evpl_share_offset(item->share);
 	int ret;
 
 	if (!evpl_share_take_home(item->share))
@@ -563,8 +563,7 @@ static int deliver_lease(struct evpl_end *end, struct evpl_client *client,
 	struct evpl_lease *lease;
 	int ret;
 
-	lease = evpl_lease_take(client, item->share,
-				item->flags & EVPL_RECORD_WRITE);
+	lease = evpl_lease_take(client, item->share, item->flags);
 	if (IS_ERR(lease))
 		return PTR_ERR(lease);
 	ret = copy_out(to, item, evpl_lease_place(lease) + item->offset,

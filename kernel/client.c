@@ -73,6 +73,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	client->lease_tree = RB_ROOT;
 	INIT_LIST_HEAD(&client->ends);
 	init_waitqueue_head(&client->wait);
+	evpl_fence_init(client);
 
 	client->user = evpl_user_get(file->f_cred->uid);
 	if (!client->user)
@@ -111,10 +112,8 @@ void evpl_client_free(struct kref *kref)
 	struct evpl_client *client = container_of(kref, struct evpl_client, kref);
 
 	evpl_refs_destroy(client);
-	if (client->zeros) {
-		__free_page(client->zeros);
-		evpl_uncharge(client->user, PAGE_SIZE);
-	}
+	if (client->zeros)
+		evpl_folio_free(page_folio(client->zeros), client->user);
 	xa_destroy(&client->leases);
 	put_pid(client->pid);
 	iput(client->inode);
@@ -139,6 +138,7 @@ static int evpl_release(struct inode *inode, struct file *file)
 	client->gone = true;
 	up_write(&client->lease_sem);
 	up_write(&client->tree_lock);
+	cancel_delayed_work_sync(&client->fence_work);
 
 	evpl_channel_client_gone(client);
 	evpl_lease_end_all(client);
@@ -220,7 +220,7 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 {
 	struct evpl_client *client = file->private_data;
 	unsigned long folios[EVPL_FOLIO_ORDER_MAX + 1] = {};
-	unsigned long buffers = 0, in_use = 0, shared = 0, index;
+	unsigned long buffers = 0, in_use = 0, shared = 0, quarantined = 0, index;
 	struct evpl_share *share;
 	unsigned int shift, i;
 	int order;
@@ -239,6 +239,8 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 		}
 		xa_for_each(&slab->shares, index, share)
 			shared++;
+		xa_for_each_marked(&slab->shares, index, share, EVPL_QUARANTINED)
+			quarantined++;
 	}
 	if (shift)
 		buffers = client->nr_pages >> (shift - PAGE_SHIFT);
@@ -250,6 +252,7 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "evpl-buffers:\t%lu\n", buffers);
 	seq_printf(m, "evpl-buffers-in-use:\t%lu\n", in_use);
 	seq_printf(m, "evpl-buffers-shared:\t%lu\n", shared);
+	seq_printf(m, "evpl-buffers-in-quarantine:\t%lu\n", quarantined);
 	seq_printf(m, "evpl-leases:\t%lu\n", READ_ONCE(client->nr_leases));
 	for (order = EVPL_FOLIO_ORDER_MAX; order >= EVPL_FOLIO_ORDER_MIN; order--)
 		if (folios[order])

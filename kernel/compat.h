@@ -16,4 +16,25 @@ static inline void vm_flags_mod(struct vm_area_struct *vma,
 }
 #endif
 
+/*
+ * How many page tables have a folio mapped, a PMD counting once. It is at most what it
+ * was when the call began: PMDs are counted first, and each is in the count of every
+ * page as long as it is in theirs. The folio is locked, so none is added.
+ */
+static inline int evpl_folio_mapcount(struct folio *folio)
+{
+#ifdef EVPL_HAS_LARGE_MAPCOUNT
+	return folio_mapcount(folio);
+#else
+	unsigned long nr = folio_nr_pages(folio), i;
+	int pmds = nr > 1 ? folio_entire_mapcount(folio) : 0, mapped = 0;
+
+	/* See above. */
+	smp_rmb();
+	for (i = 0; i < nr; i++)
+		mapped += page_mapcount(folio_page(folio, i));
+	return mapped - pmds * (int)(nr - 1);
+#endif
+}
+
 #endif /* EVPL_COMPAT_H */

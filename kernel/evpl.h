@@ -40,6 +40,7 @@
 #include <linux/rwsem.h>
 #include <linux/uidgid.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 struct dentry;
@@ -83,9 +84,9 @@ struct seq_file;
 #define EVPL_OWN_SIZE	BIT_ULL(43)
 #define EVPL_OWN_PAGES	(EVPL_OWN_SIZE >> PAGE_SHIFT)
 #define EVPL_REFS_START	EVPL_OWN_PAGES
+/* Four guest windows, one after the other: enum evpl_lease_kind. */
 #define EVPL_GUEST_START	(2 * EVPL_OWN_PAGES)
-#define EVPL_GUEST_RO_START	(3 * EVPL_OWN_PAGES)
-#define EVPL_GUEST_PAGES	EVPL_OWN_PAGES
+#define EVPL_GUEST_PAGES	(EVPL_OWN_PAGES / 2)
 
 /* What lies between, from EVPL_REFS_START on, in pages. */
 #define EVPL_REFS_ENTRIES	0
@@ -115,10 +116,13 @@ struct evpl_user {
  * @folio: the folio, on which the slab owns one reference; NULL once an orphaned
  *	slab has given it back. Changes under the xa_lock of evpl_slab.shares.
  * @index: its first page in the own window
+ * @floor: how many references its owner's registrations have on it; changes under
+ *	evpl_client.lock, and may be read without
  */
 struct evpl_part {
 	struct folio *folio;
 	pgoff_t index;
+	int floor;
 };
 
 /**
@@ -157,37 +161,54 @@ struct evpl_slab {
  * @slab: whose buffer it is; the share owns a reference. It is in
  *	evpl_slab.shares as long as anybody may touch the buffer.
  * @index: place of the buffer in the slab
- * @count: one for each record on its way, each lease, and who works on it: the
- *	kernel's count of the buffer. All of it is one reference in the word of the
- *	owner's entry, which goes when @count is 0 or the share is revoked.
+ * @count: one for each record on its way, each lease, a quarantine, and who works on
+ *	it: the kernel's count of the buffer. All of it is one reference in the word
+ *	of the owner's entry, which goes when @count is 0 or the share is revoked,
+ *	unless the buffer is in quarantine then.
  * @revoked: nobody may touch the buffer for this share's sake any more
+ * @fenced: it has had a device lease
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @next_serial: of the next lease
  * @leases: in the order of their serials
  *
- * The xa_lock of evpl_slab.shares guards @count, @revoked, @wanted, @next_serial,
- * @leases and evpl_lease.list.
+ * The xa_lock of evpl_slab.shares guards @count to @leases, and evpl_lease.list. It
+ * also guards EVPL_QUARANTINED, a mark there: the share's buffer is in quarantine.
  */
 struct evpl_share {
 	struct evpl_slab *slab;
 	unsigned long index;
 	unsigned long count;
 	bool revoked;
+	bool fenced;
 	bool wanted;
 	u64 next_serial;
 	struct list_head leases;
 };
 
+#define EVPL_QUARANTINED	XA_MARK_1
+
+/*
+ * What a client may do with what it has leased, and so the window that the lease is in,
+ * in the order of the windows.
+ */
+enum evpl_lease_kind {
+	EVPL_LEASE_RW,		/* guest */
+	EVPL_LEASE_RO,		/* guest-ro */
+	EVPL_LEASE_IO_RW,	/* guest-io */
+	EVPL_LEASE_IO_RO,	/* guest-io-ro */
+	EVPL_LEASE_KINDS,
+};
+
 /**
  * struct evpl_lease - a buffer of another client that one may touch
- * @node: in evpl_client.lease_tree, by @share and @writable, unless @ended
+ * @node: in evpl_client.lease_tree, by @share and @kind, unless @ended
  * @list: in evpl_share.leases, until nobody can touch the buffer through it
  * @serial: see there
  * @client: who may; the lease owns a reference
  * @share: what; the lease owns a count until it has ended
  * @number: its place in evpl_client.leases, and so its entry and its place in the
  *	guest windows
- * @writable: in the guest window, or else in guest-ro
+ * @kind: which of these it is in
  * @pending: how many are between taking it and counting in its word
  * @revoked: touches find nothing; it is there for its word only
  * @wanted: its word has been given EVPL_WORD_WANTED
@@ -204,7 +225,7 @@ struct evpl_lease {
 	struct evpl_client *client;
 	struct evpl_share *share;
 	u32 number;
-	bool writable;
+	enum evpl_lease_kind kind;
 	bool revoked;
 	bool wanted;
 	bool ended;
@@ -240,6 +261,8 @@ struct evpl_lease {
  * @lease_tree: those that records can be delivered to
  * @nr_leases: how many are in @leases; written with @lease_sem, may be read without
  * @zeros: what a touch of a revoked lease finds, or NULL
+ * @fence_work: looks at the buffers in quarantine; pending only before @gone
+ * @fence_delay: how long after the last time it does, in jiffies; a hint
  * @ends: the ends of channels that are bound to it; ends_lock guards them
  * @wait: who polls the client
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
@@ -267,6 +290,8 @@ struct evpl_client {
 	struct rb_root lease_tree;
 	unsigned long nr_leases;
 	struct page *zeros;
+	struct delayed_work fence_work;
+	unsigned long fence_delay;
 	struct list_head ends;
 	wait_queue_head_t wait;
 	struct inode *inode;
@@ -315,6 +340,7 @@ void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab);
 void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff);
 struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff);
+bool evpl_slab_part_is_shared(struct evpl_slab *slab, struct evpl_part *part);
 struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff);
 int evpl_slab_free(struct evpl_client *client, pgoff_t start);
 void evpl_slab_get(struct evpl_slab *slab);
@@ -354,7 +380,7 @@ static inline unsigned long evpl_returned_pages(unsigned int buffer_shift)
 }
 
 /* share.c */
-extern atomic_long_t evpl_nr_shares;
+extern atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
 struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 				   u32 length, bool write);
 void evpl_share_give_back(struct evpl_share *share);
@@ -367,19 +393,28 @@ void evpl_share_drop(struct evpl_share *share);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
+bool evpl_share_look(struct evpl_client *client);
+int evpl_share_end_quarantine(struct evpl_client *client, u64 offset);
+void evpl_share_end_quarantines(struct evpl_slab *slab);
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)
 {
 	return (share->slab->start >> share->slab->buffer_shift) + share->index;
 }
 
+/* Where it starts in the own window, in bytes. */
+static inline u64 evpl_share_offset(struct evpl_share *share)
+{
+	return (evpl_share_buffer(share) << share->slab->buffer_shift) << PAGE_SHIFT;
+}
+
 /* lease.c */
 extern atomic_long_t evpl_nr_leases;
 struct evpl_lease *evpl_lease_take(struct evpl_client *client,
-				   struct evpl_share *share, bool writable);
+				   struct evpl_share *share, u32 flags);
 int evpl_lease_settle(struct evpl_lease *lease, bool count);
 struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
-				   u32 length, bool write);
+				   u32 length, u32 flags);
 void evpl_lease_give_back(struct evpl_lease *lease);
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon);
 void evpl_lease_revoke(struct evpl_lease *lease);
@@ -389,6 +424,18 @@ void evpl_lease_put(struct evpl_lease *lease);
 struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
 				 pgoff_t *offset);
 u64 evpl_lease_place(struct evpl_lease *lease);
+
+static inline bool evpl_lease_is_io(const struct evpl_lease *lease)
+{
+	return lease->kind >= EVPL_LEASE_IO_RW;
+}
+
+/* fence.c */
+bool evpl_fence_is_open(struct evpl_share *share);
+void evpl_fence_init(struct evpl_client *client);
+void evpl_fence_watch(struct evpl_client *client);
+int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
+		     unsigned long nr_pages, bool zero);
 
 /* channel.c */
 extern atomic_long_t evpl_nr_channels, evpl_nr_records;

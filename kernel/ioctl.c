@@ -10,6 +10,7 @@
 #include <linux/mm.h>
 #include <linux/nodemask.h>
 #include <linux/nospec.h>
+#include <linux/overflow.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -38,6 +39,8 @@ struct evpl_call {
 		struct evpl_lease_release lease_release;
 		struct evpl_lease_pull lease_pull;
 		struct evpl_revoke revoke;
+		struct evpl_floor floor;
+		struct evpl_quarantine_end quarantine_end;
 	} args;
 };
 
@@ -53,6 +56,11 @@ static int respond(struct evpl_call *call)
 static u64 refs_offset(unsigned long page)
 {
 	return (EVPL_REFS_START + page) << PAGE_SHIFT;
+}
+
+static u64 guest_offset(enum evpl_lease_kind kind)
+{
+	return (EVPL_GUEST_START + kind * EVPL_GUEST_PAGES) << PAGE_SHIFT;
 }
 
 static int ioctl_setup(struct evpl_call *call)
@@ -78,8 +86,10 @@ static int ioctl_setup(struct evpl_call *call)
 	args->out_own_size = EVPL_OWN_SIZE;
 	args->out_refs_offset = refs_offset(EVPL_REFS_ENTRIES);
 	args->out_refs_size = evpl_refs_pages(shift) << PAGE_SHIFT;
-	args->out_guest_offset = EVPL_GUEST_START << PAGE_SHIFT;
-	args->out_guest_ro_offset = EVPL_GUEST_RO_START << PAGE_SHIFT;
+	args->out_guest_offset = guest_offset(EVPL_LEASE_RW);
+	args->out_guest_ro_offset = guest_offset(EVPL_LEASE_RO);
+	args->out_guest_io_offset = guest_offset(EVPL_LEASE_IO_RW);
+	args->out_guest_io_ro_offset = guest_offset(EVPL_LEASE_IO_RO);
 	args->out_guest_size = EVPL_GUEST_PAGES << PAGE_SHIFT;
 	args->out_leases_offset = refs_offset(EVPL_REFS_LEASES);
 	args->out_leases_size = EVPL_LEASES_PAGES << PAGE_SHIFT;
@@ -273,6 +283,35 @@ static int ioctl_revoke(struct evpl_call *call)
 	return evpl_share_revoke(call->client, args->offset);
 }
 
+static int ioctl_floor(struct evpl_call *call)
+{
+	struct evpl_floor *args = &call->args.floor;
+	u64 end;
+
+	if (args->flags & ~EVPL_FLOOR_ZERO)
+		return -EOPNOTSUPP;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	if (!args->length || !IS_ALIGNED(args->offset, PAGE_SIZE) ||
+	    !IS_ALIGNED(args->length, PAGE_SIZE) ||
+	    check_add_overflow(args->offset, args->length, &end))
+		return -EINVAL;
+	return evpl_fence_floor(call->client, args->offset >> PAGE_SHIFT,
+				args->length >> PAGE_SHIFT,
+				args->flags & EVPL_FLOOR_ZERO);
+}
+
+static int ioctl_quarantine_end(struct evpl_call *call)
+{
+	struct evpl_quarantine_end *args = &call->args.quarantine_end;
+
+	if (args->flags)
+		return -EOPNOTSUPP;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	return evpl_share_end_quarantine(call->client, args->offset);
+}
+
 /*
  * Indexed by the ioctl's number. @size is the struct that this kernel knows,
  * @min_size the end of the last field that the first version of it had.
@@ -300,6 +339,9 @@ static const struct {
 	     ioctl_lease_release),
 	CALL(EVPL_LEASE_PULL, evpl_lease_pull, flags, ioctl_lease_pull),
 	CALL(EVPL_REVOKE, evpl_revoke, offset, ioctl_revoke),
+	CALL(EVPL_FLOOR, evpl_floor, length, ioctl_floor),
+	CALL(EVPL_QUARANTINE_END, evpl_quarantine_end, offset,
+	     ioctl_quarantine_end),
 };
 
 /*

@@ -2,15 +2,17 @@
 /*
  * Leases: what a client may touch of other clients' buffers. A lease has a number,
  * and by it an entry, whose word says how many references its client has, and a
- * place in the guest window or in guest-ro. The place is PFN-mapped: the CPU can
- * touch it and nothing can pin it, so unmapping ends all access.
+ * place in the guest window of its kind. In guest and guest-ro the place is
+ * PFN-mapped: the CPU can touch it and nothing can pin it, so unmapping ends all
+ * access. What was pinned of a lease in guest-io or guest-io-ro, a device lease, may
+ * be held longer: its share sees to that (fence.c).
  *
- * A number is made of three parts: writable or not, the order of the buffer, and
- * which of that kind it is; so it gives the place by arithmetic:
+ * A number is made of three parts: the kind, the order of the buffer, and which of
+ * those it is; so it gives the place by arithmetic:
  *
- *	bit 31	  writable
- *	26 to 30  log2 of the buffer's pages
- *	0 to 25	  which
+ *	30 to 31  enum evpl_lease_kind
+ *	25 to 29  log2 of the buffer's pages
+ *	0 to 24	  which
  *
  * A lease is *ended* in three steps. It is struck out of its client's tables,
  * with lease_sem held for write, so that no fault finds it; it is unmapped; then
@@ -26,18 +28,28 @@
 
 #include "evpl.h"
 
-#define ORDER_SHIFT	26
+#define ORDER_SHIFT	25
 #define ORDERS		19	/* of 4 KiB to 1 GiB */
-#define WRITABLE	BIT(31)
+#define KIND_SHIFT	30
 
 /* Each order has this many pages of a window. */
 #define PLACES_SHIFT	ORDER_SHIFT
 
 atomic_long_t evpl_nr_leases;
 
+static u32 number_of(enum evpl_lease_kind kind, unsigned int order, u32 which)
+{
+	return (u32)kind << KIND_SHIFT | order << ORDER_SHIFT | which;
+}
+
+static enum evpl_lease_kind kind_of(u32 number)
+{
+	return number >> KIND_SHIFT;
+}
+
 static unsigned int order_of(u32 number)
 {
-	return (number & ~WRITABLE) >> ORDER_SHIFT;
+	return (number & (BIT(KIND_SHIFT) - 1)) >> ORDER_SHIFT;
 }
 
 static u32 which_of(u32 number)
@@ -59,20 +71,17 @@ static pgoff_t place_of(u32 number)
 	pgoff_t place = ((pgoff_t)order << PLACES_SHIFT) +
 			((pgoff_t)which_of(number) << order);
 
-	return place + (number & WRITABLE ? EVPL_GUEST_START :
-					    EVPL_GUEST_RO_START);
+	return EVPL_GUEST_START + kind_of(number) * EVPL_GUEST_PAGES + place;
 }
 
 /* The number of a lease that would have this page of a guest window. */
 static u32 number_at(pgoff_t pgoff)
 {
-	bool writable = pgoff < EVPL_GUEST_RO_START;
-	pgoff_t place = pgoff - (writable ? EVPL_GUEST_START :
-					    EVPL_GUEST_RO_START);
-	unsigned int order = place >> PLACES_SHIFT;
+	enum evpl_lease_kind kind = (pgoff - EVPL_GUEST_START) / EVPL_GUEST_PAGES;
+	pgoff_t place = (pgoff - EVPL_GUEST_START) % EVPL_GUEST_PAGES;
+	unsigned int order = min_t(pgoff_t, place >> PLACES_SHIFT, ORDERS);
 
-	return (writable ? WRITABLE : 0) | order << ORDER_SHIFT |
-	       (order < ORDERS ? (place & (BIT(PLACES_SHIFT) - 1)) >> order : 0);
+	return number_of(kind, order, (place & (BIT(PLACES_SHIFT) - 1)) >> order);
 }
 
 /* mmap offset of a lease's place. */
@@ -108,22 +117,46 @@ void evpl_lease_put(struct evpl_lease *lease)
 	kfree(lease);
 }
 
+/* What a lease allows, as a record that asks for it says. */
+static u32 flags_of(enum evpl_lease_kind kind)
+{
+	switch (kind) {
+	case EVPL_LEASE_RW:
+		return EVPL_RECORD_WRITE;
+	case EVPL_LEASE_IO_RW:
+		return EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE;
+	case EVPL_LEASE_IO_RO:
+		return EVPL_RECORD_DEVICE;
+	default:
+		return 0;
+	}
+}
+
+static enum evpl_lease_kind kind_for(u32 flags)
+{
+	if (flags & EVPL_RECORD_DEVICE)
+		return flags & EVPL_RECORD_WRITE ? EVPL_LEASE_IO_RW :
+						   EVPL_LEASE_IO_RO;
+	return flags & EVPL_RECORD_WRITE ? EVPL_LEASE_RW : EVPL_LEASE_RO;
+}
+
 static int compare(struct evpl_lease *lease, struct evpl_share *share,
-		   bool writable)
+		   enum evpl_lease_kind kind)
 {
 	if (lease->share != share)
 		return lease->share < share ? -1 : 1;
-	return (int)lease->writable - (int)writable;
+	return (int)lease->kind - (int)kind;
 }
 
 static struct evpl_lease *find(struct evpl_client *client,
-			       struct evpl_share *share, bool writable)
+			       struct evpl_share *share,
+			       enum evpl_lease_kind kind)
 {
 	struct rb_node *node = client->lease_tree.rb_node;
 
 	while (node) {
 		struct evpl_lease *lease = rb_entry(node, struct evpl_lease, node);
-		int order = compare(lease, share, writable);
+		int order = compare(lease, share, kind);
 
 		if (!order)
 			return lease;
@@ -140,7 +173,7 @@ static void insert(struct evpl_client *client, struct evpl_lease *lease)
 	while (*link) {
 		parent = *link;
 		link = compare(rb_entry(parent, struct evpl_lease, node),
-			       lease->share, lease->writable) < 0 ?
+			       lease->share, lease->kind) < 0 ?
 		       &parent->rb_right : &parent->rb_left;
 	}
 	rb_link_node(&lease->node, parent, link);
@@ -235,7 +268,8 @@ bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 
 /* Make a lease that is in the tables. */
 static struct evpl_lease *create(struct evpl_client *client,
-				 struct evpl_share *share, bool writable)
+				 struct evpl_share *share,
+				 enum evpl_lease_kind kind)
 {
 	unsigned int order = share->slab->buffer_shift;
 	struct evpl_lease *lease;
@@ -247,7 +281,7 @@ static struct evpl_lease *create(struct evpl_client *client,
 	if (!lease)
 		return ERR_PTR(-ENOMEM);
 
-	first = (writable ? WRITABLE : 0) | order << ORDER_SHIFT;
+	first = number_of(kind, order, 0);
 	ret = xa_alloc(&client->leases, &number, NULL,
 		       XA_LIMIT(first, first + BIT(PLACES_SHIFT - order) - 1),
 		       EVPL_GFP);
@@ -262,7 +296,7 @@ static struct evpl_lease *create(struct evpl_client *client,
 	lease->client = client;
 	lease->share = share;
 	lease->number = number;
-	lease->writable = writable;
+	lease->kind = kind;
 	refcount_set(&lease->refs, 1);
 	ret = evpl_share_add_lease(lease);
 	if (ret)
@@ -287,15 +321,16 @@ free_lease:
  * evpl_lease_take() - have a client's lease on a buffer, to count a record in it
  * @client: the client
  * @share: of the buffer; the caller has a count of it
- * @writable: in the guest window
+ * @flags: of the record, which ask for its kind
  *
  * Return: the lease, which nothing but the client's death ends until
  * evpl_lease_settle(); or an error pointer: -ECANCELED if the buffer has been
  * revoked, -ENOTCONN if the client has gone, -ENOSPC, -ENOMEM or -EINTR.
  */
 struct evpl_lease *evpl_lease_take(struct evpl_client *client,
-				   struct evpl_share *share, bool writable)
+				   struct evpl_share *share, u32 flags)
 {
+	enum evpl_lease_kind kind = kind_for(flags);
 	struct evpl_lease *lease;
 
 	down_write(&client->lease_sem);
@@ -303,9 +338,9 @@ struct evpl_lease *evpl_lease_take(struct evpl_client *client,
 		lease = ERR_PTR(-ENOTCONN);
 		goto unlock;
 	}
-	lease = find(client, share, writable);
+	lease = find(client, share, kind);
 	if (!lease)
-		lease = create(client, share, writable);
+		lease = create(client, share, kind);
 	else if (lease->revoked)
 		lease = ERR_PTR(-ECANCELED);
 	if (!IS_ERR(lease)) {
@@ -368,13 +403,13 @@ int evpl_lease_settle(struct evpl_lease *lease, bool count)
  * @client: the client
  * @offset: of the first byte, in a guest window
  * @length: bytes
- * @write: the receiver may write
+ * @flags: of the record
  *
  * Return: the lease, to be settled, with a count of its share that the caller owns;
  * or an error pointer, and the reference is the client's still.
  */
 struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
-				   u32 length, bool write)
+				   u32 length, u32 flags)
 {
 	struct evpl_lease *lease;
 	pgoff_t unused;
@@ -394,7 +429,8 @@ struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
 	if (length > size - (offset & (size - 1)))
 		goto unlock;
 	ret = -EACCES;
-	if (write && (!lease->writable || !client->writable))
+	if (flags & ~flags_of(lease->kind) ||
+	    (flags & EVPL_RECORD_WRITE && !client->writable))
 		goto unlock;
 	ret = -ESTALE;
 	if (!(evpl_refs_word(client, EVPL_REFS_LEASES, lease->number) &

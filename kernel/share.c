@@ -8,6 +8,10 @@
  * All counts of a share are one reference in the owner's word: that of the first
  * record, which its writer leaves there. Each further one that the kernel is
  * given it takes off the word at once, since the share has one already.
+ *
+ * Before the owner gets that one back, what held the buffer's pages by a device lease
+ * has let go of them: else the buffer is in *quarantine*, which has a count of the
+ * share, and a mark in evpl_slab.shares. Who clears the mark has that count.
  */
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -16,8 +20,9 @@
 #include <linux/slab.h>
 
 #include "evpl.h"
+#include "trace.h"
 
-atomic_long_t evpl_nr_shares;
+atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
 
 /*
  * Nobody can touch the buffer for this share's sake any more, and it isn't in
@@ -210,6 +215,7 @@ int evpl_share_add_lease(struct evpl_lease *lease)
 	revoked = share->revoked;
 	if (!revoked) {
 		share->count++;
+		share->fenced |= evpl_lease_is_io(lease);
 		lease->serial = share->next_serial++;
 		list_add_tail(&lease->list, &share->leases);
 	}
@@ -227,16 +233,82 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 	xa_unlock(shares);
 }
 
-/**
- * evpl_share_drop() - let go of a count of a share
- * @share: the share
+/*
+ * Whether nothing has the buffer's pages. The caller has a count of the share, and the
+ * lock, which is dropped meanwhile; no lease has come since the look.
  */
-void evpl_share_drop(struct evpl_share *share)
+static bool is_clear(struct evpl_share *share)
+{
+	struct xarray *shares = &share->slab->shares;
+	bool clear;
+	u64 serial;
+
+	lockdep_assert_held(&shares->xa_lock);
+	if (!share->fenced)
+		return true;
+	do {
+		serial = share->next_serial;
+		xa_unlock(shares);
+		clear = evpl_fence_is_open(share);
+		xa_lock(shares);
+	} while (clear && serial != share->next_serial);
+	return clear;
+}
+
+/*
+ * The quarantine takes over the caller's count, if is_clear() has said no and the owner
+ * is there still. Return the slab then, with a reference: the share may go at once.
+ */
+static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
+
+	lockdep_assert_held(&slab->shares.xa_lock);
+	if (slab->orphaned)
+		return NULL;
+	trace_evpl_quarantine_begin(share);
+	__xa_set_mark(&slab->shares, share->index, EVPL_QUARANTINED);
+	atomic_long_inc(&evpl_nr_quarantined);
+	slab->refs++;
+	return slab;
+}
+
+/* After the lock has been let go of. */
+static void watch(struct evpl_slab *slab)
+{
+	evpl_fence_watch(slab->client);
+	evpl_slab_put(slab);
+}
+
+static bool in_quarantine(struct evpl_share *share)
+{
+	return xa_get_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
+}
+
+/* The caller has the lock, and then the quarantine's count. */
+static void end_quarantine(struct evpl_share *share)
+{
+	trace_evpl_quarantine_end(share);
+	__xa_clear_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
+	atomic_long_dec(&evpl_nr_quarantined);
+}
+
+/* Let go of a count; if it is the last, and @fence, only when nothing has the pages. */
+static void drop(struct evpl_share *share, bool fence)
+{
+	struct evpl_slab *slab = share->slab, *watched = NULL;
 	bool last, settle, orphaned;
 
+	might_sleep();
 	xa_lock(&slab->shares);
+	if (fence && share->count == 1 && !share->revoked && !slab->orphaned &&
+	    !is_clear(share) && !share->revoked)
+		watched = begin_quarantine(share);
+	if (watched) {
+		xa_unlock(&slab->shares);
+		watch(watched);
+		return;
+	}
 	last = !--share->count;
 	settle = last && !share->revoked;
 	if (settle)
@@ -254,6 +326,15 @@ void evpl_share_drop(struct evpl_share *share)
 	evpl_slab_put(slab);
 }
 
+/**
+ * evpl_share_drop() - let go of a count of a share
+ * @share: the share
+ */
+void evpl_share_drop(struct evpl_share *share)
+{
+	drop(share, true);
+}
+
 static struct evpl_lease *first_lease(struct evpl_share *share)
 {
 	struct evpl_lease *lease;
@@ -266,19 +347,11 @@ static struct evpl_lease *first_lease(struct evpl_share *share)
 	return lease;
 }
 
-/* The caller has marked the share and has a count of it, which goes. */
-static void revoke(struct evpl_share *share)
+/* A share that is revoked: nobody can touch the buffer. The caller's count goes. */
+static void settle_revoked(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
-	struct evpl_lease *lease;
 	bool orphaned;
-
-	/* No lease comes any more. */
-	while ((lease = first_lease(share))) {
-		evpl_lease_revoke(lease);
-		evpl_lease_put(lease);
-		cond_resched();
-	}
 
 	xa_lock(&slab->shares);
 	__xa_erase(&slab->shares, share->index);
@@ -288,12 +361,54 @@ static void revoke(struct evpl_share *share)
 	evpl_share_drop(share);
 }
 
+/*
+ * Mark a share as revoked, and have a count of it: that of its quarantine, if there
+ * is one, since from here on who revokes looks at what holds it.
+ */
+static void mark_revoked(struct evpl_share *share)
+{
+	lockdep_assert_held(&share->slab->shares.xa_lock);
+	share->revoked = true;
+	if (in_quarantine(share))
+		end_quarantine(share);
+	else
+		share->count++;
+}
+
+/*
+ * The caller has marked the share and has a count of it, which goes. Return whether
+ * the buffer is in quarantine.
+ */
+static bool revoke(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab, *watched = NULL;
+	struct evpl_lease *lease;
+
+	/* No lease comes any more. */
+	while ((lease = first_lease(share))) {
+		evpl_lease_revoke(lease);
+		evpl_lease_put(lease);
+		cond_resched();
+	}
+
+	xa_lock(&slab->shares);
+	if (!slab->orphaned && !is_clear(share))
+		watched = begin_quarantine(share);
+	xa_unlock(&slab->shares);
+	if (watched)
+		watch(watched);
+	else
+		settle_revoked(share);
+	return watched;
+}
+
 /**
  * evpl_share_revoke() - take a buffer back from everybody
  * @client: the owner
  * @offset: where the buffer starts in the own window
  *
- * Return: 0, -ENOENT, or -EBUSY if another call is about it.
+ * Return: 0; 1 if it is in quarantine then; -ENOENT, or -EBUSY if it is being revoked
+ * or in quarantine since.
  */
 int evpl_share_revoke(struct evpl_client *client, u64 offset)
 {
@@ -312,19 +427,17 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 	}
 	xa_lock(&slab->shares);
 	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_shift);
-	if (share && share->revoked) {
+	if (share && share->revoked)
 		ret = -EBUSY;
-	} else if (share) {
-		share->revoked = true;
-		share->count++;
-	}
+	else if (share)
+		mark_revoked(share);
 	xa_unlock(&slab->shares);
 unlock:
 	up_read(&client->tree_lock);
 	up_write(&client->send_sem);
 
 	if (share && !ret)
-		revoke(share);
+		ret = revoke(share);
 	return ret;
 }
 
@@ -363,9 +476,143 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 
 	while ((share = next_share(slab, &index))) {
 		xa_lock(&slab->shares);
-		share->revoked = true;
+		mark_revoked(share);
 		xa_unlock(&slab->shares);
+		evpl_share_drop(share);
 		revoke(share);
+		cond_resched();
+	}
+}
+
+/* The first from *index on that is in quarantine, likewise. */
+static struct evpl_share *next_quarantined(struct evpl_slab *slab,
+					   unsigned long *index)
+{
+	struct evpl_share *share;
+
+	xa_lock(&slab->shares);
+	share = xa_find(&slab->shares, index, ULONG_MAX, EVPL_QUARANTINED);
+	if (share)
+		share->count++;
+	xa_unlock(&slab->shares);
+	return share;
+}
+
+/*
+ * End the quarantine of a share if nothing has the pages, or if @anyway. The caller has
+ * a count, which goes. Return whether this ended it.
+ */
+static bool look_at(struct evpl_share *share, bool anyway)
+{
+	struct xarray *shares = &share->slab->shares;
+	bool ended, revoked;
+
+	xa_lock(shares);
+	ended = in_quarantine(share) && (anyway || is_clear(share)) &&
+		in_quarantine(share);
+	if (ended) {
+		end_quarantine(share);
+		share->count--;
+	}
+	revoked = share->revoked;
+	xa_unlock(shares);
+
+	if (ended && revoked)
+		settle_revoked(share);
+	else
+		drop(share, !(ended && anyway));
+	return ended;
+}
+
+/* Look at what is in quarantine of a slab. Return whether anything stays there. */
+static bool look_over(struct evpl_slab *slab)
+{
+	struct evpl_share *share;
+	unsigned long index = 0;
+	bool any = false;
+
+	for (; (share = next_quarantined(slab, &index)); index++) {
+		any |= !look_at(share, false);
+		cond_resched();
+	}
+	return any;
+}
+
+/* The first slab that ends past *pgoff, which goes on; with a reference. */
+static struct evpl_slab *next_slab(struct evpl_client *client, pgoff_t *pgoff)
+{
+	struct evpl_slab *slab = NULL;
+
+	down_read(&client->tree_lock);
+	if (!client->gone)
+		slab = evpl_slab_after(client, *pgoff);
+	if (slab) {
+		evpl_slab_get(slab);
+		*pgoff = slab->start + slab->nr_pages;
+	}
+	up_read(&client->tree_lock);
+	return slab;
+}
+
+/**
+ * evpl_share_look() - end the quarantines that have nothing to wait for any more
+ * @client: the owner
+ *
+ * Return: whether there are others.
+ */
+bool evpl_share_look(struct evpl_client *client)
+{
+	struct evpl_slab *slab;
+	pgoff_t pgoff = 0;
+	bool any = false;
+
+	while ((slab = next_slab(client, &pgoff))) {
+		any |= look_over(slab);
+		evpl_slab_put(slab);
+		cond_resched();
+	}
+	return any;
+}
+
+/**
+ * evpl_share_end_quarantine() - end the quarantine of a buffer, whatever holds it
+ * @client: the owner
+ * @offset: where the buffer starts in the own window
+ *
+ * Return: 0 or -ENOENT.
+ */
+int evpl_share_end_quarantine(struct evpl_client *client, u64 offset)
+{
+	pgoff_t pgoff = offset >> PAGE_SHIFT;
+	struct evpl_share *share = NULL;
+	struct evpl_slab *slab;
+
+	down_read(&client->tree_lock);
+	slab = evpl_slab_find(client, pgoff);
+	if (slab && slab->live &&
+	    !(offset & ((PAGE_SIZE << slab->buffer_shift) - 1))) {
+		xa_lock(&slab->shares);
+		share = xa_load(&slab->shares,
+				(pgoff - slab->start) >> slab->buffer_shift);
+		if (share)
+			share->count++;
+		xa_unlock(&slab->shares);
+	}
+	up_read(&client->tree_lock);
+	return share && look_at(share, true) ? 0 : -ENOENT;
+}
+
+/**
+ * evpl_share_end_quarantines() - end those of a slab's buffers
+ * @slab: the slab, orphaned, so no quarantine begins any more
+ */
+void evpl_share_end_quarantines(struct evpl_slab *slab)
+{
+	struct evpl_share *share;
+	unsigned long index = 0;
+
+	while ((share = next_quarantined(slab, &index))) {
+		look_at(share, true);
 		cond_resched();
 	}
 }
@@ -436,16 +683,7 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 	pgoff_t pgoff = 0;
 	int pulled = 0;
 
-	for (;;) {
-		down_read(&client->tree_lock);
-		slab = evpl_slab_after(client, pgoff);
-		if (slab)
-			evpl_slab_get(slab);
-		up_read(&client->tree_lock);
-		if (!slab)
-			return pulled;
-
-		pgoff = slab->start + slab->nr_pages;
+	while ((slab = next_slab(client, &pgoff))) {
 		for (index = 0; (share = next_share(slab, &index)); index++) {
 			pulled += pull_share(share, want);
 			evpl_share_drop(share);
@@ -453,8 +691,10 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 			if (fatal_signal_pending(current))
 				break;
 		}
+		look_over(slab);
 		evpl_slab_put(slab);
 		if (fatal_signal_pending(current))
 			return -EINTR;
 	}
+	return pulled;
 }

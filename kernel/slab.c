@@ -153,7 +153,8 @@ void evpl_slab_put(struct evpl_slab *slab)
 	atomic_long_dec(&evpl_nr_slabs);
 }
 
-static bool part_is_shared(struct evpl_slab *slab, struct evpl_part *part)
+/* Whether others have a part in a buffer that lies in this folio. */
+bool evpl_slab_part_is_shared(struct evpl_slab *slab, struct evpl_part *part)
 {
 	pgoff_t first = part->index - slab->start;
 	unsigned long buffer = first >> slab->buffer_shift;
@@ -178,7 +179,7 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 		struct folio *folio = NULL;
 
 		xa_lock(&slab->shares);
-		if (part->folio && !part_is_shared(slab, part))
+		if (part->folio && !evpl_slab_part_is_shared(slab, part))
 			swap(folio, part->folio);
 		xa_unlock(&slab->shares);
 
@@ -193,13 +194,15 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
  * @slab: not in the client's tree, and mapped nowhere in the own window; the
  *	client's reference on it goes
  *
- * What others have a part in stays until they let go of it, the rest is freed.
+ * What others have a part in stays until they let go of it, the rest is freed. There
+ * is no quarantine any more: a folio goes to nobody while something holds it.
  */
 void evpl_slab_orphan(struct evpl_slab *slab)
 {
 	xa_lock(&slab->shares);
 	slab->orphaned = true;
 	xa_unlock(&slab->shares);
+	evpl_share_end_quarantines(slab);
 	evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_put(slab);
 }

@@ -2,9 +2,9 @@
 /*
  * Windows: the ranges of mmap offsets, and what a fault in each of them finds.
  * A VMA lies within one window. The pages of the own window and of the refs
- * windows are ordinary ones, so that whatever pins memory can pin them; the guest
- * windows are PFN-mapped, so that nothing can. No fault maps a page after the
- * unmapping that ended it.
+ * windows are ordinary ones, so that whatever pins memory can pin them; so are those
+ * of the guest windows for devices. The other guest windows are PFN-mapped, so that
+ * nothing can. No fault maps a page after the unmapping that ended it.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -36,8 +36,9 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	}
 	part = evpl_slab_part(slab, vmf->pgoff);
 	folio = part->folio;
-	folio_get(folio);
+	/* First the lock: who holds it finds no reference but a mapping's (fence.c). */
 	folio_lock(folio);
+	folio_get(folio);
 	up_read(&client->tree_lock);
 	evpl_stop(EVPL_STOP_OWN_FAULT);
 
@@ -79,17 +80,43 @@ static const struct vm_operations_struct refs_vm_ops = {
 /* How many pages are mapped beside the one that was touched. */
 #define FAULT_AROUND	512UL
 
-static vm_fault_t insert_page(struct vm_fault *vmf, struct evpl_share *share,
-			      pgoff_t offset, unsigned long address)
+/*
+ * For a device, the page is mapped with the folio's lock held: the fence reads references
+ * and mappings under it.
+ */
+static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
+			      struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	int ret;
+
+	if (unlikely(PageHWPoison(page)))
+		return VM_FAULT_HWPOISON;
+	if (vma->vm_flags & VM_PFNMAP)
+		return vmf_insert_pfn(vma, address, page_to_pfn(page));
+
+	folio_lock(folio);
+	ret = vm_insert_page(vma, address, page);
+	folio_unlock(folio);
+	switch (ret) {
+	case 0:
+	case -EBUSY:	/* It is there. */
+		return VM_FAULT_NOPAGE;
+	case -ENOMEM:
+		return VM_FAULT_OOM;
+	default:
+		return VM_FAULT_SIGBUS;
+	}
+}
+
+/* A page of the buffer of a share. */
+static struct page *share_page(struct evpl_share *share, pgoff_t offset)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t pgoff = slab->start + (share->index << slab->buffer_shift) + offset;
 	struct evpl_part *part = evpl_slab_part(slab, pgoff);
-	struct page *page = folio_page(part->folio, pgoff - part->index);
 
-	if (unlikely(PageHWPoison(page)))
-		return VM_FAULT_HWPOISON;
-	return vmf_insert_pfn(vmf->vma, address, page_to_pfn(page));
+	return folio_page(part->folio, pgoff - part->index);
 }
 
 /*
@@ -105,7 +132,7 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	pgoff_t before, first, last, i;
 	vm_fault_t ret;
 
-	ret = insert_page(vmf, share, offset, vmf->address);
+	ret = insert_page(vma, vmf->address, share_page(share, offset));
 	if (ret != VM_FAULT_NOPAGE)
 		return ret;
 
@@ -116,8 +143,8 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	last = min(last, offset + (vma->vm_pgoff + vma_pages(vma) - 1 - vmf->pgoff));
 	for (i = first; i <= last; i++)
 		if (i != offset &&
-		    insert_page(vmf, share, i, vmf->address +
-				(i - offset) * PAGE_SIZE) != VM_FAULT_NOPAGE)
+		    insert_page(vma, vmf->address + (i - offset) * PAGE_SIZE,
+				share_page(share, i)) != VM_FAULT_NOPAGE)
 			break;
 	return VM_FAULT_NOPAGE;
 }
@@ -139,8 +166,7 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 	if (lease && !lease->revoked)
 		ret = insert_lease(vmf, lease, offset);
 	else if (lease && client->zeros)
-		ret = vmf_insert_pfn(vmf->vma, vmf->address,
-				     page_to_pfn(client->zeros));
+		ret = insert_page(vmf->vma, vmf->address, client->zeros);
 	up_read(&client->lease_sem);
 	return ret;
 }
@@ -177,6 +203,25 @@ static int set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
 	return ret == -EBUSY ? 0 : ret;
 }
 
+/*
+ * Without VM_MAYWRITE, no write fault makes a page of guest-ro writable. VM_IO keeps
+ * whatever pins out.
+ */
+static int mmap_guest(struct vm_area_struct *vma, enum evpl_lease_kind kind)
+{
+	bool readonly = kind == EVPL_LEASE_RO || kind == EVPL_LEASE_IO_RO;
+
+	if (readonly && vma->vm_flags & VM_WRITE)
+		return -EACCES;
+	if (kind == EVPL_LEASE_RW || kind == EVPL_LEASE_RO)
+		vm_flags_mod(vma, VM_PFNMAP | VM_IO, 0);
+	else
+		vm_flags_mod(vma, VM_MIXEDMAP, 0);
+	vm_flags_mod(vma, VM_DONTCOPY, readonly ? VM_MAYWRITE : 0);
+	vma->vm_ops = &guest_vm_ops;
+	return 0;
+}
+
 /* The windows beside own, as the client's buffers are. */
 static int mmap_refs_or_guest(struct evpl_client *client,
 			      struct vm_area_struct *vma)
@@ -192,6 +237,7 @@ static int mmap_refs_or_guest(struct evpl_client *client,
 		{ EVPL_REFS_REVOKED, EVPL_REVOKED_PAGES },
 		{ EVPL_REFS_HEADER, 1 },
 	};
+	enum evpl_lease_kind kind;
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(refs); i++) {
@@ -203,16 +249,11 @@ static int mmap_refs_or_guest(struct evpl_client *client,
 		return 0;
 	}
 
-	if (vma_within(vma, EVPL_GUEST_RO_START, EVPL_GUEST_PAGES)) {
-		if (vma->vm_flags & VM_WRITE)
-			return -EACCES;
-		vm_flags_mod(vma, 0, VM_MAYWRITE);
-	} else if (!vma_within(vma, EVPL_GUEST_START, EVPL_GUEST_PAGES)) {
-		return -ENXIO;
-	}
-	vma->vm_ops = &guest_vm_ops;
-	vm_flags_mod(vma, VM_PFNMAP | VM_IO | VM_DONTCOPY, 0);
-	return 0;
+	for (kind = 0; kind < EVPL_LEASE_KINDS; kind++)
+		if (vma_within(vma, EVPL_GUEST_START + kind * EVPL_GUEST_PAGES,
+			       EVPL_GUEST_PAGES))
+			return mmap_guest(vma, kind);
+	return -ENXIO;
 }
 
 int evpl_mmap(struct file *file, struct vm_area_struct *vma)

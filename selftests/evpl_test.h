@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -143,8 +144,30 @@ static inline int evpl_lease_want(int fd)
 static inline int evpl_revoke(int fd, uint64_t offset)
 {
 	struct evpl_revoke revoke = { .size = sizeof(revoke), .offset = offset };
+	int ret = ioctl(fd, EVPL_REVOKE, &revoke);
 
-	return RESULT(ioctl(fd, EVPL_REVOKE, &revoke));
+	return ret < 0 ? -errno : ret;
+}
+
+/* Return how many floors have been set, or -errno. */
+static inline int evpl_floor(int fd, uint32_t flags, uint64_t offset, uint64_t length)
+{
+	struct evpl_floor args = {
+		.size = sizeof(args),
+		.flags = flags,
+		.offset = offset,
+		.length = length,
+	};
+	int ret = ioctl(fd, EVPL_FLOOR, &args);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline int evpl_quarantine_end(int fd, uint64_t offset)
+{
+	struct evpl_quarantine_end end = { .size = sizeof(end), .offset = offset };
+
+	return RESULT(ioctl(fd, EVPL_QUARANTINE_END, &end));
 }
 
 /* Write records to an end, or read them. Return how many, or -errno. */
@@ -201,6 +224,7 @@ static inline long long fdinfo(int fd, const char *name)
 
 struct counters {
 	long long clients, slabs, charged, detached, channels, records, shares, leases;
+	long long quarantined;
 };
 
 static inline struct counters read_counters(void)
@@ -214,6 +238,7 @@ static inline struct counters read_counters(void)
 		.records = number_in(COUNTERS, "records"),
 		.shares = number_in(COUNTERS, "shares"),
 		.leases = number_in(COUNTERS, "leases"),
+		.quarantined = number_in(COUNTERS, "quarantined"),
 	};
 }
 

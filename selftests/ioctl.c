@@ -33,13 +33,20 @@ union any {
 	struct evpl_lease_release lease_release;
 	struct evpl_lease_pull lease_pull;
 	struct evpl_revoke revoke;
+	struct evpl_floor floor;
+	struct evpl_quarantine_end quarantine_end;
 	char bytes[8192];
 };
 
-/* Each ioctl with a valid argument, on a client in the state that it needs. */
+/*
+ * Each ioctl with a valid argument, on a client in the state that it needs. What it
+ * gives then is 0, or that what it names isn't there.
+ */
 static const struct call {
 	unsigned int cmd;
 	uint32_t size;
+	uint32_t first_size;	/* in the first version, if it has grown */
+	int result;
 	uint32_t flags;		/* that there are */
 	bool set_up;
 	bool slab;
@@ -49,6 +56,7 @@ static const struct call {
 	{
 		.cmd = EVPL_SETUP,
 		.size = sizeof(struct evpl_setup),
+		.first_size = offsetof(struct evpl_setup, out_guest_io_offset),
 		.flags = EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE,
 	},
 	{
@@ -91,6 +99,23 @@ static const struct call {
 	{
 		.cmd = EVPL_REVOKE,
 		.size = sizeof(struct evpl_revoke),
+		.set_up = true,
+		.slab = true,
+		.no_output = true,
+	},
+	{
+		.cmd = EVPL_FLOOR,
+		.size = sizeof(struct evpl_floor),
+		.flags = EVPL_FLOOR_ZERO,
+		.set_up = true,
+		.slab = true,
+		.no_output = true,
+		.args.floor = { .length = SLAB_2M },
+	},
+	{
+		.cmd = EVPL_QUARANTINE_END,
+		.size = sizeof(struct evpl_quarantine_end),
+		.result = -ENOENT,
 		.set_up = true,
 		.slab = true,
 		.no_output = true,
@@ -166,19 +191,36 @@ TEST_F(client, exact_size_works)
 		union any args = call->args;
 
 		args.size = call->size;
-		check(_metadata, call, &args, call->cmd, 0);
+		check(_metadata, call, &args, call->cmd, call->result);
 	}
 }
 
 TEST_F(client, shorter_struct_is_EINVAL)
 {
 	for_each_call(call) {
-		for (uint32_t size = 0; size < call->size; size++) {
+		uint32_t end = call->first_size ?: call->size;
+
+		for (uint32_t size = 0; size < end; size++) {
 			union any args = call->args;
 
 			args.size = size;
 			check(_metadata, call, &args, call->cmd, -EINVAL);
 		}
+	}
+}
+
+TEST_F(client, struct_of_an_earlier_version_works_and_nothing_behind_it_is_written)
+{
+	for_each_call(call) {
+		union any args = call->args;
+		uint32_t size = call->first_size;
+
+		if (!size)
+			continue;
+		args.size = size;
+		memset(args.bytes + size, 0x77, call->size - size);
+		check(_metadata, call, &args, call->cmd, call->result);
+		EXPECT_TRUE(is_filled_with(args.bytes + size, 0x77, call->size - size));
 	}
 }
 
@@ -191,7 +233,7 @@ TEST_F(client, longer_struct_with_zeros_works)
 			union any args = call->args;
 
 			args.size = call->size + more[i];
-			check(_metadata, call, &args, call->cmd, 0);
+			check(_metadata, call, &args, call->cmd, call->result);
 		}
 	}
 }
@@ -215,7 +257,7 @@ TEST_F(client, struct_of_more_than_a_page_is_E2BIG)
 		union any args = call->args;
 
 		args.size = sysconf(_SC_PAGESIZE);
-		check(_metadata, call, &args, call->cmd, 0);
+		check(_metadata, call, &args, call->cmd, call->result);
 		args = call->args;
 		args.size = sysconf(_SC_PAGESIZE) + 1;
 		check(_metadata, call, &args, call->cmd, -E2BIG);
@@ -232,7 +274,7 @@ TEST_F(client, size_comes_from_the_struct_not_from_the_command)
 		args.size = call->size;
 		check(_metadata, call, &args,
 		      _IOC(_IOC_NONE, _IOC_TYPE(call->cmd), _IOC_NR(call->cmd),
-			   0), 0);
+			   0), call->result);
 	}
 }
 
@@ -282,7 +324,7 @@ TEST_F(client, unknown_ioctl_is_ENOTTY)
 {
 	union any args = { .size = 8 };
 
-	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 8), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 10), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));
@@ -346,6 +388,8 @@ TEST_F(client, calls_before_set_up_are_ENXIO)
 	EXPECT_EQ(-ENXIO, evpl_lease_release(self->fd, NULL, 0));
 	EXPECT_EQ(-ENXIO, evpl_lease_pull(self->fd));
 	EXPECT_EQ(-ENXIO, evpl_revoke(self->fd, 0));
+	EXPECT_EQ(-ENXIO, evpl_floor(self->fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(-ENXIO, evpl_quarantine_end(self->fd, 0));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
 }
 
@@ -381,6 +425,8 @@ TEST_F(client, set_up_tells_windows_that_do_not_overlap)
 		{ setup.out_refs_offset, setup.out_refs_size },
 		{ setup.out_guest_offset, setup.out_guest_size },
 		{ setup.out_guest_ro_offset, setup.out_guest_size },
+		{ setup.out_guest_io_offset, setup.out_guest_size },
+		{ setup.out_guest_io_ro_offset, setup.out_guest_size },
 		{ setup.out_leases_offset, setup.out_leases_size },
 		{ setup.out_returned_offset, setup.out_returned_size },
 		{ setup.out_revoked_offset, setup.out_revoked_size },

@@ -28,6 +28,10 @@
  *	neither vmsplice(2) nor O_DIRECT, io_uring's registered buffers or RDMA
  *	(they give EFAULT), so that taking a lease away is complete and at once.
  *
+ * guest-io, guest-io-ro
+ *	The same of *device leases*. What is here can be pinned; so when it ends, a
+ *	device may still have it: see DOC: fence.
+ *
  * leases
  *	A &struct evpl_entry for each lease, by its number.
  *
@@ -37,7 +41,8 @@
  *
  * Mappings are MAP_SHARED; PROT_EXEC is refused. A child inherits mappings of the
  * own window over fork(2), and none of the others, unless it asked for it with
- * MADV_DOFORK, which guest and guest-ro refuse. An offset that nothing backs
+ * MADV_DOFORK, which guest and guest-ro refuse; the descriptor that it inherits
+ * makes it a part of the client. An offset that nothing backs
  * raises SIGBUS when it is touched. A client that maps offset 0 before it was
  * set up is set up with the defaults, and gets a slab as long as the mapping,
  * rounded up to a multiple of %EVPL_SLAB_ALIGN: a program that can map a file
@@ -63,9 +68,9 @@
  * the other end is closed or its client has gone.
  *
  * Who reads a record of another client's buffer gets a *lease* on it: the whole
- * buffer appears at the lease's place in the guest or guest-ro window, and the
- * word of the lease's entry goes up by one for each record. A client has at most
- * one lease a buffer and window. It lets go of a reference by taking one off the
+ * buffer appears at the lease's place in the guest window that the record asked
+ * for, and the word of the lease's entry goes up by one for each record. A client
+ * has at most one lease a buffer and window. It lets go of a reference by taking one off the
  * word, and of the lease by EVPL_LEASE_RELEASE when the word is 0, or by passing
  * its last reference on. Who reads a record of a buffer of its own gets the
  * reference back: the word of the buffer's entry goes up by one.
@@ -86,7 +91,8 @@
  *  - ENOTCONN: the end isn't bound, or its client has gone
  *  - ENOENT: @offset is in no slab and no lease of the client, or in a revoked one
  *  - ESTALE: the word of the buffer, or of the lease, has no reference to give
- *  - EACCES: %EVPL_RECORD_WRITE, and the lease, or the client, is read-only
+ *  - EACCES: %EVPL_RECORD_WRITE, and the lease, or the client, is read-only;
+ *    %EVPL_RECORD_DEVICE, and the lease isn't one for devices
  *  - EBUSY: the buffer is the client's own, and being revoked just now
  *  - EAGAIN: so many records don't fit now, and the descriptor is non-blocking
  *  - EPIPE: the other end is closed, or its client has gone (no SIGPIPE)
@@ -105,6 +111,30 @@
  * Both give EINTR when a signal comes while they wait, and nothing has moved.
  * poll(2) says POLLIN when there is a record or the end of them, POLLOUT when one
  * fits, POLLHUP when the other end has gone.
+ */
+
+/**
+ * DOC: fence
+ *
+ * Who has a device lease can have a device, a pipe or a socket hold the buffer's
+ * pages, past the end of the lease and of the process. So when the last that others
+ * had of such a buffer ends, the kernel looks at each folio of it: how many references
+ * are there that are neither the kernel's own nor a mapping's? If there are more than
+ * the folio's *floor*, the owner doesn't get its reference back yet: the buffer is in
+ * *quarantine*. Its word stays, its slab can't be freed, and it can be sent. The kernel
+ * looks again, at first after some milliseconds and then less often, down to once a
+ * second, and whenever the owner pulls (EVPL_LEASE_PULL); when the references have
+ * gone, the owner's word goes down and the buffer is reported, as ever. The owner can
+ * also end a quarantine by itself (EVPL_QUARANTINE_END), and it ends with the owner:
+ * then the memory goes to nobody before the references have gone.
+ *
+ * The floor is what the owner's own registrations hold: 0, until it is raised by
+ * EVPL_FLOOR. It belongs to a folio, 2 MiB or less; so what holds one buffer of a
+ * folio may keep another one of it in quarantine, but no folio that nothing holds.
+ * A floor that is too high opens the fence for its owner's own buffers, and no other.
+ *
+ * An owner's device registers a slab, then raises the floor; it sets the floor to 0
+ * before it takes the registration away.
  */
 
 /**
@@ -230,6 +260,9 @@ struct evpl_header {
  * @out_revoked_size: bytes of it
  * @out_header_offset: mmap offset of the header
  * @out_header_size: bytes of it, to be mapped
+ * @out_guest_io_offset: mmap offset of the guest-io window
+ * @out_guest_io_ro_offset: mmap offset of the guest-io-ro window; both are as long
+ *	as guest
  *
  * Sets the client up. No memory is taken for the windows until it is needed, but
  * for a page with %EVPL_SETUP_ZEROS.
@@ -256,6 +289,8 @@ struct evpl_setup {
 	__aligned_u64 out_revoked_size;
 	__aligned_u64 out_header_offset;
 	__aligned_u64 out_header_size;
+	__aligned_u64 out_guest_io_offset;
+	__aligned_u64 out_guest_io_ro_offset;
 };
 
 #define EVPL_SETUP _IOWR(EVPL_IOC_TYPE, 0x00, struct evpl_setup)
@@ -370,6 +405,8 @@ struct evpl_channel_bind {
 #define EVPL_RECORD_WRITE	_BITUL(0)
 /* Read only: the buffer was revoked on the way. @offset is 0. */
 #define EVPL_RECORD_REVOKED	_BITUL(1)
+/* The receiver may have devices read the buffer, and write if it may. */
+#define EVPL_RECORD_DEVICE	_BITUL(2)
 
 /* No lease: a record of the reader's own buffer, or a revoked one. */
 #define EVPL_LEASE_NONE		0xffffffffU
@@ -379,7 +416,8 @@ struct evpl_channel_bind {
  * @offset: mmap offset of the first byte: written, in the own or a guest window
  *	of the writer; read, of the reader
  * @length: bytes, not 0, all in one buffer
- * @flags: %EVPL_RECORD_WRITE or 0; read, also %EVPL_RECORD_REVOKED
+ * @flags: %EVPL_RECORD_WRITE and %EVPL_RECORD_DEVICE, or 0; read, also
+ *	%EVPL_RECORD_REVOKED
  * @cookie: whatever the writer likes
  * @lease: read, the number of the lease, or %EVPL_LEASE_NONE; written, ignored:
  *	@offset says what is meant
@@ -430,7 +468,7 @@ struct evpl_lease_release {
  *
  * Does for all leases that others have on the client's buffers what
  * EVPL_LEASE_RELEASE does: an owner who is out of buffers gets at those that a
- * receiver has let go of without a call.
+ * receiver has let go of without a call. Then looks at its buffers in quarantine.
  *
  * With %EVPL_PULL_WANT those that aren't idle, and those that records on their way
  * give, get %EVPL_WORD_WANTED: a receiver that collects idle leases to release them
@@ -457,11 +495,13 @@ struct evpl_lease_pull {
  * Takes the buffer back from everybody: from all who have a lease on it, whose
  * next touch raises SIGBUS or finds zeros, as they chose; and from all records
  * that carry it, which are delivered as %EVPL_RECORD_REVOKED. On return only the
- * owner can touch the buffer. A revoked lease keeps its number and place until its
- * word is 0 and it is released.
+ * owner can touch the buffer, save what a device lease had pinned. A revoked lease
+ * keeps its number and place until its word is 0 and it is released.
  *
- * Return: 0, also where nobody has it; or -1 and errno: ENXIO; ENOENT if no
- * buffer of a slab starts there; EBUSY while another call revokes it.
+ * Return: 0, also where nobody has it; 1 if something still holds it, and it is in
+ * quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
+ * no buffer of a slab starts there; EBUSY while another call revokes it, or while it
+ * is in quarantine since one.
  */
 struct evpl_revoke {
 	__u32 size;
@@ -470,5 +510,53 @@ struct evpl_revoke {
 };
 
 #define EVPL_REVOKE _IOWR(EVPL_IOC_TYPE, 0x07, struct evpl_revoke)
+
+/* Set the floors to 0 instead. */
+#define EVPL_FLOOR_ZERO	_BITUL(0)
+
+/**
+ * struct evpl_floor - ioctl(EVPL_FLOOR)
+ * @size: sizeof(struct evpl_floor)
+ * @flags: %EVPL_FLOOR_ZERO or 0
+ * @offset: first byte of a range of the own window, a multiple of the page size
+ * @length: bytes, likewise, not 0; all of it in one slab
+ *
+ * Sets the floor of each folio that the range touches to the references that are on
+ * it now, as DOC: fence counts them. Folios are passed by that have a buffer whose
+ * word isn't 0, or which is on its way, leased, or in quarantine: what is in use may
+ * have I/O running, which must not become a part of the floor. With %EVPL_FLOOR_ZERO
+ * none is passed by.
+ *
+ * Return: how many folios it has set the floor of, or -1 and errno: ENXIO; ENOENT if
+ * the range isn't in a slab.
+ */
+struct evpl_floor {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 offset;
+	__aligned_u64 length;
+};
+
+#define EVPL_FLOOR _IOWR(EVPL_IOC_TYPE, 0x08, struct evpl_floor)
+
+/**
+ * struct evpl_quarantine_end - ioctl(EVPL_QUARANTINE_END)
+ * @size: sizeof(struct evpl_quarantine_end)
+ * @flags: must be 0
+ * @offset: where a buffer starts in the own window
+ *
+ * Ends the buffer's quarantine, whatever holds it: the owner knows that nothing will
+ * write to it, or doesn't care.
+ *
+ * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there, or it
+ * isn't in quarantine.
+ */
+struct evpl_quarantine_end {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 offset;
+};
+
+#define EVPL_QUARANTINE_END _IOWR(EVPL_IOC_TYPE, 0x09, struct evpl_quarantine_end)
 
 #endif /* _UAPI_LINUX_EVPL_H */

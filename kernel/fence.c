@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The fence: what stands between a device that may still have a buffer's pages and the
+ * buffer's next user. Whoever could pin pages in a guest-io window may have left them
+ * with a ring, a pipe, a socket or a device, past the end of its lease and of itself.
+ * All of these hold a reference on the folio; not all of them hold a pin. So what
+ * counts is the folio's references, less the slab's own and one for each mapping.
+ *
+ * Those of the owner's own registrations are the folio's floor, which the owner sets.
+ * Only who can no longer touch the buffer is fenced: share.c asks when all leases have
+ * been unmapped and before the owner gets its reference back. If the fence is closed
+ * then, the buffer is in quarantine, and is looked at again until it is open.
+ */
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/sched.h>
+
+#include "compat.h"
+#include "evpl.h"
+
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
+/* How long after the last look at most, in jiffies. */
+#define DELAY_MAX	HZ
+
+/*
+ * References that are neither the slab's nor a mapping's. A fault maps a page of the
+ * folio with the lock held, so no mapping comes between the two counts: what was counted
+ * as a reference and then is unmapped looks like one that stays, never the other way.
+ */
+static int other_refs(struct folio *folio)
+{
+	int refs;
+
+	folio_lock(folio);
+	refs = folio_ref_count(folio) - 1;
+	/* Pairs with what unmaps a page: that goes first, then its reference. */
+	smp_rmb();
+	refs -= evpl_folio_mapcount(folio);
+	folio_unlock(folio);
+	return refs;
+}
+
+/**
+ * evpl_fence_is_open() - whether nothing but its owner has a buffer's pages
+ * @share: of the buffer; the caller has a count of it
+ *
+ * Return: true if none of its folios has more references than its floor.
+ */
+bool evpl_fence_is_open(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+	pgoff_t first = slab->start + (share->index << slab->buffer_shift);
+	pgoff_t last = first + BIT(slab->buffer_shift) - 1;
+	struct evpl_part *part = evpl_slab_part(slab, first);
+	struct evpl_part *end = slab->parts + slab->nr_parts;
+	int refs, floor;
+
+	for (; part < end && part->index <= last; part++) {
+		refs = other_refs(part->folio);
+		floor = READ_ONCE(part->floor);
+		if (refs > floor) {
+			trace_evpl_fence_closed(share, part, refs, floor);
+			return false;
+		}
+		cond_resched();
+	}
+	return true;
+}
+
+/* Look at what waits, and less and less often. */
+static void fence_work_fn(struct work_struct *work)
+{
+	struct evpl_client *client = container_of(to_delayed_work(work),
+						  struct evpl_client, fence_work);
+	unsigned long delay = READ_ONCE(client->fence_delay);
+
+	if (!evpl_share_look(client))
+		return;
+	WRITE_ONCE(client->fence_delay, min_t(unsigned long, 2 * delay, DELAY_MAX));
+	down_read(&client->tree_lock);
+	if (!client->gone)
+		schedule_delayed_work(&client->fence_work, delay);
+	up_read(&client->tree_lock);
+}
+
+void evpl_fence_init(struct evpl_client *client)
+{
+	INIT_DELAYED_WORK(&client->fence_work, fence_work_fn);
+}
+
+/**
+ * evpl_fence_watch() - see that a client's buffers in quarantine are looked at
+ * @client: the client; another one has been put there
+ */
+void evpl_fence_watch(struct evpl_client *client)
+{
+	WRITE_ONCE(client->fence_delay, 1);
+	down_read(&client->tree_lock);
+	if (!client->gone)
+		mod_delayed_work(system_wq, &client->fence_work, 1);
+	up_read(&client->tree_lock);
+}
+
+/* Whether nobody has a reference on a buffer in this folio. */
+static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
+		    struct evpl_part *part)
+{
+	u64 buffer = part->index >> slab->buffer_shift;
+	u64 last = (part->index + folio_nr_pages(part->folio) - 1) >>
+		   slab->buffer_shift;
+	bool shared;
+
+	xa_lock(&slab->shares);
+	shared = evpl_slab_part_is_shared(slab, part);
+	xa_unlock(&slab->shares);
+	if (shared)
+		return false;
+	for (; buffer <= last; buffer++)
+		if (evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer))
+			return false;
+	return true;
+}
+
+/**
+ * evpl_fence_floor() - set the floors of folios to what holds them
+ * @client: whose
+ * @first: of the own window, the first page
+ * @nr_pages: how many
+ * @zero: set them to 0 instead
+ *
+ * Words are read last: I/O that was running when the references were counted has a
+ * word that isn't 0, unless it has ended since.
+ *
+ * Return: how many folios; the others are in use. -ENOENT if the range isn't in a slab.
+ */
+int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
+		     unsigned long nr_pages, bool zero)
+{
+	struct evpl_part *part, *end;
+	struct evpl_slab *slab;
+	int refs, set = 0;
+
+	mutex_lock(&client->lock);
+	slab = evpl_slab_find(client, first);
+	if (!slab || !slab->live ||
+	    nr_pages > slab->start + slab->nr_pages - first) {
+		mutex_unlock(&client->lock);
+		return -ENOENT;
+	}
+	end = slab->parts + slab->nr_parts;
+	for (part = evpl_slab_part(slab, first);
+	     part < end && part->index < first + nr_pages; part++) {
+		refs = zero ? 0 : other_refs(part->folio);
+		if (zero || is_idle(client, slab, part)) {
+			WRITE_ONCE(part->floor, refs);
+			set++;
+		}
+		cond_resched();
+	}
+	mutex_unlock(&client->lock);
+	return set;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Tracepoints: why a buffer isn't its owner's yet, and when it is.
+ */
+#undef TRACE_SYSTEM
+#define TRACE_SYSTEM evpl
+
+#if !defined(EVPL_TRACE_H) || defined(TRACE_HEADER_MULTI_READ)
+#define EVPL_TRACE_H
+
+#include <linux/tracepoint.h>
+
+#include "evpl.h"
+
+DECLARE_EVENT_CLASS(evpl_quarantine,
+	TP_PROTO(struct evpl_share *share),
+	TP_ARGS(share),
+	TP_STRUCT__entry(
+		__field(pid_t, pid)
+		__field(u64, offset)
+	),
+	TP_fast_assign(
+		__entry->pid = pid_nr(share->slab->client->pid);
+		__entry->offset = evpl_share_offset(share);
+	),
+	TP_printk("owner %d buffer %#llx", __entry->pid, __entry->offset)
+);
+
+DEFINE_EVENT(evpl_quarantine, evpl_quarantine_begin,
+	TP_PROTO(struct evpl_share *share), TP_ARGS(share));
+DEFINE_EVENT(evpl_quarantine, evpl_quarantine_end,
+	TP_PROTO(struct evpl_share *share), TP_ARGS(share));
+
+TRACE_EVENT(evpl_fence_closed,
+	TP_PROTO(struct evpl_share *share, struct evpl_part *part, int refs,
+		 int floor),
+	TP_ARGS(share, part, refs, floor),
+	TP_STRUCT__entry(
+		__field(pid_t, pid)
+		__field(u64, offset)
+		__field(u64, folio)
+		__field(int, refs)
+		__field(int, floor)
+	),
+	TP_fast_assign(
+		__entry->pid = pid_nr(share->slab->client->pid);
+		__entry->offset = evpl_share_offset(share);
+		__entry->folio = (u64)part->index << PAGE_SHIFT;
+		__entry->refs = refs;
+		__entry->floor = floor;
+	),
+	TP_printk("owner %d buffer %#llx folio at %#llx has %d references, floor %d",
+		  __entry->pid, __entry->offset, __entry->folio, __entry->refs,
+		  __entry->floor)
+);
+
+#endif /* EVPL_TRACE_H */
+
+#undef TRACE_INCLUDE_PATH
+#define TRACE_INCLUDE_PATH .
+#undef TRACE_INCLUDE_FILE
+#define TRACE_INCLUDE_FILE trace
+#include <trace/define_trace.h>

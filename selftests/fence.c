@@ -1,0 +1,819 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Device leases and their fence: what was leased for devices can be pinned, and the
+ * owner gets the buffer back when nothing holds it any more, and not before. Slow I/O is
+ * that of dm-delay, with a delay that doesn't end before the test says so.
+ */
+#include <linux/io_uring.h>
+#include <stdarg.h>
+#include <sys/uio.h>
+
+#include "client.h"
+
+#define DEVICE_RW	(EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE)
+
+/* Run a command; return its exit status. */
+static int run(const char *format, ...)
+{
+	char command[256];
+	va_list args;
+	int status;
+
+	va_start(args, format);
+	vsnprintf(command, sizeof(command), format, args);
+	va_end(args);
+	status = system(command);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* The smallest ring that reads: one request at a time. */
+struct ring {
+	int fd;
+	char *rings;
+	struct io_uring_sqe *sqe;
+	struct io_uring_params params;
+};
+
+static bool ring_open(struct ring *ring)
+{
+	ring->params = (struct io_uring_params){ 0 };
+	ring->fd = syscall(__NR_io_uring_setup, 1, &ring->params);
+	if (ring->fd < 0)
+		return false;
+	ring->rings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
+			   IORING_OFF_SQ_RING);
+	ring->sqe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
+			 IORING_OFF_SQES);
+	return ring->rings != MAP_FAILED && ring->sqe != MAP_FAILED;
+}
+
+static void ring_close(struct ring *ring)
+{
+	munmap(ring->rings, 4096);
+	munmap(ring->sqe, 4096);
+	close(ring->fd);
+}
+
+static int ring_register(struct ring *ring, void *memory, size_t length)
+{
+	struct iovec iovec = { .iov_base = memory, .iov_len = length };
+
+	return RESULT(syscall(__NR_io_uring_register, ring->fd,
+			      IORING_REGISTER_BUFFERS, &iovec, 1));
+}
+
+static int ring_unregister(struct ring *ring)
+{
+	return RESULT(syscall(__NR_io_uring_register, ring->fd,
+			      IORING_UNREGISTER_BUFFERS, NULL, 0));
+}
+
+/* Submit a read, which goes on when this returns. */
+static int ring_read(struct ring *ring, int fd, void *memory, unsigned int length, bool fixed)
+{
+	uint32_t *tail = (uint32_t *)(ring->rings + ring->params.sq_off.tail);
+	uint32_t *array = (uint32_t *)(ring->rings + ring->params.sq_off.array);
+
+	*ring->sqe = (struct io_uring_sqe){
+		.opcode = fixed ? IORING_OP_READ_FIXED : IORING_OP_READ,
+		/* Punted to a worker, which may wait where this task must not. */
+		.flags = IOSQE_ASYNC,
+		.fd = fd,
+		.addr = (uintptr_t)memory,
+		.len = length,
+	};
+	array[0] = 0;
+	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+	return syscall(__NR_io_uring_enter, ring->fd, 1, 0, 0, NULL, 0) == 1 ? 0 : -errno;
+}
+
+/* Wait for the one that was submitted. */
+static int ring_wait(struct ring *ring)
+{
+	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);
+	struct io_uring_cqe *cqes = (void *)(ring->rings + ring->params.cq_off.cqes);
+	uint32_t mask = *(uint32_t *)(ring->rings + ring->params.cq_off.ring_mask);
+	int ret;
+
+	if (syscall(__NR_io_uring_enter, ring->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+		return -errno;
+	ret = cqes[*head & mask].res;
+	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
+	return ret;
+}
+
+FIXTURE(fence)
+{
+	struct counters before;
+	struct client owner, lessee;
+	int ends[2], pipe[2], slow[2];
+};
+
+FIXTURE_SETUP(fence)
+{
+	self->before = read_counters();
+	self->slow[0] = self->slow[1] = -1;
+	ASSERT_TRUE(open_client(&self->owner, 0));
+	ASSERT_TRUE(open_client(&self->lessee, 0));
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
+}
+
+/* What is slow goes on and ends. */
+static void hurry(struct _test_data_fence *self, int nr)
+{
+	run("dmsetup suspend evpl-slow%d && dmsetup resume evpl-slow%d", nr, nr);
+}
+
+FIXTURE_TEARDOWN(fence)
+{
+	for (int i = 0; i < 2; i++) {
+		if (self->slow[i] < 0)
+			continue;
+		close(self->slow[i]);
+		run("dmsetup suspend evpl-slow%d; dmsetup remove --retry evpl-slow%d", i, i);
+	}
+	close(self->ends[0]);
+	close(self->ends[1]);
+	close(self->pipe[0]);
+	close(self->pipe[1]);
+	close_client(&self->owner);
+	close_client(&self->lessee);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Disks of 16 MiB on which a read takes as long as the test likes; false without. */
+static bool have_slow_disks(struct _test_data_fence *self)
+{
+	const char *disk = getenv("EVPL_TEST_DISK");
+	char path[64];
+
+	if (!disk || !strcmp(disk, "none"))
+		return false;
+	/* Nodes come from dmsetup, also where no udev runs. */
+	setenv("DM_DISABLE_UDEV", "1", 1);
+	run("modprobe -q dm-delay");
+	for (int i = 0; i < 2; i++) {
+		run("dmsetup remove evpl-slow%d 2>/dev/null", i);
+		if (run("dmsetup create evpl-slow%d --table '0 32768 delay %s %d 600000'",
+			i, disk, i * 32768))
+			return false;
+		snprintf(path, sizeof(path), "/dev/mapper/evpl-slow%d", i);
+		self->slow[i] = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+		if (self->slow[i] < 0)
+			return false;
+	}
+	return true;
+}
+
+/* What the disk has at its start, where the slow ones begin. */
+static bool set_disk(char byte)
+{
+	static char _Alignas(4096) block[BUFFER];
+	int fd = open(getenv("EVPL_TEST_DISK"), O_WRONLY | O_DIRECT | O_CLOEXEC);
+	bool ok;
+
+	memset(block, byte, sizeof(block));
+	ok = pwrite(fd, block, sizeof(block), 0) == sizeof(block) &&
+	     pwrite(fd, block, sizeof(block), 16 * MIB) == sizeof(block);
+	close(fd);
+	return ok;
+}
+
+static int into_pipe(int fd, void *memory, size_t length)
+{
+	struct iovec iovec = { .iov_base = memory, .iov_len = length };
+	ssize_t ret = vmsplice(fd, &iovec, 1, 0);
+
+	return ret < 0 ? -errno : (int)ret;
+}
+
+/* Buffer n goes to the lessee; what it shows there. */
+static char *lease(struct __test_metadata *_metadata, struct _test_data_fence *self,
+		   unsigned int n, uint32_t flags, struct evpl_record *got)
+{
+	struct evpl_record sent = fill(&self->owner, n, 'x');
+
+	sent.flags = flags;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
+	EXPECT_EQ(flags, got->flags);
+	return memory_of(&self->lessee, got);
+}
+
+/* Whether the owner has got buffer n back. It may take the kernel's next look. */
+static bool comes_back(struct _test_data_fence *self, unsigned int n)
+{
+	for (int tries = 0; tries < 600; tries++) {
+		if (!get(&self->owner.entries[n].word))
+			return fdinfo(self->owner.fd, "evpl-buffers-in-quarantine") == 0 &&
+			       bit(self->owner.returned, n);
+		usleep(100 * 1000);
+	}
+	return false;
+}
+
+/* Whether it is in quarantine, and stays there although the kernel looks. */
+static bool is_kept(struct _test_data_fence *self, unsigned int n)
+{
+	return evpl_lease_pull(self->owner.fd) == 0 &&
+	       get(&self->owner.entries[n].word) == 1 &&
+	       !bit(self->owner.returned, n) &&
+	       read_counters().quarantined == 1 &&
+	       fdinfo(self->owner.fd, "evpl-buffers-in-quarantine") == 1;
+}
+
+TEST_F(fence, device_lease_can_be_pinned_for_what_it_allows)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 3, EVPL_RECORD_DEVICE, &got);
+	char page[4096];
+	int zero;
+
+	EXPECT_GE(got.offset, self->lessee.setup.out_guest_io_ro_offset);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	EXPECT_EQ(SIGSEGV, touch_write(memory));
+	EXPECT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	memset(self->owner.own + 3 * BUFFER, 'y', BUFFER);
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(is_filled_with(page, 'y', 4096));
+	EXPECT_EQ(-EACCES, RESULT(mprotect(self->lessee.guest_io_ro, 4096,
+					   PROT_READ | PROT_WRITE)));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+				   self->lessee.fd, self->lessee.setup.out_guest_io_ro_offset));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(SIGBUS, touch_read(memory + BUFFER));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_EQ(0, get(&self->owner.entries[3].word));
+
+	memory = lease(_metadata, self, 3, DEVICE_RW, &got);
+	EXPECT_GE(got.offset, self->lessee.setup.out_guest_io_offset);
+	EXPECT_LT(got.offset, self->lessee.setup.out_guest_io_ro_offset);
+	zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	EXPECT_EQ(4096, read(zero, memory, 4096));
+	close(zero);
+	EXPECT_TRUE(is_filled_with(self->owner.own + 3 * BUFFER, 0, 4096));
+	memset(memory, 'w', BUFFER);
+	EXPECT_TRUE(is_filled_with(self->owner.own + 3 * BUFFER, 'w', BUFFER));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(SIGBUS, touch_write(memory));
+	EXPECT_EQ(0, read_counters().quarantined);
+}
+
+TEST_F(fence, only_who_may_have_devices_touch_a_buffer_can_allow_it)
+{
+	struct evpl_record got, sent;
+
+	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	sent = got;
+	sent.flags = DEVICE_RW;
+	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
+	sent.flags = EVPL_RECORD_DEVICE;
+	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
+	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+
+	lease(_metadata, self, 0, EVPL_RECORD_DEVICE, &got);
+	sent = got;
+	sent.flags = DEVICE_RW;
+	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
+	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
+	/* Home, for the CPU alone. */
+	sent.flags = 0;
+	EXPECT_EQ(1, evpl_send(self->ends[1], &sent, 1));
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_EQ(1, evpl_recv(self->ends[0], &got, 1));
+	EXPECT_EQ(1, get(&self->owner.entries[0].word));
+}
+
+TEST_F(fence, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
+{
+	static const uint32_t kinds[] = {
+		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
+	};
+	struct evpl_record sent = fill(&self->owner, 2, 'x'), got[4];
+
+	set(&self->owner.entries[2].word, 4);
+	for (int i = 0; i < 4; i++) {
+		sent.flags = kinds[i];
+		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+		ASSERT_EQ(1, evpl_recv(self->ends[1], &got[i], 1));
+		for (int j = 0; j < i; j++)
+			EXPECT_NE(got[i].lease, got[j].lease);
+		EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got[i]), 'x', BUFFER));
+	}
+	EXPECT_EQ(4, read_counters().leases);
+	EXPECT_EQ(1, get(&self->owner.entries[2].word));
+	/* Those for the CPU can't be pinned for the others' sake. */
+	for (int i = 0; i < 4; i++)
+		EXPECT_EQ(kinds[i] & EVPL_RECORD_DEVICE ? 4096 : -EFAULT,
+			  into_pipe(self->pipe[1], memory_of(&self->lessee, &got[i]), 4096));
+	for (int i = 0; i < 4; i++)
+		EXPECT_EQ(1, let_go(&self->lessee, &got[i]));
+	EXPECT_TRUE(is_kept(self, 2));
+}
+
+TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
+{
+	struct evpl_record got;
+	char *memory;
+
+	for (int i = 0; i < 200; i++) {
+		unsigned int n = i % 8;
+
+		memory = lease(_metadata, self, n, i & 1 ? DEVICE_RW : EVPL_RECORD_DEVICE, &got);
+		EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+		/* The owner's mapping doesn't count, whole or in parts. */
+		madvise(self->owner.own + 4096, 4096, MADV_DONTNEED);
+		EXPECT_EQ(0, touch_read(self->owner.own + 8192));
+		EXPECT_EQ(1, let_go(&self->lessee, &got));
+		ASSERT_EQ(0, get(&self->owner.entries[n].word));
+		ASSERT_EQ(0, read_counters().quarantined);
+		ASSERT_EQ(0, read_counters().shares);
+	}
+}
+
+TEST_F(fence, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory + 4096, 4096));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(0, get(&self->owner.header->returned));
+	/* Others aren't held up by it, unless they are in the same folio. */
+	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
+	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
+}
+
+TEST_F(fence, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	close_client(&self->lessee);
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(comes_back(self, 5));
+}
+
+TEST_F(fence, owner_that_pulls_has_the_kernel_look_at_once)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	/* Long enough for the kernel's own looks to have become rare. */
+	sleep(1);
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+	EXPECT_EQ(0, read_counters().quarantined);
+}
+
+TEST_F(fence, owner_can_end_a_quarantine_itself)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER + 4096));
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, SLAB_2M));
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->lessee.fd, 5 * BUFFER));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+	EXPECT_TRUE(bit(self->owner.returned, 5));
+	EXPECT_EQ(0, read_counters().quarantined);
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
+}
+
+TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
+{
+	struct evpl_record got, again;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER };
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	/* The owner has kept a reference. */
+	set(&self->owner.entries[5].word, 2);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	EXPECT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(1, evpl_recv(self->ends[1], &again, 1));
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	/* It is on lease, but in quarantine no more. */
+	EXPECT_EQ(0, read_counters().quarantined);
+	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(1, let_go(&self->lessee, &again));
+	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_EQ(0, read_counters().shares);
+}
+
+TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER };
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(1, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(-EBUSY, evpl_send(self->ends[0], &sent, 1));
+	/* The lease that is left has a word, and nothing else. */
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(comes_back(self, 5));
+
+	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	EXPECT_EQ(0, touch_read(memory));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+}
+
+TEST_F(fence, revoke_of_what_is_in_quarantine_takes_it_over)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(1, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
+	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_EQ(0, read_counters().shares);
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+}
+
+TEST_F(fence, touch_of_a_revoked_device_lease_finds_zeros_if_so_chosen)
+{
+	struct evpl_record got;
+	char *memory, page[4096];
+
+	close(self->ends[0]);
+	close(self->ends[1]);
+	close_client(&self->lessee);
+	ASSERT_TRUE(open_client(&self->lessee, EVPL_SETUP_ZEROS));
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+	memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
+	/* A page of its own, which may be pinned past its end. */
+	EXPECT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	close_client(&self->lessee);
+	EXPECT_EQ(4096, read_counters().detached);
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(is_filled_with(page, 0, 4096));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+}
+
+TEST_F(fence, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(is_kept(self, 5));
+	close_client(&self->owner);
+	EXPECT_EQ(0, read_counters().quarantined);
+	EXPECT_EQ(0, read_counters().shares);
+	EXPECT_LT(0, read_counters().detached);
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
+}
+
+TEST_F(fence, floor_is_what_the_owners_registrations_hold)
+{
+	struct evpl_record got;
+	char *memory, page[4096];
+	int own_pipe[2], all;
+
+	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
+	all = evpl_floor(self->owner.fd, 0, 0, SLAB_2M);
+	EXPECT_LE(1, all);
+
+	/* As a registration: references that stay. Without a floor they close the fence. */
+	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
+	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(is_kept(self, 5));
+	/* In quarantine it isn't idle, and what shares its folio isn't either. */
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
+
+	/* With one they don't, but what comes on top does. */
+	EXPECT_LE(1, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	EXPECT_EQ(0, touch_read(memory));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+	__atomic_fetch_and(&self->owner.returned[0], 0, __ATOMIC_RELAXED);
+	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(is_kept(self, 5));
+
+	/* The owner takes its registration away: the lessee's pipe is all there is. */
+	EXPECT_LE(1, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 5 * BUFFER, BUFFER));
+	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
+	EXPECT_TRUE(is_kept(self, 5));
+	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_EQ(all, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
+	close(own_pipe[0]);
+	close(own_pipe[1]);
+}
+
+TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
+{
+	struct evpl_record got;
+	int all = evpl_floor(self->owner.fd, 0, 0, SLAB_2M), set_now;
+
+	set(&self->owner.entries[5].word, 1);
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	set_now = evpl_floor(self->owner.fd, 0, 0, SLAB_2M);
+	EXPECT_LE(0, set_now);
+	EXPECT_GT(all, set_now);
+	EXPECT_EQ(all, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 0, SLAB_2M));
+	set(&self->owner.entries[5].word, EVPL_WORD_BIASED);
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
+	set(&self->owner.entries[5].word, 0);
+
+	/* Also if the owner has taken the reference off that the kernel counts on. */
+	lease(_metadata, self, 5, 0, &got);
+	set(&self->owner.entries[5].word, 0);
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
+	set(&self->owner.entries[5].word, 1);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_LE(1, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+}
+
+TEST_F(fence, floor_of_what_is_no_range_of_a_slab_is_an_error)
+{
+	int fd = self->owner.fd;
+
+	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 0, 0));
+	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 1, 4096));
+	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 0, 4097));
+	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 4096, -4096ULL));
+	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, SLAB_2M, 4096));
+	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, 0, SLAB_2M + 4096));
+	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, 4096, SLAB_2M));
+	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, self->owner.setup.out_guest_io_offset, 4096));
+	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, -8192ULL, 4096));
+}
+
+TEST_F(fence, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
+{
+	struct evpl_record got;
+	struct ring ring;
+	char *memory;
+	int ret;
+
+	ASSERT_TRUE(ring_open(&ring));
+	memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	ret = ring_register(&ring, memory, BUFFER);
+	if (ret == -EOPNOTSUPP) {
+		ring_close(&ring);
+		SKIP(return, "this kernel registers no file-backed memory");
+	}
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_EQ(0, ring_unregister(&ring));
+	EXPECT_TRUE(comes_back(self, 5));
+	ring_close(&ring);
+}
+
+TEST_F(fence, cpu_lease_can_not_be_registered_beside_a_device_lease)
+{
+	struct evpl_record got, cpu;
+	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER,
+				    .flags = EVPL_RECORD_WRITE };
+	struct ring ring;
+
+	ASSERT_TRUE(ring_open(&ring));
+	lease(_metadata, self, 5, DEVICE_RW, &got);
+	set(&self->owner.entries[5].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &cpu, 1));
+	EXPECT_EQ(-EFAULT, ring_register(&ring, memory_of(&self->lessee, &cpu), BUFFER));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &cpu));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+	ring_close(&ring);
+}
+
+/*
+ * A process that binds the end, receives a record, and reads from a slow disk into what
+ * it has been leased. 0 once it has submitted that; then it waits to be killed.
+ */
+static int lessee_that_reads(int end, int disk, bool fixed, pid_t *pid)
+{
+	struct evpl_record got;
+	struct client client;
+	struct ring ring;
+	int told[2], ret = -EPIPE;
+
+	if (pipe2(told, O_CLOEXEC))
+		return -errno;
+	*pid = fork();
+	if (*pid) {
+		close(told[1]);
+		if (read(told[0], &ret, sizeof(ret)) != sizeof(ret))
+			ret = -EPIPE;
+		close(told[0]);
+		return ret;
+	}
+	if (!open_client(&client, 0) || !ring_open(&ring))
+		_exit(1);
+	ret = evpl_bind(client.fd, end);
+	if (!ret && evpl_recv(end, &got, 1) != 1)
+		ret = -EIO;
+	if (!ret && fixed)
+		ret = ring_register(&ring, memory_of(&client, &got), BUFFER);
+	if (!ret)
+		ret = ring_read(&ring, disk, memory_of(&client, &got), BUFFER, fixed);
+	if (write(told[1], &ret, sizeof(ret)) != sizeof(ret))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+/* How many reads a slow disk has; -1 if that can't be said. */
+static int in_flight(int nr)
+{
+	char command[64];
+	int reads = -1;
+	FILE *status;
+
+	snprintf(command, sizeof(command), "dmsetup status evpl-slow%d", nr);
+	status = popen(command, "re");
+	if (!status)
+		return -1;
+	if (fscanf(status, "%*d %*d delay %d", &reads) != 1)
+		reads = -1;
+	pclose(status);
+	return reads;
+}
+
+/* What was submitted gets there by a worker of the ring. */
+static bool gets_under_way(int nr)
+{
+	for (int tries = 0; tries < 600 && !in_flight(nr); tries++)
+		usleep(100 * 1000);
+	return in_flight(nr) == 1;
+}
+
+/* Kill the lessee, and wait for its client to have gone. */
+static bool kill_lessee(struct _test_data_fence *self, pid_t pid)
+{
+	long long clients = read_counters().clients;
+
+	if (kill(pid, SIGKILL) || waitpid(pid, NULL, 0) != pid)
+		return false;
+	for (int tries = 0; tries < 600 && read_counters().clients == clients; tries++)
+		usleep(100 * 1000);
+	return read_counters().clients == clients - 1 && !read_counters().leases;
+}
+
+/* Let a process lease buffer 5, read into it slowly, and die. */
+static void die_reading(struct __test_metadata *_metadata, struct _test_data_fence *self,
+			int slow, bool fixed)
+{
+	struct evpl_record sent = fill(&self->owner, 5, 'x');
+	int ends[2];
+	pid_t pid = 0;
+
+	sent.flags = DEVICE_RW;
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
+	ASSERT_EQ(0, lessee_that_reads(ends[1], self->slow[slow], fixed, &pid));
+	ASSERT_TRUE(gets_under_way(slow));
+	EXPECT_EQ(1, read_counters().leases);
+	ASSERT_TRUE(kill_lessee(self, pid));
+	EXPECT_EQ(1, in_flight(slow));
+	close(ends[0]);
+	close(ends[1]);
+}
+
+static bool has_fixed_buffers(struct _test_data_fence *self)
+{
+	struct ring ring;
+	bool has = ring_open(&ring) && !ring_register(&ring, self->owner.own, BUFFER);
+
+	ring_close(&ring);
+	return has;
+}
+
+static void dead_reader(struct __test_metadata *_metadata, struct _test_data_fence *self,
+			bool fixed)
+{
+	if (!have_slow_disks(self))
+		SKIP(return, "no disk in EVPL_TEST_DISK that dm-delay can slow down");
+	if (fixed && !has_fixed_buffers(self))
+		SKIP(return, "this kernel registers no file-backed memory");
+	ASSERT_TRUE(set_disk('d'));
+	die_reading(_metadata, self, 0, fixed);
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
+	hurry(self, 0);
+	EXPECT_TRUE(comes_back(self, 5));
+	/* The disk did write to it, after the death. */
+	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
+}
+
+TEST_F(fence, read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
+{
+	dead_reader(_metadata, self, false);
+}
+
+TEST_F(fence, fixed_read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
+{
+	dead_reader(_metadata, self, true);
+}
+
+/* What the owner has under way in the same folio, before, doesn't hide the lessee's. */
+TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
+{
+	struct ring ring;
+
+	if (!have_slow_disks(self))
+		SKIP(return, "no disk in EVPL_TEST_DISK that dm-delay can slow down");
+	ASSERT_TRUE(set_disk('d'));
+	ASSERT_TRUE(ring_open(&ring));
+	set(&self->owner.entries[4].word, 1);
+	ASSERT_EQ(0, ring_read(&ring, self->slow[1], self->owner.own + 4 * BUFFER, BUFFER,
+			       false));
+	ASSERT_TRUE(gets_under_way(1));
+	/* Nor does the owner make it a part of the floor. */
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 4 * BUFFER, BUFFER));
+
+	die_reading(_metadata, self, 0, false);
+	EXPECT_TRUE(is_kept(self, 5));
+	hurry(self, 1);
+	EXPECT_EQ(BUFFER, ring_wait(&ring));
+	set(&self->owner.entries[4].word, 0);
+	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
+	hurry(self, 0);
+	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
+	ring_close(&ring);
+}
+
+TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	EXPECT_EQ(0, madvise(memory + 4096, 8192, MADV_DONTNEED));
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	madvise(memory, BUFFER, MADV_PAGEOUT);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	EXPECT_EQ(0, mlock(memory, BUFFER));
+	EXPECT_EQ(0, munlock(memory, BUFFER));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+	EXPECT_EQ(0, read_counters().quarantined);
+}
+
+TEST_HARNESS_MAIN
