@@ -419,8 +419,7 @@ static int check_record(const struct evpl_record *record)
 {
 	if (record->flags & ~(EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE))
 		return -EOPNOTSUPP;
-	if (record->__reserved || !record->length ||
-	    record->length > EVPL_BUFFER_SIZE_MAX)
+	if (!record->length || record->length > EVPL_BUFFER_SIZE_MAX)
 		return -EINVAL;
 	return 0;
 }
@@ -534,6 +533,8 @@ static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 		.flags = item->flags | flags,
 		.cookie = item->cookie,
 		.lease = lease,
+		.buffer_size = lease == EVPL_LEASE_NONE ? 0 :
+			       PAGE_SIZE << item->share->slab->buffer_shift,
 	};
 
 	return copy_to_iter(&record, RECORD_SIZE, to) == RECORD_SIZE ? 0 : -EFAULT;

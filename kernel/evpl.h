@@ -435,7 +435,7 @@ bool evpl_fence_is_open(struct evpl_share *share);
 void evpl_fence_init(struct evpl_client *client);
 void evpl_fence_watch(struct evpl_client *client);
 int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
-		     unsigned long nr_pages, bool zero);
+		     unsigned long nr_pages, u32 flags);
 
 /* channel.c */
 extern atomic_long_t evpl_nr_channels, evpl_nr_records;

@@ -123,24 +123,43 @@ static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 	return true;
 }
 
+/*
+ * Set the floor of a folio to what holds it, and note the lowest by order; not if it is
+ * in use. Words are read last: I/O that was running when the references were counted
+ * has a word that isn't 0, unless it has ended since.
+ */
+static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
+			struct evpl_part *part, int *lowest)
+{
+	unsigned int order = folio_order(part->folio);
+	int refs = other_refs(part->folio);
+
+	if (!is_idle(client, slab, part))
+		return false;
+	WRITE_ONCE(part->floor, refs);
+	lowest[order] = min(lowest[order], refs);
+	return true;
+}
+
 /**
  * evpl_fence_floor() - set the floors of folios to what holds them
  * @client: whose
  * @first: of the own window, the first page
  * @nr_pages: how many
- * @zero: set them to 0 instead
+ * @flags: EVPL_FLOOR_*
  *
- * Words are read last: I/O that was running when the references were counted has a
- * word that isn't 0, unless it has ended since.
- *
- * Return: how many folios; the others are in use. -ENOENT if the range isn't in a slab.
+ * Return: how many folios were in use and so passed by; -ENOENT if the range isn't in
+ * a slab.
  */
 int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
-		     unsigned long nr_pages, bool zero)
+		     unsigned long nr_pages, u32 flags)
 {
-	struct evpl_part *part, *end;
+	int lowest[EVPL_FOLIO_ORDER_MAX + 1], busy, pass, i;
+	struct evpl_part *start, *end, *part;
 	struct evpl_slab *slab;
-	int refs, set = 0;
+
+	for (i = 0; i < ARRAY_SIZE(lowest); i++)
+		lowest[i] = INT_MAX;
 
 	mutex_lock(&client->lock);
 	slab = evpl_slab_find(client, first);
@@ -149,16 +168,26 @@ int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
 		mutex_unlock(&client->lock);
 		return -ENOENT;
 	}
-	end = slab->parts + slab->nr_parts;
-	for (part = evpl_slab_part(slab, first);
-	     part < end && part->index < first + nr_pages; part++) {
-		refs = zero ? 0 : other_refs(part->folio);
-		if (zero || is_idle(client, slab, part)) {
-			WRITE_ONCE(part->floor, refs);
-			set++;
+	start = evpl_slab_part(slab, first);
+	end = evpl_slab_part(slab, first + nr_pages - 1) + 1;
+	/* A second time, to give those in use what the others have. */
+	for (pass = 0; pass <= !!(flags & EVPL_FLOOR_ALIKE); pass++) {
+		busy = 0;
+		for (part = start; part < end; part++) {
+			cond_resched();
+			if (flags & EVPL_FLOOR_ZERO) {
+				WRITE_ONCE(part->floor, 0);
+				continue;
+			}
+			if (raise_floor(client, slab, part, lowest))
+				continue;
+			i = lowest[folio_order(part->folio)];
+			if (pass && i != INT_MAX)
+				WRITE_ONCE(part->floor, i);
+			else
+				busy++;
 		}
-		cond_resched();
 	}
 	mutex_unlock(&client->lock);
-	return set;
+	return busy;
 }

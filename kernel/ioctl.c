@@ -288,17 +288,17 @@ static int ioctl_floor(struct evpl_call *call)
 	struct evpl_floor *args = &call->args.floor;
 	u64 end;
 
-	if (args->flags & ~EVPL_FLOOR_ZERO)
+	if (args->flags & ~(EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE))
 		return -EOPNOTSUPP;
 	if (!evpl_client_shift(call->client))
 		return -ENXIO;
-	if (!args->length || !IS_ALIGNED(args->offset, PAGE_SIZE) ||
+	if (args->flags == (EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE) ||
+	    !args->length || !IS_ALIGNED(args->offset, PAGE_SIZE) ||
 	    !IS_ALIGNED(args->length, PAGE_SIZE) ||
 	    check_add_overflow(args->offset, args->length, &end))
 		return -EINVAL;
 	return evpl_fence_floor(call->client, args->offset >> PAGE_SHIFT,
-				args->length >> PAGE_SHIFT,
-				args->flags & EVPL_FLOOR_ZERO);
+				args->length >> PAGE_SHIFT, args->flags);
 }
 
 static int ioctl_quarantine_end(struct evpl_call *call)

@@ -68,7 +68,7 @@ TEST_F(channel, record_gives_a_lease_that_shows_the_buffer_until_it_is_released)
 	EXPECT_EQ(1000, got.length);
 	EXPECT_EQ(0, got.flags);
 	EXPECT_EQ(sent.cookie, got.cookie);
-	EXPECT_EQ(0, got.__reserved);
+	EXPECT_EQ(BUFFER, got.buffer_size);
 	EXPECT_EQ(1, get(&self->receiver.leases[got.lease].word));
 	EXPECT_EQ(1, get(&self->owner.entries[3].word));
 	EXPECT_EQ(0, read_counters().records);
@@ -543,11 +543,13 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 		{ -ENOENT, { .offset = self->owner.setup.out_guest_offset, .length = 1 } },
 		{ -ENOENT, { .offset = self->owner.setup.out_guest_ro_offset +
 			     self->owner.setup.out_guest_size - 1, .length = 1 } },
+		{ -ENOENT, { .offset = self->owner.setup.out_guest_io_offset, .length = 1 } },
+		{ -ENOENT, { .offset = self->owner.setup.out_guest_io_ro_offset +
+			     self->owner.setup.out_guest_size, .length = 1 } },
 		{ -EINVAL, { .offset = BUFFER, .length = 0 } },
 		{ -EINVAL, { .offset = BUFFER, .length = BUFFER + 1 } },
 		{ -EINVAL, { .offset = BUFFER + 1, .length = BUFFER } },
 		{ -EINVAL, { .offset = BUFFER, .length = ~0U } },
-		{ -EINVAL, { .offset = BUFFER, .length = 1, .__reserved = 1 } },
 		{ -EOPNOTSUPP, { .offset = BUFFER, .length = 1, .flags = EVPL_RECORD_REVOKED } },
 		{ -EOPNOTSUPP, { .offset = BUFFER, .length = 1, .flags = 1U << 31 } },
 		{ -ESTALE, { .offset = 2 * BUFFER, .length = 1 } },

@@ -149,7 +149,7 @@ static inline int evpl_revoke(int fd, uint64_t offset)
 	return ret < 0 ? -errno : ret;
 }
 
-/* Return how many floors have been set, or -errno. */
+/* Return how many folios have been passed by, or -errno. */
 static inline int evpl_floor(int fd, uint32_t flags, uint64_t offset, uint64_t length)
 {
 	struct evpl_floor args = {

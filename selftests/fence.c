@@ -521,23 +521,22 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 {
 	struct evpl_record got;
 	char *memory, page[4096];
-	int own_pipe[2], all;
+	int own_pipe[2];
 
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
-	all = evpl_floor(self->owner.fd, 0, 0, SLAB_2M);
-	EXPECT_LE(1, all);
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
 
 	/* As a registration: references that stay. Without a floor they close the fence. */
 	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
 	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_kept(self, 5));
-	/* In quarantine it isn't idle, and what shares its folio isn't either. */
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	/* In quarantine it isn't idle. */
+	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 
 	/* With one they don't, but what comes on top does. */
-	EXPECT_LE(1, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -549,12 +548,12 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 	EXPECT_TRUE(is_kept(self, 5));
 
 	/* The owner takes its registration away: the lessee's pipe is all there is. */
-	EXPECT_LE(1, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 5 * BUFFER, BUFFER));
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 5 * BUFFER, BUFFER));
 	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
 	EXPECT_TRUE(is_kept(self, 5));
 	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_TRUE(comes_back(self, 5));
-	EXPECT_EQ(all, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
 	close(own_pipe[0]);
 	close(own_pipe[1]);
 }
@@ -562,25 +561,67 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
 {
 	struct evpl_record got;
-	int all = evpl_floor(self->owner.fd, 0, 0, SLAB_2M), set_now;
+	char page[4096];
+	int own_pipe[2];
 
+	/* What the owner has under way: it must not become a part of the floor. */
+	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
+	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
 	set(&self->owner.entries[5].word, 1);
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
-	set_now = evpl_floor(self->owner.fd, 0, 0, SLAB_2M);
-	EXPECT_LE(0, set_now);
-	EXPECT_GT(all, set_now);
-	EXPECT_EQ(all, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 0, SLAB_2M));
+	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 0, SLAB_2M));
 	set(&self->owner.entries[5].word, EVPL_WORD_BIASED);
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
-	set(&self->owner.entries[5].word, 0);
-
+	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
+	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	/* Also if the owner has taken the reference off that the kernel counts on. */
-	lease(_metadata, self, 5, 0, &got);
 	set(&self->owner.entries[5].word, 0);
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
+	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
 	set(&self->owner.entries[5].word, 1);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_LE(1, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	EXPECT_TRUE(is_kept(self, 5));
+	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
+	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	close(own_pipe[0]);
+	close(own_pipe[1]);
+}
+
+TEST_F(fence, floor_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
+{
+	struct evpl_record got;
+	struct iovec slab = { .iov_len = 2 * SLAB_2M };
+	int own_pipe[2], other;
+	uint64_t offset;
+	char page[4096];
+
+	/* Two folios of 2 MiB, or many small ones: a page of each goes into the pipe. */
+	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, 2 * SLAB_2M, &offset));
+	slab.iov_base = map(self->owner.fd, 2 * SLAB_2M, offset, PROT_READ | PROT_WRITE);
+	ASSERT_NE(NULL, slab.iov_base);
+	munmap(self->owner.own, SLAB_2M);
+	self->owner.own = slab.iov_base - offset;
+	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
+	ASSERT_LT(0, fcntl(own_pipe[1], F_SETPIPE_SZ, 2 * SLAB_2M));
+	ASSERT_EQ(2 * SLAB_2M, into_pipe(own_pipe[1], slab.iov_base, 2 * SLAB_2M));
+	other = offset / BUFFER;
+	set(&self->owner.entries[other].word, 1);
+	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, offset, 2 * SLAB_2M));
+	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ALIKE, offset, 2 * SLAB_2M));
+	/* Where none is idle there is nothing to go by. */
+	EXPECT_LT(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ALIKE, offset, BUFFER));
+	set(&self->owner.entries[other].word, 0);
+
+	lease(_metadata, self, other, EVPL_RECORD_DEVICE, &got);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(0, get(&self->owner.entries[other].word));
+	EXPECT_EQ(0, read_counters().quarantined);
+	for (int i = 0; i < 2 * SLAB_2M / 4096; i++)
+		ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
+	close(own_pipe[0]);
+	close(own_pipe[1]);
+	munmap(slab.iov_base, 2 * SLAB_2M);
+	self->owner.own = map(self->owner.fd, SLAB_2M, 0, PROT_READ);
 }
 
 TEST_F(fence, floor_of_what_is_no_range_of_a_slab_is_an_error)
@@ -590,6 +631,7 @@ TEST_F(fence, floor_of_what_is_no_range_of_a_slab_is_an_error)
 	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 0, 0));
 	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 1, 4096));
 	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 0, 4097));
+	EXPECT_EQ(-EINVAL, evpl_floor(fd, EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE, 0, 4096));
 	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 4096, -4096ULL));
 	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, SLAB_2M, 4096));
 	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, 0, SLAB_2M + 4096));
@@ -784,7 +826,7 @@ TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 			       false));
 	ASSERT_TRUE(gets_under_way(1));
 	/* Nor does the owner make it a part of the floor. */
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 4 * BUFFER, BUFFER));
+	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 4 * BUFFER, BUFFER));
 
 	die_reading(_metadata, self, 0, false);
 	EXPECT_TRUE(is_kept(self, 5));

@@ -106,7 +106,7 @@ static const struct call {
 	{
 		.cmd = EVPL_FLOOR,
 		.size = sizeof(struct evpl_floor),
-		.flags = EVPL_FLOOR_ZERO,
+		.flags = EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE,
 		.set_up = true,
 		.slab = true,
 		.no_output = true,

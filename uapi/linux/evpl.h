@@ -84,8 +84,8 @@
  *
  * write(2) gives
  *
- *  - EINVAL: not whole records; a reserved field isn't zero, @length is 0, or the
- *    range goes past the buffer's end
+ *  - EINVAL: not whole records, @length is 0, or the range goes past the buffer's
+ *    end
  *  - EOPNOTSUPP: a flag that the kernel doesn't know
  *  - EMSGSIZE: more records than the channel's capacity
  *  - ENOTCONN: the end isn't bound, or its client has gone
@@ -421,7 +421,8 @@ struct evpl_channel_bind {
  * @cookie: whatever the writer likes
  * @lease: read, the number of the lease, or %EVPL_LEASE_NONE; written, ignored:
  *	@offset says what is meant
- * @__reserved: must be 0
+ * @buffer_size: read, bytes of the buffer that the lease shows, which starts at
+ *	a multiple of it in its window, or 0 without a lease; written, ignored
  */
 struct evpl_record {
 	__aligned_u64 offset;
@@ -429,7 +430,7 @@ struct evpl_record {
 	__u32 flags;
 	__aligned_u64 cookie;
 	__u32 lease;
-	__u32 __reserved;
+	__u32 buffer_size;
 };
 
 #define EVPL_LEASE_RELEASE_MAX	4096
@@ -512,23 +513,27 @@ struct evpl_revoke {
 #define EVPL_REVOKE _IOWR(EVPL_IOC_TYPE, 0x07, struct evpl_revoke)
 
 /* Set the floors to 0 instead. */
-#define EVPL_FLOOR_ZERO	_BITUL(0)
+#define EVPL_FLOOR_ZERO		_BITUL(0)
+/* What holds the range holds all folios of one size alike. */
+#define EVPL_FLOOR_ALIKE	_BITUL(1)
 
 /**
  * struct evpl_floor - ioctl(EVPL_FLOOR)
  * @size: sizeof(struct evpl_floor)
- * @flags: %EVPL_FLOOR_ZERO or 0
+ * @flags: %EVPL_FLOOR_ZERO, %EVPL_FLOOR_ALIKE or 0
  * @offset: first byte of a range of the own window, a multiple of the page size
  * @length: bytes, likewise, not 0; all of it in one slab
  *
  * Sets the floor of each folio that the range touches to the references that are on
  * it now, as DOC: fence counts them. Folios are passed by that have a buffer whose
  * word isn't 0, or which is on its way, leased, or in quarantine: what is in use may
- * have I/O running, which must not become a part of the floor. With %EVPL_FLOOR_ZERO
- * none is passed by.
+ * have I/O running, which must not become a part of the floor. With %EVPL_FLOOR_ALIKE
+ * these get the lowest floor that the call sets for a folio of the same size: as
+ * where a device has registered all of the range. With %EVPL_FLOOR_ZERO none is
+ * passed by.
  *
- * Return: how many folios it has set the floor of, or -1 and errno: ENXIO; ENOENT if
- * the range isn't in a slab.
+ * Return: how many folios it has passed by, 0 if none; or -1 and errno: ENXIO; ENOENT
+ * if the range isn't in a slab; EINVAL also where both flags are given.
  */
 struct evpl_floor {
 	__u32 size;
