@@ -12,6 +12,12 @@
  * allocated from them. A slice gives its keys without a system call, a lock or a
  * search, valid while a reference to it is held.
  *
+ * A buffer that another process sent with %EVPL_MESSAGE_DEVICE becomes a region, a whole
+ * one of its own, when its keys are first asked for, and until this process releases
+ * its last reference on it. That takes a lock and system calls. Where it may not be
+ * written the region has no access to write, which needs Linux 6.12: on 6.1 there are
+ * regions of writable memory alone.
+ *
  * The kernel charges memory regions to RLIMIT_MEMLOCK, unless the process has
  * CAP_IPC_LOCK. A slab that can't be registered is used by the pool all the same;
  * its slices have no keys, evpl_rdma_stats() and evpl_rdma_notice() say why.
@@ -39,8 +45,8 @@ struct evpl_rdma;
  * struct evpl_rdma_stats - what evpl_rdma_stats() tells
  * @size: sizeof(struct evpl_rdma_stats), set by the caller
  * @regions: memory regions there are now
- * @registrations: slabs registered since the start
- * @failures: slabs that couldn't be
+ * @registrations: slabs and leased buffers registered since the start
+ * @failures: those that couldn't be
  * @error: why the last one couldn't, as a negative errno, or 0
  * @__reserved: 0
  */
@@ -101,7 +107,8 @@ static inline void evpl_rdma_destroy(struct evpl_rdma *rdma)
  * @iovec: an iovec of the pool that the caller holds a reference by
  * @r_lkey: where the key goes
  *
- * Return: 0, or -ENOENT: the slab couldn't be registered, or @iovec is empty.
+ * Return: 0, or -ENOENT: the slab, or what was leased, couldn't be registered, or
+ * @iovec is empty.
  */
 static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				 uint32_t *r_lkey)
@@ -118,7 +125,8 @@ static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec
  * The key is the whole slab's: a peer that gets it can reach all of it, as far as
  * the access flags allow.
  *
- * Return: 0, or -ENOENT: the slab couldn't be registered, or @iovec is empty.
+ * Return: 0, or -ENOENT: the slab, or what was leased, couldn't be registered, or
+ * @iovec is empty.
  */
 static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				 uint32_t *r_rkey)
@@ -133,7 +141,8 @@ static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec
  *	request has completed
  * @sge: where its address, length and local key go
  *
- * Return: 0, or -ENOENT: the slab couldn't be registered, or @iovec is empty.
+ * Return: 0, or -ENOENT: the slab, or what was leased, couldn't be registered, or
+ * @iovec is empty.
  */
 static inline int evpl_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				struct ibv_sge *sge)

@@ -197,19 +197,26 @@ struct evpl_pool_stats {
 	uint64_t wakeups;
 };
 
+/** EVPL_SLAB_LEASED - not a slab, but a buffer of another process */
+#define EVPL_SLAB_LEASED	(1U << 0)
+/** EVPL_SLAB_READONLY - a leased buffer that may not be written */
+#define EVPL_SLAB_READONLY	(1U << 1)
+
 /**
  * struct evpl_slab_info - a slab, as a device sees it
  * @number: its number: the lowest that no slab of the pool has, and that no
- *	device still has to let go
+ *	device still has to let go; of a leased buffer none: all bits are set
  * @node: the NUMA node that it was asked from, or %EVPL_ANY_NODE
  * @base: its first byte
  * @length: its bytes; at most 1 GiB
+ * @flags: %EVPL_SLAB_LEASED and %EVPL_SLAB_READONLY, or 0
  */
 struct evpl_slab_info {
 	unsigned int number;
 	int node;
 	void *base;
 	size_t length;
+	unsigned int flags;
 };
 
 /** EVPL_DEVICES_MAX - devices that can be attached to a pool at a time */
@@ -217,6 +224,9 @@ struct evpl_slab_info {
 
 /** EVPL_DEVICE_LATER - what unregister_slab() returns to let go later */
 #define EVPL_DEVICE_LATER	1
+
+/** EVPL_DEVICE_LEASES - the device also registers what it was leased */
+#define EVPL_DEVICE_LEASES	(1U << 0)
 
 /**
  * struct evpl_device_ops - what a device does when slabs come and go
@@ -230,6 +240,12 @@ struct evpl_slab_info {
  *	when it is done, or %EVPL_DEVICE_LATER: the slab's memory is then given
  *	back, but no new slab gets its number before evpl_device_let_go(). NULL:
  *	there is nothing to do.
+ * @flags: %EVPL_DEVICE_LEASES: buffers that were received with %EVPL_MESSAGE_DEVICE
+ *	are registered too, as slabs are (%EVPL_SLAB_LEASED), each when
+ *	evpl_device_cookie() first asks for it. Such a registration ends when this
+ *	process has released its last reference on the buffer, and
+ *	unregister_slab() then returns 0: the buffer isn't its owner's again while
+ *	a device holds it. Or 0.
  *
  * They run on whichever thread takes or gives back a slab, attaches or detaches,
  * several at a time for different slabs, and hold no lock: they may allocate and
@@ -240,6 +256,7 @@ struct evpl_device_ops {
 	size_t size;
 	int (*register_slab)(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie);
 	int (*unregister_slab)(void *arg, const struct evpl_slab_info *slab, uint64_t cookie);
+	unsigned int flags;
 };
 
 /**
@@ -257,12 +274,27 @@ struct evpl_device_ops {
 #define EVPL_MESSAGE_WRITE	(1U << 0)
 /** EVPL_MESSAGE_REVOKED - received: the owner has taken the buffer back meanwhile */
 #define EVPL_MESSAGE_REVOKED	(1U << 1)
+/**
+ * EVPL_MESSAGE_DEVICE - the receiver may have devices touch the buffer
+ *
+ * Without it nothing can pin what was received: O_DIRECT, RDMA and the like give EFAULT.
+ * With it they may read, and with %EVPL_MESSAGE_WRITE write. What such I/O still holds
+ * when the receiver has released the buffer, or died, keeps it from its owner until
+ * that is over (the kernel's quarantine; linux/evpl.h, DOC: fence).
+ *
+ * The sender's own devices don't keep a buffer from it: they are told to the kernel as
+ * they register a slab. Attach them before buffers of it are in use; where all of a
+ * slab is in use the kernel can't tell whose a registration is, and keeps what is sent
+ * so until the registration goes.
+ */
+#define EVPL_MESSAGE_DEVICE	(1U << 2)
 
 /**
  * struct evpl_message - a reference on its way to another process
  * @iovec: the slice, and the reference; received with %EVPL_MESSAGE_REVOKED, empty
  * @cookie: whatever the sender likes
- * @flags: %EVPL_MESSAGE_WRITE or 0; received, also %EVPL_MESSAGE_REVOKED
+ * @flags: %EVPL_MESSAGE_WRITE and %EVPL_MESSAGE_DEVICE, or 0; received, also
+ *	%EVPL_MESSAGE_REVOKED
  * @reserved: 0
  */
 struct evpl_message {
@@ -780,7 +812,8 @@ static inline int evpl_channel_fd(struct evpl_channel *channel)
  *  - -EMSGSIZE: more than the channel's capacity
  *  - -EPIPE: the other end is closed, or its process has ended
  *  - -EINVAL: an iovec is empty, of another pool, or has no bytes; @n is negative
- *  - -EACCES: %EVPL_MESSAGE_WRITE, and the buffer may not be written here
+ *  - -EACCES: %EVPL_MESSAGE_WRITE, and the buffer may not be written here;
+ *    %EVPL_MESSAGE_DEVICE, and devices may not have it here
  *  - -EOPNOTSUPP: an unknown flag
  *  - -ESTALE: an iovec has no reference
  *  - -ENOENT: a buffer that others have revoked; -EBUSY: that is being revoked here
@@ -800,7 +833,8 @@ static inline int evpl_channel_send(struct evpl_channel *channel,
  *	to, released on any thread, cut, or sent on
  * @max: room for how many
  *
- * The memory of other processes can be touched, and not registered with devices.
+ * The memory of other processes can be touched; devices may have it only where it came
+ * with %EVPL_MESSAGE_DEVICE.
  *
  * Return: how many there were, or
  *  - -EAGAIN: none now; see evpl_channel_fd()
@@ -822,9 +856,10 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
  * Their next touch of the buffer raises SIGBUS, or finds zeros (%EVPL_POOL_ZEROS).
  * References on the way arrive as %EVPL_MESSAGE_REVOKED.
  *
- * Return: 0, also where nobody has it, or
+ * Return: 0, also where nobody has it; 1 if a device of another process still has the
+ * buffer (%EVPL_MESSAGE_DEVICE), and can read or write it until its I/O has ended; or
  *  - -EINVAL: @iovec is empty, or another process's memory
- *  - -EBUSY: another thread revokes it just now
+ *  - -EBUSY: another thread revokes it just now, or 1 was returned and that lasts
  *  - -EOPNOTSUPP: the anon back end
  */
 static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
@@ -931,7 +966,7 @@ static inline int evpl_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
  * here: its iovecs have no cookie.
  *
  * Return: 0, or
- *  - -EINVAL, -E2BIG: see above
+ *  - -EINVAL, -E2BIG, -EOPNOTSUPP: see above
  *  - -ENOSPC: there are %EVPL_DEVICES_MAX already
  *  - -ENOMEM: no memory
  */
@@ -960,9 +995,11 @@ static inline void evpl_device_detach(struct evpl_device *device)
  * @r_cookie: where the cookie goes; it is valid while the reference is held and
  *	the device attached
  *
- * O(1), and takes no lock.
+ * O(1), and takes no lock; but a buffer of another process is registered by the first
+ * call, with a device that has %EVPL_DEVICE_LEASES.
  *
- * Return: 0, or -ENOENT: the slab isn't registered with @device.
+ * Return: 0, or -ENOENT: the slab isn't registered with @device, nor can be what was
+ * leased.
  */
 static inline int evpl_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 				     uint64_t *r_cookie)

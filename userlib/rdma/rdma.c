@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * A pool's slabs as memory regions of a protection domain: a slab's cookie is its
- * struct ibv_mr, which has the keys and doesn't change. So what a lookup needs is
- * ordered by the cookie alone; the lock is for what is counted.
+ * A pool's slabs as memory regions of a protection domain, and what was leased for
+ * devices, each buffer a region of its own. The cookie is the struct ibv_mr, which has
+ * the keys and doesn't change. So what a lookup needs is ordered by the cookie alone;
+ * the lock is for what is counted.
  */
 #include "evplmem-rdma.h"
 
@@ -12,6 +13,9 @@
 #include <stdlib.h>
 
 #include "common.h"
+
+#define WRITE_ACCESS	(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | \
+			 IBV_ACCESS_REMOTE_ATOMIC | IBV_ACCESS_MW_BIND)
 
 /**
  * struct evpl_rdma - a pool's memory, registered with a protection domain
@@ -54,10 +58,13 @@ static void note_failure(struct evpl_rdma *rdma, int err)
 static int register_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
 {
 	struct evpl_rdma *rdma = arg;
+	int access = rdma->access;
 	struct ibv_mr *mr;
 	int err;
 
-	mr = ibv_reg_mr(rdma->pd, slab->base, slab->length, rdma->access);
+	if (slab->flags & EVPL_SLAB_READONLY)
+		access &= ~WRITE_ACCESS;
+	mr = ibv_reg_mr(rdma->pd, slab->base, slab->length, access);
 	err = mr ? 0 : -(errno ? errno : EIO);
 
 	pthread_mutex_lock(&rdma->lock);
@@ -95,6 +102,7 @@ static const struct evpl_device_ops ops = {
 	.size = sizeof(ops),
 	.register_slab = register_slab,
 	.unregister_slab = unregister_slab,
+	.flags = EVPL_DEVICE_LEASES,
 };
 
 int evplmem_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool, struct ibv_pd *pd,

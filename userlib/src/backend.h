@@ -64,6 +64,8 @@ struct extent {
  * @close: the inverse; no slab is left
  * @slab_alloc: memory of @length bytes, zeroed. -ENOMEM, -ENOSPC: not this much.
  * @slab_free: the inverse; -EBUSY if a word isn't 0
+ * @slab_floor: EVPL_FLOOR, with its flags: 0 if it was done everywhere, how many
+ *	folios were passed by, or -errno; NULL where there is no fence
  */
 struct backend {
 	enum evpl_backend id;
@@ -72,6 +74,8 @@ struct backend {
 	int (*slab_alloc)(struct backing *backing, size_t length, int node, bool huge,
 			  struct extent *extent);
 	int (*slab_free)(struct backing *backing, const struct extent *extent);
+	int (*slab_floor)(struct backing *backing, const struct extent *extent,
+			  uint32_t flags);
 };
 
 extern const struct backend backend_module;

@@ -105,10 +105,25 @@ static int module_slab_free(struct backing *backing, const struct extent *extent
 	return 0;
 }
 
+static int module_slab_floor(struct backing *backing, const struct extent *extent,
+			     uint32_t flags)
+{
+	struct evpl_floor slab_floor = {
+		.size = sizeof(slab_floor),
+		.flags = flags,
+		.offset = extent->offset,
+		.length = extent->length,
+	};
+	int ret = ioctl(backing->fd, EVPL_FLOOR, &slab_floor);
+
+	return ret < 0 ? -errno : ret;
+}
+
 const struct backend backend_module = {
 	.id = EVPL_BACKEND_MODULE,
 	.open = module_open,
 	.close = module_close,
 	.slab_alloc = module_slab_alloc,
 	.slab_free = module_slab_free,
+	.slab_floor = module_slab_floor,
 };

@@ -115,16 +115,9 @@ int evplmem_channel_fd(struct evpl_channel *channel)
 	return pool_is_inherited(channel->pool) ? -EPERM : channel->fd;
 }
 
-static bool is_in(const void *data, const char *window, uint64_t size)
-{
-	return (uintptr_t)data - (uintptr_t)window < size;
-}
-
 /* The mmap offset of memory of a buffer of the pool, or of a lease. */
 static int offset_of(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t *offset)
 {
-	const struct evpl_setup *setup = &pool->backing.setup;
-	struct sharing *sharing = pool_sharing(pool);
 	struct entry *entry = iovec_entry(iovec);
 	struct slab *slab;
 
@@ -142,26 +135,53 @@ static int offset_of(struct evpl_pool *pool, const struct evpl_iovec *iovec, uin
 	}
 	if (entry->pool != pool)
 		return -EINVAL;
-	if (is_in(iovec->data, sharing->guest, setup->out_guest_size))
-		*offset = setup->out_guest_offset +
-			  (uint64_t)((char *)iovec->data - sharing->guest);
-	else
-		*offset = setup->out_guest_ro_offset +
-			  (uint64_t)((char *)iovec->data - sharing->guest_ro);
+	*offset = sharing_offset(pool, iovec->data);
 	return 0;
 }
 
 static int make_record(struct evpl_pool *pool, const struct evpl_message *message,
 		       struct evpl_record *record)
 {
-	if (message->flags & ~EVPL_MESSAGE_WRITE)
+	if (message->flags & ~(EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE))
 		return -EOPNOTSUPP;
 	*record = (struct evpl_record){
 		.length = message->iovec.length,
-		.flags = message->flags & EVPL_MESSAGE_WRITE ? EVPL_RECORD_WRITE : 0,
 		.cookie = message->cookie,
 	};
+	if (message->flags & EVPL_MESSAGE_WRITE)
+		record->flags |= EVPL_RECORD_WRITE;
+	if (message->flags & EVPL_MESSAGE_DEVICE)
+		record->flags |= EVPL_RECORD_DEVICE;
 	return offset_of(pool, &message->iovec, (uint64_t *)&record->offset);
+}
+
+/*
+ * Before a message goes: what is allocated from now on isn't in a buffer that the
+ * receiver sees, and what holds the buffer for devices is known to the kernel. A lease
+ * that devices may have has a reference more as long as this lasts, so that its last one
+ * goes by sharing_put(), with its registrations.
+ */
+static void hold(const struct evpl_message *message)
+{
+	struct slab *slab = iovec_slab(&message->iovec);
+	struct entry *entry = iovec_entry(&message->iovec);
+	bool writable;
+
+	if (slab) {
+		context_retire(entry);
+		if (message->flags & EVPL_MESSAGE_DEVICE)
+			devices_settle(slab);
+	} else if (sharing_is_io(entry->pool, message->iovec.data, &writable)) {
+		entry_get(entry, CALLER());
+	}
+}
+
+static void let_go(struct evpl_pool *pool, const struct evpl_record *record, struct entry *entry)
+{
+	const struct evpl_setup *setup = &pool->backing.setup;
+
+	if (record->offset >= setup->out_guest_io_offset)
+		sharing_put(entry, CALLER());
 }
 
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
@@ -182,13 +202,13 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 	}
 	for (i = 0; !err && i < n; i++)
 		err = make_record(pool, &messages[i], &records[i]);
-	/* What is allocated from now on isn't in a buffer that the receiver sees. */
-	for (i = 0; !err && i < n; i++)
-		if (iovec_slab(&messages[i].iovec))
-			context_retire(iovec_entry(&messages[i].iovec));
 	if (!err) {
+		for (i = 0; i < n; i++)
+			hold(&messages[i]);
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
+		for (i = 0; i < n; i++)
+			let_go(pool, &records[i], iovec_entry(&messages[i].iovec));
 	}
 	/* By the offsets: the buffers may be others' already, and their slabs gone. */
 	for (i = 0; !err && i < n; i++)
@@ -206,17 +226,17 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 static void take_record(struct evpl_pool *pool, const struct evpl_record *record,
 			struct evpl_message *message)
 {
-	const struct evpl_setup *setup = &pool->backing.setup;
-	struct sharing *sharing = pool_sharing(pool);
-	bool writable = record->flags & EVPL_RECORD_WRITE;
 	struct entry *entry;
 	char *data;
 
 	*message = (struct evpl_message){
 		.iovec.length = record->length,
 		.cookie = record->cookie,
-		.flags = writable ? EVPL_MESSAGE_WRITE : 0,
 	};
+	if (record->flags & EVPL_RECORD_WRITE)
+		message->flags |= EVPL_MESSAGE_WRITE;
+	if (record->flags & EVPL_RECORD_DEVICE)
+		message->flags |= EVPL_MESSAGE_DEVICE;
 	if (record->flags & EVPL_RECORD_REVOKED) {
 		message->flags = EVPL_MESSAGE_REVOKED;
 		message->iovec.length = 0;
@@ -226,9 +246,8 @@ static void take_record(struct evpl_pool *pool, const struct evpl_record *record
 		entry = pool->backing.entries + record->offset / pool->buffer_size;
 		data = (char *)entry->base + record->offset % pool->buffer_size;
 	} else {
-		entry = sharing_lease(pool, record->lease);
-		data = writable ? sharing->guest + (record->offset - setup->out_guest_offset) :
-				  sharing->guest_ro + (record->offset - setup->out_guest_ro_offset);
+		entry = sharing_lease(pool, record);
+		data = sharing_memory(pool, record->offset);
 	}
 	message->iovec.data = data;
 	message->iovec.__private1 = fork_generation;
@@ -268,6 +287,7 @@ int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
 	struct evpl_revoke revoke = { .size = sizeof(revoke) };
 	struct evpl_pool *pool;
 	struct slab *slab;
+	int ret;
 
 	if (iovec_is_inherited(iovec))
 		return -EPERM;
@@ -278,7 +298,8 @@ int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
 	if (pool->backing.ops->id != EVPL_BACKEND_MODULE)
 		return -EOPNOTSUPP;
 	revoke.offset = (uint64_t)iovec_entry(iovec)->index * pool->buffer_size;
-	return ioctl(pool->backing.fd, EVPL_REVOKE, &revoke) ? -errno : 0;
+	ret = ioctl(pool->backing.fd, EVPL_REVOKE, &revoke);
+	return ret < 0 ? -errno : ret;
 }
 
 int evplmem_pool_fd(struct evpl_pool *pool)

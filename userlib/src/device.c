@@ -12,21 +12,45 @@
 #include <stdlib.h>
 
 #include "config.h"
-#include "slab.h"
+#include "guest.h"
 
 static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
 {
 	return &slab->regs[device->slot];
 }
 
-static void reg_set(struct reg *reg, enum reg_state state)
+/*
+ * What devices hold of a slab is the floor of the kernel's fence (linux/evpl.h, DOC:
+ * fence), which tells it from what other processes' devices hold. The kernel counts it
+ * where nothing is in use. So a slab is settled when a device has registered it, and if
+ * then a part of it was in use, when a buffer of it is next sent for devices.
+ */
+static void unsettle(struct slab *slab)
 {
-	atomic_store_explicit(&reg->state, state, memory_order_release);
+	struct backing *backing = &slab->pool->backing;
+
+	if (!backing->ops->slab_floor)
+		return;
+	backing->ops->slab_floor(backing, &slab->extent, EVPL_FLOOR_ZERO);
+	atomic_store(&slab->unsettled, true);
 }
 
-static bool reg_is(struct reg *reg, enum reg_state state)
+void devices_settle(struct slab *slab)
 {
-	return atomic_load_explicit(&reg->state, memory_order_acquire) == state;
+	struct backing *backing = &slab->pool->backing;
+
+	if (!backing->ops->slab_floor || !atomic_load(&slab->unsettled))
+		return;
+	atomic_store(&slab->unsettled, false);
+	if (backing->ops->slab_floor(backing, &slab->extent, EVPL_FLOOR_ALIKE))
+		atomic_store(&slab->unsettled, true);
+}
+
+/* A device has registered the slab. */
+static void registered(struct slab *slab)
+{
+	atomic_store(&slab->unsettled, true);
+	devices_settle(slab);
 }
 
 /* Around a call-back, the pool's lock is dropped; the device stays, and the slab. */
@@ -54,6 +78,8 @@ static void register_one(struct evpl_device *device, struct slab *slab)
 	call_begin(device, slab);
 	err = device->ops.register_slab(device->arg, &slab->info, &cookie);
 	atomic_store_explicit(&device_reg(device, slab)->cookie, cookie, memory_order_relaxed);
+	if (!err)
+		registered(slab);
 	call_end(device, slab, err ? REG_FAILED : REG_DONE);
 }
 
@@ -71,6 +97,8 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 
 	numbers_await(numbers, number, device->slot);
 	call_begin(device, slab);
+	/* First: what a lower floor holds up for a while, a higher one would let through. */
+	unsettle(slab);
 	if (device->ops.unregister_slab)
 		ret = device->ops.unregister_slab(device->arg, &slab->info, cookie);
 	call_end(device, slab, REG_NONE);
@@ -163,6 +191,8 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 	if (!device)
 		return -ENOMEM;
 	err = config_copy(&device->ops, sizeof(device->ops), ops);
+	if (!err && device->ops.flags & ~EVPL_DEVICE_LEASES)
+		err = -EOPNOTSUPP;
 	if (err)
 		goto free_device;
 	device->pool = pool;
@@ -208,6 +238,7 @@ void evplmem_device_detach(struct evpl_device *device)
 	/* A trim may be unregistering a slab, a growing thread registering one. */
 	for (;;) {
 		each_slab(device, REG_DONE, true, unregister_one);
+		guests_detach(device);
 		if (!device->calls)
 			break;
 		pthread_cond_wait(&pool->calls_done, &pool->lock);
@@ -227,9 +258,11 @@ int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *i
 
 	if (iovec_is_inherited(iovec) || pool_is_inherited(device->pool))
 		return -EPERM;
+	if (!iovec->__private2)
+		return -ENOENT;
 	slab = iovec_slab(iovec);
 	if (!slab)
-		return -ENOENT;
+		return guest_cookie(device, iovec, r_cookie);
 	reg = device_reg(device, slab);
 	if (!reg_is(reg, REG_DONE))
 		return -ENOENT;
@@ -262,6 +295,8 @@ int evplmem_device_set_cookie(struct evpl_device *device, const struct evpl_iove
 		reg_set(reg, REG_DONE);
 	}
 	pool_unlock(pool);
+	if (!err)
+		registered(slab);
 	return err;
 }
 

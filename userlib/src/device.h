@@ -27,5 +27,6 @@ struct evpl_device {
 
 void devices_register(struct slab *slab);
 void devices_unregister(struct slab *slab);
+void devices_settle(struct slab *slab);
 
 #endif /* EVPLMEM_DEVICE_H */

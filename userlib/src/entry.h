@@ -25,6 +25,7 @@
 #include "evplmem.h"
 #include "fork.h"
 
+struct guest;
 struct slab;
 
 /**
@@ -32,6 +33,7 @@ struct slab;
  * @word: EVPL_WORD_*: the references
  * @slab: what the buffer is a part of; constant while the slab lives; NULL of a lease
  * @base: the buffer's first byte; as @slab
+ * @guest: of a lease: its registrations with devices, if it ever had any
  * @home: the context that last took it from a stack, and whose cache it goes back
  *	to; never freed while the pool is open
  * @pool: of a lease: the pool that has it
@@ -40,6 +42,7 @@ struct slab;
  *	is idle
  * @queued: of a lease: it is among those that are idle
  * @known: of a lease: it is among those that there ever were
+ * @shift: of a lease: log2 of the buffer's bytes
  * @next_known: of a lease: index + 1 of the next of these, or 0
  * @held: checks only: @word has a reference of the context that cuts slices off it
  * @released: checks only: where it was last released
@@ -47,7 +50,10 @@ struct slab;
 struct entry {
 	alignas(64) _Atomic uint64_t word;
 	struct slab *slab;
-	void *base;
+	union {
+		void *base;
+		struct guest *_Atomic guest;
+	};
 	union {
 		struct evpl *home;
 		struct evpl_pool *pool;
@@ -57,6 +63,7 @@ struct entry {
 	atomic_bool queued;
 	atomic_bool known;
 	atomic_bool held;
+	uint8_t shift;
 	uint32_t next_known;
 	void *_Atomic released;
 };

@@ -39,6 +39,7 @@ struct depot {
 	struct depot *next;
 };
 
+struct guest;
 struct sharing;
 
 /* Of pool->waiting: an allocation failed, and nothing was freed since. */
@@ -74,6 +75,7 @@ struct sharing;
  * @slab_next: how long the next slab is to be
  * @numbers: which numbers slabs have, and which are awaited
  * @devices: what is attached
+ * @guests: leased buffers that devices have registered, or had
  *
  * Written under @lock, read without:
  * @bytes: of all slabs
@@ -111,6 +113,7 @@ struct evpl_pool {
 	size_t slab_next;
 	struct numbers numbers;
 	struct evpl_device *devices[EVPL_DEVICES_MAX];
+	struct guest *guests;
 
 	_Atomic uint64_t bytes;
 	_Atomic uint64_t shrinks;

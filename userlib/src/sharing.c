@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "guest.h"
 #include "recycle.h"
 
 #define BITS_PER_PAGE	(8 * 4096U)
@@ -23,7 +24,8 @@ struct window {
 	int protection;
 };
 
-#define NR_WINDOWS 5
+#define NR_WINDOWS	7
+#define NR_GUESTS	4	/* of these, the first */
 
 static void list_windows(struct sharing *sharing, const struct evpl_setup *setup,
 			 struct window windows[NR_WINDOWS])
@@ -34,12 +36,57 @@ static void list_windows(struct sharing *sharing, const struct evpl_setup *setup
 				      setup->out_guest_size, rw };
 	windows[1] = (struct window){ (void **)&sharing->guest_ro, setup->out_guest_ro_offset,
 				      setup->out_guest_size, PROT_READ };
-	windows[2] = (struct window){ (void **)&sharing->leases, setup->out_leases_offset,
+	windows[2] = (struct window){ (void **)&sharing->guest_io, setup->out_guest_io_offset,
+				      setup->out_guest_size, rw };
+	windows[3] = (struct window){ (void **)&sharing->guest_io_ro,
+				      setup->out_guest_io_ro_offset, setup->out_guest_size,
+				      PROT_READ };
+	windows[4] = (struct window){ (void **)&sharing->leases, setup->out_leases_offset,
 				      setup->out_leases_size, rw };
-	windows[3] = (struct window){ (void **)&sharing->header, setup->out_header_offset,
+	windows[5] = (struct window){ (void **)&sharing->header, setup->out_header_offset,
 				      setup->out_header_size, rw };
-	windows[4] = (struct window){ (void **)&sharing->returned, setup->out_returned_offset,
+	windows[6] = (struct window){ (void **)&sharing->returned, setup->out_returned_offset,
 				      setup->out_returned_size, rw };
+}
+
+/* What a mmap offset in a guest window shows. */
+void *sharing_memory(struct evpl_pool *pool, uint64_t offset)
+{
+	struct window windows[NR_WINDOWS];
+	int i;
+
+	list_windows(pool_sharing(pool), &pool->backing.setup, windows);
+	for (i = 0; i < NR_GUESTS; i++)
+		if (offset - windows[i].offset < windows[i].size)
+			return (char *)*windows[i].where + (offset - windows[i].offset);
+	return NULL;
+}
+
+/* The inverse. */
+uint64_t sharing_offset(struct evpl_pool *pool, const void *data)
+{
+	struct window windows[NR_WINDOWS];
+	uint64_t in_window;
+	int i;
+
+	list_windows(pool_sharing(pool), &pool->backing.setup, windows);
+	for (i = 0; i < NR_GUESTS; i++) {
+		in_window = (uintptr_t)data - (uintptr_t)*windows[i].where;
+		if (in_window < windows[i].size)
+			return windows[i].offset + in_window;
+	}
+	return UINT64_MAX;
+}
+
+/* Whether devices may have what was leased, and write to it. */
+bool sharing_is_io(struct evpl_pool *pool, const void *data, bool *r_writable)
+{
+	const struct evpl_setup *setup = &pool->backing.setup;
+	uint64_t offset = sharing_offset(pool, data);
+
+	*r_writable = offset < setup->out_guest_io_ro_offset;
+	return offset >= setup->out_guest_io_offset &&
+	       offset < setup->out_guest_io_ro_offset + setup->out_guest_size;
 }
 
 static void unmap(struct window *windows, int nr)
@@ -97,6 +144,7 @@ void sharing_end(struct evpl_pool *pool)
 	/* Those that took the last reference off a lease finish first. */
 	while (atomic_load(&pool->letting_go))
 		sched_yield();
+	guests_free(pool);
 	list_windows(sharing, &pool->backing.setup, windows);
 	unmap(windows, NR_WINDOWS);
 	free(sharing);
@@ -188,24 +236,25 @@ bool sharing_pull(struct evpl_pool *pool, bool want)
 }
 
 /* The entry of a lease that a record was received for. */
-struct entry *sharing_lease(struct evpl_pool *pool, uint32_t number)
+struct entry *sharing_lease(struct evpl_pool *pool, const struct evpl_record *record)
 {
 	struct sharing *sharing = pool_sharing(pool);
-	struct entry *lease = &sharing->leases[number];
+	struct entry *lease = &sharing->leases[record->lease];
 	uint32_t first;
 
 	if (atomic_load_explicit(&lease->known, memory_order_acquire))
 		return lease;
-	/* The same, whoever writes it. */
+	/* The same, whoever writes it: a number is of one size for ever. */
 	lease->slab = NULL;
 	lease->pool = pool;
-	lease->index = number;
+	lease->index = record->lease;
+	lease->shift = (uint8_t)__builtin_ctz(record->buffer_size);
 	if (atomic_exchange(&lease->known, true))
 		return lease;
 	first = atomic_load(&sharing->known);
 	do {
 		lease->next_known = first;
-	} while (!atomic_compare_exchange_weak(&sharing->known, &first, number + 1));
+	} while (!atomic_compare_exchange_weak(&sharing->known, &first, record->lease + 1));
 	return lease;
 }
 
@@ -281,7 +330,8 @@ static void queue(struct sharing *sharing, struct entry *lease)
 }
 
 /*
- * A reference of a lease goes. While the word may be 0 already and this thread isn't
+ * A reference of a lease goes. If it was the last but for that of the lease's
+ * registrations, these go with it. While the word may be 0 already and this thread isn't
  * done, it is counted: see sharing_end(). If it was the last, and the owner waits for the
  * buffer, that is told at once.
  */
@@ -292,6 +342,8 @@ void sharing_put(struct entry *lease, void *site)
 
 	atomic_fetch_add(&pool->letting_go, 1);
 	old = entry_drop(lease, site);
+	if ((old & EVPL_WORD_COUNT) == 2 && guest_end(lease))
+		old = entry_drop(lease, site);
 	if (old == 1)
 		queue(pool_sharing(pool), lease);
 	else if (old == (EVPL_WORD_WANTED | 1))

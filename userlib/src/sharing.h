@@ -30,6 +30,8 @@
  * struct sharing - see above
  * @guest: the window of leases for writing
  * @guest_ro: that of the others
+ * @guest_io: that of leases for writing by devices too
+ * @guest_io_ro: that of leases for reading by devices
  * @leases: their entries, by number
  * @header: what the kernel writes
  * @returned: a bit for each buffer of the pool
@@ -42,6 +44,8 @@
 struct sharing {
 	char *guest;
 	char *guest_ro;
+	char *guest_io;
+	char *guest_io_ro;
 	struct entry *leases;
 	struct evpl_header *header;
 	_Atomic uint64_t *returned;
@@ -57,7 +61,10 @@ void sharing_end(struct evpl_pool *pool);
 void sharing_note_sent(struct sharing *sharing, uint32_t index);
 bool sharing_collect(struct evpl_pool *pool);
 bool sharing_pull(struct evpl_pool *pool, bool want);
-struct entry *sharing_lease(struct evpl_pool *pool, uint32_t number);
+struct entry *sharing_lease(struct evpl_pool *pool, const struct evpl_record *record);
+void *sharing_memory(struct evpl_pool *pool, uint64_t offset);
+uint64_t sharing_offset(struct evpl_pool *pool, const void *data);
+bool sharing_is_io(struct evpl_pool *pool, const void *data, bool *r_writable);
 bool sharing_is_idle(struct evpl_pool *pool);
 void sharing_put(struct entry *lease, void *site);
 void sharing_flush(struct evpl_pool *pool);

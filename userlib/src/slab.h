@@ -35,6 +35,16 @@ struct reg {
 	_Atomic uint64_t cookie;
 };
 
+static inline void reg_set(struct reg *reg, enum reg_state state)
+{
+	atomic_store_explicit(&reg->state, state, memory_order_release);
+}
+
+static inline bool reg_is(struct reg *reg, enum reg_state state)
+{
+	return atomic_load_explicit(&reg->state, memory_order_acquire) == state;
+}
+
 /**
  * struct slab - a slab
  * @pool: whose
@@ -51,6 +61,7 @@ struct reg {
  * @hand_first: these, chained by next
  * @hand_last: the end of the chain
  * @next_dying: a list of whoever retires it
+ * @unsettled: the kernel doesn't know yet what devices hold of it; see devices_settle()
  * @regs: by the device's slot
  */
 struct slab {
@@ -68,6 +79,7 @@ struct slab {
 	struct entry *hand_first;
 	struct entry *hand_last;
 	struct slab *next_dying;
+	atomic_bool unsettled;
 
 	struct reg regs[EVPL_DEVICES_MAX];
 };

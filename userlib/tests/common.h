@@ -132,13 +132,14 @@ struct received {
 	struct evpl_channel *there, *here;
 };
 
-static inline void receive(struct received *received, struct evpl_pool *pool, unsigned int length)
+static inline void receive_with(struct received *received, struct evpl_pool *pool,
+				unsigned int length, unsigned int flags)
 {
 	struct evpl_message *message = &received->message;
 	struct evpl *evpl;
 	int peer;
 
-	*message = (struct evpl_message){ .flags = EVPL_MESSAGE_WRITE };
+	*message = (struct evpl_message){ .flags = flags };
 	if (open_pool(&received->other, BUFFER, SLAB) ||
 	    evpl_create(&evpl, received->other, NULL) ||
 	    evpl_iovec_alloc(evpl, length, 4096, 1, &message->iovec) != 1)
@@ -150,6 +151,18 @@ static inline void receive(struct received *received, struct evpl_pool *pool, un
 	    evpl_channel_recv(received->here, message, 1) != 1)
 		abort();
 	evpl_destroy(evpl);
+}
+
+static inline void receive(struct received *received, struct evpl_pool *pool, unsigned int length)
+{
+	receive_with(received, pool, length, EVPL_MESSAGE_WRITE);
+}
+
+/* Whether the other pool has its buffer back when it looks. */
+static inline bool is_returned(struct received *received)
+{
+	evpl_pool_trim(received->other);
+	return used_in(received->other) == 0;
 }
 
 /* Returns what closing the other pool does. */

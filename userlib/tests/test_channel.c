@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /* References that go to other processes, and come back. */
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -131,6 +133,82 @@ TEST_F(pair, nothing_is_allocated_any_more_where_the_receiver_sees_it)
 	evpl_iovec_release(&next.iovec);
 }
 
+TEST_F(pair, what_is_sent_for_devices_can_be_pinned_and_is_kept_while_it_is)
+{
+	struct evpl_message sent = allocate(self->evpl, 4096, 'x'), got;
+	struct iovec iovec;
+	char page[4096];
+	int pipe_fds[2];
+
+	ASSERT_EQ(0, pipe(pipe_fds));
+	sent.flags = EVPL_MESSAGE_DEVICE;
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(EVPL_MESSAGE_DEVICE, got.flags);
+	EXPECT_TRUE(is_filled(&got.iovec, 'x'));
+	iovec = (struct iovec){ got.iovec.data, 100 };
+	EXPECT_EQ(100, vmsplice(pipe_fds[1], &iovec, 1, 0));
+	evpl_iovec_release(&got.iovec);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(1, used_in(self->pool));
+	EXPECT_EQ(100, read(pipe_fds[0], page, sizeof(page)));
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(0, used_in(self->pool));
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
+TEST_F(pair, one_passes_on_no_device_rights_that_one_does_not_have)
+{
+	struct evpl_message sent = allocate(self->evpl, 100, 'x'), got;
+	struct iovec iovec;
+	int pipe_fds[2];
+
+	ASSERT_EQ(0, pipe(pipe_fds));
+	sent.flags = EVPL_MESSAGE_WRITE;
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(EVPL_MESSAGE_WRITE, got.flags);
+	iovec = (struct iovec){ got.iovec.data, 100 };
+	EXPECT_EQ(-1, vmsplice(pipe_fds[1], &iovec, 1, 0));
+	EXPECT_EQ(EFAULT, errno);
+	got.flags = EVPL_MESSAGE_DEVICE;
+	EXPECT_EQ(-EACCES, evpl_channel_send(self->other_channel, &got, 1));
+	EXPECT_EQ(1, word_of(&got.iovec));
+	got.flags = 1U << 3;
+	EXPECT_EQ(-EOPNOTSUPP, evpl_channel_send(self->other_channel, &got, 1));
+	evpl_iovec_release(&got.iovec);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
+TEST_F(pair, revoke_says_when_a_device_still_has_the_buffer)
+{
+	struct evpl_message sent = allocate(self->evpl, 4096, 'x'), got;
+	struct evpl_iovec kept;
+	struct iovec iovec;
+	char page[4096];
+	int pipe_fds[2];
+
+	ASSERT_EQ(0, pipe(pipe_fds));
+	sent.flags = EVPL_MESSAGE_DEVICE;
+	evpl_iovec_clone(&kept, &sent.iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	iovec = (struct iovec){ got.iovec.data, 100 };
+	EXPECT_EQ(100, vmsplice(pipe_fds[1], &iovec, 1, 0));
+	EXPECT_EQ(1, evpl_iovec_revoke(&kept));
+	EXPECT_EQ(-EBUSY, evpl_iovec_revoke(&kept));
+	EXPECT_EQ(100, read(pipe_fds[0], page, sizeof(page)));
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(0, evpl_iovec_revoke(&kept));
+	EXPECT_EQ(1, word_of(&kept));
+	evpl_iovec_release(&kept);
+	evpl_iovec_release(&got.iovec);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
 TEST_F(pair, received_memory_is_cut_counted_and_sent_on_like_any_other)
 {
 	struct evpl_message sent = allocate(self->evpl, 1000, 'x'), got, part = {}, home[2];
@@ -202,7 +280,7 @@ TEST_F(pair, send_that_fails_moves_nothing)
 	for (int i = 0; i < 65; i++)
 		sent[i] = allocate(self->evpl, 100, 'x');
 	EXPECT_EQ(-EMSGSIZE, evpl_channel_send(self->channel, sent, 65));
-	sent[1].flags = 4;
+	sent[1].flags = 1U << 3;
 	EXPECT_EQ(-EOPNOTSUPP, evpl_channel_send(self->channel, sent, 2));
 	sent[1].flags = 0;
 	EXPECT_EQ(-EINVAL, evpl_channel_send(self->other_channel, sent, 1));

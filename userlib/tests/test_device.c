@@ -139,6 +139,9 @@ TEST_F(device, ops_are_checked)
 	longer.tail = &longer;
 	EXPECT_EQ(-E2BIG, evpl_device_attach(self->pool, &longer.ops, &self->fake, &device));
 	longer.tail = NULL;
+	longer.ops.flags = ~0U;
+	EXPECT_EQ(-EOPNOTSUPP, evpl_device_attach(self->pool, &longer.ops, &self->fake, &device));
+	longer.ops.flags = 0;
 	ASSERT_EQ(0, evpl_device_attach(self->pool, &longer.ops, &self->fake, &device));
 	EXPECT_EQ(1, stats_of(self->pool).devices);
 	evpl_device_detach(device);
@@ -587,6 +590,125 @@ TEST_F(device, attach_detach_grow_and_trim_at_once)
 	EXPECT_EQ(stats_of(self->pool).slabs, now_registered(&self->fake));
 	evpl_device_detach(self->fake.device);
 	EXPECT_EQ(self->fake.registrations, self->fake.unregistrations);
+}
+
+/*
+ * Leased buffers that threads receive, register and release while their owner pulls:
+ * who has a reference has a registration that lives.
+ */
+#define LEASE_ROUNDS	(few() ? 2000U : 20000U)
+#define LIVES		65536U
+
+struct lives {
+	struct evpl_device *device;
+	struct evpl_channel *channel;
+	atomic_uint registered, unregistered, received, dead;
+	unsigned int rounds;
+	atomic_bool alive[LIVES];
+};
+
+static int live_register(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	struct lives *lives = arg;
+
+	if (!(slab->flags & EVPL_SLAB_LEASED) || slab->length != BUFFER)
+		return -EINVAL;
+	*cookie = atomic_fetch_add(&lives->registered, 1);
+	if (*cookie >= LIVES)
+		return -ENOSPC;
+	atomic_store(&lives->alive[*cookie], true);
+	return 0;
+}
+
+static int live_unregister(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	struct lives *lives = arg;
+
+	atomic_store(&lives->alive[cookie], false);
+	atomic_fetch_add(&lives->unregistered, 1);
+	return 0;
+}
+
+static void *live_receive(void *arg)
+{
+	struct lives *lives = arg;
+	struct evpl_message got;
+	uint64_t cookie;
+	int i, n;
+
+	while (atomic_load(&lives->received) < lives->rounds) {
+		n = evpl_channel_recv(lives->channel, &got, 1);
+		if (n != 1) {
+			sched_yield();
+			continue;
+		}
+		if (evpl_device_cookie(lives->device, &got.iovec, &cookie))
+			atomic_fetch_add(&lives->dead, 1);
+		for (i = 0; i < 10; i++) {
+			if (!atomic_load(&lives->alive[cookie]))
+				atomic_fetch_add(&lives->dead, 1);
+			sched_yield();
+		}
+		evpl_iovec_release(&got.iovec);
+		atomic_fetch_add(&lives->received, 1);
+	}
+	return NULL;
+}
+
+TEST(registration_of_a_leased_buffer_lives_as_long_as_a_reference_here)
+{
+	static const struct evpl_device_ops live_ops = {
+		.size = sizeof(live_ops),
+		.register_slab = live_register,
+		.unregister_slab = live_unregister,
+		.flags = EVPL_DEVICE_LEASES,
+	};
+	static struct lives lives;
+	struct evpl_iovec buffers[4];
+	struct evpl_channel *there;
+	struct evpl_message sent;
+	struct evpl_pool *pool, *other;
+	struct evpl *evpl;
+	pthread_t threads[2];
+	unsigned int i;
+	int peer;
+
+	if (!getenv("EVPL_BACKEND") || strcmp(getenv("EVPL_BACKEND"), "module"))
+		SKIP(return, "the module's alone");
+	lives.rounds = LEASE_ROUNDS;
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
+	ASSERT_EQ(0, open_pool(&other, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, other, NULL));
+	ASSERT_EQ(0, evpl_channel_create(&there, other, 8, EVPL_CHANNEL_BLOCKING, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&lives.channel, pool, peer, 0));
+	ASSERT_EQ(0, evpl_device_attach(pool, &live_ops, &lives, &lives.device));
+	for (i = 0; i < 4; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(evpl, &buffers[i]));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, live_receive, &lives));
+	for (i = 0; i < lives.rounds + 1; i++) {
+		sent = (struct evpl_message){ .flags = EVPL_MESSAGE_DEVICE };
+		evpl_iovec_clone(&sent.iovec, &buffers[i % 4]);
+		ASSERT_EQ(0, evpl_channel_send(there, &sent, 1));
+		if (i % 8 == 0)
+			evpl_pool_trim(other);
+	}
+	for (i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	EXPECT_EQ(0, atomic_load(&lives.dead));
+	EXPECT_LT(0, atomic_load(&lives.registered));
+	EXPECT_GT(LIVES, atomic_load(&lives.registered));
+
+	/* What nobody received goes with the channel. */
+	evpl_channel_close(lives.channel);
+	EXPECT_EQ(atomic_load(&lives.registered), atomic_load(&lives.unregistered));
+	evpl_device_detach(lives.device);
+	evpl_iovecs_release(buffers, 4);
+	evpl_channel_close(there);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+	EXPECT_EQ(0, used_in(other));
+	EXPECT_EQ(0, evpl_pool_close(other));
 }
 
 TEST_HARNESS_MAIN

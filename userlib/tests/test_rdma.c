@@ -152,6 +152,116 @@ TEST_F(rdma, received_memory_has_no_keys_and_can_not_be_a_region)
 	EXPECT_EQ(0, end_received(&received));
 }
 
+#define LEASED(received, flags)							\
+	do {									\
+		if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)	\
+			SKIP(return, "the module's alone");			\
+		receive_with(received, self->pool, BUFFER, flags);		\
+	} while (0)
+
+TEST_F(rdma, a_leased_buffer_is_a_region_until_its_last_reference_here_goes)
+{
+	struct received received;
+	struct evpl_iovec *iovec = &received.message.iovec, part;
+	uint32_t key, again;
+
+	LEASED(&received, EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE);
+	EXPECT_EQ(1, rdma_stats(self->rdma).regions);
+	ASSERT_EQ(0, evpl_rdma_lkey(self->rdma, iovec, &key));
+	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
+	EXPECT_EQ(2, word_of(iovec));
+	/* All of the buffer, whichever slice asks. */
+	ASSERT_EQ(0, evpl_iovec_clone_segment(&part, iovec, 4096, 100));
+	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &part, &again));
+	EXPECT_EQ(key, again);
+	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
+	evpl_iovec_release(iovec);
+	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
+	EXPECT_FALSE(is_returned(&received));
+	/* The region goes first: the buffer needs not wait for it. */
+	evpl_iovec_release(&part);
+	EXPECT_EQ(1, rdma_stats(self->rdma).regions);
+	EXPECT_TRUE(is_returned(&received));
+	*iovec = (struct evpl_iovec){ 0 };
+	EXPECT_EQ(0, end_received(&received));
+}
+
+TEST_F(rdma, a_region_of_a_leased_buffer_goes_before_it_is_passed_on)
+{
+	struct received received, home;
+	struct evpl_iovec *iovec = &received.message.iovec;
+	uint32_t key;
+
+	LEASED(&received, EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE);
+	ASSERT_EQ(0, evpl_rdma_rkey(self->rdma, iovec, &key));
+	ASSERT_EQ(0, evpl_channel_send(received.here, &received.message, 1));
+	EXPECT_EQ(1, rdma_stats(self->rdma).regions);
+	ASSERT_EQ(1, evpl_channel_recv(received.there, &home.message, 1));
+	EXPECT_EQ('x', *(char *)home.message.iovec.data);
+	evpl_iovec_release(&home.message.iovec);
+	EXPECT_TRUE(is_returned(&received));
+	*iovec = (struct evpl_iovec){ 0 };
+	EXPECT_EQ(0, end_received(&received));
+}
+
+TEST_F(rdma, regions_of_leased_buffers_end_with_the_device)
+{
+	struct received received;
+	uint32_t key;
+
+	LEASED(&received, EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE);
+	ASSERT_EQ(0, evpl_rdma_lkey(self->rdma, &received.message.iovec, &key));
+	evpl_rdma_destroy(self->rdma);
+	EXPECT_EQ(1, word_of(&received.message.iovec));
+	ASSERT_EQ(0, evpl_rdma_create(&self->rdma, self->pool, self->pd, ACCESS));
+	/* By the next one it is registered anew. */
+	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &received.message.iovec, &key));
+	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
+	evpl_iovec_release(&received.message.iovec);
+	received.message.iovec = (struct evpl_iovec){ 0 };
+	EXPECT_TRUE(is_returned(&received));
+	EXPECT_EQ(0, end_received(&received));
+}
+
+TEST_F(rdma, what_a_program_registers_by_itself_is_kept_until_it_deregisters)
+{
+	struct received received;
+	struct evpl_iovec *iovec = &received.message.iovec;
+	struct ibv_mr *mr;
+
+	LEASED(&received, EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE);
+	mr = ibv_reg_mr(self->pd, iovec->data, iovec->length, ACCESS);
+	ASSERT_NE(NULL, mr);
+	evpl_iovec_release(iovec);
+	*iovec = (struct evpl_iovec){ 0 };
+	EXPECT_FALSE(is_returned(&received));
+	EXPECT_FALSE(is_returned(&received));
+	EXPECT_EQ(0, ibv_dereg_mr(mr));
+	EXPECT_TRUE(is_returned(&received));
+	EXPECT_EQ(0, end_received(&received));
+}
+
+TEST_F(rdma, ones_own_regions_keep_no_buffer_that_others_give_back)
+{
+	struct evpl_message message = { .flags = EVPL_MESSAGE_DEVICE };
+	struct received received;
+	uint64_t used;
+
+	/* Its channel goes both ways. */
+	LEASED(&received, EVPL_MESSAGE_WRITE);
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	used = used_in(self->pool);
+	message.iovec = self->iovec[1][3];
+	self->iovec[1][3] = (struct evpl_iovec){ 0 };
+	ASSERT_EQ(0, evpl_channel_send(received.here, &message, 1));
+	ASSERT_EQ(1, evpl_channel_recv(received.there, &message, 1));
+	EXPECT_EQ(EVPL_MESSAGE_DEVICE, message.flags);
+	evpl_iovec_release(&message.iovec);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(used - 1, used_in(self->pool));
+	EXPECT_EQ(0, end_received(&received));
+}
+
 TEST_F(rdma, a_pool_has_so_many_devices_and_no_more)
 {
 	struct evpl_rdma *more[EVPL_DEVICES_MAX];
@@ -467,6 +577,32 @@ TEST_F(rdma, bytes_are_written_from_one_iovec_into_another)
 	ASSERT_EQ(0, ibv_post_send(pair.qp[0], &write, &bad));
 	EXPECT_EQ(true, pair_wait(&pair, 1));
 	EXPECT_EQ(0, memcmp(from->data, to->data, BUFFER));
+	pair_end(&pair);
+}
+
+TEST_F(rdma, bytes_are_written_into_a_buffer_of_another_process)
+{
+	struct evpl_iovec *from = &self->iovec[0][2];
+	struct received received;
+	struct evpl_iovec *to = &received.message.iovec;
+	struct ibv_sge sge;
+	struct ibv_send_wr write = { .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_RDMA_WRITE,
+				     .send_flags = IBV_SEND_SIGNALED }, *bad;
+	struct pair pair;
+
+	LEASED(&received, EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE);
+	ASSERT_EQ(0, pair_make(&pair, self->context, self->pd));
+	fill(from, 3);
+	ASSERT_EQ(0, evpl_rdma_sge(self->rdma, from, &sge));
+	ASSERT_EQ(0, evpl_rdma_rkey(self->rdma, to, &write.wr.rdma.rkey));
+	write.wr.rdma.remote_addr = (uintptr_t)to->data;
+	ASSERT_EQ(0, ibv_post_send(pair.qp[0], &write, &bad));
+	EXPECT_EQ(true, pair_wait(&pair, 1));
+	EXPECT_EQ(0, memcmp(from->data, to->data, BUFFER));
+	evpl_iovec_release(to);
+	*to = (struct evpl_iovec){ 0 };
+	EXPECT_TRUE(is_returned(&received));
+	EXPECT_EQ(0, end_received(&received));
 	pair_end(&pair);
 }
 

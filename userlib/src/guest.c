@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * The registrations of leased buffers with devices: see guest.h.
+ *
+ * They move between their states under the pool's lock, and call-backs run without it,
+ * as in device.c. Only that a registration is done is read without the lock: by who has
+ * a reference, after that. Who ends one marks it as busy, then looks for references.
+ * One of the two sees the other.
+ */
+#include "guest.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "sharing.h"
+
+/**
+ * struct guest - the registrations of a lease
+ * @lease: the lease
+ * @info: the buffer, as devices see it
+ * @held: the lease's word has a reference for them; under the pool's lock
+ * @next: the pool's list; what is on it stays until the pool is closed
+ * @regs: by the device's slot
+ */
+struct guest {
+	struct entry *lease;
+	struct evpl_slab_info info;
+	bool held;
+	struct guest *next;
+	struct reg regs[EVPL_DEVICES_MAX];
+};
+
+/* Under the pool's lock, which is dropped meanwhile. */
+static void call_begin(struct evpl_device *device, struct reg *reg)
+{
+	reg_set(reg, REG_BUSY);
+	device->calls++;
+	pool_unlock(device->pool);
+}
+
+static void call_end(struct evpl_device *device, struct reg *reg, enum reg_state state)
+{
+	pool_lock(device->pool);
+	reg_set(reg, state);
+	device->calls--;
+	pthread_cond_broadcast(&device->pool->calls_done);
+}
+
+static void register_one(struct evpl_device *device, struct guest *guest)
+{
+	struct reg *reg = &guest->regs[device->slot];
+	uint64_t cookie = 0;
+	int err;
+
+	call_begin(device, reg);
+	err = device->ops.register_slab(device->arg, &guest->info, &cookie);
+	atomic_store_explicit(&reg->cookie, cookie, memory_order_relaxed);
+	call_end(device, reg, err ? REG_FAILED : REG_DONE);
+}
+
+static void unregister_one(struct evpl_device *device, struct guest *guest)
+{
+	struct reg *reg = &guest->regs[device->slot];
+	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
+
+	call_begin(device, reg);
+	if (device->ops.unregister_slab)
+		device->ops.unregister_slab(device->arg, &guest->info, cookie);
+	call_end(device, reg, REG_NONE);
+}
+
+/* Find the lease's, or make it. Under the pool's lock. */
+static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *iovec)
+{
+	struct entry *lease = iovec_entry(iovec);
+	struct guest *guest = atomic_load(&lease->guest);
+	size_t size = (size_t)1 << lease->shift;
+	uint64_t offset = sharing_offset(pool, iovec->data);
+	bool writable;
+
+	if (guest || !sharing_is_io(pool, iovec->data, &writable))
+		return guest;
+	guest = calloc(1, sizeof(*guest));
+	if (!guest)
+		return NULL;
+	guest->lease = lease;
+	guest->info = (struct evpl_slab_info){
+		.number = UINT32_MAX,
+		.node = EVPL_ANY_NODE,
+		.base = (char *)iovec->data - offset % size,
+		.length = size,
+		.flags = EVPL_SLAB_LEASED | (writable ? 0 : EVPL_SLAB_READONLY),
+	};
+	guest->next = pool->guests;
+	pool->guests = guest;
+	atomic_store(&lease->guest, guest);
+	return guest;
+}
+
+/**
+ * guest_cookie() - the cookie of a leased buffer
+ * @device: the device
+ * @iovec: the caller's, of another process's buffer
+ * @r_cookie: where it goes
+ *
+ * Return: 0, or -ENOENT.
+ */
+int guest_cookie(struct evpl_device *device, const struct evpl_iovec *iovec, uint64_t *r_cookie)
+{
+	struct evpl_pool *pool = device->pool;
+	struct guest *guest;
+	struct reg *reg;
+	int err = -ENOENT;
+
+	if (iovec_entry(iovec)->pool != pool || !(device->ops.flags & EVPL_DEVICE_LEASES))
+		return -ENOENT;
+	guest = atomic_load(&iovec_entry(iovec)->guest);
+	/* After the caller got its reference. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (guest && reg_is(&guest->regs[device->slot], REG_DONE)) {
+		*r_cookie = atomic_load_explicit(&guest->regs[device->slot].cookie,
+						 memory_order_relaxed);
+		return 0;
+	}
+
+	pool_lock(pool);
+	guest = guest_of(pool, iovec);
+	if (!guest)
+		goto unlock;
+	reg = &guest->regs[device->slot];
+	while (reg_is(reg, REG_BUSY))
+		pthread_cond_wait(&pool->calls_done, &pool->lock);
+	if (reg_is(reg, REG_NONE) && !device->detaching) {
+		if (!guest->held)
+			entry_get(guest->lease, CALLER());
+		guest->held = true;
+		register_one(device, guest);
+	}
+	if (reg_is(reg, REG_DONE)) {
+		*r_cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
+		err = 0;
+	}
+unlock:
+	pool_unlock(pool);
+	return err;
+}
+
+static bool has_registration(struct guest *guest)
+{
+	unsigned int i;
+
+	for (i = 0; i < EVPL_DEVICES_MAX; i++)
+		if (!reg_is(&guest->regs[i], REG_NONE) && !reg_is(&guest->regs[i], REG_FAILED))
+			return true;
+	return false;
+}
+
+/* Whether the registrations' reference is the last. */
+static bool is_alone(struct guest *guest)
+{
+	return (atomic_load(&guest->lease->word) & EVPL_WORD_COUNT) == 1;
+}
+
+/**
+ * guest_end() - end the registrations of a lease that nobody uses any more
+ * @lease: the lease, of whose references there was one left
+ *
+ * Return: whether that one is the caller's to drop; not if it is somebody's who uses
+ * the lease, or comes to use it meanwhile.
+ */
+bool guest_end(struct entry *lease)
+{
+	struct evpl_pool *pool = lease->pool;
+	struct guest *guest = atomic_load(&lease->guest);
+	bool alone;
+	unsigned int i;
+
+	if (!guest)
+		return false;
+	pool_lock(pool);
+	alone = guest->held;
+	for (i = 0; alone && i < EVPL_DEVICES_MAX; i++) {
+		struct reg *reg = &guest->regs[i];
+
+		if (reg_is(reg, REG_FAILED))
+			reg_set(reg, REG_NONE);
+		if (!reg_is(reg, REG_DONE))
+			continue;
+		reg_set(reg, REG_BUSY);
+		atomic_thread_fence(memory_order_seq_cst);
+		alone = is_alone(guest);
+		if (alone)
+			unregister_one(pool->devices[i], guest);
+		else
+			reg_set(reg, REG_DONE);
+	}
+	alone = alone && guest->held && is_alone(guest) && !has_registration(guest);
+	if (alone)
+		guest->held = false;
+	else
+		pthread_cond_broadcast(&pool->calls_done);
+	pool_unlock(pool);
+	return alone;
+}
+
+static struct guest *find(struct evpl_device *device)
+{
+	struct guest *guest;
+
+	for (guest = device->pool->guests; guest; guest = guest->next)
+		if (reg_is(&guest->regs[device->slot], REG_DONE))
+			return guest;
+	return NULL;
+}
+
+/* The device is being detached. Under the pool's lock, which is dropped meanwhile. */
+void guests_detach(struct evpl_device *device)
+{
+	struct evpl_pool *pool = device->pool;
+	struct guest *guest;
+
+	while ((guest = find(device))) {
+		unregister_one(device, guest);
+		if (!guest->held || has_registration(guest))
+			continue;
+		guest->held = false;
+		pool_unlock(pool);
+		sharing_put(guest->lease, CALLER());
+		pool_lock(pool);
+	}
+	for (guest = pool->guests; guest; guest = guest->next)
+		if (reg_is(&guest->regs[device->slot], REG_FAILED))
+			reg_set(&guest->regs[device->slot], REG_NONE);
+}
+
+/* The pool is being closed: no device is attached. */
+void guests_free(struct evpl_pool *pool)
+{
+	struct guest *guest;
+
+	while ((guest = pool->guests)) {
+		pool->guests = guest->next;
+		free(guest);
+	}
+}
