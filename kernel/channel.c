@@ -263,35 +263,16 @@ struct sending {
 	struct evpl_lease *lease;
 };
 
-static bool is_guest_offset(u64 offset)
-{
-	return offset >> PAGE_SHIFT >= EVPL_GUEST_START &&
-	       offset >> PAGE_SHIFT < EVPL_GUEST_START +
-				      EVPL_LEASE_KINDS * EVPL_GUEST_PAGES;
-}
-
 static int give(struct evpl_client *client, const struct evpl_record *record,
 		struct sending *sending)
 {
 	struct evpl_share *share;
-	struct evpl_lease *lease = NULL;
 
-	if (is_guest_offset(record->offset)) {
-		lease = evpl_lease_give(client, record->offset, record->length,
-					record->flags);
-		if (IS_ERR(lease))
-			return PTR_ERR(lease);
-		share = lease->share;
-	} else if (record->offset < EVPL_OWN_SIZE) {
-		share = evpl_share_give(client, record->offset, record->length,
-					record->flags & EVPL_RECORD_WRITE);
-		if (IS_ERR(share))
-			return PTR_ERR(share);
-	} else {
-		return -ENOENT;
-	}
+	share = evpl_give(client, record->offset, record->length,
+			  record->flags, &sending->lease);
+	if (IS_ERR(share))
+		return PTR_ERR(share);
 
-	sending->lease = lease;
 	sending->item = (struct evpl_item){
 		.share = share,
 		.offset = record->offset &
@@ -301,14 +282,6 @@ static int give(struct evpl_client *client, const struct evpl_record *record,
 		.cookie = record->cookie,
 	};
 	return 0;
-}
-
-static void take_back(struct sending *sending)
-{
-	if (sending->lease)
-		evpl_lease_give_back(sending->lease);
-	else
-		evpl_share_give_back(sending->item.share);
 }
 
 /* How many records fit into the ring of an end. The caller has the lock. */
@@ -398,7 +371,7 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 	if (!ret)
 		ret = put(end, sendings, nr);
 	for (i = 0; ret && i < given; i++) {
-		take_back(&sendings[i]);
+		evpl_take_back(sendings[i].item.share, sendings[i].lease);
 		cond_resched();
 	}
 	up_read(&client->send_sem);

@@ -413,9 +413,9 @@ extern atomic_long_t evpl_nr_leases;
 struct evpl_lease *evpl_lease_take(struct evpl_client *client,
 				   struct evpl_share *share, u32 flags);
 int evpl_lease_settle(struct evpl_lease *lease, bool count);
-struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
-				   u32 length, u32 flags);
-void evpl_lease_give_back(struct evpl_lease *lease);
+struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
+			     u32 flags, struct evpl_lease **lease);
+void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease);
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon);
 void evpl_lease_revoke(struct evpl_lease *lease);
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count);

@@ -20,6 +20,7 @@
  * *revoked* is struck out for faults and deliveries alone; its number stays until
  * its word is 0.
  */
+#include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -363,7 +364,7 @@ static void report_revoked(struct evpl_lease *lease)
 }
 
 /**
- * evpl_lease_settle() - the inverse of evpl_lease_take() and evpl_lease_give()
+ * evpl_lease_settle() - the inverse of evpl_lease_take() and evpl_give()
  * @lease: the lease
  * @count: count a reference in its word
  *
@@ -398,18 +399,9 @@ int evpl_lease_settle(struct evpl_lease *lease, bool count)
 	return count ? ret : 0;
 }
 
-/**
- * evpl_lease_give() - take over a reference that a client passes on
- * @client: the client
- * @offset: of the first byte, in a guest window
- * @length: bytes
- * @flags: of the record
- *
- * Return: the lease, to be settled, with a count of its share that the caller owns;
- * or an error pointer, and the reference is the client's still.
- */
-struct evpl_lease *evpl_lease_give(struct evpl_client *client, u64 offset,
-				   u32 length, u32 flags)
+/* Return the lease, to be settled, with a count of its share that the caller owns. */
+static struct evpl_lease *give(struct evpl_client *client, u64 offset, u32 length,
+			       u32 flags)
 {
 	struct evpl_lease *lease;
 	pgoff_t unused;
@@ -447,14 +439,51 @@ unlock:
 	return ret ? ERR_PTR(ret) : lease;
 }
 
-/**
- * evpl_lease_give_back() - undo evpl_lease_give()
- * @lease: the lease, which is settled; the count of its share goes
- */
-void evpl_lease_give_back(struct evpl_lease *lease)
+static bool is_guest_offset(u64 offset)
 {
+	return offset >> PAGE_SHIFT >= EVPL_GUEST_START &&
+	       offset >> PAGE_SHIFT < EVPL_GUEST_START +
+				      EVPL_LEASE_KINDS * EVPL_GUEST_PAGES;
+}
+
+/**
+ * evpl_give() - take over a reference that a client gives up
+ * @client: the client, whose send_sem the caller holds for read
+ * @offset: of the first byte, in the own window or a guest window
+ * @length: bytes
+ * @flags: of a record: what who gets it may do
+ * @lease: out: the lease whose reference it was, to be settled; or NULL: it was the
+ *	owner's
+ *
+ * Return: the share of the buffer, with a count that the caller owns; or an error
+ * pointer, and the reference is the client's still.
+ */
+struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
+			     u32 flags, struct evpl_lease **lease)
+{
+	*lease = NULL;
+	if (offset < EVPL_OWN_SIZE)
+		return evpl_share_give(client, offset, length,
+				       flags & EVPL_RECORD_WRITE);
+	if (!is_guest_offset(offset))
+		return ERR_PTR(-ENOENT);
+	*lease = give(client, offset, length, flags);
+	return IS_ERR(*lease) ? ERR_CAST(*lease) : (*lease)->share;
+}
+
+/**
+ * evpl_take_back() - undo evpl_give(), under the same send_sem
+ * @share: the share, whose count goes
+ * @lease: the lease, which is settled, or NULL
+ */
+void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
+{
+	if (!lease) {
+		evpl_share_give_back(share);
+		return;
+	}
 	evpl_refs_inc(lease->client, EVPL_REFS_LEASES, lease->number);
-	evpl_share_drop(lease->share);
+	evpl_share_drop(share);
 	evpl_lease_settle(lease, false);
 }
 
