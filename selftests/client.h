@@ -4,6 +4,7 @@
 #define EVPL_CLIENT_H
 
 #include <poll.h>
+#include <sys/uio.h>
 
 #include "evpl_test.h"
 
@@ -128,6 +129,39 @@ static inline struct evpl_record fill(struct client *owner, unsigned int n, char
 	memset(owner->own + n * BUFFER, byte, BUFFER);
 	set(&owner->entries[n].word, 1);
 	return (struct evpl_record){ .offset = n * BUFFER, .length = BUFFER };
+}
+
+/*
+ * What is there, the CPU can touch and nothing can pin. Return NULL, or the name of
+ * what could, or failed in another way.
+ */
+static inline const char *what_can_pin(char *memory)
+{
+	struct iovec iov = { .iov_base = memory, .iov_len = 4096 }, here;
+	const char *path = getenv("EVPL_TEST_DISK"), *who = NULL;
+	int disk = path ? open(path, O_RDWR | O_DIRECT) : -1, pipes[2];
+	char page[4096];
+
+	if (pipe(pipes))
+		return "pipe";
+	here = (struct iovec){ .iov_base = page, .iov_len = sizeof(page) };
+	if (RESULT(vmsplice(pipes[1], &iov, 1, 0)) != -EFAULT)
+		who = "vmsplice";
+	else if (RESULT(process_vm_readv(getpid(), &here, 1, &iov, 1, 0)) != -EFAULT)
+		who = "process_vm_readv";
+	else if (disk >= 0 && RESULT(pread(disk, memory, 4096, 0)) != -EFAULT)
+		who = "a direct read";
+	else if (disk >= 0 && RESULT(pwrite(disk, memory, 4096, 0)) != -EFAULT)
+		who = "a direct write";
+	/* A copy is no pin. */
+	else if (write(pipes[1], memory, 4096) != 4096 ||
+		 read(pipes[0], page, 4096) != 4096 || memcmp(page, memory, 4096))
+		who = "write";
+	close(pipes[0]);
+	close(pipes[1]);
+	if (disk >= 0)
+		close(disk);
+	return who;
 }
 
 #endif /* EVPL_CLIENT_H */
