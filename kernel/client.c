@@ -254,6 +254,7 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "evpl-buffers-shared:\t%lu\n", shared);
 	seq_printf(m, "evpl-buffers-in-quarantine:\t%lu\n", quarantined);
 	seq_printf(m, "evpl-leases:\t%lu\n", READ_ONCE(client->nr_leases));
+	seq_printf(m, "evpl-exports:\t%ld\n", atomic_long_read(&client->nr_exports));
 	for (order = EVPL_FOLIO_ORDER_MAX; order >= EVPL_FOLIO_ORDER_MIN; order--)
 		if (folios[order])
 			seq_printf(m, "evpl-folios-%lukB:\t%lu\n",
@@ -268,14 +269,15 @@ void evpl_client_show_all(struct seq_file *m)
 {
 	struct evpl_client *client;
 
-	seq_puts(m, "pid uid slabs bytes leases\n");
+	seq_puts(m, "pid uid slabs bytes leases exports\n");
 	mutex_lock(&clients_mutex);
 	list_for_each_entry(client, &clients, list)
-		seq_printf(m, "%d %u %lu %lu %lu\n", pid_vnr(client->pid),
+		seq_printf(m, "%d %u %lu %lu %lu %ld\n", pid_vnr(client->pid),
 			   from_kuid_munged(&init_user_ns, client->user->uid),
 			   READ_ONCE(client->nr_slabs),
 			   READ_ONCE(client->nr_pages) << PAGE_SHIFT,
-			   READ_ONCE(client->nr_leases));
+			   READ_ONCE(client->nr_leases),
+			   atomic_long_read(&client->nr_exports));
 	mutex_unlock(&clients_mutex);
 }
 

@@ -7,6 +7,7 @@
 #define EVPL_COMPAT_H
 
 #include <linux/mm.h>
+#include <linux/module.h>
 
 #ifndef EVPL_HAS_VM_FLAGS_MOD
 static inline void vm_flags_mod(struct vm_area_struct *vma,
@@ -17,9 +18,10 @@ static inline void vm_flags_mod(struct vm_area_struct *vma,
 #endif
 
 /*
- * How many page tables have a folio mapped, a PMD counting once. It is at most what it
- * was when the call began: PMDs are counted first, and each is in the count of every
- * page as long as it is in theirs. The folio is locked, so none is added.
+ * How many page tables map a folio, a PMD counting once. It is at most what it was when
+ * the call began. None is added, as the folio is locked. One that goes is missing from
+ * the pages' counts, which have it first, before it is missing from the PMDs' count,
+ * which is read first.
  */
 static inline int evpl_folio_mapcount(struct folio *folio)
 {
@@ -36,5 +38,12 @@ static inline int evpl_folio_mapcount(struct folio *folio)
 	return mapped - pmds * (int)(nr - 1);
 #endif
 }
+
+/* Namespaces of symbols are identifiers in older kernels, strings in newer ones. */
+#ifdef EVPL_HAS_NS_IDENTIFIERS
+#define EVPL_IMPORT_NS(ns)	MODULE_IMPORT_NS(ns)
+#else
+#define EVPL_IMPORT_NS(ns)	MODULE_IMPORT_NS(#ns)
+#endif
 
 #endif /* EVPL_COMPAT_H */

@@ -4,6 +4,8 @@
  *
  *	evpl_end.write_mutex, evpl_end.read_mutex (channel.c)
  *	  evpl_client.send_sem
+ *	    evpl_slab.fence_sem
+ *	      folio lock
  *	  mmap_lock
  *	    evpl_client.lock
  *	      evpl_client.tree_lock, also below send_sem
@@ -11,6 +13,7 @@
  *		  i_mmap_rwsem
  *		    page table lock
  *	    evpl_client.lease_sem, also below send_sem
+ *	      folio lock
  *	      evpl_client.refs_mutex, also below tree_lock
  *		reap_mutex (folio.c)
  *		  detached_lock (folio.c), account_lock (account.c)
@@ -22,7 +25,8 @@
  * up), and lease_sem by page faults, user memory is never touched under them or
  * anything below them. They may be held for long. No path holds locks of two
  * clients. clients_mutex (client.c) stands apart: opening any misc device may wait
- * for it, so nothing that may take long is done under it.
+ * for it, so nothing that may take long is done under it. So does the mutex of an
+ * export (dmabuf.c), which is taken below locks of the dma-buf's.
  */
 #ifndef EVPL_H
 #define EVPL_H
@@ -54,6 +58,10 @@ struct seq_file;
 #endif
 #if PAGE_SHIFT != 12
 #error "evpl needs pages of 4 KiB: its windows are laid out for them"
+#endif
+
+#ifndef CONFIG_DMA_SHARED_BUFFER
+#error "evpl needs a kernel with CONFIG_DMA_SHARED_BUFFER, as one with a GPU or a camera has"
 #endif
 
 /*
@@ -133,8 +141,11 @@ struct evpl_part {
  * @nr_pages: length
  * @buffer_shift: log2 of the pages of a buffer
  * @live: user space knows of it; before, its range is merely reserved
- * @orphaned: its client has gone. Changes under the xa_lock of @shares.
- * @refs: one for the client, one for each of @shares; guarded likewise
+ * @fence_sem: held for write by who sets @orphaned, after which folios are given back;
+ *	for read by who looks at what has them
+ * @orphaned: its client has gone. Changes under the xa_lock of @shares too.
+ * @exports: ranges of it that dma-bufs carry without a reference; guarded likewise
+ * @refs: one for the client, one for each of @shares and @exports; guarded likewise
  * @shares: by the place of the buffer in the slab, what others may touch of it
  * @nr_parts: entries of @parts
  * @parts: ordered by index, without a gap
@@ -150,6 +161,8 @@ struct evpl_slab {
 	unsigned int buffer_shift;
 	bool live;
 	bool orphaned;
+	struct rw_semaphore fence_sem;
+	unsigned int exports;
 	unsigned int refs;
 	struct xarray shares;
 	unsigned int nr_parts;
@@ -161,12 +174,14 @@ struct evpl_slab {
  * @slab: whose buffer it is; the share owns a reference. It is in
  *	evpl_slab.shares as long as anybody may touch the buffer.
  * @index: place of the buffer in the slab
- * @count: one for each record on its way, each lease, a quarantine, and who works on
- *	it: the kernel's count of the buffer. All of it is one reference in the word
- *	of the owner's entry, which goes when @count is 0 or the share is revoked,
- *	unless the buffer is in quarantine then.
- * @revoked: nobody may touch the buffer for this share's sake any more
- * @fenced: it has had a device lease
+ * @count: one for each record on its way, each lease, each time that a dma-buf
+ *	carries it, a quarantine, and who works on it: the kernel's count of the
+ *	buffer. All of it is one reference in the word of the owner's entry, which
+ *	goes when @count is 0, or @holds is and the share is revoked.
+ * @holds: one for each time that a dma-buf carries it, for a quarantine, and for who
+ *	revokes it
+ * @revoked: nobody but dma-bufs may touch the buffer for this share's sake any more
+ * @fenced: it has had a device lease, whose pins the owner doesn't vouch for
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @next_serial: of the next lease
  * @leases: in the order of their serials
@@ -178,6 +193,7 @@ struct evpl_share {
 	struct evpl_slab *slab;
 	unsigned long index;
 	unsigned long count;
+	unsigned long holds;
 	bool revoked;
 	bool fenced;
 	bool wanted;
@@ -260,9 +276,10 @@ struct evpl_lease {
  * @leases: by number
  * @lease_tree: those that records can be delivered to
  * @nr_leases: how many are in @leases; written with @lease_sem, may be read without
+ * @nr_exports: ranges of its memory that dma-bufs carry
  * @zeros: what a touch of a revoked lease finds, or NULL
  * @fence_work: looks at the buffers in quarantine; pending only before @gone
- * @fence_delay: how long after the last time it does, in jiffies; a hint
+ * @fence_delay: how long after the last time it does, in jiffies; 0 if it won't
  * @ends: the ends of channels that are bound to it; ends_lock guards them
  * @wait: who polls the client
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
@@ -289,6 +306,7 @@ struct evpl_client {
 	struct xarray leases;
 	struct rb_root lease_tree;
 	unsigned long nr_leases;
+	atomic_long_t nr_exports;
 	struct page *zeros;
 	struct delayed_work fence_work;
 	unsigned long fence_delay;
@@ -347,6 +365,9 @@ void evpl_slab_get(struct evpl_slab *slab);
 void evpl_slab_put(struct evpl_slab *slab);
 void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
 void evpl_slab_orphan(struct evpl_slab *slab);
+struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
+				   u64 length, bool write);
+void evpl_slab_unexport(struct evpl_slab *slab);
 void evpl_slab_orphan_all(struct evpl_client *client);
 
 /* refs.c */
@@ -390,6 +411,8 @@ bool evpl_share_take_home(struct evpl_share *share);
 int evpl_share_add_lease(struct evpl_lease *lease);
 void evpl_share_remove_lease(struct evpl_lease *lease);
 void evpl_share_drop(struct evpl_share *share);
+int evpl_share_export(struct evpl_share *share);
+void evpl_share_unexport(struct evpl_share *share);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
@@ -444,6 +467,11 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 			struct file *ends[2]);
 int evpl_channel_bind(struct evpl_client *client, struct file *file);
 void evpl_channel_client_gone(struct evpl_client *client);
+
+/* dmabuf.c */
+extern atomic_long_t evpl_nr_exports;
+struct file *evpl_export(struct evpl_client *client,
+			 const struct evpl_range *ranges, u32 count, u32 flags);
 
 /* window.c */
 int evpl_mmap(struct file *file, struct vm_area_struct *vma);

@@ -41,6 +41,7 @@ struct evpl_call {
 		struct evpl_revoke revoke;
 		struct evpl_floor floor;
 		struct evpl_quarantine_end quarantine_end;
+		struct evpl_export export;
 	} args;
 };
 
@@ -312,6 +313,50 @@ static int ioctl_quarantine_end(struct evpl_call *call)
 	return evpl_share_end_quarantine(call->client, args->offset);
 }
 
+static int ioctl_export(struct evpl_call *call)
+{
+	struct evpl_export *args = &call->args.export;
+	struct evpl_range *ranges;
+	struct file *file;
+	int fd, ret;
+
+	if (args->flags & ~(EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB))
+		return -EOPNOTSUPP;
+	if (!args->count || args->count > EVPL_EXPORT_RANGES_MAX)
+		return -EINVAL;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	ranges = memdup_user(u64_to_user_ptr(args->ranges),
+			     args->count * sizeof(*ranges));
+	if (IS_ERR(ranges))
+		return PTR_ERR(ranges);
+
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0) {
+		ret = fd;
+		goto free_ranges;
+	}
+	/* First: references that have been taken over can't fail to be told of. */
+	args->out_fd = fd;
+	ret = respond(call);
+	if (ret)
+		goto put_fd;
+	file = evpl_export(call->client, ranges, args->count, args->flags);
+	if (IS_ERR(file)) {
+		ret = PTR_ERR(file);
+		goto put_fd;
+	}
+	fd_install(fd, file);
+	kfree(ranges);
+	return 0;
+
+put_fd:
+	put_unused_fd(fd);
+free_ranges:
+	kfree(ranges);
+	return ret;
+}
+
 /*
  * Indexed by the ioctl's number. @size is the struct that this kernel knows,
  * @min_size the end of the last field that the first version of it had.
@@ -342,6 +387,7 @@ static const struct {
 	CALL(EVPL_FLOOR, evpl_floor, length, ioctl_floor),
 	CALL(EVPL_QUARANTINE_END, evpl_quarantine_end, offset,
 	     ioctl_quarantine_end),
+	CALL(EVPL_EXPORT, evpl_export, out_fd, ioctl_export),
 };
 
 /*

@@ -11,7 +11,7 @@
  *
  * Before the owner gets that one back, what held the buffer's pages by a device lease
  * has let go of them: else the buffer is in *quarantine*, which has a count of the
- * share, and a mark in evpl_slab.shares. Who clears the mark has that count.
+ * share, a hold, and a mark in evpl_slab.shares. Who clears the mark has these.
  */
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -235,29 +235,32 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 
 /*
  * Whether nothing has the buffer's pages. The caller has a count of the share, and the
- * lock, which is dropped meanwhile; no lease has come since the look.
+ * lock, which is dropped meanwhile. Not, if a lease has come since the look.
  */
 static bool is_clear(struct evpl_share *share)
 {
 	struct xarray *shares = &share->slab->shares;
+	u64 serial = share->next_serial;
 	bool clear;
-	u64 serial;
 
 	lockdep_assert_held(&shares->xa_lock);
 	if (!share->fenced)
 		return true;
-	do {
-		serial = share->next_serial;
-		xa_unlock(shares);
-		clear = evpl_fence_is_open(share);
-		xa_lock(shares);
-	} while (clear && serial != share->next_serial);
-	return clear;
+	xa_unlock(shares);
+	clear = evpl_fence_is_open(share);
+	xa_lock(shares);
+	return clear && serial == share->next_serial;
+}
+
+static bool in_quarantine(struct evpl_share *share)
+{
+	return xa_get_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
 }
 
 /*
- * The quarantine takes over the caller's count, if is_clear() has said no and the owner
- * is there still. Return the slab then, with a reference: the share may go at once.
+ * If is_clear() has said no, and the owner is there still. The quarantine takes over
+ * the caller's count, and a hold that the caller has. Return the slab then, with a
+ * reference: the share may go at once.
  */
 static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 {
@@ -280,31 +283,32 @@ static void watch(struct evpl_slab *slab)
 	evpl_slab_put(slab);
 }
 
-static bool in_quarantine(struct evpl_share *share)
-{
-	return xa_get_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
-}
-
-/* The caller has the lock, and then the quarantine's count. */
+/* The caller has the lock, and then the quarantine's count and its hold. */
 static void end_quarantine(struct evpl_share *share)
 {
+	lockdep_assert_held(&share->slab->shares.xa_lock);
 	trace_evpl_quarantine_end(share);
 	__xa_clear_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
 	atomic_long_dec(&evpl_nr_quarantined);
 }
 
-/* Let go of a count; if it is the last, and @fence, only when nothing has the pages. */
-static void drop(struct evpl_share *share, bool fence)
+/**
+ * evpl_share_drop() - let go of a count of a share
+ * @share: the share
+ */
+void evpl_share_drop(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab, *watched = NULL;
 	bool last, settle, orphaned;
 
 	might_sleep();
 	xa_lock(&slab->shares);
-	if (fence && share->count == 1 && !share->revoked && !slab->orphaned &&
+	/* Of the last one the quarantine may have the use. */
+	if (share->count == 1 && !share->revoked && !slab->orphaned &&
 	    !is_clear(share) && !share->revoked)
 		watched = begin_quarantine(share);
 	if (watched) {
+		share->holds++;
 		xa_unlock(&slab->shares);
 		watch(watched);
 		return;
@@ -326,13 +330,52 @@ static void drop(struct evpl_share *share, bool fence)
 	evpl_slab_put(slab);
 }
 
-/**
- * evpl_share_drop() - let go of a count of a share
- * @share: the share
+/*
+ * Who revokes a share, its quarantine, and each dma-buf that carries it come here, and
+ * the last of them gives the owner back what was revoked. The caller has a count.
  */
-void evpl_share_drop(struct evpl_share *share)
+static void unhold(struct evpl_share *share)
 {
-	drop(share, true);
+	struct evpl_slab *slab = share->slab;
+	bool settle, orphaned;
+
+	xa_lock(&slab->shares);
+	settle = !--share->holds && share->revoked;
+	if (settle)
+		__xa_erase(&slab->shares, share->index);
+	orphaned = slab->orphaned;
+	xa_unlock(&slab->shares);
+	if (settle)
+		hand_back(share, orphaned);
+}
+
+/**
+ * evpl_share_export() - let a dma-buf carry a buffer
+ * @share: of the buffer; the caller has a count, which it keeps until
+ *	evpl_share_unexport()
+ *
+ * Return: 0, or -ENOENT if the share has been revoked.
+ */
+int evpl_share_export(struct evpl_share *share)
+{
+	bool revoked;
+
+	xa_lock(&share->slab->shares);
+	revoked = share->revoked;
+	if (!revoked)
+		share->holds++;
+	xa_unlock(&share->slab->shares);
+	if (revoked)
+		return -ENOENT;
+	atomic_long_inc(&share->slab->client->nr_exports);
+	return 0;
+}
+
+/* The inverse. */
+void evpl_share_unexport(struct evpl_share *share)
+{
+	atomic_long_dec(&share->slab->client->nr_exports);
+	unhold(share);
 }
 
 static struct evpl_lease *first_lease(struct evpl_share *share)
@@ -347,37 +390,31 @@ static struct evpl_lease *first_lease(struct evpl_share *share)
 	return lease;
 }
 
-/* A share that is revoked: nobody can touch the buffer. The caller's count goes. */
-static void settle_revoked(struct evpl_share *share)
+/* Whether dma-bufs carry it. */
+static bool is_exported(struct evpl_share *share)
 {
-	struct evpl_slab *slab = share->slab;
-	bool orphaned;
-
-	xa_lock(&slab->shares);
-	__xa_erase(&slab->shares, share->index);
-	orphaned = slab->orphaned;
-	xa_unlock(&slab->shares);
-	hand_back(share, orphaned);
-	evpl_share_drop(share);
+	return !share->revoked && share->holds > in_quarantine(share);
 }
 
 /*
- * Mark a share as revoked, and have a count of it: that of its quarantine, if there
- * is one, since from here on who revokes looks at what holds it.
+ * Mark a share as revoked, with a count and a hold of it: those of its quarantine, if
+ * there is one, since from here on who revokes looks at what has the pages.
  */
 static void mark_revoked(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
 	share->revoked = true;
-	if (in_quarantine(share))
+	if (in_quarantine(share)) {
 		end_quarantine(share);
-	else
+	} else {
 		share->count++;
+		share->holds++;
+	}
 }
 
 /*
- * The caller has marked the share and has a count of it, which goes. Return whether
- * the buffer is in quarantine.
+ * The caller has marked the share; its count and its hold go. Return whether the
+ * buffer is in quarantine.
  */
 static bool revoke(struct evpl_share *share)
 {
@@ -395,11 +432,13 @@ static bool revoke(struct evpl_share *share)
 	if (!slab->orphaned && !is_clear(share))
 		watched = begin_quarantine(share);
 	xa_unlock(&slab->shares);
-	if (watched)
+	if (watched) {
 		watch(watched);
-	else
-		settle_revoked(share);
-	return watched;
+		return true;
+	}
+	unhold(share);
+	evpl_share_drop(share);
+	return false;
 }
 
 /**
@@ -408,7 +447,7 @@ static bool revoke(struct evpl_share *share)
  * @offset: where the buffer starts in the own window
  *
  * Return: 0; 1 if it is in quarantine then; -ENOENT, or -EBUSY if it is being revoked
- * or in quarantine since.
+ * or in quarantine since, or if a dma-buf carries it.
  */
 int evpl_share_revoke(struct evpl_client *client, u64 offset)
 {
@@ -427,7 +466,7 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 	}
 	xa_lock(&slab->shares);
 	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_shift);
-	if (share && share->revoked)
+	if (share && (share->revoked || is_exported(share)))
 		ret = -EBUSY;
 	else if (share)
 		mark_revoked(share);
@@ -468,6 +507,8 @@ static struct evpl_share *next_share(struct evpl_slab *slab, unsigned long *inde
 /**
  * evpl_share_revoke_all() - take all buffers of a slab back from everybody
  * @slab: the slab; its client is going, so no share comes any more
+ *
+ * From everybody but dma-bufs: what these carry lives until they end.
  */
 void evpl_share_revoke_all(struct evpl_slab *slab)
 {
@@ -508,19 +549,22 @@ static bool look_at(struct evpl_share *share, bool anyway)
 	bool ended, revoked;
 
 	xa_lock(shares);
+	revoked = share->revoked;
+	/* Who revokes meanwhile looks itself, at more: that quarantine is another one. */
 	ended = in_quarantine(share) && (anyway || is_clear(share)) &&
-		in_quarantine(share);
+		in_quarantine(share) && revoked == share->revoked;
 	if (ended) {
 		end_quarantine(share);
 		share->count--;
+		/* What there is of leases is to be looked at, as ever. */
+		if (anyway && share->count == 1)
+			share->fenced = false;
 	}
-	revoked = share->revoked;
 	xa_unlock(shares);
 
-	if (ended && revoked)
-		settle_revoked(share);
-	else
-		drop(share, !(ended && anyway));
+	if (ended)
+		unhold(share);
+	evpl_share_drop(share);
 	return ended;
 }
 
@@ -534,6 +578,8 @@ static bool look_over(struct evpl_slab *slab)
 	for (; (share = next_quarantined(slab, &index)); index++) {
 		any |= !look_at(share, false);
 		cond_resched();
+		if (fatal_signal_pending(current))
+			break;
 	}
 	return any;
 }

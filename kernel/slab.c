@@ -110,6 +110,7 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 		cond_resched();
 	}
 	slab->refs = 1;
+	init_rwsem(&slab->fence_sem);
 	xa_init_flags(&slab->shares, XA_FLAGS_ACCOUNT);
 	evpl_client_get(client);
 	slab->client = client;
@@ -179,7 +180,8 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 		struct folio *folio = NULL;
 
 		xa_lock(&slab->shares);
-		if (part->folio && !evpl_slab_part_is_shared(slab, part))
+		if (part->folio && !slab->exports &&
+		    !evpl_slab_part_is_shared(slab, part))
 			swap(folio, part->folio);
 		xa_unlock(&slab->shares);
 
@@ -199,11 +201,61 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
  */
 void evpl_slab_orphan(struct evpl_slab *slab)
 {
+	down_write(&slab->fence_sem);
 	xa_lock(&slab->shares);
 	slab->orphaned = true;
 	xa_unlock(&slab->shares);
+	up_write(&slab->fence_sem);
 	evpl_share_end_quarantines(slab);
 	evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
+	evpl_slab_put(slab);
+}
+
+/**
+ * evpl_slab_export() - let a dma-buf carry pages of a slab
+ * @client: whose it is
+ * @offset: of the first, in the own window
+ * @length: bytes
+ * @write: importers may write
+ *
+ * Return: the slab, which stays until evpl_slab_unexport(), or an error pointer.
+ */
+struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
+				   u64 length, bool write)
+{
+	struct evpl_slab *slab;
+
+	/* Who frees a slab marks it under tree_lock: it sees the count, or we the mark. */
+	down_read(&client->tree_lock);
+	slab = evpl_slab_find(client, offset >> PAGE_SHIFT);
+	if (!slab || !slab->live) {
+		slab = ERR_PTR(-ENOENT);
+	} else if (length > ((u64)slab_end(slab) << PAGE_SHIFT) - offset) {
+		slab = ERR_PTR(-EINVAL);
+	} else if (write && !client->writable) {
+		slab = ERR_PTR(-EPERM);
+	} else {
+		xa_lock(&slab->shares);
+		slab->refs++;
+		slab->exports++;
+		xa_unlock(&slab->shares);
+		atomic_long_inc(&client->nr_exports);
+	}
+	up_read(&client->tree_lock);
+	return slab;
+}
+
+/* The inverse. */
+void evpl_slab_unexport(struct evpl_slab *slab)
+{
+	bool unused;
+
+	atomic_long_dec(&slab->client->nr_exports);
+	xa_lock(&slab->shares);
+	unused = !--slab->exports && slab->orphaned;
+	xa_unlock(&slab->shares);
+	if (unused)
+		evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_put(slab);
 }
 
@@ -450,9 +502,9 @@ int evpl_slab_free(struct evpl_client *client, pgoff_t start)
 	}
 	busy = evpl_refs_in_use(client, slab);
 	if (!busy) {
-		/* Whoever sends holds tree_lock: no share comes after this. */
+		/* Whoever sends or exports holds tree_lock: nothing comes after this. */
 		down_write(&client->tree_lock);
-		busy = !xa_empty(&slab->shares);
+		busy = READ_ONCE(slab->exports) || !xa_empty(&slab->shares);
 		slab->live = busy;
 		up_write(&client->tree_lock);
 	}

@@ -9,6 +9,7 @@
 #include "evpl_test.h"
 
 #define BUFFER		(64 * KIB)
+#define DEVICE_RW	(EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE)
 
 /* A client with all of its windows mapped, and one slab. */
 struct client {

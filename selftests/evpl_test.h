@@ -170,6 +170,21 @@ static inline int evpl_quarantine_end(int fd, uint64_t offset)
 	return RESULT(ioctl(fd, EVPL_QUARANTINE_END, &end));
 }
 
+/* Return the dma-buf, or -errno. */
+static inline int evpl_export(int fd, const struct evpl_range *ranges, uint32_t count,
+			      uint32_t flags)
+{
+	struct evpl_export export = {
+		.size = sizeof(export),
+		.flags = flags,
+		.ranges = (uintptr_t)ranges,
+		.count = count,
+	};
+	int ret = RESULT(ioctl(fd, EVPL_EXPORT, &export));
+
+	return ret ?: export.out_fd;
+}
+
 /* Write records to an end, or read them. Return how many, or -errno. */
 static inline int evpl_send(int end, const struct evpl_record *records, int nr)
 {
@@ -223,8 +238,8 @@ static inline long long fdinfo(int fd, const char *name)
 }
 
 struct counters {
-	long long clients, slabs, charged, detached, channels, records, shares, leases;
-	long long quarantined;
+	long long clients, slabs, charged, detached, channels, records, shares, leases,
+		  quarantined, exports;
 };
 
 static inline struct counters read_counters(void)
@@ -239,6 +254,7 @@ static inline struct counters read_counters(void)
 		.shares = number_in(COUNTERS, "shares"),
 		.leases = number_in(COUNTERS, "leases"),
 		.quarantined = number_in(COUNTERS, "quarantined"),
+		.exports = number_in(COUNTERS, "exports"),
 	};
 }
 

@@ -35,8 +35,11 @@ union any {
 	struct evpl_revoke revoke;
 	struct evpl_floor floor;
 	struct evpl_quarantine_end quarantine_end;
+	struct evpl_export export;
 	char bytes[8192];
 };
+
+static const struct evpl_range a_page = { .length = 4096 };
 
 /*
  * Each ioctl with a valid argument, on a client in the state that it needs. What it
@@ -120,6 +123,18 @@ static const struct call {
 		.slab = true,
 		.no_output = true,
 	},
+	{
+		.cmd = EVPL_EXPORT,
+		.size = sizeof(struct evpl_export),
+		.flags = EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB,
+		.set_up = true,
+		.slab = true,
+		.args.export = {
+			.flags = EVPL_EXPORT_SLAB,
+			.ranges = (uintptr_t)&a_page,
+			.count = 1,
+		},
+	},
 };
 
 #define for_each_call(call)						\
@@ -173,6 +188,8 @@ static void check(struct __test_metadata *_metadata, const struct call *call,
 	result = RESULT(ioctl(fd, cmd, args));
 	if (!result && call->cmd == EVPL_CHANNEL_CREATE)
 		memcpy(ends, args->channel_create.out_fds, sizeof(ends));
+	if (!result && call->cmd == EVPL_EXPORT)
+		close(args->export.out_fd);
 	EXPECT_EQ(expected, result) {
 		TH_LOG("ioctl %#x, struct of %u", cmd, args->size);
 	}
@@ -324,7 +341,7 @@ TEST_F(client, unknown_ioctl_is_ENOTTY)
 {
 	union any args = { .size = 8 };
 
-	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 10), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 11), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));
@@ -369,9 +386,10 @@ TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 		args->size = call->size;
 		mprotect(page, 4096, PROT_READ);
 		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page)));
-		EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
-		EXPECT_EQ(0, fdinfo(fd, "evpl-bytes"));
+		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
+		EXPECT_EQ(call->slab ? SLAB_2M : 0, fdinfo(fd, "evpl-bytes"));
 		EXPECT_EQ(self->before.channels, read_counters().channels);
+		EXPECT_EQ(self->before.exports, read_counters().exports);
 		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
 		munmap(page, 4096);
 		close_for(call, fd);
@@ -390,6 +408,7 @@ TEST_F(client, calls_before_set_up_are_ENXIO)
 	EXPECT_EQ(-ENXIO, evpl_revoke(self->fd, 0));
 	EXPECT_EQ(-ENXIO, evpl_floor(self->fd, 0, 0, SLAB_2M));
 	EXPECT_EQ(-ENXIO, evpl_quarantine_end(self->fd, 0));
+	EXPECT_EQ(-ENXIO, evpl_export(self->fd, &a_page, 1, 0));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
 }
 

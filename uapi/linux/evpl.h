@@ -121,7 +121,8 @@
  * had of such a buffer ends, the kernel looks at each folio of it: how many references
  * are there that are neither the kernel's own nor a mapping's? If there are more than
  * the folio's *floor*, the owner doesn't get its reference back yet: the buffer is in
- * *quarantine*. Its word stays, its slab can't be freed, and it can be sent. The kernel
+ * *quarantine*. Its word stays, its slab can't be freed; unless it has been revoked it
+ * can be sent. The kernel
  * looks again, at first after some milliseconds and then less often, down to once a
  * second, and whenever the owner pulls (EVPL_LEASE_PULL); when the references have
  * gone, the owner's word goes down and the buffer is reported, as ever. The owner can
@@ -130,7 +131,9 @@
  *
  * The floor is what the owner's own registrations hold: 0, until it is raised by
  * EVPL_FLOOR. It belongs to a folio, 2 MiB or less; so what holds one buffer of a
- * folio may keep another one of it in quarantine, but no folio that nothing holds.
+ * folio may keep another one of it in quarantine, but no folio that nothing holds, save
+ * for a moment while something changes its mappings. A page with a memory error is held
+ * for good: the owner ends the quarantine of its folio's buffers.
  * A floor that is too high opens the fence for its owner's own buffers, and no other.
  *
  * An owner's device registers a slab, then raises the floor; it sets the floor to 0
@@ -225,8 +228,9 @@ struct evpl_entry {
  * kernel took to 0. Bit n of the revoked one is the lease number n, which was
  * revoked while its word wasn't 0.
  *
- * The header is there when the first end has been bound to the client, a page of
- * a bitmap when the first buffer that it tells of was sent or leased.
+ * The header is there when the first end has been bound to the client, or it has
+ * exported something; a page of a bitmap when the first buffer that it tells of was
+ * sent, exported or leased.
  */
 struct evpl_header {
 	__aligned_u64 returned;
@@ -235,7 +239,7 @@ struct evpl_header {
 
 /* A touch of a revoked lease finds zeros, instead of raising SIGBUS. */
 #define EVPL_SETUP_ZEROS	_BITUL(0)
-/* When the client goes, all leases on its buffers are revoked. */
+/* When the client goes, all leases on its buffers are revoked; its dma-bufs stay. */
 #define EVPL_SETUP_REVOKE	_BITUL(1)
 
 /**
@@ -342,7 +346,8 @@ struct evpl_slab_alloc {
  * it go.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no slab starts at @offset; EBUSY
- * if one of its words isn't 0, or one of its buffers is on its way or leased.
+ * if one of its words isn't 0, one of its buffers is on its way or leased, or a
+ * dma-buf carries a part of it.
  */
 struct evpl_slab_free {
 	__u32 size;
@@ -501,8 +506,8 @@ struct evpl_lease_pull {
  *
  * Return: 0, also where nobody has it; 1 if something still holds it, and it is in
  * quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
- * no buffer of a slab starts there; EBUSY while another call revokes it, or while it
- * is in quarantine since one.
+ * no buffer of a slab starts there; EBUSY while another call revokes it, while it is
+ * in quarantine since one, or while a dma-buf carries references on it.
  */
 struct evpl_revoke {
 	__u32 size;
@@ -551,7 +556,8 @@ struct evpl_floor {
  * @offset: where a buffer starts in the own window
  *
  * Ends the buffer's quarantine, whatever holds it: the owner knows that nothing will
- * write to it, or doesn't care.
+ * write to it, or doesn't care. What does hold it is a part of the floor that is set
+ * next.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there, or it
  * isn't in quarantine.
@@ -563,5 +569,67 @@ struct evpl_quarantine_end {
 };
 
 #define EVPL_QUARANTINE_END _IOWR(EVPL_IOC_TYPE, 0x09, struct evpl_quarantine_end)
+
+/**
+ * struct evpl_range - bytes of the client's
+ * @offset: mmap offset of the first: a multiple of the page size
+ * @length: how many: a multiple of the page size, not 0
+ */
+struct evpl_range {
+	__aligned_u64 offset;
+	__aligned_u64 length;
+};
+
+/* Importers, and mappings of the dma-buf, may write. */
+#define EVPL_EXPORT_WRITE	_BITUL(0)
+/* The ranges are the client's own and give up no reference. */
+#define EVPL_EXPORT_SLAB	_BITUL(1)
+
+#define EVPL_EXPORT_RANGES_MAX	1024
+
+/**
+ * struct evpl_export - ioctl(EVPL_EXPORT)
+ * @size: sizeof(struct evpl_export)
+ * @flags: %EVPL_EXPORT_WRITE, %EVPL_EXPORT_SLAB or 0
+ * @ranges: address of @count &struct evpl_range
+ * @count: from 1 to %EVPL_EXPORT_RANGES_MAX
+ * @out_fd: the dma-buf, close-on-exec
+ *
+ * Makes a dma-buf of the ranges, one after the other, which devices and processes
+ * that know nothing of evpl can use.
+ *
+ * Each range lies in one buffer, in the own or a guest window, and for each the
+ * client gives up one reference, that of its word, as by writing a record to a
+ * channel. They go back when the last descriptor, mapping and attachment of the
+ * dma-buf has gone, whoever had it, and whether or not the client still lives. What
+ * a dma-buf carries can't be revoked.
+ *
+ * With %EVPL_EXPORT_SLAB each range lies in one slab of the client's own and gives
+ * nothing up; the slab can't be freed meanwhile.
+ *
+ * Memory that dma-bufs carry outlives the client that owns it. Their mappings are
+ * MAP_SHARED, PROT_EXEC is refused, and nothing can pin memory through them. Without
+ * %EVPL_EXPORT_WRITE devices can be given it for reading alone (DMA_TO_DEVICE),
+ * and drivers can't map it for the CPU.
+ *
+ * Return: 0, or -1 and errno, with no reference given up:
+ *
+ *  - EINVAL: also a range that goes past the end of its buffer, or slab
+ *  - ENXIO, EMFILE, ENFILE, ENOMEM: as above
+ *  - ENOENT: an offset is in no slab and no lease of the client, or in a revoked one
+ *  - ESTALE: the word of a buffer, or of a lease, has no reference to give
+ *  - EPERM: a lease isn't one for devices; %EVPL_EXPORT_WRITE, and a lease, or the
+ *    client, is read-only
+ *  - EBUSY: a buffer is the client's own, and being revoked just now
+ */
+struct evpl_export {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 ranges;
+	__u32 count;
+	__s32 out_fd;
+};
+
+#define EVPL_EXPORT _IOWR(EVPL_IOC_TYPE, 0x0a, struct evpl_export)
 
 #endif /* _UAPI_LINUX_EVPL_H */

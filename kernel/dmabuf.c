@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Exports: dma-bufs made of this memory. An export is a row of pieces, each of
+ * which owns what keeps its pages: a count of a share, as a record on its way does,
+ * or one of the exports of a slab. So no page goes while a descriptor, a mapping or
+ * an attachment of the dma-buf is left, and nothing here takes references on pages.
+ *
+ * Devices that read and write it are the importers' business. Mappings are
+ * PFN-mapped: nothing can pin memory through them.
+ */
+#include <linux/bsearch.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-mapping.h>
+#include <linux/err.h>
+#include <linux/iosys-map.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/overflow.h>
+#include <linux/scatterlist.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+#include "compat.h"
+#include "evpl.h"
+
+EVPL_IMPORT_NS(DMA_BUF);
+
+/**
+ * struct piece - pages of an export that follow each other in one buffer or slab
+ * @slab: where they lie
+ * @share: of their buffer, of which the piece owns a count; or NULL: it is one of
+ *	the slab's exports
+ * @lease: whose reference was given up, to be settled; NULL once it is
+ * @start: the first, in the own window of the slab's client
+ * @index: the first, in the dma-buf
+ * @nr_pages: how many
+ */
+struct piece {
+	struct evpl_slab *slab;
+	struct evpl_share *share;
+	struct evpl_lease *lease;
+	pgoff_t start;
+	pgoff_t index;
+	unsigned long nr_pages;
+};
+
+/**
+ * struct mapping - what a device has of an export
+ * @list: in export.mappings
+ * @table: where it is, for the device
+ * @device: which
+ * @direction: what it may do
+ */
+struct mapping {
+	struct list_head list;
+	struct sg_table table;
+	struct device *device;
+	enum dma_data_direction direction;
+};
+
+/**
+ * struct export - what a dma-buf is made of
+ * @mutex: guards @mappings
+ * @mappings: those there are now
+ * @writable: importers may write
+ * @nr_pages: length
+ * @nr_pieces: entries of @pieces
+ * @pieces: in their order, without a gap
+ *
+ * What isn't guarded doesn't change once the dma-buf can be found.
+ */
+struct export {
+	struct mutex mutex; /* see above */
+	struct list_head mappings;
+	bool writable;
+	unsigned long nr_pages;
+	unsigned int nr_pieces;
+	struct piece pieces[];
+};
+
+atomic_long_t evpl_nr_exports;
+
+static int compare(const void *key, const void *element)
+{
+	const struct piece *piece = element;
+	pgoff_t index = *(const pgoff_t *)key;
+
+	if (index < piece->index)
+		return -1;
+	return index - piece->index >= piece->nr_pages;
+}
+
+/*
+ * A page of the dma-buf, and in *@nr how many that follow it lie behind it also in
+ * memory, itself included: of those in the same folio.
+ */
+static struct page *page_at(struct export *export, pgoff_t index, unsigned long *nr)
+{
+	struct piece *piece = bsearch(&index, export->pieces, export->nr_pieces,
+				      sizeof(*piece), compare);
+	pgoff_t offset = index - piece->index, pgoff = piece->start + offset;
+	struct evpl_part *part = evpl_slab_part(piece->slab, pgoff);
+
+	*nr = min(piece->nr_pages - offset,
+		  folio_nr_pages(part->folio) - (pgoff - part->index));
+	return folio_page(part->folio, pgoff - part->index);
+}
+
+/* Likewise, up to @most, in whatever folios. */
+static struct page *run_at(struct export *export, pgoff_t index,
+			   unsigned long *nr, unsigned long most)
+{
+	struct page *page = page_at(export, index, nr);
+	unsigned long more;
+
+	while (*nr < most && index + *nr < export->nr_pages &&
+	       page_to_pfn(page_at(export, index + *nr, &more)) ==
+	       page_to_pfn(page) + *nr)
+		*nr += more;
+	*nr = min(*nr, most);
+	return page;
+}
+
+/* A table of all pages, in as few runs as the device can take. */
+static int fill_table(struct sg_table *table, struct export *export,
+		      struct device *device)
+{
+	unsigned long most = max(dma_get_max_seg_size(device) >> PAGE_SHIFT, 1U);
+	unsigned int nr_runs = 0, i;
+	struct scatterlist *sg;
+	unsigned long nr;
+	pgoff_t index;
+	int ret;
+
+	for (index = 0; index < export->nr_pages; index += nr) {
+		run_at(export, index, &nr, most);
+		nr_runs++;
+		cond_resched();
+	}
+	ret = sg_alloc_table(table, nr_runs, EVPL_GFP);
+	if (ret)
+		return ret;
+	index = 0;
+	for_each_sgtable_sg(table, sg, i) {
+		struct page *page = run_at(export, index, &nr, most);
+
+		sg_set_page(sg, page, nr << PAGE_SHIFT, 0);
+		index += nr;
+		cond_resched();
+	}
+	return 0;
+}
+
+static struct sg_table *map_dma_buf(struct dma_buf_attachment *attachment,
+				    enum dma_data_direction direction)
+{
+	struct export *export = attachment->dmabuf->priv;
+	struct mapping *mapping;
+	int ret;
+
+	if (!export->writable && direction != DMA_TO_DEVICE)
+		return ERR_PTR(-EACCES);
+	mapping = kzalloc(sizeof(*mapping), EVPL_GFP);
+	if (!mapping)
+		return ERR_PTR(-ENOMEM);
+	mapping->device = attachment->dev;
+	mapping->direction = direction;
+	ret = fill_table(&mapping->table, export, mapping->device);
+	if (ret)
+		goto free_mapping;
+	ret = dma_map_sgtable(mapping->device, &mapping->table, direction, 0);
+	if (ret)
+		goto free_table;
+
+	mutex_lock(&export->mutex);
+	list_add(&mapping->list, &export->mappings);
+	mutex_unlock(&export->mutex);
+	return &mapping->table;
+
+free_table:
+	sg_free_table(&mapping->table);
+free_mapping:
+	kfree(mapping);
+	return ERR_PTR(ret);
+}
+
+static void unmap_dma_buf(struct dma_buf_attachment *attachment,
+			  struct sg_table *table,
+			  enum dma_data_direction direction)
+{
+	struct export *export = attachment->dmabuf->priv;
+	struct mapping *mapping = container_of(table, struct mapping, table);
+
+	mutex_lock(&export->mutex);
+	list_del(&mapping->list);
+	mutex_unlock(&export->mutex);
+	dma_unmap_sgtable(mapping->device, table, direction, 0);
+	sg_free_table(table);
+	kfree(mapping);
+}
+
+/*
+ * Whoever touches it with the CPU says so before and after; devices whose caches or
+ * bounce buffers the CPU doesn't see through are told, each as it was mapped.
+ */
+static int begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused)
+{
+	struct export *export = dmabuf->priv;
+	struct mapping *mapping;
+
+	mutex_lock(&export->mutex);
+	list_for_each_entry(mapping, &export->mappings, list)
+		dma_sync_sgtable_for_cpu(mapping->device, &mapping->table,
+					 mapping->direction);
+	mutex_unlock(&export->mutex);
+	return 0;
+}
+
+static int end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused)
+{
+	struct export *export = dmabuf->priv;
+	struct mapping *mapping;
+
+	mutex_lock(&export->mutex);
+	list_for_each_entry(mapping, &export->mappings, list)
+		dma_sync_sgtable_for_device(mapping->device, &mapping->table,
+					    mapping->direction);
+	mutex_unlock(&export->mutex);
+	return 0;
+}
+
+/* Mappings of the kernel's. Nothing keeps these from being written to. */
+static int export_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct export *export = dmabuf->priv;
+	struct page **pages, *page;
+	unsigned long nr, i;
+	pgoff_t index;
+	void *address;
+
+	pages = kvmalloc_array(export->nr_pages, sizeof(*pages), EVPL_GFP);
+	if (!pages)
+		return -ENOMEM;
+	for (index = 0; index < export->nr_pages; index += nr) {
+		page = page_at(export, index, &nr);
+		for (i = 0; i < nr; i++)
+			pages[index + i] = page + i;
+		cond_resched();
+	}
+	address = vmap(pages, export->nr_pages, VM_MAP, PAGE_KERNEL);
+	kvfree(pages);
+	if (!address)
+		return -ENOMEM;
+	iosys_map_set_vaddr(map, address);
+	return 0;
+}
+
+static void export_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	vunmap(map->vaddr);
+}
+
+/* The page that was touched, then what follows it in its 2 MiB of the VMA. */
+static vm_fault_t export_fault(struct vm_fault *vmf)
+{
+	struct export *export = vmf->vma->vm_private_data;
+	unsigned long end = min(ALIGN(vmf->address + 1, PMD_SIZE), vmf->vma->vm_end);
+	unsigned long address = vmf->address, unused;
+	struct page *page;
+	vm_fault_t ret;
+
+	for (; address < end; address += PAGE_SIZE) {
+		page = page_at(export, vmf->pgoff + PHYS_PFN(address - vmf->address),
+			       &unused);
+		ret = unlikely(PageHWPoison(page)) ? VM_FAULT_HWPOISON :
+		      vmf_insert_pfn(vmf->vma, address, page_to_pfn(page));
+		if (ret != VM_FAULT_NOPAGE)
+			return address == vmf->address ? ret : VM_FAULT_NOPAGE;
+	}
+	return VM_FAULT_NOPAGE;
+}
+
+static const struct vm_operations_struct export_vm_ops = {
+	.fault = export_fault,
+};
+
+/* Called with a VMA that lies in the dma-buf, also by importers for files of theirs. */
+static int export_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	struct export *export = dmabuf->priv;
+
+	if (!(vma->vm_flags & VM_MAYSHARE))
+		return -EINVAL;
+	if (vma->vm_flags & VM_EXEC)
+		return -EPERM;
+	if (!export->writable && vma->vm_flags & VM_WRITE)
+		return -EACCES;
+	vma->vm_ops = &export_vm_ops;
+	vma->vm_private_data = export;
+	vm_flags_mod(vma, VM_PFNMAP | VM_IO | VM_DONTEXPAND | VM_DONTDUMP,
+		     VM_MAYEXEC | (export->writable ? 0 : VM_MAYWRITE));
+	return 0;
+}
+
+/* The last that had to do with the dma-buf has gone, in whatever task. */
+static void release(struct dma_buf *dmabuf)
+{
+	struct export *export = dmabuf->priv;
+	unsigned int i;
+
+	for (i = 0; i < export->nr_pieces; i++) {
+		struct piece *piece = &export->pieces[i];
+
+		if (piece->share) {
+			evpl_share_unexport(piece->share);
+			evpl_share_drop(piece->share);
+		} else {
+			evpl_slab_unexport(piece->slab);
+		}
+		cond_resched();
+	}
+	mutex_destroy(&export->mutex);
+	kvfree(export);
+	atomic_long_dec(&evpl_nr_exports);
+}
+
+static const struct dma_buf_ops writable_ops = {
+	.map_dma_buf = map_dma_buf,
+	.unmap_dma_buf = unmap_dma_buf,
+	.begin_cpu_access = begin_cpu_access,
+	.end_cpu_access = end_cpu_access,
+	.vmap = export_vmap,
+	.vunmap = export_vunmap,
+	.mmap = export_mmap,
+	.release = release,
+};
+
+/* Without vmap: one that refuses is a bug to the core, which warns of it. */
+static const struct dma_buf_ops readable_ops = {
+	.map_dma_buf = map_dma_buf,
+	.unmap_dma_buf = unmap_dma_buf,
+	.begin_cpu_access = begin_cpu_access,
+	.end_cpu_access = end_cpu_access,
+	.mmap = export_mmap,
+	.release = release,
+};
+
+static int take_reference(struct piece *piece, struct evpl_client *client,
+			  const struct evpl_range *range, bool write)
+{
+	struct evpl_share *share;
+	u64 mask;
+	int ret;
+
+	if (range->length > EVPL_BUFFER_SIZE_MAX)
+		return -EINVAL;
+	/* Its importers are devices: of a lease, one for devices. */
+	share = evpl_give(client, range->offset, range->length,
+			  EVPL_RECORD_DEVICE | (write ? EVPL_RECORD_WRITE : 0),
+			  &piece->lease);
+	if (IS_ERR(share))
+		return PTR_ERR(share) == -EACCES ? -EPERM : PTR_ERR(share);
+	ret = evpl_share_export(share);
+	if (ret) {
+		evpl_take_back(share, piece->lease);
+		return ret;
+	}
+	piece->share = share;
+	piece->slab = share->slab;
+	mask = (PAGE_SIZE << piece->slab->buffer_shift) - 1;
+	piece->start = piece->slab->start +
+		       (share->index << piece->slab->buffer_shift) +
+		       ((range->offset & mask) >> PAGE_SHIFT);
+	return 0;
+}
+
+static int take_slab(struct piece *piece, struct evpl_client *client,
+		     const struct evpl_range *range, bool write)
+{
+	struct evpl_slab *slab;
+
+	slab = evpl_slab_export(client, range->offset, range->length, write);
+	if (IS_ERR(slab))
+		return PTR_ERR(slab);
+	piece->slab = slab;
+	piece->start = range->offset >> PAGE_SHIFT;
+	return 0;
+}
+
+static void give_piece_back(struct piece *piece)
+{
+	if (piece->share) {
+		evpl_share_unexport(piece->share);
+		evpl_take_back(piece->share, piece->lease);
+	} else {
+		evpl_slab_unexport(piece->slab);
+	}
+}
+
+/* Have the pieces of an export, all or none. */
+static int take_pieces(struct export *export, struct evpl_client *client,
+		       const struct evpl_range *ranges, u32 count, u32 flags)
+{
+	bool write = flags & EVPL_EXPORT_WRITE;
+	pgoff_t index = 0;
+	unsigned int i;
+	int ret = 0;
+
+	down_read(&client->send_sem);
+	for (i = 0; i < count; i++) {
+		struct piece *piece = &export->pieces[i];
+
+		ret = flags & EVPL_EXPORT_SLAB ?
+		      take_slab(piece, client, &ranges[i], write) :
+		      take_reference(piece, client, &ranges[i], write);
+		if (ret)
+			break;
+		piece->index = index;
+		piece->nr_pages = ranges[i].length >> PAGE_SHIFT;
+		index += piece->nr_pages;
+		cond_resched();
+	}
+	if (!ret)
+		export->nr_pieces = count;
+	while (ret && i--) {
+		give_piece_back(&export->pieces[i]);
+		cond_resched();
+	}
+	up_read(&client->send_sem);
+
+	for (i = 0; i < export->nr_pieces; i++) {
+		struct piece *piece = &export->pieces[i];
+
+		if (piece->lease)
+			evpl_lease_settle(piece->lease, false);
+		piece->lease = NULL;
+		cond_resched();
+	}
+	return ret;
+}
+
+/* The sum of the ranges' lengths, or 0 if one of them can't be. */
+static size_t size_of(const struct evpl_range *ranges, u32 count)
+{
+	size_t size = 0;
+	u32 i;
+
+	for (i = 0; i < count; i++)
+		if (!ranges[i].length ||
+		    !IS_ALIGNED(ranges[i].offset | ranges[i].length, PAGE_SIZE) ||
+		    check_add_overflow(size, (size_t)ranges[i].length, &size))
+			return 0;
+	return size;
+}
+
+/**
+ * evpl_export() - make a dma-buf
+ * @client: whose ranges they are
+ * @ranges: what it is to carry
+ * @count: how many, not 0
+ * @flags: EVPL_EXPORT_*
+ *
+ * Return: its file, which owns what the client gave up; or an error pointer, and the
+ * client has it still.
+ */
+struct file *evpl_export(struct evpl_client *client,
+			 const struct evpl_range *ranges, u32 count, u32 flags)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(info);
+	struct dma_buf *dmabuf;
+	struct export *export;
+	int ret;
+
+	info.size = size_of(ranges, count);
+	if (!info.size)
+		return ERR_PTR(-EINVAL);
+	/* Which buffers come back is told there. */
+	ret = evpl_refs_grow_header(client);
+	if (ret)
+		return ERR_PTR(ret);
+	export = kvzalloc(struct_size(export, pieces, count), EVPL_GFP);
+	if (!export)
+		return ERR_PTR(-ENOMEM);
+	mutex_init(&export->mutex);
+	INIT_LIST_HEAD(&export->mappings);
+	export->writable = flags & EVPL_EXPORT_WRITE;
+	export->nr_pages = info.size >> PAGE_SHIFT;
+
+	info.ops = export->writable ? &writable_ops : &readable_ops;
+	info.flags = export->writable ? O_RDWR : O_RDONLY;
+	info.priv = export;
+	dmabuf = dma_buf_export(&info);
+	if (IS_ERR(dmabuf)) {
+		mutex_destroy(&export->mutex);
+		kvfree(export);
+		return ERR_CAST(dmabuf);
+	}
+	atomic_long_inc(&evpl_nr_exports);
+
+	ret = take_pieces(export, client, ranges, count, flags);
+	if (ret) {
+		/* Of an export without pieces nothing but itself is freed. */
+		dma_buf_put(dmabuf);
+		return ERR_PTR(ret);
+	}
+	return dmabuf->file;
+}

@@ -1,0 +1,751 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * dma-bufs of this memory: they show what was exported and nothing else, keep it as
+ * long as anybody has them, and give back what they carried.
+ */
+#include <linux/dma-buf.h>
+#include <sys/socket.h>
+
+#include "client.h"
+
+/* An owner, and a receiver of what it sends. */
+FIXTURE(dmabuf)
+{
+	struct counters before;
+	struct client owner, receiver;
+	int ends[2];
+};
+
+FIXTURE_SETUP(dmabuf)
+{
+	self->before = read_counters();
+	ASSERT_TRUE(open_client(&self->owner, 0));
+	ASSERT_TRUE(open_client(&self->receiver, 0));
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->receiver.fd, self->ends[1]));
+}
+
+FIXTURE_TEARDOWN(dmabuf)
+{
+	close(self->ends[0]);
+	close(self->ends[1]);
+	close_client(&self->owner);
+	close_client(&self->receiver);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+static struct evpl_range buffer(unsigned int n)
+{
+	return (struct evpl_range){ .offset = n * BUFFER, .length = BUFFER };
+}
+
+/* A dma-buf of one buffer of a client's, which is filled with this byte. */
+static int export_one(struct client *c, unsigned int n, char byte, uint32_t flags)
+{
+	const struct evpl_range range = buffer(n);
+
+	fill(c, n, byte);
+	return evpl_export(c->fd, &range, 1, flags);
+}
+
+/* A lease of the receiver's on a buffer of the owner's, with one reference. */
+static bool lend(struct client *owner, const int ends[2], unsigned int n, char byte,
+		 uint32_t flags, struct evpl_record *got)
+{
+	struct evpl_record sent = fill(owner, n, byte);
+
+	sent.flags = flags;
+	return evpl_send(ends[0], &sent, 1) == 1 && evpl_recv(ends[1], got, 1) == 1;
+}
+
+static int sync_dmabuf(int fd, uint64_t flags)
+{
+	struct dma_buf_sync sync = { .flags = flags };
+
+	return RESULT(ioctl(fd, DMA_BUF_IOCTL_SYNC, &sync));
+}
+
+#define RW	(PROT_READ | PROT_WRITE)
+
+TEST_F(dmabuf, shows_its_ranges_one_after_the_other)
+{
+	const struct evpl_range ranges[] = {
+		buffer(5), buffer(2), { 9 * BUFFER + 8192, 4096 }, buffer(6),
+	};
+	const size_t size = 3 * BUFFER + 4096;
+	struct client *owner = &self->owner;
+	char *memory;
+	int fd;
+
+	fill(owner, 5, 'a');
+	fill(owner, 2, 'b');
+	fill(owner, 9, '-');
+	memset(owner->own + 9 * BUFFER + 8192, 'c', 4096);
+	fill(owner, 6, 'd');
+	fd = evpl_export(owner->fd, ranges, 4, EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
+	EXPECT_EQ(size, lseek(fd, 0, SEEK_END));
+	memory = map(fd, size, 0, RW);
+	ASSERT_NE(NULL, memory);
+	/* Backwards, so that each fault finds what follows mapped already. */
+	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER + 4096, 'd', BUFFER));
+	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER, 'c', 4096));
+	EXPECT_TRUE(is_filled_with(memory + BUFFER, 'b', BUFFER));
+	EXPECT_TRUE(is_filled_with(memory, 'a', BUFFER));
+
+	memset(memory + 2 * BUFFER - 1, 'w', 4098);
+	EXPECT_EQ('w', owner->own[3 * BUFFER - 1]);
+	EXPECT_EQ('b', owner->own[3 * BUFFER - 2]);
+	EXPECT_TRUE(is_filled_with(owner->own + 9 * BUFFER + 8192, 'w', 4096));
+	EXPECT_EQ('-', owner->own[9 * BUFFER + 8191]);
+	EXPECT_EQ('-', owner->own[9 * BUFFER + 8192 + 4096]);
+	EXPECT_EQ('w', owner->own[6 * BUFFER]);
+	memset(owner->own + 5 * BUFFER, 'x', BUFFER);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	munmap(memory, size);
+
+	/* A part of it, from the middle of a range on. */
+	memory = map(fd, 8192, 2 * BUFFER - 4096, RW);
+	ASSERT_NE(NULL, memory);
+	EXPECT_TRUE(is_filled_with(memory, 'b', 4095));
+	EXPECT_TRUE(is_filled_with(memory + 4095, 'w', 4097));
+	munmap(memory, 8192);
+	close(fd);
+	EXPECT_EQ(0, get(&owner->entries[9].word));
+}
+
+TEST_F(dmabuf, references_go_back_with_the_last_descriptor_and_mapping)
+{
+	struct client *owner = &self->owner;
+	int fd = export_one(owner, 3, 'x', 0), other;
+	char *memory;
+
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(1, read_counters().shares);
+	EXPECT_EQ(1, read_counters().exports);
+	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
+	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-buffers-shared"));
+	other = dup(fd);
+	memory = map(fd, BUFFER, 0, PROT_READ);
+	ASSERT_NE(NULL, memory);
+	close(fd);
+	close(other);
+	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(0, events_of(owner->fd));
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	/* A part of the mapping is a mapping. */
+	munmap(memory, BUFFER - 4096);
+	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
+
+	munmap(memory + BUFFER - 4096, 4096);
+	EXPECT_EQ(0, get(&owner->entries[3].word));
+	EXPECT_EQ(POLLIN, events_of(owner->fd));
+	EXPECT_TRUE(bit(owner->returned, 3));
+	EXPECT_EQ(0, read_counters().shares);
+	EXPECT_EQ(0, read_counters().exports);
+	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-exports"));
+	EXPECT_EQ(0, evpl_slab_free(owner->fd, 0));
+}
+
+TEST_F(dmabuf, each_range_takes_a_reference)
+{
+	const struct evpl_range ranges[] = {
+		{ BUFFER, 4096 }, { BUFFER, 4096 }, { BUFFER + 8192, 4096 },
+	};
+	struct client *owner = &self->owner;
+	int fd;
+
+	fill(owner, 1, 'x');
+	set(&owner->entries[1].word, 5);
+	fd = evpl_export(owner->fd, ranges, 3, 0);
+	ASSERT_GE(fd, 0);
+	/* The kernel keeps one of the three. */
+	EXPECT_EQ(3, get(&owner->entries[1].word));
+	EXPECT_EQ(3, fdinfo(owner->fd, "evpl-exports"));
+	close(fd);
+	EXPECT_EQ(2, get(&owner->entries[1].word));
+	EXPECT_EQ(0, events_of(owner->fd));
+	set(&owner->entries[1].word, 0);
+}
+
+TEST_F(dmabuf, buffer_is_reported_to_who_never_had_a_channel)
+{
+	struct client loner;
+	int fd;
+
+	ASSERT_TRUE(open_client(&loner, 0));
+	EXPECT_EQ(SIGBUS, touch_read(loner.header));
+	fd = export_one(&loner, 0, 'x', 0);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(0, get(&loner.header->returned));
+	close(fd);
+	EXPECT_EQ(1, get(&loner.header->returned));
+	EXPECT_TRUE(bit(loner.returned, 0));
+	close_client(&loner);
+}
+
+TEST_F(dmabuf, without_the_flag_it_can_be_read_alone)
+{
+	struct client *owner = &self->owner;
+	int fd = export_one(owner, 0, 'x', 0);
+	char *memory;
+
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(O_RDONLY, fcntl(fd, F_GETFL) & O_ACCMODE);
+	EXPECT_EQ(NULL, map(fd, BUFFER, 0, RW));
+	EXPECT_EQ(EACCES, errno);
+	memory = map(fd, BUFFER, 0, PROT_READ);
+	ASSERT_NE(NULL, memory);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	EXPECT_EQ(SIGSEGV, touch_write(memory));
+	EXPECT_EQ(-EACCES, RESULT(mprotect(memory, BUFFER, RW)));
+	munmap(memory, BUFFER);
+	close(fd);
+
+	fd = export_one(owner, 0, 'x', EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(O_RDWR, fcntl(fd, F_GETFL) & O_ACCMODE);
+	memory = map(fd, BUFFER, 0, PROT_READ);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(SIGSEGV, touch_write(memory));
+	EXPECT_EQ(0, mprotect(memory, BUFFER, RW));
+	EXPECT_EQ(0, touch_write(memory));
+	munmap(memory, BUFFER);
+	close(fd);
+}
+
+TEST_F(dmabuf, is_mapped_shared_within_its_size_and_never_executable)
+{
+	int fd = export_one(&self->owner, 0, 'x', EVPL_EXPORT_WRITE);
+	char *memory;
+
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, BUFFER, RW, MAP_PRIVATE, fd, 0));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(NULL, map(fd, BUFFER, 0, PROT_READ | PROT_EXEC));
+	EXPECT_EQ(EPERM, errno);
+	EXPECT_EQ(NULL, map(fd, BUFFER + 4096, 0, RW));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(NULL, map(fd, BUFFER, 4096, RW));
+	EXPECT_EQ(EINVAL, errno);
+	memory = map(fd, BUFFER, 0, RW);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(-EACCES, RESULT(mprotect(memory, BUFFER, PROT_READ | PROT_EXEC)));
+	EXPECT_EQ(MAP_FAILED, mremap(memory, BUFFER, 2 * BUFFER, MREMAP_MAYMOVE));
+	EXPECT_EQ(EFAULT, errno);
+	memory = mremap(memory, BUFFER, BUFFER / 2, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, memory);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER / 2));
+	munmap(memory, BUFFER / 2);
+	close(fd);
+}
+
+TEST_F(dmabuf, nothing_can_pin_memory_through_its_mapping)
+{
+	int fd = export_one(&self->owner, 0, 'x', EVPL_EXPORT_WRITE);
+	char *memory;
+
+	ASSERT_GE(fd, 0);
+	memory = map(fd, BUFFER, 0, RW);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(NULL, what_can_pin(memory));
+	munmap(memory, BUFFER);
+	close(fd);
+}
+
+TEST_F(dmabuf, access_by_the_cpu_can_be_bracketed)
+{
+	static const uint64_t directions[] = {
+		DMA_BUF_SYNC_READ, DMA_BUF_SYNC_WRITE, DMA_BUF_SYNC_RW,
+	};
+	int fd = export_one(&self->owner, 0, 'x', EVPL_EXPORT_WRITE);
+
+	ASSERT_GE(fd, 0);
+	for (int i = 0; i < ARRAY_SIZE(directions); i++) {
+		EXPECT_EQ(0, sync_dmabuf(fd, DMA_BUF_SYNC_START | directions[i]));
+		EXPECT_EQ(0, sync_dmabuf(fd, DMA_BUF_SYNC_END | directions[i]));
+	}
+	close(fd);
+}
+
+TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
+{
+	struct client *owner = &self->owner, *receiver = &self->receiver;
+	const struct {
+		int error;
+		uint32_t flags;
+		struct evpl_range range;
+	} cases[] = {
+		{ -EINVAL, 0, { BUFFER + 1, 4096 } },
+		{ -EINVAL, 0, { BUFFER + 2048, 4096 } },
+		{ -EINVAL, 0, { BUFFER, 4095 } },
+		{ -EINVAL, 0, { BUFFER, 0 } },
+		{ -EINVAL, 0, { BUFFER, BUFFER + 4096 } },
+		{ -EINVAL, 0, { BUFFER + 4096, BUFFER } },
+		{ -EINVAL, 0, { BUFFER, (1ULL << 32) + 4096 } },
+		{ -EINVAL, 0, { BUFFER, -4096ULL } },
+		{ -ENOENT, 0, { SLAB_2M, 4096 } },
+		{ -ENOENT, 0, { 1ULL << 63, 4096 } },
+		{ -ENOENT, 0, { owner->setup.out_refs_offset, 4096 } },
+		{ -ENOENT, 0, { owner->setup.out_guest_offset, 4096 } },
+		{ -ENOENT, 0, { owner->setup.out_guest_ro_offset +
+				owner->setup.out_guest_size, 4096 } },
+		{ -ESTALE, 0, { 2 * BUFFER, 4096 } },
+		{ -EINVAL, EVPL_EXPORT_SLAB, { 1, 4096 } },
+		{ -EINVAL, EVPL_EXPORT_SLAB, { 4096, SLAB_2M } },
+		{ -EINVAL, EVPL_EXPORT_SLAB, { 4096, -8192ULL } },
+		{ -ENOENT, EVPL_EXPORT_SLAB, { SLAB_2M, 4096 } },
+		{ -ENOENT, EVPL_EXPORT_SLAB, { owner->setup.out_guest_offset, 4096 } },
+	};
+	struct evpl_range both[2];
+	struct evpl_record got;
+
+	fill(owner, 1, 'x');
+	set(&owner->entries[1].word, 5);
+	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+		both[0] = (struct evpl_range){ BUFFER, 4096 };
+		both[1] = cases[i].range;
+		EXPECT_EQ(cases[i].error, evpl_export(owner->fd, both, 2, cases[i].flags))
+			TH_LOG("case %d", i);
+		EXPECT_EQ(5, get(&owner->entries[1].word));
+		EXPECT_EQ(0, get(&owner->entries[2].word));
+		EXPECT_EQ(0, read_counters().shares);
+		EXPECT_EQ(0, read_counters().exports);
+		EXPECT_EQ(0, fdinfo(owner->fd, "evpl-exports"));
+	}
+	EXPECT_EQ(-EINVAL, evpl_export(owner->fd, both, 0, 0));
+	EXPECT_EQ(-EINVAL, evpl_export(owner->fd, both, EVPL_EXPORT_RANGES_MAX + 1, 0));
+	EXPECT_EQ(-EFAULT, evpl_export(owner->fd, NULL, 1, 0));
+	EXPECT_EQ(-EFAULT, evpl_export(owner->fd, (void *)-4096UL, 1, 0));
+	EXPECT_EQ(5, get(&owner->entries[1].word));
+	set(&owner->entries[1].word, 0);
+
+	/* Of a lease the same, and no more rights than it has: devices', to begin with. */
+	ASSERT_TRUE(lend(owner, self->ends, 1, 'x', EVPL_RECORD_WRITE, &got));
+	both[0] = (struct evpl_range){ got.offset, BUFFER };
+	EXPECT_EQ(-EPERM, evpl_export(receiver->fd, both, 1, 0));
+	EXPECT_EQ(1, get(&receiver->leases[got.lease].word));
+	EXPECT_EQ(0, read_counters().exports);
+	EXPECT_EQ(1, let_go(receiver, &got));
+	ASSERT_TRUE(lend(owner, self->ends, 1, 'x', EVPL_RECORD_DEVICE, &got));
+	both[0] = (struct evpl_range){ got.offset, BUFFER };
+	EXPECT_EQ(-EPERM, evpl_export(receiver->fd, both, 1, EVPL_EXPORT_WRITE));
+	both[0].length += 4096;
+	EXPECT_EQ(-EINVAL, evpl_export(receiver->fd, both, 1, 0));
+	both[0].length = 4096;
+	both[1] = both[0];
+	EXPECT_EQ(-ESTALE, evpl_export(receiver->fd, both, 2, 0));
+	EXPECT_EQ(1, get(&receiver->leases[got.lease].word));
+	EXPECT_EQ(1, get(&owner->entries[1].word));
+	EXPECT_EQ(0, read_counters().exports);
+	EXPECT_EQ(0, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(0, evpl_revoke(owner->fd, BUFFER));
+	EXPECT_EQ(-ENOENT, evpl_export(receiver->fd, both, 1, 0));
+	EXPECT_EQ(1, get(&receiver->leases[got.lease].word));
+	EXPECT_EQ(1, let_go(receiver, &got));
+}
+
+TEST_F(dmabuf, carries_as_many_ranges_as_it_says)
+{
+	struct client *owner = &self->owner;
+	struct evpl_range *ranges = calloc(EVPL_EXPORT_RANGES_MAX, sizeof(*ranges));
+	char *memory;
+	int fd;
+
+	fill(owner, 1, 'x');
+	set(&owner->entries[1].word, EVPL_EXPORT_RANGES_MAX);
+	for (int i = 0; i < EVPL_EXPORT_RANGES_MAX; i++)
+		ranges[i] = (struct evpl_range){ BUFFER + i % 16 * 4096, 4096 };
+	fd = evpl_export(owner->fd, ranges, EVPL_EXPORT_RANGES_MAX, EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	memory = map(fd, EVPL_EXPORT_RANGES_MAX * 4096, 0, RW);
+	ASSERT_NE(NULL, memory);
+	for (int i = 0; i < EVPL_EXPORT_RANGES_MAX; i++)
+		memory[i * 4096] = i;
+	for (int i = 0; i < 16; i++)
+		EXPECT_EQ((char)(EVPL_EXPORT_RANGES_MAX - 16 + i),
+			  owner->own[BUFFER + i * 4096]);
+	munmap(memory, EVPL_EXPORT_RANGES_MAX * 4096);
+	close(fd);
+	EXPECT_EQ(0, get(&owner->entries[1].word));
+	free(ranges);
+}
+
+TEST_F(dmabuf, needs_a_descriptor_and_moves_nothing_without)
+{
+	struct client *owner = &self->owner;
+	const struct evpl_range range = buffer(0);
+	int fds[2048], nr = 0, fd;
+
+	fill(owner, 0, 'x');
+	while (nr < 2048 && (fds[nr] = dup(owner->fd)) >= 0)
+		nr++;
+	ASSERT_LT(nr, 2048);
+	EXPECT_EQ(-EMFILE, evpl_export(owner->fd, &range, 1, 0));
+	EXPECT_EQ(1, get(&owner->entries[0].word));
+	close(fds[--nr]);
+	EXPECT_EQ(0, read_counters().shares);
+	fd = evpl_export(owner->fd, &range, 1, 0);
+	EXPECT_GE(fd, 0);
+	close(fd);
+	while (nr)
+		close(fds[--nr]);
+	EXPECT_EQ(0, get(&owner->entries[0].word));
+}
+
+TEST_F(dmabuf, client_that_only_reads_exports_for_reading)
+{
+	int fd = open(DEVICE, O_RDONLY | O_CLOEXEC), dmabuf;
+	const struct evpl_range range = { 0, SLAB_2M };
+	struct evpl_setup setup;
+	struct evpl_record got;
+	uint64_t offset;
+	int ends[2];
+
+	ASSERT_EQ(0, evpl_setup(fd, 0, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
+	EXPECT_EQ(-EPERM, evpl_export(fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE));
+	EXPECT_EQ(0, read_counters().exports);
+	dmabuf = evpl_export(fd, &range, 1, EVPL_EXPORT_SLAB);
+	EXPECT_GE(dmabuf, 0);
+	close(dmabuf);
+
+	/* Not even of a lease that it could write to. */
+	ASSERT_EQ(0, evpl_channel(fd, 0, ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(fd, ends[1]));
+	ASSERT_TRUE(lend(&self->owner, ends, 0, 'x', DEVICE_RW, &got));
+	const struct evpl_range lease = { got.offset, BUFFER };
+
+	EXPECT_EQ(-EPERM, evpl_export(fd, &lease, 1, EVPL_EXPORT_WRITE));
+	dmabuf = evpl_export(fd, &lease, 1, 0);
+	EXPECT_GE(dmabuf, 0);
+	close(dmabuf);
+	EXPECT_EQ(0, get(&self->owner.entries[0].word));
+	close(ends[0]);
+	close(ends[1]);
+	close(fd);
+}
+
+TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
+{
+	struct client *owner = &self->owner, *receiver = &self->receiver;
+	struct evpl_record got;
+	struct evpl_range range;
+	char *memory;
+	int fd;
+
+	ASSERT_TRUE(lend(owner, self->ends, 4, 'x', DEVICE_RW, &got));
+	EXPECT_EQ(0, touch_read(memory_of(receiver, &got)));
+	range = (struct evpl_range){ got.offset + 4096, 8192 };
+	fd = evpl_export(receiver->fd, &range, 1, EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(0, get(&receiver->leases[got.lease].word));
+	EXPECT_EQ(0, read_counters().leases);
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(1, get(&owner->entries[4].word));
+	/* It is the owner's memory. */
+	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
+	EXPECT_EQ(0, fdinfo(receiver->fd, "evpl-exports"));
+
+	/* Whether or not who exported it lives. */
+	close_client(receiver);
+	memory = map(fd, 8192, 0, RW);
+	ASSERT_NE(NULL, memory);
+	close(fd);
+	memset(memory, 'w', 8192);
+	EXPECT_EQ('x', owner->own[4 * BUFFER + 4095]);
+	EXPECT_TRUE(is_filled_with(owner->own + 4 * BUFFER + 4096, 'w', 8192));
+	EXPECT_EQ('x', owner->own[4 * BUFFER + 3 * 4096]);
+	EXPECT_EQ(1, get(&owner->entries[4].word));
+	munmap(memory, 8192);
+	EXPECT_EQ(0, get(&owner->entries[4].word));
+	EXPECT_EQ(POLLIN, events_of(owner->fd));
+	EXPECT_TRUE(bit(owner->returned, 4));
+}
+
+TEST_F(dmabuf, lease_with_more_references_stays)
+{
+	struct client *owner = &self->owner, *receiver = &self->receiver;
+	struct evpl_record got[2];
+	struct evpl_range range;
+	int fd;
+
+	ASSERT_TRUE(lend(owner, self->ends, 4, 'x', EVPL_RECORD_DEVICE, &got[0]));
+	set(&owner->entries[4].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &(struct evpl_record){
+		.offset = 4 * BUFFER, .length = BUFFER,
+		.flags = EVPL_RECORD_DEVICE }, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got[1], 1));
+	ASSERT_EQ(2, get(&receiver->leases[got[0].lease].word));
+	range = (struct evpl_range){ got[0].offset, BUFFER };
+	fd = evpl_export(receiver->fd, &range, 1, 0);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(1, get(&receiver->leases[got[0].lease].word));
+	EXPECT_EQ(0, touch_read(memory_of(receiver, &got[0])));
+	EXPECT_EQ(1, let_go(receiver, &got[1]));
+	EXPECT_EQ(1, get(&owner->entries[4].word));
+	close(fd);
+	EXPECT_EQ(0, get(&owner->entries[4].word));
+}
+
+TEST_F(dmabuf, what_it_carries_can_not_be_revoked)
+{
+	struct client *owner = &self->owner, *receiver = &self->receiver;
+	struct evpl_record sent, got;
+	struct evpl_range range = buffer(4);
+	int fd;
+
+	sent = fill(owner, 4, 'x');
+	set(&owner->entries[4].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	fd = evpl_export(owner->fd, &range, 1, 0);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-EBUSY, evpl_revoke(owner->fd, 4 * BUFFER));
+	/* Nobody has lost it. */
+	EXPECT_EQ(0, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(0, events_of(receiver->fd));
+	EXPECT_EQ(1, get(&owner->entries[4].word));
+	/* Another buffer can be. */
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 5 * BUFFER));
+
+	close(fd);
+	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(0, get(&owner->entries[4].word));
+	EXPECT_EQ(1, let_go(receiver, &got));
+}
+
+TEST_F(dmabuf, owner_that_takes_its_leases_along_leaves_its_dmabufs)
+{
+	struct client *receiver = &self->receiver;
+	struct evpl_range range = buffer(4);
+	struct counters during;
+	struct evpl_record got;
+	struct client owner;
+	char *memory;
+	int ends[2], fd;
+
+	ASSERT_TRUE(open_client(&owner, EVPL_SETUP_REVOKE));
+	ASSERT_EQ(0, evpl_channel(owner.fd, 0, ends));
+	ASSERT_EQ(0, evpl_bind(owner.fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(receiver->fd, ends[1]));
+	ASSERT_TRUE(lend(&owner, ends, 4, 'x', EVPL_RECORD_DEVICE, &got));
+	set(&owner.entries[4].word, 2);
+	fd = evpl_export(owner.fd, &range, 1, EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	memory = map(fd, BUFFER, 0, RW);
+	ASSERT_NE(NULL, memory);
+	close_client(&owner);
+
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(POLLPRI, events_of(receiver->fd));
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	EXPECT_EQ(1, let_go(receiver, &got));
+	memset(memory, 'w', BUFFER);
+	EXPECT_TRUE(is_filled_with(memory, 'w', BUFFER));
+	during = read_counters();
+	EXPECT_EQ(1, during.shares);
+	munmap(memory, BUFFER);
+	EXPECT_EQ(1, read_counters().shares);
+	close(fd);
+	EXPECT_EQ(0, read_counters().shares);
+	EXPECT_EQ(during.slabs - 1, read_counters().slabs);
+	EXPECT_GT(during.charged, read_counters().charged);
+	close(ends[0]);
+	close(ends[1]);
+}
+
+TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
+{
+	struct client *owner = &self->owner;
+	const struct evpl_range ranges[] = {
+		{ SLAB_2M - 4096, 4096 }, { BUFFER - 4096, 8192 }, { 0, SLAB_2M },
+	};
+	struct counters before = read_counters();
+	char *memory;
+	int fd;
+
+	fill(owner, 0, 'a');
+	fill(owner, 1, 'b');
+	fill(owner, 31, 'z');
+	for (int i = 0; i < 32; i++)
+		set(&owner->entries[i].word, 0);
+	fd = evpl_export(owner->fd, ranges, 3, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(3, fdinfo(owner->fd, "evpl-exports"));
+	EXPECT_EQ(before.exports + 1, read_counters().exports);
+	EXPECT_EQ(0, read_counters().shares);
+	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-buffers-in-use"));
+	EXPECT_EQ(3 * 4096 + SLAB_2M, lseek(fd, 0, SEEK_END));
+	memory = map(fd, 3 * 4096 + SLAB_2M, 0, RW);
+	ASSERT_NE(NULL, memory);
+	EXPECT_TRUE(is_filled_with(memory, 'z', 4096));
+	EXPECT_TRUE(is_filled_with(memory + 4096, 'a', 4096));
+	EXPECT_TRUE(is_filled_with(memory + 8192, 'b', 4096));
+	EXPECT_EQ(0, memcmp(memory + 3 * 4096, owner->own, SLAB_2M));
+	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
+	EXPECT_EQ(0, touch_write(owner->own));
+
+	/* Its buffers go their ways meanwhile. */
+	int other = export_one(owner, 0, 'x', 0);
+
+	EXPECT_GE(other, 0);
+	close(other);
+	EXPECT_TRUE(is_filled_with(memory + 4096, 'x', 4096));
+	munmap(memory, 3 * 4096 + SLAB_2M);
+	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
+	close(fd);
+	EXPECT_EQ(0, evpl_slab_free(owner->fd, 0));
+	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-exports"));
+}
+
+/* What the owner in another process exports; its descriptor comes to the parent. */
+static int owned_by_child(uint32_t flags, pid_t *child)
+{
+	const struct evpl_range range = flags & EVPL_EXPORT_SLAB ?
+		(struct evpl_range){ 0, SLAB_2M } : buffer(3);
+	char byte, control[CMSG_SPACE(sizeof(int))];
+	struct iovec iovec = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &iovec,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	int sockets[2], fd = -1;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets))
+		return -errno;
+	*child = fork();
+	if (!*child) {
+		struct client c;
+
+		if (!open_client(&c, 0))
+			_exit(1);
+		fill(&c, 3, 'x');
+		fd = evpl_export(c.fd, &range, 1, flags);
+		if (fd < 0 || send_fd(sockets[0], 0, fd))
+			_exit(2);
+		for (;;)
+			pause();
+	}
+	close(sockets[0]);
+	if (recvmsg(sockets[1], &message, 0) == 1)
+		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+	close(sockets[1]);
+	return fd;
+}
+
+FIXTURE(orphan)
+{
+	struct counters before;
+};
+
+FIXTURE_SETUP(orphan)
+{
+	self->before = read_counters();
+}
+
+FIXTURE_TEARDOWN(orphan)
+{
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+FIXTURE_VARIANT(orphan)
+{
+	uint32_t flags;
+	size_t at;	/* of the buffer that was filled */
+};
+
+FIXTURE_VARIANT_ADD(orphan, reference) {
+	.flags = EVPL_EXPORT_WRITE,
+};
+
+FIXTURE_VARIANT_ADD(orphan, slab) {
+	.flags = EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB,
+	.at = 3 * BUFFER,
+};
+
+TEST_F(orphan, dmabuf_outlives_its_owner_that_is_killed)
+{
+	struct counters during;
+	char *memory;
+	pid_t child;
+	int fd = owned_by_child(variant->flags, &child);
+
+	ASSERT_GE(fd, 0);
+	kill(child, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap(child));
+	during = read_counters();
+	EXPECT_EQ(self->before.clients, during.clients);
+	EXPECT_EQ(self->before.slabs + 1, during.slabs);
+	EXPECT_EQ(self->before.exports + 1, during.exports);
+	EXPECT_LT(self->before.charged, during.charged);
+
+	memory = map(fd, BUFFER, variant->at, RW);
+	ASSERT_NE(NULL, memory);
+	close(fd);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	memset(memory, 'w', BUFFER);
+	EXPECT_TRUE(is_filled_with(memory, 'w', BUFFER));
+	EXPECT_EQ(self->before.slabs + 1, read_counters().slabs);
+	munmap(memory, BUFFER);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(orphan, dmabuf_lives_in_a_socket_and_in_a_child_that_inherited_its_mapping)
+{
+	int sockets[2], go[2];
+	char *memory, byte;
+	pid_t owner, child;
+	int fd = owned_by_child(variant->flags, &owner);
+
+	ASSERT_GE(fd, 0);
+	kill(owner, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap(owner));
+	memory = map(fd, BUFFER, variant->at, RW);
+	ASSERT_NE(NULL, memory);
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets));
+	ASSERT_EQ(0, pipe(go));
+	ASSERT_EQ(0, send_fd(sockets[0], 0, fd));
+	close(fd);
+	child = fork();
+	if (!child) {
+		close(sockets[0]);
+		close(sockets[1]);
+		if (read(go[0], &byte, 1) != 1)
+			_exit(1);
+		_exit(is_filled_with(memory, 'x', BUFFER) ? 0 : 2);
+	}
+	munmap(memory, BUFFER);
+	close(sockets[0]);
+	close(sockets[1]);
+	EXPECT_EQ(self->before.exports + 1, read_counters().exports);
+	ASSERT_EQ(1, write(go[1], "", 1));
+	EXPECT_EQ(0, reap(child));
+	close(go[0]);
+	close(go[1]);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(orphan, module_can_not_be_unloaded_while_a_dmabuf_lives)
+{
+	pid_t owner;
+	int fd = owned_by_child(variant->flags, &owner);
+
+	ASSERT_GE(fd, 0);
+	kill(owner, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap(owner));
+	EXPECT_EQ(-EWOULDBLOCK, RESULT(syscall(SYS_delete_module, "evpl", O_NONBLOCK)));
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
