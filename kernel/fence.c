@@ -25,9 +25,9 @@
 #define DELAY_MAX	HZ
 
 /*
- * References that are neither the slab's nor a mapping's. A fault maps a page of the
- * folio with the lock held, so no mapping comes between the two counts: what was counted
- * as a reference and then is unmapped looks like one that stays, never the other way.
+ * References that are neither the slab's nor a mapping's. A page of the folio is mapped
+ * with the lock held, so no mapping comes between the two counts: what was counted as a
+ * reference and then is unmapped looks like one that stays, never the other way.
  */
 static int other_refs(struct folio *folio)
 {
@@ -46,7 +46,8 @@ static int other_refs(struct folio *folio)
  * evpl_fence_is_open() - whether nothing but its owner has a buffer's pages
  * @share: of the buffer; the caller has a count of it
  *
- * Return: true if none of its folios has more references than its floor.
+ * Return: true if none of its folios has more references than its floor; or if the
+ * owner has gone: then there are folios no more that are to be looked at.
  */
 bool evpl_fence_is_open(struct evpl_share *share)
 {
@@ -55,18 +56,28 @@ bool evpl_fence_is_open(struct evpl_share *share)
 	pgoff_t last = first + BIT(slab->buffer_shift) - 1;
 	struct evpl_part *part = evpl_slab_part(slab, first);
 	struct evpl_part *end = slab->parts + slab->nr_parts;
+	bool open = true;
 	int refs, floor;
 
-	for (; part < end && part->index <= last; part++) {
+	down_read(&slab->fence_sem);
+	for (; open && !slab->orphaned && part < end && part->index <= last; part++) {
 		refs = other_refs(part->folio);
 		floor = READ_ONCE(part->floor);
-		if (refs > floor) {
+		open = refs <= floor;
+		if (!open)
 			trace_evpl_fence_closed(share, part, refs, floor);
-			return false;
-		}
 		cond_resched();
 	}
-	return true;
+	up_read(&slab->fence_sem);
+	return open;
+}
+
+/* Look after so many jiffies. The client is there: the caller holds tree_lock. */
+static void look_after(struct evpl_client *client, unsigned long delay)
+{
+	lockdep_assert_held(&client->tree_lock);
+	if (!client->gone)
+		mod_delayed_work(system_unbound_wq, &client->fence_work, delay);
 }
 
 /* Look at what waits, and less and less often. */
@@ -74,14 +85,15 @@ static void fence_work_fn(struct work_struct *work)
 {
 	struct evpl_client *client = container_of(to_delayed_work(work),
 						  struct evpl_client, fence_work);
-	unsigned long delay = READ_ONCE(client->fence_delay);
+	/* First: what comes from here on sees to a look of its own. */
+	unsigned long delay = xchg(&client->fence_delay, 0);
 
 	if (!evpl_share_look(client))
 		return;
-	WRITE_ONCE(client->fence_delay, min_t(unsigned long, 2 * delay, DELAY_MAX));
+	delay = min_t(unsigned long, 2 * delay, DELAY_MAX);
 	down_read(&client->tree_lock);
-	if (!client->gone)
-		schedule_delayed_work(&client->fence_work, delay);
+	if (!cmpxchg(&client->fence_delay, 0, delay))
+		look_after(client, delay);
 	up_read(&client->tree_lock);
 }
 
@@ -96,10 +108,10 @@ void evpl_fence_init(struct evpl_client *client)
  */
 void evpl_fence_watch(struct evpl_client *client)
 {
-	WRITE_ONCE(client->fence_delay, 1);
 	down_read(&client->tree_lock);
-	if (!client->gone)
-		mod_delayed_work(system_wq, &client->fence_work, 1);
+	/* A look that is about to come isn't put off. */
+	if (xchg(&client->fence_delay, 1) != 1)
+		look_after(client, 1);
 	up_read(&client->tree_lock);
 }
 
@@ -125,20 +137,29 @@ static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 
 /*
  * Set the floor of a folio to what holds it, and note the lowest by order; not if it is
- * in use. Words are read last: I/O that was running when the references were counted
- * has a word that isn't 0, unless it has ended since.
+ * in use. Words are read before and after: I/O that was running when the references
+ * were counted has a word that isn't 0, unless it came and went in between.
  */
 static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
 			struct evpl_part *part, int *lowest)
 {
 	unsigned int order = folio_order(part->folio);
-	int refs = other_refs(part->folio);
+	bool idle;
+	int refs;
 
-	if (!is_idle(client, slab, part))
-		return false;
-	WRITE_ONCE(part->floor, refs);
-	lowest[order] = min(lowest[order], refs);
-	return true;
+	/* Against who sends: nobody else comes to hold it in between. */
+	down_write(&client->tree_lock);
+	idle = is_idle(client, slab, part);
+	if (idle) {
+		refs = other_refs(part->folio);
+		idle = is_idle(client, slab, part);
+	}
+	if (idle) {
+		WRITE_ONCE(part->floor, refs);
+		lowest[order] = min(lowest[order], refs);
+	}
+	up_write(&client->tree_lock);
+	return idle;
 }
 
 /**

@@ -36,7 +36,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	}
 	part = evpl_slab_part(slab, vmf->pgoff);
 	folio = part->folio;
-	/* First the lock: who holds it finds no reference but a mapping's (fence.c). */
+	/* First the lock: who holds it sees no reference of ours that isn't mapped yet. */
 	folio_lock(folio);
 	folio_get(folio);
 	up_read(&client->tree_lock);
@@ -82,7 +82,7 @@ static const struct vm_operations_struct refs_vm_ops = {
 
 /*
  * For a device, the page is mapped with the folio's lock held: the fence reads references
- * and mappings under it.
+ * and mappings under it. There is a page table already, so nothing is allocated.
  */
 static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
 			      struct page *page)
@@ -132,15 +132,19 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	pgoff_t before, first, last, i;
 	vm_fault_t ret;
 
-	ret = insert_page(vma, vmf->address, share_page(share, offset));
-	if (ret != VM_FAULT_NOPAGE)
-		return ret;
-
 	before = min3(offset, vmf->pgoff - vma->vm_pgoff,
 		      offset % FAULT_AROUND);
 	first = offset - before;
 	last = min(size - 1, first + FAULT_AROUND - 1);
 	last = min(last, offset + (vma->vm_pgoff + vma_pages(vma) - 1 - vmf->pgoff));
+
+	if (vma->vm_flags & VM_MIXEDMAP &&
+	    apply_to_page_range(vma->vm_mm, vmf->address - before * PAGE_SIZE,
+				(last - first + 1) * PAGE_SIZE, NULL, NULL))
+		return VM_FAULT_OOM;
+	ret = insert_page(vma, vmf->address, share_page(share, offset));
+	if (ret != VM_FAULT_NOPAGE)
+		return ret;
 	for (i = first; i <= last; i++)
 		if (i != offset &&
 		    insert_page(vma, vmf->address + (i - offset) * PAGE_SIZE,
@@ -171,7 +175,22 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 	return ret;
 }
 
+/*
+ * fork(2) copies what a child may inherit, MADV_DOFORK, without the lock of its folio.
+ * Not of a VMA that is to be wiped: the child's own faults map its pages.
+ */
+static void guest_io_open(struct vm_area_struct *vma)
+{
+	if (vma->vm_mm != current->mm)
+		vm_flags_mod(vma, VM_WIPEONFORK, 0);
+}
+
 static const struct vm_operations_struct guest_vm_ops = {
+	.fault = guest_fault,
+};
+
+static const struct vm_operations_struct guest_io_vm_ops = {
+	.open = guest_io_open,
 	.fault = guest_fault,
 };
 
@@ -213,12 +232,14 @@ static int mmap_guest(struct vm_area_struct *vma, enum evpl_lease_kind kind)
 
 	if (readonly && vma->vm_flags & VM_WRITE)
 		return -EACCES;
-	if (kind == EVPL_LEASE_RW || kind == EVPL_LEASE_RO)
+	if (kind == EVPL_LEASE_RW || kind == EVPL_LEASE_RO) {
 		vm_flags_mod(vma, VM_PFNMAP | VM_IO, 0);
-	else
+		vma->vm_ops = &guest_vm_ops;
+	} else {
 		vm_flags_mod(vma, VM_MIXEDMAP, 0);
+		vma->vm_ops = &guest_io_vm_ops;
+	}
 	vm_flags_mod(vma, VM_DONTCOPY, readonly ? VM_MAYWRITE : 0);
-	vma->vm_ops = &guest_vm_ops;
 	return 0;
 }
 

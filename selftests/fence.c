@@ -10,8 +10,6 @@
 
 #include "client.h"
 
-#define DEVICE_RW	(EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE)
-
 /* Run a command; return its exit status. */
 static int run(const char *format, ...)
 {
@@ -839,6 +837,62 @@ TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 	EXPECT_TRUE(comes_back(self, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
 	ring_close(&ring);
+}
+
+/* Bytes of a mapping that are mapped, as smaps says. */
+static long long resident(const void *memory)
+{
+	unsigned long start, end;
+	long long kib = -1;
+	bool found = false;
+	char line[512];
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+
+	while (smaps && kib < 0 && fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			found = start <= (uintptr_t)memory && (uintptr_t)memory < end;
+		else if (found && !strncmp(line, "Rss:", 4))
+			kib = atoll(line + 4);
+	}
+	if (smaps)
+		fclose(smaps);
+	return kib < 0 ? -1 : kib * 1024;
+}
+
+/* Else references and mappings of a folio would change while the fence counts them. */
+TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	long long found[2];
+	pid_t pid;
+
+	EXPECT_EQ(0, madvise(self->lessee.guest_io, self->lessee.setup.out_guest_size,
+			     MADV_DOFORK));
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	EXPECT_LE((long long)BUFFER, resident(memory));
+	pid = fork();
+	if (!pid) {
+		long long found[2] = { resident(memory) };
+
+		/* It can have what its parent has, by faults of its own. */
+		found[1] = is_filled_with(memory, 'x', BUFFER) ? resident(memory) : -1;
+		if (write(self->pipe[1], found, sizeof(found)) != sizeof(found))
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	ASSERT_LT(0, pid);
+	EXPECT_EQ(0, fcntl(self->pipe[0], F_SETFL, 0));
+	ASSERT_EQ(sizeof(found), read(self->pipe[0], found, sizeof(found)));
+	EXPECT_EQ(0, found[0]);
+	EXPECT_LE((long long)BUFFER, found[1]);
+	/* Its mappings don't count, and end with the lease. */
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(0, get(&self->owner.entries[5].word));
+	EXPECT_EQ(0, read_counters().quarantined);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 }
 
 TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
