@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Drivers that take dma-bufs take ours as they take others': a GPU's (vgem, which
+ * attaches and maps them for its device) and a camera's (vivid, whose frames arrive
+ * in them). Each test runs on dma-bufs of udmabuf and of the system heap also, where
+ * the kernel has those, so that what fails on all of them isn't ours.
+ */
+#include <dirent.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-heap.h>
+#include <linux/udmabuf.h>
+#include <linux/videodev2.h>
+
+#include "client.h"
+
+#define SIZE	(2 * BUFFER)
+#define RW	(PROT_READ | PROT_WRITE)
+
+/* Of drm/drm.h, which not every system has headers of. */
+struct drm_version {
+	int numbers[3];
+	size_t name_length;
+	char *name;
+	struct {
+		size_t length;
+		char *string;
+	} others[2];
+};
+
+struct drm_prime {
+	uint32_t handle;
+	uint32_t flags;
+	int32_t fd;
+};
+
+struct drm_close {
+	uint32_t handle;
+	uint32_t pad;
+};
+
+#define DRM_VERSION	_IOWR('d', 0x00, struct drm_version)
+#define DRM_GEM_CLOSE	_IOW('d', 0x09, struct drm_close)
+#define DRM_HANDLE_TO_FD	_IOWR('d', 0x2d, struct drm_prime)
+#define DRM_FD_TO_HANDLE	_IOWR('d', 0x2e, struct drm_prime)
+
+/* Try each file of a directory. Return the descriptor that is as wanted, or -1. */
+static int find_device(const char *directory, bool (*wanted)(int fd, const void *arg),
+		       const void *arg)
+{
+	DIR *dir = opendir(directory);
+	struct dirent *entry;
+	int fd = -1;
+
+	while (dir && fd < 0 && (entry = readdir(dir))) {
+		if (entry->d_type != DT_CHR)
+			continue;
+		fd = openat(dirfd(dir), entry->d_name, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+		if (fd >= 0 && !wanted(fd, arg)) {
+			close(fd);
+			fd = -1;
+		}
+	}
+	if (dir)
+		closedir(dir);
+	return fd;
+}
+
+static bool is_vgem(int fd, const void *unused)
+{
+	char name[16] = "";
+	struct drm_version version = { .name_length = sizeof(name) - 1, .name = name };
+
+	return !ioctl(fd, DRM_VERSION, &version) && !strcmp(name, "vgem");
+}
+
+static int open_vgem(void)
+{
+	if (system("modprobe -q vgem"))
+		return -1;
+	return find_device("/dev/dri", is_vgem, NULL);
+}
+
+/* Which node of vivid, if it was loaded as below. */
+struct node {
+	const char *bus;
+	uint32_t type;	/* V4L2_BUF_TYPE_* */
+};
+
+/* The first takes memory by vmap, the second by DMA. */
+#define VIVID	"modprobe -q vivid n_devs=2 allocators=0,1 node_types=0x101,0x101"
+static const struct node camera = { "platform:vivid-000", V4L2_BUF_TYPE_VIDEO_CAPTURE };
+static const struct node dma_camera = { "platform:vivid-001", V4L2_BUF_TYPE_VIDEO_CAPTURE };
+static const struct node dma_screen = { "platform:vivid-001", V4L2_BUF_TYPE_VIDEO_OUTPUT };
+
+static bool is_node(int fd, const void *arg)
+{
+	const struct node *node = arg;
+	struct v4l2_capability capability;
+
+	return !ioctl(fd, VIDIOC_QUERYCAP, &capability) &&
+	       !strcmp((char *)capability.bus_info, node->bus) &&
+	       capability.device_caps & (node->type == V4L2_BUF_TYPE_VIDEO_CAPTURE ?
+					 V4L2_CAP_VIDEO_CAPTURE : V4L2_CAP_VIDEO_OUTPUT);
+}
+
+/* A control by its name; vivid's own have no number in the headers. */
+static bool set_control(int fd, const char *name, int value)
+{
+	struct v4l2_queryctrl query = { .id = V4L2_CTRL_FLAG_NEXT_CTRL };
+	struct v4l2_control control;
+
+	for (; !ioctl(fd, VIDIOC_QUERYCTRL, &query); query.id |= V4L2_CTRL_FLAG_NEXT_CTRL) {
+		if (strcmp((char *)query.name, name))
+			continue;
+		control = (struct v4l2_control){ .id = query.id, .value = value };
+		return !ioctl(fd, VIDIOC_S_CTRL, &control);
+	}
+	return false;
+}
+
+/* A node that is about to take one dma-buf for small frames; -1 without vivid. */
+static int open_video(const struct node *node, struct v4l2_format *format)
+{
+	struct v4l2_requestbuffers request = {
+		.count = 1,
+		.type = node->type,
+		.memory = V4L2_MEMORY_DMABUF,
+	};
+	int fd;
+
+	if (system(VIVID))
+		return -1;
+	fd = find_device("/dev", is_node, node);
+	*format = (struct v4l2_format){
+		.type = node->type,
+		.fmt.pix = {
+			.width = 320,
+			.height = 180,
+			.pixelformat = V4L2_PIX_FMT_YUYV,
+			.field = V4L2_FIELD_NONE,
+		},
+	};
+	if (fd >= 0 && (ioctl(fd, VIDIOC_S_FMT, format) ||
+			ioctl(fd, VIDIOC_REQBUFS, &request))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int queue(int video, uint32_t type, int dmabuf, uint32_t bytes)
+{
+	struct v4l2_buffer buffer = {
+		.type = type,
+		.memory = V4L2_MEMORY_DMABUF,
+		.m.fd = dmabuf,
+		.bytesused = bytes,
+		.field = V4L2_FIELD_NONE,
+	};
+
+	return RESULT(ioctl(video, VIDIOC_QBUF, &buffer));
+}
+
+/* Run it until the frame is through. Return its bytes, or -errno. */
+static int run(int video, uint32_t type)
+{
+	struct v4l2_buffer buffer = { .type = type, .memory = V4L2_MEMORY_DMABUF };
+	struct pollfd ready = { .fd = video, .events = POLLIN };
+	int ret = RESULT(ioctl(video, VIDIOC_STREAMON, &type));
+
+	if (ret)
+		return ret;
+	poll(&ready, 1, 120 * 1000);
+	ret = RESULT(ioctl(video, VIDIOC_DQBUF, &buffer));
+	ioctl(video, VIDIOC_STREAMOFF, &type);
+	if (!ret && buffer.flags & V4L2_BUF_FLAG_ERROR)
+		ret = -EIO;
+	return ret ?: (int)buffer.bytesused;
+}
+
+/* Frames of 75% colour bars: eight of them, each darker than the one before. */
+static bool is_colour_bars(const unsigned char *frame, const struct v4l2_pix_format *pix)
+{
+	unsigned int bar = pix->width / 8;
+
+	for (unsigned int y = 1; y < pix->height; y++)
+		if (memcmp(frame, frame + y * pix->bytesperline, 2 * pix->width))
+			return false;
+	for (unsigned int i = 1; i < 8; i++)
+		if (frame[2 * (i * bar + bar / 2)] >= frame[2 * ((i - 1) * bar + bar / 2)])
+			return false;
+	return true;
+}
+
+/* Where dma-bufs of SIZE come from. Each returns one, or -1 where there is none. */
+
+static int of_references(struct client *owner)
+{
+	const struct evpl_range ranges[] = {
+		{ 5 * BUFFER, BUFFER }, { 2 * BUFFER, BUFFER },
+	};
+
+	fill(owner, 5, 'x');
+	fill(owner, 2, 'x');
+	return evpl_export(owner->fd, ranges, 2, EVPL_EXPORT_WRITE);
+}
+
+static int of_slab(struct client *owner)
+{
+	const struct evpl_range range = { 4096, SIZE };
+
+	return evpl_export(owner->fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
+}
+
+static int of_udmabuf(struct client *unused)
+{
+	struct udmabuf_create create = { .flags = UDMABUF_FLAGS_CLOEXEC, .size = SIZE };
+	int device = open("/dev/udmabuf", O_RDWR | O_CLOEXEC), fd = -1;
+
+	if (device < 0)
+		return -1;
+	create.memfd = memfd_create("udmabuf", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+	if (!ftruncate(create.memfd, SIZE) && !fcntl(create.memfd, F_ADD_SEALS, F_SEAL_SHRINK))
+		fd = ioctl(device, UDMABUF_CREATE, &create);
+	close(create.memfd);
+	close(device);
+	return fd;
+}
+
+static int of_heap(struct client *unused)
+{
+	struct dma_heap_allocation_data data = {
+		.len = SIZE,
+		.fd_flags = O_RDWR | O_CLOEXEC,
+	};
+	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
+	int ret = heap < 0 ? -1 : ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data);
+
+	close(heap);
+	return ret < 0 ? -1 : (int)data.fd;
+}
+
+FIXTURE(importer)
+{
+	struct counters before;
+	struct client owner;
+	char *memory;
+	int fd;
+};
+
+FIXTURE_VARIANT(importer)
+{
+	int (*make)(struct client *owner);
+	bool ours;
+};
+
+FIXTURE_VARIANT_ADD(importer, references) { .make = of_references, .ours = true };
+FIXTURE_VARIANT_ADD(importer, slab) { .make = of_slab, .ours = true };
+FIXTURE_VARIANT_ADD(importer, udmabuf) { .make = of_udmabuf };
+FIXTURE_VARIANT_ADD(importer, heap) { .make = of_heap };
+
+FIXTURE_SETUP(importer)
+{
+	self->before = read_counters();
+	ASSERT_TRUE(open_client(&self->owner, 0));
+	self->fd = variant->make(&self->owner);
+	if (self->fd < 0) {
+		close_client(&self->owner);
+		ASSERT_FALSE(variant->ours);
+		SKIP(return, "a kernel without it");
+	}
+	self->memory = map(self->fd, SIZE, 0, RW);
+	ASSERT_NE(NULL, self->memory);
+	memset(self->memory, 'x', SIZE);
+}
+
+/* Nobody but the importer has it any more. */
+static void let_go_of_dmabuf(struct _test_data_importer *self)
+{
+	munmap(self->memory, SIZE);
+	close(self->fd);
+}
+
+/* The importer is through with it. */
+FIXTURE_TEARDOWN(importer)
+{
+	EXPECT_EQ(self->before.exports, read_counters().exports);
+	EXPECT_EQ(0, fdinfo(self->owner.fd, "evpl-buffers-in-use"));
+	close_client(&self->owner);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(importer, gpu_maps_it_and_keeps_it_until_its_handle_is_closed)
+{
+	struct dma_buf_sync sync = { .flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW };
+	struct drm_prime prime = { .fd = self->fd };
+	struct drm_close drm_close = {};
+	int gpu = open_vgem();
+	char *memory;
+
+	if (gpu < 0) {
+		let_go_of_dmabuf(self);
+		SKIP(return, "a kernel without vgem");
+	}
+	ASSERT_EQ(0, RESULT(ioctl(gpu, DRM_FD_TO_HANDLE, &prime)));
+	drm_close.handle = prime.handle;
+	EXPECT_EQ(0, RESULT(ioctl(self->fd, DMA_BUF_IOCTL_SYNC, &sync)));
+	self->memory[0] = 'y';
+	sync.flags = DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW;
+	EXPECT_EQ(0, RESULT(ioctl(self->fd, DMA_BUF_IOCTL_SYNC, &sync)));
+	let_go_of_dmabuf(self);
+	EXPECT_EQ(self->before.exports + variant->ours, read_counters().exports);
+
+	prime.flags = O_RDWR | O_CLOEXEC;
+	ASSERT_EQ(0, RESULT(ioctl(gpu, DRM_HANDLE_TO_FD, &prime)));
+	memory = map(prime.fd, SIZE, 0, RW);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ('y', memory[0]);
+	EXPECT_TRUE(is_filled_with(memory + 1, 'x', SIZE - 1));
+	munmap(memory, SIZE);
+	close(prime.fd);
+	EXPECT_EQ(self->before.exports + variant->ours, read_counters().exports);
+	EXPECT_EQ(0, RESULT(ioctl(gpu, DRM_GEM_CLOSE, &drm_close)));
+	close(gpu);
+}
+
+TEST_F(importer, camera_fills_it_with_a_frame)
+{
+	struct v4l2_format format;
+	int video = open_video(&camera, &format);
+
+	if (video < 0) {
+		let_go_of_dmabuf(self);
+		SKIP(return, "a kernel without vivid");
+	}
+	ASSERT_GE(SIZE, format.fmt.pix.sizeimage);
+	ASSERT_EQ(320, format.fmt.pix.width);
+	/* Nothing moves, and no text hides the bars. */
+	ASSERT_TRUE(set_control(video, "OSD Text Mode", 2));
+	ASSERT_EQ(0, queue(video, camera.type, self->fd, 0));
+	EXPECT_EQ(format.fmt.pix.sizeimage, run(video, camera.type));
+	EXPECT_TRUE(is_colour_bars((unsigned char *)self->memory, &format.fmt.pix));
+	EXPECT_TRUE(is_filled_with(self->memory + format.fmt.pix.sizeimage, 'x',
+				   SIZE - format.fmt.pix.sizeimage));
+	let_go_of_dmabuf(self);
+	EXPECT_EQ(self->before.exports + variant->ours, read_counters().exports);
+	close(video);
+}
+
+/* One that may be read alone. */
+FIXTURE(readable)
+{
+	struct counters before;
+	struct client owner;
+	int fd;
+};
+
+FIXTURE_SETUP(readable)
+{
+	const struct evpl_range range = { 2 * BUFFER, SIZE };
+
+	self->before = read_counters();
+	ASSERT_TRUE(open_client(&self->owner, 0));
+	self->fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_SLAB);
+	ASSERT_GE(self->fd, 0);
+}
+
+FIXTURE_TEARDOWN(readable)
+{
+	close(self->fd);
+	close_client(&self->owner);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(readable, gpu_that_might_write_is_refused)
+{
+	struct drm_prime prime = { .fd = self->fd };
+	int gpu = open_vgem();
+
+	if (gpu < 0)
+		SKIP(return, "a kernel without vgem");
+	EXPECT_EQ(-EACCES, RESULT(ioctl(gpu, DRM_FD_TO_HANDLE, &prime)));
+	close(gpu);
+}
+
+TEST_F(readable, camera_is_refused_whether_the_cpu_or_a_device_would_write)
+{
+	struct v4l2_format format;
+	int video = open_video(&camera, &format);
+
+	if (video < 0)
+		SKIP(return, "a kernel without vivid");
+	/* The errnos are vivid's, whatever it was told. */
+	EXPECT_EQ(-EFAULT, queue(video, camera.type, self->fd, 0));
+	close(video);
+	video = open_video(&dma_camera, &format);
+	ASSERT_GE(video, 0);
+	EXPECT_EQ(-EINVAL, queue(video, dma_camera.type, self->fd, 0));
+	close(video);
+}
+
+TEST_F(readable, screen_that_reads_by_dma_takes_it)
+{
+	struct dma_buf_sync sync = { .flags = DMA_BUF_SYNC_START | DMA_BUF_SYNC_READ };
+	struct v4l2_format format;
+	int video = open_video(&dma_screen, &format);
+
+	if (video < 0)
+		SKIP(return, "a kernel without vivid");
+	ASSERT_GE(SIZE, format.fmt.pix.sizeimage);
+	/* It is mapped for the device, as it is queued. */
+	EXPECT_EQ(0, queue(video, dma_screen.type, self->fd, format.fmt.pix.sizeimage));
+	EXPECT_EQ(0, RESULT(ioctl(self->fd, DMA_BUF_IOCTL_SYNC, &sync)));
+	close(video);
+}
+
+TEST_HARNESS_MAIN
