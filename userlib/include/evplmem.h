@@ -304,6 +304,9 @@ struct evpl_message {
 	uint32_t reserved;
 };
 
+/** EVPL_DMABUF_WRITE - devices, and who maps the dma-buf, may write to it */
+#define EVPL_DMABUF_WRITE	(1U << 0)
+
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
 int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *config);
@@ -341,6 +344,9 @@ int evplmem_channel_fd(struct evpl_channel *channel);
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n);
 int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max);
 int evplmem_pool_fd(struct evpl_pool *pool);
+int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int flags);
+int evplmem_slab_export(struct evpl_pool *pool, const struct evpl_slab_info *info,
+			unsigned int flags);
 int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd);
 ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_iovec *iovecs,
 			      int niov, int flags);
@@ -384,7 +390,7 @@ static inline int evpl_pool_open(struct evpl_pool **r_pool, const struct evpl_po
  * Threads may still be inside a release of the last reference when this is
  * called.
  *
- * Return: 0, or -EBUSY while a context, a reference or an attached device is
+ * Return: 0, or -EBUSY while a context, a reference, an attached device or a dma-buf is
  * left.
  */
 static inline int evpl_pool_close(struct evpl_pool *pool)
@@ -859,7 +865,8 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
  * Return: 0, also where nobody has it; 1 if a device of another process still has the
  * buffer (%EVPL_MESSAGE_DEVICE), and can read or write it until its I/O has ended; or
  *  - -EINVAL: @iovec is empty, or another process's memory
- *  - -EBUSY: another thread revokes it just now, or 1 was returned and that lasts
+ *  - -EBUSY: another thread revokes it just now, or 1 was returned and that lasts; or
+ *    a dma-buf carries it
  *  - -EOPNOTSUPP: the anon back end
  */
 static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
@@ -880,6 +887,56 @@ static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
 static inline int evpl_pool_fd(struct evpl_pool *pool)
 {
 	return evplmem_pool_fd(pool);
+}
+
+/**
+ * evpl_iovec_export() - make a dma-buf of slices
+ * @iovecs: the slices, each a multiple of 4 KiB long and aligned to that; all of one
+ *	pool: allocated from it, or received over any of its channels. When a descriptor
+ *	is returned their references are the dma-buf's, and the iovecs worth nothing.
+ * @niov: how many, up to 1024
+ * @flags: %EVPL_DMABUF_WRITE or 0
+ *
+ * The dma-buf shows the slices one after the other, and nothing else of their buffers.
+ * Nothing is allocated in these any more. The references come back when the last that
+ * had to do with the dma-buf has gone: descriptors, mappings, devices; until then
+ * evpl_iovec_revoke() gives -EBUSY.
+ *
+ * Return: the dma-buf, a descriptor that is closed on exec; or
+ *  - -EINVAL: @niov is out of range; an iovec is empty, of another pool, or no whole
+ *    pages
+ *  - -EPERM: a buffer that devices may not have here; %EVPL_DMABUF_WRITE, and one that
+ *    may not be written here
+ *  - -EOPNOTSUPP: an unknown flag, or the anon back end
+ *  - -ESTALE: an iovec has no reference
+ *  - -ENOENT: a buffer that others have revoked; -EBUSY: that is being revoked here
+ *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left
+ */
+static inline int evpl_iovec_export(const struct evpl_iovec *iovecs, int niov,
+				    unsigned int flags)
+{
+	return evplmem_iovec_export(iovecs, niov, flags);
+}
+
+/**
+ * evpl_slab_export() - make a dma-buf of a slab
+ * @pool: whose
+ * @slab: what evpl_iovec_slab() or a device's register_slab() told of it
+ * @flags: %EVPL_DMABUF_WRITE or 0
+ *
+ * For a device that is to have all of it, and addresses slices by their distance from
+ * the slab's base. No reference is given up: the caller holds one to the slab, or is a
+ * call-back for it. The slab stays as long as the dma-buf.
+ *
+ * Return: the dma-buf, a descriptor that is closed on exec; or
+ *  - -ENOENT: there is no such slab
+ *  - -EOPNOTSUPP: an unknown flag, or the anon back end
+ *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left
+ */
+static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_slab_info *slab,
+				   unsigned int flags)
+{
+	return evplmem_slab_export(pool, slab, flags);
 }
 
 /**

@@ -115,30 +115,6 @@ int evplmem_channel_fd(struct evpl_channel *channel)
 	return pool_is_inherited(channel->pool) ? -EPERM : channel->fd;
 }
 
-/* The mmap offset of memory of a buffer of the pool, or of a lease. */
-static int offset_of(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t *offset)
-{
-	struct entry *entry = iovec_entry(iovec);
-	struct slab *slab;
-
-	if (!entry)
-		return -EINVAL;
-	if (iovec_is_inherited(iovec))
-		return -EPERM;
-	slab = entry->slab;
-	if (slab) {
-		if (slab->pool != pool)
-			return -EINVAL;
-		*offset = slab->extent.offset +
-			  (uint64_t)((char *)iovec->data - (char *)slab->extent.base);
-		return 0;
-	}
-	if (entry->pool != pool)
-		return -EINVAL;
-	*offset = sharing_offset(pool, iovec->data);
-	return 0;
-}
-
 static int make_record(struct evpl_pool *pool, const struct evpl_message *message,
 		       struct evpl_record *record)
 {
@@ -152,36 +128,7 @@ static int make_record(struct evpl_pool *pool, const struct evpl_message *messag
 		record->flags |= EVPL_RECORD_WRITE;
 	if (message->flags & EVPL_MESSAGE_DEVICE)
 		record->flags |= EVPL_RECORD_DEVICE;
-	return offset_of(pool, &message->iovec, (uint64_t *)&record->offset);
-}
-
-/*
- * Before a message goes: what is allocated from now on isn't in a buffer that the
- * receiver sees, and what holds the buffer for devices is known to the kernel. A lease
- * that devices may have has a reference more as long as this lasts, so that its last one
- * goes by sharing_put(), with its registrations.
- */
-static void hold(const struct evpl_message *message)
-{
-	struct slab *slab = iovec_slab(&message->iovec);
-	struct entry *entry = iovec_entry(&message->iovec);
-	bool writable;
-
-	if (slab) {
-		context_retire(entry);
-		if (message->flags & EVPL_MESSAGE_DEVICE)
-			devices_settle(slab);
-	} else if (sharing_is_io(entry->pool, message->iovec.data, &writable)) {
-		entry_get(entry, CALLER());
-	}
-}
-
-static void let_go(struct evpl_pool *pool, const struct evpl_record *record, struct entry *entry)
-{
-	const struct evpl_setup *setup = &pool->backing.setup;
-
-	if (record->offset >= setup->out_guest_io_offset)
-		sharing_put(entry, CALLER());
+	return sharing_offset(pool, &message->iovec, (uint64_t *)&record->offset);
 }
 
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
@@ -204,11 +151,11 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 		err = make_record(pool, &messages[i], &records[i]);
 	if (!err) {
 		for (i = 0; i < n; i++)
-			hold(&messages[i]);
+			sharing_hold(&messages[i].iovec, messages[i].flags & EVPL_MESSAGE_DEVICE);
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
 		for (i = 0; i < n; i++)
-			let_go(pool, &records[i], iovec_entry(&messages[i].iovec));
+			sharing_unhold(pool, &messages[i].iovec, records[i].offset);
 	}
 	/* By the offsets: the buffers may be others' already, and their slabs gone. */
 	for (i = 0; !err && i < n; i++)

@@ -75,7 +75,7 @@ static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *i
 	struct entry *lease = iovec_entry(iovec);
 	struct guest *guest = atomic_load(&lease->guest);
 	size_t size = (size_t)1 << lease->shift;
-	uint64_t offset = sharing_offset(pool, iovec->data);
+	uint64_t offset = sharing_guest_offset(pool, iovec->data);
 	bool writable;
 
 	if (guest || !sharing_is_io(pool, iovec->data, &writable))

@@ -10,8 +10,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "context.h"
 #include "guest.h"
 #include "recycle.h"
+#include "slab.h"
 
 #define BITS_PER_PAGE	(8 * 4096U)
 #define WORDS_PER_PAGE	(BITS_PER_PAGE / 64)
@@ -63,7 +65,7 @@ void *sharing_memory(struct evpl_pool *pool, uint64_t offset)
 }
 
 /* The inverse. */
-uint64_t sharing_offset(struct evpl_pool *pool, const void *data)
+uint64_t sharing_guest_offset(struct evpl_pool *pool, const void *data)
 {
 	struct window windows[NR_WINDOWS];
 	uint64_t in_window;
@@ -82,7 +84,7 @@ uint64_t sharing_offset(struct evpl_pool *pool, const void *data)
 bool sharing_is_io(struct evpl_pool *pool, const void *data, bool *r_writable)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
-	uint64_t offset = sharing_offset(pool, data);
+	uint64_t offset = sharing_guest_offset(pool, data);
 
 	*r_writable = offset < setup->out_guest_io_ro_offset;
 	return offset >= setup->out_guest_io_offset &&
@@ -149,6 +151,58 @@ void sharing_end(struct evpl_pool *pool)
 	unmap(windows, NR_WINDOWS);
 	free(sharing);
 	atomic_store(&pool->sharing, NULL);
+}
+
+/* The mmap offset of memory of a buffer of the pool, or of a lease. */
+int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t *offset)
+{
+	struct entry *entry = iovec_entry(iovec);
+	struct slab *slab;
+
+	if (!entry)
+		return -EINVAL;
+	if (iovec_is_inherited(iovec))
+		return -EPERM;
+	slab = entry->slab;
+	if (slab) {
+		if (slab->pool != pool)
+			return -EINVAL;
+		*offset = slab->extent.offset +
+			  (uint64_t)((char *)iovec->data - (char *)slab->extent.base);
+		return 0;
+	}
+	if (entry->pool != pool)
+		return -EINVAL;
+	*offset = sharing_guest_offset(pool, iovec->data);
+	return 0;
+}
+
+/*
+ * Before a reference is given up: what is allocated from now on isn't in a buffer that
+ * others see, and what holds the buffer for devices here is known to the kernel if
+ * devices may have it there. A lease for devices has a reference more until
+ * sharing_unhold(), so that its last one goes by sharing_put(), with its registrations.
+ */
+void sharing_hold(const struct evpl_iovec *iovec, bool device)
+{
+	struct slab *slab = iovec_slab(iovec);
+	struct entry *entry = iovec_entry(iovec);
+	bool writable;
+
+	if (slab) {
+		context_retire(entry);
+		if (device)
+			devices_settle(slab);
+	} else if (sharing_is_io(entry->pool, iovec->data, &writable)) {
+		entry_get(entry, CALLER());
+	}
+}
+
+/* Afterwards, whether it was or not. By the offset: the buffer may be another's. */
+void sharing_unhold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset)
+{
+	if (offset >= pool->backing.setup.out_guest_io_offset)
+		sharing_put(iovec_entry(iovec), CALLER());
 }
 
 static _Atomic uint64_t *summary_of(struct sharing *sharing)

@@ -5,7 +5,7 @@
 /*
  * What a pool of the module needs to exchange buffers with other processes: the
  * windows of its leases, and what the kernel tells of its own buffers. Made with the
- * pool's first channel; goes with the pool.
+ * pool's first channel, or dma-buf; goes with the pool.
  *
  * A buffer of the pool whose last reference was somewhere else is brought to zero by
  * the kernel, which sets a bit. Whoever takes the bit owns the buffer, as who takes
@@ -36,7 +36,7 @@
  * @header: what the kernel writes
  * @returned: a bit for each buffer of the pool
  * @sent: which pages of @returned there are, a bit each
- * @bound: an end has been bound, so that there is a header
+ * @bound: an end has been bound, or something exported, so that there is a header
  * @known: index + 1 of the first lease that there ever was, or 0
  * @idle: index + 1 of the first idle lease, or 0
  * @nr_idle: how many, about
@@ -58,12 +58,15 @@ struct sharing {
 
 int sharing_make(struct evpl_pool *pool);
 void sharing_end(struct evpl_pool *pool);
+int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t *offset);
 void sharing_note_sent(struct sharing *sharing, uint32_t index);
 bool sharing_collect(struct evpl_pool *pool);
 bool sharing_pull(struct evpl_pool *pool, bool want);
 struct entry *sharing_lease(struct evpl_pool *pool, const struct evpl_record *record);
 void *sharing_memory(struct evpl_pool *pool, uint64_t offset);
-uint64_t sharing_offset(struct evpl_pool *pool, const void *data);
+uint64_t sharing_guest_offset(struct evpl_pool *pool, const void *data);
+void sharing_hold(const struct evpl_iovec *iovec, bool device);
+void sharing_unhold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset);
 bool sharing_is_io(struct evpl_pool *pool, const void *data, bool *r_writable);
 bool sharing_is_idle(struct evpl_pool *pool);
 void sharing_put(struct entry *lease, void *site);

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * dma-bufs, for devices and processes that know nothing of evpl: of slices, whose
+ * references go with them as they do into a channel, or of slabs.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+
+#include "sharing.h"
+#include "slab.h"
+
+/* Slices that are exported from the stack of the caller. */
+#define FEW_RANGES	64
+
+static int export(struct evpl_pool *pool, const struct evpl_range *ranges, int n, uint32_t flags)
+{
+	struct evpl_export args = {
+		.size = sizeof(args),
+		.flags = flags,
+		.ranges = (uintptr_t)ranges,
+		.count = (uint32_t)n,
+	};
+
+	return ioctl(pool->backing.fd, EVPL_EXPORT, &args) ? -errno : args.out_fd;
+}
+
+static int export_slices(struct evpl_pool *pool, const struct evpl_iovec *iovecs,
+			 struct evpl_range *ranges, int niov, uint32_t flags)
+{
+	int err, fd, i;
+
+	for (i = 0; i < niov; i++) {
+		ranges[i].length = iovecs[i].length;
+		err = sharing_offset(pool, &iovecs[i], (uint64_t *)&ranges[i].offset);
+		if (err)
+			return err;
+	}
+	for (i = 0; i < niov; i++)
+		sharing_hold(&iovecs[i], false);
+	fd = export(pool, ranges, niov, flags);
+	for (i = 0; i < niov; i++)
+		sharing_unhold(pool, &iovecs[i], ranges[i].offset);
+	if (fd < 0)
+		return fd;
+	atomic_store(&pool_sharing(pool)->bound, true);
+	for (i = 0; i < niov; i++)
+		if (ranges[i].offset < pool->backing.own_size)
+			sharing_note_sent(pool_sharing(pool),
+					  (uint32_t)(ranges[i].offset / pool->buffer_size));
+	return fd;
+}
+
+int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int flags)
+{
+	struct evpl_range few[FEW_RANGES], *ranges = few;
+	struct evpl_pool *pool;
+	struct entry *entry;
+	int ret;
+
+	if (flags & ~EVPL_DMABUF_WRITE)
+		return -EOPNOTSUPP;
+	if (niov <= 0)
+		return -EINVAL;
+	entry = iovec_entry(iovecs);
+	if (!entry)
+		return -EINVAL;
+	if (iovec_is_inherited(iovecs))
+		return -EPERM;
+	pool = entry->slab ? entry->slab->pool : entry->pool;
+	ret = sharing_make(pool);
+	if (ret)
+		return ret;
+	if (niov > FEW_RANGES) {
+		ranges = malloc((size_t)niov * sizeof(*ranges));
+		if (!ranges)
+			return -ENOMEM;
+	}
+	ret = export_slices(pool, iovecs, ranges, niov,
+			    flags & EVPL_DMABUF_WRITE ? EVPL_EXPORT_WRITE : 0);
+	if (ranges != few)
+		free(ranges);
+	return ret;
+}
+
+int evplmem_slab_export(struct evpl_pool *pool, const struct evpl_slab_info *info,
+			unsigned int flags)
+{
+	struct evpl_range range = { .length = 0 };
+	struct slab *slab;
+
+	if (pool_is_inherited(pool))
+		return -EPERM;
+	if (flags & ~EVPL_DMABUF_WRITE || pool->backing.ops->id != EVPL_BACKEND_MODULE)
+		return -EOPNOTSUPP;
+	pool_lock(pool);
+	for (slab = pool->slabs; slab; slab = slab->next)
+		if (slab->info.number == info->number && slab->info.base == info->base)
+			range = (struct evpl_range){ slab->extent.offset, slab->extent.length };
+	pool_unlock(pool);
+	if (!range.length)
+		return -ENOENT;
+	return export(pool, &range, 1,
+		      EVPL_EXPORT_SLAB | (flags & EVPL_DMABUF_WRITE ? EVPL_EXPORT_WRITE : 0));
+}
