@@ -25,7 +25,10 @@
  *
  * Threads: all calls for one ring are made on the thread that may submit to it, or
  * one at a time where any thread may. The pool can be used, trimmed too, by other
- * threads meanwhile.
+ * threads meanwhile. A ring with IORING_SETUP_SINGLE_ISSUER is one thread's: that which
+ * made it, or with IORING_SETUP_R_DISABLED that which enables it; until then any
+ * thread may make the calls. To others the kernel says -EEXIST, and nothing of theirs
+ * is registered, nor any slot cleared: the ring's thread does that at its next call.
  *
  * Errors: as in evplmem.h, negative errnos, and nothing has changed. What a child of
  * fork(2) finds is said there too; what evpl_uring_prep_read() and the like prepare for
@@ -127,7 +130,9 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
  * @uring: what evpl_uring_create() made, or NULL
  *
  * Clears the slots. Call it before io_uring_queue_exit(3), and before the pool is
- * closed. Requests that were submitted are completed as usual.
+ * closed. Requests that were submitted are completed as usual. Where the ring is
+ * another thread's, the slots can't be cleared: the memory stays pinned until
+ * io_uring_queue_exit(3).
  */
 static inline void evpl_uring_destroy(struct evpl_uring *uring)
 {
@@ -223,7 +228,10 @@ static inline int evpl_uring_prep_send_zc(struct evpl_uring *uring, struct io_ur
  * @uring: what evpl_uring_create() made
  *
  * The other calls do it too. This one is for a ring that will be idle for a while,
- * and has slabs tried again that couldn't be registered for want of memory.
+ * and has slabs tried again that couldn't be registered for want of memory. It may
+ * have requests completed that could be (IORING_SETUP_DEFER_TASKRUN). Before Linux
+ * 6.13 the kernel lets go of the memory once all requests with registered buffers or
+ * files that were in flight are done.
  */
 static inline void evpl_uring_flush(struct evpl_uring *uring)
 {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * libevplmem-uring: each slab is registered once, on the ring's thread, and its slot
- * comes back; what can't be registered works. Where the kernel registers no memory of
+ * comes back; what can't be registered works. All of it with a ring that any thread may
+ * use and with one that is a single thread's. Where the kernel registers no memory of
  * the pool's kind (the module's, on Linux 6.1), what needs it is skipped.
  */
 #include "common.h"
@@ -10,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +42,40 @@ static int submit(struct io_uring *ring)
 	result = cqe->res;
 	io_uring_cqe_seen(ring, cqe);
 	return result;
+}
+
+/* What all rings of this process have pinned, by their account. */
+static long pinned(void)
+{
+	FILE *file = fopen("/proc/self/status", "re");
+	char line[128];
+	long kb = -1;
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "VmPin: %ld", &kb) == 1)
+			break;
+	if (kb < 0)
+		abort();
+	fclose(file);
+	return kb * KB;
+}
+
+/*
+ * A ring that has gone, or a worker of the kernel's that served one, may let go some time
+ * after the call: but not for ever. A ring that defers that to its thread is given.
+ */
+static bool pinned_falls_to(struct io_uring *ring, long bytes)
+{
+	int tries = 600;
+
+	while (pinned() != bytes) {
+		if (!tries--)
+			return false;
+		if (ring)
+			io_uring_get_events(ring);
+		usleep(100 * 1000);
+	}
+	return true;
 }
 
 /* Whether this kernel doesn't register such memory; with a ring and a pool apart. */
@@ -76,13 +112,25 @@ FIXTURE(uring) {
 	bool refuses;
 };
 
+FIXTURE_VARIANT(uring) {
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(uring, of_any_thread) {
+	.flags = 0,
+};
+
+FIXTURE_VARIANT_ADD(uring, of_one_thread) {
+	.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+};
+
 FIXTURE_SETUP(uring)
 {
 	int err;
 
-	err = io_uring_queue_init(ENTRIES, &self->ring, IORING_SETUP_SINGLE_ISSUER);
+	err = io_uring_queue_init(ENTRIES, &self->ring, variant->flags);
 	if (err)
-		SKIP(return, "io_uring doesn't work here: %s", strerror(-err));
+		SKIP(return, "this kernel makes no such ring: %s", strerror(-err));
 	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 4 * SLAB));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
 	ASSERT_EQ(0, evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
@@ -327,28 +375,39 @@ TEST_F(uring, a_slab_is_registered_once_and_its_index_stays)
 	EXPECT_EQ(NULL, evpl_uring_notice(self->uring));
 }
 
-/* Bytes go out of one slab and come back into another. */
-static void write_and_read(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
-			   bool registered)
+/*
+ * Bytes go out of one slab and come back into another. Returns how many of the two
+ * requests were of registered buffers, or -1 if not all is as it should be.
+ */
+static int write_and_read(struct io_uring *ring, struct evpl_uring *uring, int fd,
+			  const struct evpl_iovec *from, const struct evpl_iovec *to)
 {
-	struct evpl_iovec *from = &self->iovec[0][3], *to = &self->iovec[1][7];
-	struct io_uring_sqe *sqe;
-	unsigned int i;
 	unsigned char *byte = from->data;
+	struct io_uring_sqe *sqe;
+	int written, read;
+	unsigned int i;
 
 	for (i = 0; i < from->length; i++)
 		byte[i] = (unsigned char)(i * 7 + (i >> 8));
 	memset(to->data, 0, to->length);
 
-	sqe = io_uring_get_sqe(&self->ring);
-	EXPECT_EQ(registered, evpl_uring_prep_write(self->uring, sqe, self->fd, from, 4096));
-	EXPECT_EQ(registered ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE, sqe->opcode);
-	EXPECT_EQ(BUFFER, submit(&self->ring));
-	sqe = io_uring_get_sqe(&self->ring);
-	EXPECT_EQ(registered, evpl_uring_prep_read(self->uring, sqe, self->fd, to, 4096));
-	EXPECT_EQ(registered ? IORING_OP_READ_FIXED : IORING_OP_READ, sqe->opcode);
-	EXPECT_EQ(BUFFER, submit(&self->ring));
-	EXPECT_EQ(0, memcmp(from->data, to->data, BUFFER));
+	sqe = io_uring_get_sqe(ring);
+	written = evpl_uring_prep_write(uring, sqe, fd, from, 4096);
+	if (sqe->opcode != (written ? IORING_OP_WRITE_FIXED : IORING_OP_WRITE) ||
+	    submit(ring) != (int)from->length)
+		return -1;
+	sqe = io_uring_get_sqe(ring);
+	read = evpl_uring_prep_read(uring, sqe, fd, to, 4096);
+	if (sqe->opcode != (read ? IORING_OP_READ_FIXED : IORING_OP_READ) ||
+	    submit(ring) != (int)to->length || memcmp(from->data, to->data, from->length))
+		return -1;
+	return written + read;
+}
+
+/* The same between the fixture's first two slabs. */
+static int copy_by(FIXTURE_DATA(uring) *self, struct io_uring *ring, struct evpl_uring *uring)
+{
+	return write_and_read(ring, uring, self->fd, &self->iovec[0][3], &self->iovec[1][7]);
 }
 
 TEST_F(uring, bytes_are_written_and_read_in_registered_buffers)
@@ -356,7 +415,7 @@ TEST_F(uring, bytes_are_written_and_read_in_registered_buffers)
 	NEEDS_REGISTRATION();
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
-	write_and_read(_metadata, self, true);
+	EXPECT_EQ(2, copy_by(self, &self->ring, self->uring));
 	EXPECT_EQ(2, uring_stats(self->uring).registrations);
 }
 
@@ -376,11 +435,16 @@ TEST_F(uring, a_part_of_a_slice_has_the_same_index)
 	evpl_iovec_release(&part);
 }
 
-/* Gives all of a slab back; the pool keeps another one. */
-static void drop_slab(FIXTURE_DATA(uring) *self, int which)
+static void give_back(FIXTURE_DATA(uring) *self, int which)
 {
 	evpl_iovecs_release(self->iovec[which], PER_SLAB);
 	memset(self->iovec[which], 0, sizeof(self->iovec[which]));
+}
+
+/* Gives a slab back for good; the pool keeps another one that is idle. */
+static void drop_slab(FIXTURE_DATA(uring) *self, int which)
+{
+	give_back(self, which);
 	evpl_pool_trim(self->pool);
 }
 
@@ -403,10 +467,8 @@ TEST_F(uring, the_slot_of_a_trimmed_slab_is_cleared_later_and_used_again)
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[1][0], &gone));
 
 	/* One idle slab is kept: the first in the pool's list. */
-	for (i = 0; i < 2; i++) {
-		evpl_iovecs_release(self->iovec[i], PER_SLAB);
-		memset(self->iovec[i], 0, sizeof(self->iovec[i]));
-	}
+	for (i = 0; i < 2; i++)
+		give_back(self, i);
 	on_thread(trim, self->pool);
 	ASSERT_EQ(2, stats_of(self->pool).slabs);
 	EXPECT_EQ(3, uring_stats(self->uring).slots_used);
@@ -426,7 +488,7 @@ TEST_F(uring, the_slot_of_a_trimmed_slab_is_cleared_later_and_used_again)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[3]));
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[3][0], &info));
 	EXPECT_EQ(gone.number, info.number);
-	write_and_read(_metadata, self, true);
+	EXPECT_EQ(2, copy_by(self, &self->ring, self->uring));
 }
 
 TEST_F(uring, flush_clears_slots)
@@ -435,8 +497,7 @@ TEST_F(uring, flush_clears_slots)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	ASSERT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[1][0]));
-	evpl_iovecs_release(self->iovec[0], PER_SLAB);
-	memset(self->iovec[0], 0, sizeof(self->iovec[0]));
+	give_back(self, 0);
 	drop_slab(self, 1);
 	EXPECT_EQ(1, uring_stats(self->uring).slots_used);
 	evpl_uring_flush(self->uring);
@@ -502,7 +563,7 @@ TEST_F(uring, what_the_kernel_refuses_is_asked_once_and_works)
 		SKIP(return, "this kernel registers this memory");
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
-	write_and_read(_metadata, self, false);
+	EXPECT_EQ(0, copy_by(self, &self->ring, self->uring));
 	EXPECT_EQ(-EOPNOTSUPP, evpl_uring_index(self->uring, &self->iovec[0][0]));
 	EXPECT_EQ(1, uring_stats(self->uring).failures);
 	EXPECT_EQ(0, uring_stats(self->uring).registrations);
@@ -530,36 +591,235 @@ TEST_F(uring, a_ring_without_a_table_works_unregistered)
 	io_uring_queue_exit(&ring);
 }
 
+#define NEEDS_RING_OF_ONE_THREAD()							\
+	do {										\
+		if (!(variant->flags & IORING_SETUP_SINGLE_ISSUER))			\
+			SKIP(return, "any thread may");					\
+	} while (0)
+
 struct elsewhere {
+	struct evpl_pool *pool;
+	struct io_uring *ring;
 	struct evpl_uring *uring;
 	const struct evpl_iovec *iovec;
-	int index;
+	int index, created;
 };
 
-static void *index_elsewhere(void *arg)
+static void *calls_elsewhere(void *arg)
 {
 	struct elsewhere *elsewhere = arg;
+	struct evpl_uring *uring;
 
+	elsewhere->created = evpl_uring_create(&uring, elsewhere->pool, elsewhere->ring, 0, 1,
+					       EVPL_URING_NEW_TABLE);
 	elsewhere->index = evpl_uring_index(elsewhere->uring, elsewhere->iovec);
 	return NULL;
 }
 
 TEST_F(uring, another_thread_is_refused_and_does_no_harm)
 {
-	struct elsewhere elsewhere = { .uring = self->uring };
-	struct io_uring_sqe *sqe;
+	struct elsewhere elsewhere = {
+		.pool = self->pool,
+		.ring = &self->ring,
+		.uring = self->uring,
+		.iovec = &self->iovec[0][0],
+	};
+	const char *notice;
+
+	NEEDS_RING_OF_ONE_THREAD();
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
+	on_thread(calls_elsewhere, &elsewhere);
+	EXPECT_EQ(-EEXIST, elsewhere.created);
+	EXPECT_EQ(1, stats_of(self->pool).devices);
+	EXPECT_EQ(-EEXIST, elsewhere.index);
+	EXPECT_EQ(-EEXIST, uring_stats(self->uring).error);
+	EXPECT_EQ(0, uring_stats(self->uring).slots_used);
+	notice = evpl_uring_notice(self->uring);
+	ASSERT_NE(NULL, notice);
+	EXPECT_NE(NULL, strstr(notice, "thread"));
+	EXPECT_EQ(self->refuses ? -EOPNOTSUPP : FIRST,
+		  evpl_uring_index(self->uring, &self->iovec[0][0]));
+}
+
+static void *flush(void *arg)
+{
+	evpl_uring_flush(arg);
+	return NULL;
+}
+
+TEST_F(uring, another_thread_leaves_slots_to_the_rings_own)
+{
+	bool refused = variant->flags & IORING_SETUP_SINGLE_ISSUER;
 
 	NEEDS_REGISTRATION();
-	/* The first submission makes the ring this thread's. */
-	sqe = io_uring_get_sqe(&self->ring);
-	io_uring_prep_nop(sqe);
-	EXPECT_EQ(0, submit(&self->ring));
-
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
-	elsewhere.iovec = &self->iovec[0][0];
-	on_thread(index_elsewhere, &elsewhere);
-	EXPECT_EQ(-EEXIST, elsewhere.index);
-	EXPECT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[0][0]));
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	ASSERT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[1][0]));
+	give_back(self, 0);
+	drop_slab(self, 1);
+
+	on_thread(flush, self->uring);
+	EXPECT_EQ(refused ? 1 : 0, uring_stats(self->uring).slots_used);
+	EXPECT_TRUE(pinned_falls_to(&self->ring, refused ? SLAB : 0));
+	evpl_uring_flush(self->uring);
+	EXPECT_EQ(0, uring_stats(self->uring).slots_used);
+	EXPECT_EQ(1, uring_stats(self->uring).unregistrations);
+	EXPECT_TRUE(pinned_falls_to(&self->ring, 0));
+}
+
+struct sleeper {
+	struct evpl_pool *pool;
+	int pipe;
+	long pinned;
+};
+
+static void *trim_and_wake(void *arg)
+{
+	struct sleeper *sleeper = arg;
+
+	evpl_pool_trim(sleeper->pool);
+	sleeper->pinned = pinned();
+	if (write(sleeper->pipe, "x", 1) != 1)
+		abort();
+	return NULL;
+}
+
+TEST_F(uring, a_slab_that_goes_while_the_rings_thread_sleeps_is_cleared_when_it_wakes)
+{
+	struct sleeper sleeper = { .pool = self->pool };
+	struct io_uring_cqe *cqe;
+	pthread_t thread;
+	int i, ends[2];
+
+	NEEDS_REGISTRATION();
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
+		ASSERT_EQ(FIRST + i, evpl_uring_index(self->uring, &self->iovec[i][0]));
+	}
+	EXPECT_EQ(3 * SLAB, pinned());
+	for (i = 0; i < 2; i++)
+		give_back(self, i);
+
+	/* It sleeps until there is something to read. */
+	ASSERT_EQ(0, pipe(ends));
+	sleeper.pipe = ends[1];
+	EXPECT_EQ(1, evpl_uring_prep_read(self->uring, io_uring_get_sqe(&self->ring), ends[0],
+					  &self->iovec[2][0], 0));
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, trim_and_wake, &sleeper));
+	ASSERT_EQ(0, io_uring_wait_cqe(&self->ring, &cqe));
+	EXPECT_EQ(1, cqe->res);
+	io_uring_cqe_seen(&self->ring, cqe);
+	pthread_join(thread, NULL);
+	EXPECT_EQ('x', *(char *)self->iovec[2][0].data);
+	EXPECT_EQ(2, stats_of(self->pool).slabs);
+	EXPECT_EQ(3 * SLAB, sleeper.pinned);
+	EXPECT_EQ(3, uring_stats(self->uring).slots_used);
+
+	evpl_uring_flush(self->uring);
+	EXPECT_EQ(2, uring_stats(self->uring).slots_used);
+	EXPECT_TRUE(pinned_falls_to(&self->ring, 2 * SLAB));
+	close(ends[0]);
+	close(ends[1]);
+}
+
+TEST_F(uring, flush_has_the_kernel_let_go_though_a_request_has_yet_to_complete)
+{
+	struct io_uring_cqe *cqe;
+	int i, ends[2];
+
+	NEEDS_REGISTRATION();
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
+		ASSERT_EQ(FIRST + i, evpl_uring_index(self->uring, &self->iovec[i][0]));
+	}
+	ASSERT_EQ(0, pipe(ends));
+	EXPECT_EQ(1, evpl_uring_prep_read(self->uring, io_uring_get_sqe(&self->ring), ends[0],
+					  &self->iovec[2][0], 0));
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+	give_back(self, 0);
+	drop_slab(self, 1);
+
+	/* It can complete, and no call for the ring has seen to that. */
+	ASSERT_EQ(1, write(ends[1], "x", 1));
+	evpl_uring_flush(self->uring);
+	EXPECT_EQ(2 * SLAB, pinned());
+	ASSERT_EQ(0, io_uring_peek_cqe(&self->ring, &cqe));
+	EXPECT_EQ(1, cqe->res);
+	io_uring_cqe_seen(&self->ring, cqe);
+	close(ends[0]);
+	close(ends[1]);
+}
+
+/* A ring that one thread sets up and another enables. */
+struct handover {
+	FIXTURE_DATA(uring) *self;
+	struct io_uring ring;
+	struct evpl_uring *uring;
+	int copied, index;
+	bool destroy, let_go;
+};
+
+static void *enable_and_copy(void *arg)
+{
+	struct handover *handover = arg;
+
+	/* liburing 2.3 declares io_uring_enable_rings(), and doesn't export it. */
+	if (syscall(__NR_io_uring_register, handover->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS,
+		    NULL, 0))
+		abort();
+	handover->copied = copy_by(handover->self, &handover->ring, handover->uring);
+	handover->index = evpl_uring_index(handover->uring, &handover->self->iovec[2][0]);
+	if (handover->destroy) {
+		evpl_uring_destroy(handover->uring);
+		handover->let_go = pinned_falls_to(&handover->ring, 0);
+	}
+	return NULL;
+}
+
+static void hand_over(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
+		      struct handover *handover, unsigned int flags)
+{
+	int i;
+
+	handover->self = self;
+	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &handover->ring, flags | IORING_SETUP_R_DISABLED));
+	ASSERT_EQ(0, evpl_uring_create(&handover->uring, self->pool, &handover->ring, 1, SLOTS,
+				       EVPL_URING_NEW_TABLE));
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
+	EXPECT_EQ(1, evpl_uring_index(handover->uring, &self->iovec[0][0]));
+	on_thread(enable_and_copy, handover);
+	EXPECT_EQ(2, handover->copied);
+	EXPECT_EQ(3, handover->index);
+}
+
+TEST_F(uring, a_ring_that_is_enabled_on_another_thread_is_that_threads)
+{
+	struct handover handover = { .destroy = true };
+
+	NEEDS_REGISTRATION();
+	NEEDS_RING_OF_ONE_THREAD();
+	hand_over(_metadata, self, &handover, variant->flags);
+	EXPECT_TRUE(handover.let_go);
+	io_uring_queue_exit(&handover.ring);
+}
+
+TEST_F(uring, memory_that_another_thread_destroys_stays_pinned_until_the_ring_goes)
+{
+	struct handover handover = { .destroy = false };
+
+	NEEDS_REGISTRATION();
+	NEEDS_RING_OF_ONE_THREAD();
+	hand_over(_metadata, self, &handover, variant->flags);
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[3]));
+	EXPECT_EQ(-EEXIST, evpl_uring_index(handover.uring, &self->iovec[3][0]));
+	EXPECT_EQ(2, evpl_uring_index(handover.uring, &self->iovec[1][0]));
+	evpl_uring_destroy(handover.uring);
+	EXPECT_EQ(1, stats_of(self->pool).devices);
+	EXPECT_EQ(3 * SLAB, pinned());
+	io_uring_queue_exit(&handover.ring);
+	EXPECT_TRUE(pinned_falls_to(NULL, 0));
 }
 
 TEST_F(uring, a_limit_of_locked_memory_is_told_and_tried_again)
@@ -636,10 +896,8 @@ TEST_F(uring, slabs_come_and_go_on_another_thread)
 			EXPECT_GT(FIRST + SLOTS, index);
 			EXPECT_EQ(index, evpl_uring_index(self->uring, &self->iovec[i][0]));
 		}
-		for (i = 0; i < 3; i++) {
-			evpl_iovecs_release(self->iovec[i], PER_SLAB);
-			memset(self->iovec[i], 0, sizeof(self->iovec[i]));
-		}
+		for (i = 0; i < 3; i++)
+			give_back(self, i);
 	}
 	atomic_store(&c.stop, true);
 	pthread_join(thread, NULL);

@@ -60,19 +60,22 @@ struct evpl_uring {
 	struct slot slots[];
 };
 
+static void push_gone(struct evpl_uring *uring, uint32_t slot)
+{
+	uint32_t first = atomic_load_explicit(&uring->gone, memory_order_relaxed);
+
+	do
+		uring->slots[slot].next = first;
+	while (!atomic_compare_exchange_weak_explicit(&uring->gone, &first, slot,
+						      memory_order_release, memory_order_relaxed));
+}
+
 static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
 {
-	struct evpl_uring *uring = arg;
-	uint32_t first;
-
 	(void)slab;
 	if (cookie == UNREGISTERED)
 		return 0;
-	first = atomic_load_explicit(&uring->gone, memory_order_relaxed);
-	do
-		uring->slots[cookie].next = first;
-	while (!atomic_compare_exchange_weak_explicit(&uring->gone, &first, (uint32_t)cookie,
-						      memory_order_release, memory_order_relaxed));
+	push_gone(arg, (uint32_t)cookie);
 	return EVPL_DEVICE_LATER;
 }
 
@@ -98,23 +101,39 @@ static int table_update(struct evpl_uring *uring, uint32_t slot, void *base, siz
 static void clear_gone(struct evpl_uring *uring, bool detached)
 {
 	uint32_t slot, next;
+	int err;
 
 	if (atomic_load_explicit(&uring->gone, memory_order_relaxed) == NO_SLOT)
 		return;
 	slot = atomic_exchange_explicit(&uring->gone, NO_SLOT, memory_order_acquire);
 	for (; slot != NO_SLOT; slot = next) {
 		next = uring->slots[slot].next;
-		/* What fails here (a ring that is closed already) has no slot to clear. */
-		table_update(uring, slot, NULL, 0);
+		err = table_update(uring, slot, NULL, 0);
+		if ((err == -EEXIST || err == -ENOMEM) && !detached) {
+			/* Not this thread's to clear, or no memory for it: the next call's. */
+			push_gone(uring, slot);
+			continue;
+		}
+		/* What else fails (a ring that is closed already) has no slot to clear. */
 		if (!detached)
 			evpl_device_let_go(uring->device, uring->slots[slot].number);
 		uring->slots[slot].next = uring->free;
 		uring->free = slot;
 		uring->stats.slots_used--;
 		uring->stats.unregistrations++;
+		if (uring->refused == -ENOMEM)
+			uring->refused = 0;
 	}
-	if (uring->refused == -ENOMEM)
-		uring->refused = 0;
+}
+
+/*
+ * With IORING_SETUP_DEFER_TASKRUN the kernel lets go of what requests used that are done,
+ * slots cleared meanwhile included, when the ring's thread enters the ring next.
+ */
+static void enter_idle_ring(struct evpl_uring *uring)
+{
+	if (uring->ring->flags & IORING_SETUP_DEFER_TASKRUN)
+		io_uring_get_events(uring->ring);
 }
 
 static void note_failure(struct evpl_uring *uring, int err)
@@ -136,6 +155,10 @@ static void note_failure(struct evpl_uring *uring, int err)
 			   "RLIMIT_MEMLOCK): I/O in further slabs isn't registered. Raise "
 			   "'ulimit -l', or give CAP_IPC_LOCK.",
 			   memlock_limit(limit, sizeof(limit)));
+		break;
+	case -EEXIST:
+		notice_set(uring->notice, "io_uring registers memory with this ring on the ring's own "
+			   "thread alone: I/O prepared on another one isn't registered.");
 		break;
 	default:
 		notice_set(uring->notice, "io_uring can't register this memory: %s. I/O works, "
@@ -302,6 +325,7 @@ void evplmem_uring_destroy(struct evpl_uring *uring)
 	/* Puts the slots of all slabs on the list. */
 	evpl_device_detach(uring->device);
 	clear_gone(uring, true);
+	enter_idle_ring(uring);
 	free(uring);
 }
 
@@ -310,6 +334,7 @@ void evplmem_uring_flush(struct evpl_uring *uring)
 	if (pool_is_inherited(uring->pool))
 		return;
 	clear_gone(uring, false);
+	enter_idle_ring(uring);
 	if (uring->refused == -ENOMEM)
 		uring->refused = 0;
 }
