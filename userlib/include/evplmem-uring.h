@@ -23,6 +23,9 @@
  * next call for the ring. Until then the kernel keeps the slab's memory: a ring
  * that falls idle is best told so with evpl_uring_flush().
  *
+ * Where each thread has a ring, each would register, and be charged for, the same
+ * memory. evpl_uring_clone() gives a ring what another one has registered already.
+ *
  * Threads: all calls for one ring are made on the thread that may submit to it, or
  * one at a time where any thread may. The pool can be used, trimmed too, by other
  * threads meanwhile. A ring with IORING_SETUP_SINGLE_ISSUER is one thread's: that which
@@ -57,12 +60,22 @@ struct evpl_uring;
 #define EVPL_URING_NEW_TABLE	(1U << 0)
 
 /**
+ * EVPL_URING_EAGER - register the slabs that the pool has
+ *
+ * They are registered before evpl_uring_create() returns, those that come later when
+ * they are first used. That one of them can't be isn't an error: evpl_uring_notice()
+ * tells why, and the slab is tried again when it is used.
+ */
+#define EVPL_URING_EAGER	(1U << 1)
+
+/**
  * struct evpl_uring_stats - what evpl_uring_stats() tells
  * @size: sizeof(struct evpl_uring_stats), set by the caller
  * @slots: slots that were given
  * @slots_used: slots with a slab, slabs included that are gone and whose slot is
  *	cleared at the next call
- * @registrations: slabs registered since the start
+ * @registrations: slabs registered since the start, without those that
+ *	evpl_uring_clone() found registered
  * @unregistrations: slots cleared since
  * @failures: system calls to register that failed, since
  * @error: why the last slab that couldn't be registered couldn't, as a negative
@@ -85,6 +98,8 @@ struct evpl_uring_stats {
 int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
 			 struct io_uring *ring, unsigned int first_slot,
 			 unsigned int nr_slots, unsigned int flags);
+int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
+			struct io_uring *ring);
 void evplmem_uring_destroy(struct evpl_uring *uring);
 int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec);
 int evplmem_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
@@ -105,7 +120,7 @@ const char *evplmem_uring_notice(struct evpl_uring *uring);
  * @ring: the ring; it must live, at this address, until evpl_uring_destroy()
  * @first_slot: the first slot of its table of registered buffers to use
  * @nr_slots: how many; with the slots before them at most 16384
- * @flags: %EVPL_URING_NEW_TABLE or 0
+ * @flags: %EVPL_URING_NEW_TABLE, %EVPL_URING_EAGER, or 0
  *
  * Slots are as good as slabs: a pool with the default sizes has a GiB in 20.
  *
@@ -126,8 +141,44 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
 }
 
 /**
+ * evpl_uring_clone() - use a pool's memory with a ring as another ring does
+ * @r_uring: where it goes; end it with evpl_uring_destroy()
+ * @source: the other ring's; its own thread may use it meanwhile, not destroy it
+ * @ring: the ring, which has no table of registered buffers; otherwise as for
+ *	evpl_uring_create()
+ *
+ * The kernel copies the other ring's whole table, buffers that aren't of @source
+ * included, so that @ring can use all slabs that are registered there. They are pinned
+ * and charged to RLIMIT_MEMLOCK once for all rings, until the last of them has cleared
+ * its slot or is gone, in any order. Afterwards the rings have nothing to do with each
+ * other: a slab that isn't in the copy is registered, and charged, by each ring that
+ * uses it. So take the slabs first (evpl_pool_preallocate()) and make the source
+ * %EVPL_URING_EAGER. A ring that has no request in flight can be given a new copy with
+ * evpl_uring_destroy(), io_uring_unregister_buffers(3) and this.
+ *
+ * Where the kernel can't copy, @ring gets an empty table of its own and registers for
+ * itself, as with %EVPL_URING_NEW_TABLE. That is so before Linux 6.12, and if the rings
+ * are charged to different users or processes; from Linux 6.18 on also if the other ring
+ * is another thread's (IORING_SETUP_SINGLE_ISSUER): the best source is a small ring
+ * without that flag, which need not do any I/O.
+ *
+ * Return: 1 if the table is a copy, 0 if it is one of its own. Not an error either
+ * way. Or
+ *  - -EBUSY: @ring has a table
+ *  - -EEXIST: @ring is another thread's
+ *  - -ENXIO: the other ring has no table
+ *  - -ENOSPC: the pool has %EVPL_DEVICES_MAX devices already
+ *  - -ENOMEM: no memory
+ */
+static inline int evpl_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
+				   struct io_uring *ring)
+{
+	return evplmem_uring_clone(r_uring, source, ring);
+}
+
+/**
  * evpl_uring_destroy() - end it
- * @uring: what evpl_uring_create() made, or NULL
+ * @uring: what evpl_uring_create() or evpl_uring_clone() made, or NULL
  *
  * Clears the slots. Call it before io_uring_queue_exit(3), and before the pool is
  * closed. Requests that were submitted are completed as usual. Where the ring is

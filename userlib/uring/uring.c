@@ -7,24 +7,31 @@
  * go on any thread: that one puts the slot on a list, and the ring's thread, which
  * takes the whole list at its next call, clears it and lets the slab's number go. A
  * slot is on the list once at most, so nothing is allocated for it.
+ *
+ * The lock is for those who need not be the ring's thread: who clones the ring's table
+ * to another ring's, and who adds a slab to the pool while the ring is being set up.
  */
 #include "evplmem-uring.h"
 
 #include <liburing.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "common.h"
 
 #define SLOTS_MAX	16384U		/* IORING_MAX_REG_BUFFERS */
 #define UNREGISTERED	UINT64_MAX
 #define NO_SLOT		UINT32_MAX
+#define NO_SLAB		UINT32_MAX
 
 /**
  * struct slot - a slot of the ring's table
- * @number: the slab's number, while there is one
- * @next: the next that is free, or that is gone
+ * @number: the slab's number, or NO_SLAB
+ * @next: the next one of the list that it is on
  */
 struct slot {
 	unsigned int number;
@@ -37,7 +44,12 @@ struct slot {
  * @ring: the ring
  * @device: the pool's side
  * @first_slot: the slots' place in the ring's table
+ * @lock: held while slabs are put in slots and while slots are cleared: by the ring's
+ *	thread, and by others for the slabs that they add while the ring is set up. Who
+ *	clones the table holds it, so that none are
+ * @eager: a slab that is there, or comes, is registered at once
  * @free: the first free slot, or NO_SLOT
+ * @cloned: the first slot that came with a table, and whose slab wasn't met; or NO_SLOT
  * @gone: the first slot of a slab that is gone, or NO_SLOT; any thread adds to it,
  *	the ring's takes all, so a compare and swap can't be fooled
  * @refused: why no slab can be registered, for good or until one is let go; or 0
@@ -51,7 +63,10 @@ struct evpl_uring {
 	struct io_uring *ring;
 	struct evpl_device *device;
 	unsigned int first_slot;
+	pthread_mutex_t lock;
+	bool eager;
 	uint32_t free;
+	uint32_t cloned;
 	_Atomic uint32_t gone;
 	int refused;
 	bool told;
@@ -59,6 +74,12 @@ struct evpl_uring {
 	char notice[NOTICE_SIZE];
 	struct slot slots[];
 };
+
+static void push(struct evpl_uring *uring, uint32_t *list, uint32_t slot)
+{
+	uring->slots[slot].next = *list;
+	*list = slot;
+}
 
 static void push_gone(struct evpl_uring *uring, uint32_t slot)
 {
@@ -79,11 +100,6 @@ static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_
 	return EVPL_DEVICE_LATER;
 }
 
-static const struct evpl_device_ops ops = {
-	.size = sizeof(ops),
-	.unregister_slab = unregister_slab,
-};
-
 static int table_update(struct evpl_uring *uring, uint32_t slot, void *base, size_t length)
 {
 	struct iovec iovec = { .iov_base = base, .iov_len = length };
@@ -97,6 +113,15 @@ static int table_update(struct evpl_uring *uring, uint32_t slot, void *base, siz
 	return ret == 1 ? 0 : -EIO;
 }
 
+/* A slot whose slab is cleared from the table already. Under the lock. */
+static void free_slot(struct evpl_uring *uring, uint32_t slot)
+{
+	uring->slots[slot].number = NO_SLAB;
+	push(uring, &uring->free, slot);
+	uring->stats.slots_used--;
+	uring->stats.unregistrations++;
+}
+
 /* With the pool detached already, there is no number to let go. */
 static void clear_gone(struct evpl_uring *uring, bool detached)
 {
@@ -105,6 +130,7 @@ static void clear_gone(struct evpl_uring *uring, bool detached)
 
 	if (atomic_load_explicit(&uring->gone, memory_order_relaxed) == NO_SLOT)
 		return;
+	pthread_mutex_lock(&uring->lock);
 	slot = atomic_exchange_explicit(&uring->gone, NO_SLOT, memory_order_acquire);
 	for (; slot != NO_SLOT; slot = next) {
 		next = uring->slots[slot].next;
@@ -117,13 +143,11 @@ static void clear_gone(struct evpl_uring *uring, bool detached)
 		/* What else fails (a ring that is closed already) has no slot to clear. */
 		if (!detached)
 			evpl_device_let_go(uring->device, uring->slots[slot].number);
-		uring->slots[slot].next = uring->free;
-		uring->free = slot;
-		uring->stats.slots_used--;
-		uring->stats.unregistrations++;
+		free_slot(uring, slot);
 		if (uring->refused == -ENOMEM)
 			uring->refused = 0;
 	}
+	pthread_mutex_unlock(&uring->lock);
 }
 
 /*
@@ -166,16 +190,12 @@ static void note_failure(struct evpl_uring *uring, int err)
 	}
 }
 
-/* The first use of a slab: registers it, if that can be. */
-static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+/* Puts a slab in a slot, if that can be; which one, or why not. Under the lock. */
+static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info)
 {
-	struct evpl_slab_info info;
 	uint32_t slot = uring->free;
-	int err;
+	int err = uring->refused;
 
-	if (evpl_iovec_slab(iovec, &info))
-		return -ENOENT;
-	err = uring->refused;
 	if (!err && slot == NO_SLOT)
 		err = -ENOSPC;
 	if (err) {
@@ -183,7 +203,7 @@ static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iove
 		return err;
 	}
 
-	err = table_update(uring, slot, info.base, info.length);
+	err = table_update(uring, slot, info->base, info->length);
 	if (err) {
 		uring->stats.failures++;
 		note_failure(uring, err);
@@ -192,28 +212,75 @@ static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iove
 		 * (EEXIST). The others are as true of the next slab as of this one,
 		 * though of memory there may be more later.
 		 */
-		if (err == -EFAULT)
-			evpl_device_set_cookie(uring->device, iovec, UNREGISTERED);
-		else if (err != -EEXIST)
+		if (err != -EFAULT && err != -EEXIST)
 			uring->refused = err;
 		return err;
 	}
 
 	uring->free = uring->slots[slot].next;
-	uring->slots[slot].number = info.number;
+	uring->slots[slot].number = info->number;
 	uring->stats.slots_used++;
 	uring->stats.registrations++;
-	err = evpl_device_set_cookie(uring->device, iovec, slot);
-	if (err) {
-		/* An iovec of another pool, or a caller on two threads. */
-		table_update(uring, slot, NULL, 0);
-		uring->slots[slot].next = uring->free;
-		uring->free = slot;
-		uring->stats.slots_used--;
-		uring->stats.unregistrations++;
-		return err;
+	return (int)slot;
+}
+
+/* The first use of a slab. */
+static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+{
+	struct evpl_slab_info info;
+	int slot, err;
+
+	if (evpl_iovec_slab(iovec, &info))
+		return -ENOENT;
+	pthread_mutex_lock(&uring->lock);
+	slot = fill_slot(uring, &info);
+	if (slot == -EFAULT) {
+		evpl_device_set_cookie(uring->device, iovec, UNREGISTERED);
+	} else if (slot >= 0) {
+		err = evpl_device_set_cookie(uring->device, iovec, (uint64_t)slot);
+		if (err) {
+			/* An iovec of another pool, or a caller on two threads. */
+			table_update(uring, (uint32_t)slot, NULL, 0);
+			free_slot(uring, (uint32_t)slot);
+			slot = err;
+		}
 	}
-	return (int)(uring->first_slot + slot);
+	pthread_mutex_unlock(&uring->lock);
+	return slot < 0 ? slot : (int)uring->first_slot + slot;
+}
+
+/* Takes the slot that came with the table for a slab. Under the lock. */
+static int take_cloned(struct evpl_uring *uring, const struct evpl_slab_info *slab)
+{
+	uint32_t *link = &uring->cloned, slot;
+
+	for (slot = *link; slot != NO_SLOT; slot = *link) {
+		if (uring->slots[slot].number == slab->number) {
+			*link = uring->slots[slot].next;
+			uring->stats.slots_used++;
+			return (int)slot;
+		}
+		link = &uring->slots[slot].next;
+	}
+	return -ENOENT;
+}
+
+/*
+ * A slab that is there when the ring is set up. Of those that come later, on any
+ * thread, there is nothing to be done before they are used.
+ */
+static int meet_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	struct evpl_uring *uring = arg;
+	int slot;
+
+	pthread_mutex_lock(&uring->lock);
+	slot = uring->eager ? fill_slot(uring, slab) : take_cloned(uring, slab);
+	pthread_mutex_unlock(&uring->lock);
+	if (slot < 0 && slot != -EFAULT)
+		return slot;
+	*cookie = slot < 0 ? UNREGISTERED : (uint64_t)slot;
+	return 0;
 }
 
 int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
@@ -276,46 +343,161 @@ int evplmem_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sq
 	return 0;
 }
 
+static struct evpl_uring *new_uring(struct evpl_pool *pool, struct io_uring *ring,
+				    unsigned int first_slot, unsigned int nr_slots)
+{
+	struct evpl_uring *uring;
+
+	uring = calloc(1, sizeof(*uring) + nr_slots * sizeof(uring->slots[0]));
+	if (!uring)
+		return NULL;
+	uring->pool = pool;
+	uring->ring = ring;
+	uring->first_slot = first_slot;
+	uring->stats.slots = nr_slots;
+	uring->free = NO_SLOT;
+	uring->cloned = NO_SLOT;
+	pthread_mutex_init(&uring->lock, NULL);
+	atomic_init(&uring->gone, NO_SLOT);
+	return uring;
+}
+
+static void free_uring(struct evpl_uring *uring)
+{
+	pthread_mutex_destroy(&uring->lock);
+	free(uring);
+}
+
+/* Has the slabs met, if there is anything to be done of them yet. */
+static int attach(struct evpl_uring *uring)
+{
+	struct evpl_device_ops ops = {
+		.size = sizeof(ops),
+		.unregister_slab = unregister_slab,
+	};
+
+	if (uring->eager || uring->cloned != NO_SLOT)
+		ops.register_slab = meet_slab;
+	return evpl_device_attach(uring->pool, &ops, uring, &uring->device);
+}
+
 int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
 			 struct io_uring *ring, unsigned int first_slot,
 			 unsigned int nr_slots, unsigned int flags)
 {
 	struct evpl_uring *uring;
-	uint32_t i;
+	uint32_t slot;
 	int err;
 
 	if (!nr_slots || nr_slots > SLOTS_MAX || first_slot > SLOTS_MAX - nr_slots)
 		return -EINVAL;
-	if (flags & ~EVPL_URING_NEW_TABLE)
+	if (flags & ~(EVPL_URING_NEW_TABLE | EVPL_URING_EAGER))
 		return -EOPNOTSUPP;
+	if (pool_is_inherited(pool))
+		return -EPERM;
 
-	uring = calloc(1, sizeof(*uring) + nr_slots * sizeof(uring->slots[0]));
+	uring = new_uring(pool, ring, first_slot, nr_slots);
 	if (!uring)
 		return -ENOMEM;
-	uring->pool = pool;
-	uring->ring = ring;
-	uring->first_slot = first_slot;
-	uring->stats.slots = nr_slots;
-	atomic_init(&uring->gone, NO_SLOT);
-	for (i = 0; i < nr_slots; i++)
-		uring->slots[i].next = i + 1 < nr_slots ? i + 1 : NO_SLOT;
+	for (slot = nr_slots; slot--; ) {
+		uring->slots[slot].number = NO_SLAB;
+		push(uring, &uring->free, slot);
+	}
 
-	err = evpl_device_attach(pool, &ops, uring, &uring->device);
-	if (err)
-		goto free_uring;
 	if (flags & EVPL_URING_NEW_TABLE) {
 		err = io_uring_register_buffers_sparse(ring, first_slot + nr_slots);
 		if (err)
-			goto detach;
+			goto free_uring;
 	}
+	uring->eager = flags & EVPL_URING_EAGER;
+	err = attach(uring);
+	if (err)
+		goto unregister_table;
+	pthread_mutex_lock(&uring->lock);
+	uring->eager = false;
+	pthread_mutex_unlock(&uring->lock);
 	*r_uring = uring;
 	return 0;
 
-detach:
-	evpl_device_detach(uring->device);
+unregister_table:
+	if (flags & EVPL_URING_NEW_TABLE)
+		io_uring_unregister_buffers(ring);
 free_uring:
-	free(uring);
+	free_uring(uring);
 	return err;
+}
+
+/*
+ * Gives a ring the table of another one, or an empty table where the kernel can't copy.
+ * Linux before 6.12 doesn't know the call; later ones refuse with EINVAL if the rings are
+ * charged to different users or processes, and those from 6.18 on with EEXIST if the
+ * source is another thread's: so they do if it is @ring, but then they refuse the empty
+ * table too. Returns 1, 0 or an error.
+ */
+static int table_clone(struct io_uring *ring, struct evpl_uring *source)
+{
+	/* liburing has this from 2.8 on. */
+	const unsigned int register_clone_buffers = 30;
+	struct {
+		uint32_t source;
+		uint32_t flags;
+		uint32_t zero[6];	/* all of the table */
+	} arg = { .source = (uint32_t)source->ring->ring_fd };
+
+	if (!syscall(__NR_io_uring_register, ring->ring_fd, register_clone_buffers, &arg, 1))
+		return 1;
+	if (errno != EINVAL && errno != EEXIST)
+		return -errno;
+	return io_uring_register_buffers_sparse(ring, source->first_slot + source->stats.slots);
+}
+
+int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
+			struct io_uring *ring)
+{
+	struct evpl_uring *uring;
+	uint32_t slot, next;
+	int ret, err;
+
+	if (pool_is_inherited(source->pool))
+		return -EPERM;
+	uring = new_uring(source->pool, ring, source->first_slot, source->stats.slots);
+	if (!uring)
+		return -ENOMEM;
+
+	/* From the copy until all slabs are met, no slot gets another one. */
+	pthread_mutex_lock(&source->lock);
+	ret = table_clone(ring, source);
+	if (ret < 0)
+		goto unlock;
+	for (slot = uring->stats.slots; slot--; ) {
+		uring->slots[slot].number = ret ? source->slots[slot].number : NO_SLAB;
+		push(uring, uring->slots[slot].number == NO_SLAB ? &uring->free : &uring->cloned,
+		     slot);
+	}
+	err = attach(uring);
+	if (err) {
+		io_uring_unregister_buffers(ring);
+		ret = err;
+		goto unlock;
+	}
+
+	/* The others' slabs are gone, though the source has yet to clear them. */
+	pthread_mutex_lock(&uring->lock);
+	for (slot = uring->cloned; slot != NO_SLOT; slot = next) {
+		next = uring->slots[slot].next;
+		uring->slots[slot].number = NO_SLAB;
+		uring->stats.slots_used++;
+		push_gone(uring, slot);
+	}
+	uring->cloned = NO_SLOT;
+	pthread_mutex_unlock(&uring->lock);
+	clear_gone(uring, false);
+	*r_uring = uring;
+unlock:
+	pthread_mutex_unlock(&source->lock);
+	if (ret < 0)
+		free_uring(uring);
+	return ret;
 }
 
 void evplmem_uring_destroy(struct evpl_uring *uring)
@@ -326,7 +508,7 @@ void evplmem_uring_destroy(struct evpl_uring *uring)
 	evpl_device_detach(uring->device);
 	clear_gone(uring, true);
 	enter_idle_ring(uring);
-	free(uring);
+	free_uring(uring);
 }
 
 void evplmem_uring_flush(struct evpl_uring *uring)
