@@ -53,8 +53,11 @@ $(B)/tests/test_$(1): $(TOP)tests/test_$(1).c $(OBJ) $(B)/$(1)/$(1).o | $(B)/tes
 endef
 $(foreach d,$(DEVICES),$(eval $(call device,$(d))))
 
-# A test of a library that isn't built isn't either.
-TESTS := $(filter-out $(if $(WITH_URING),,%/test_uring) $(if $(WITH_RDMA),,%/test_rdma),$(TESTS))
+# A test of a library that isn't built isn't either. AF_XDP needs none of ours.
+WITH_XDP := $(call have,xdp/xsk.h bpf/bpf.h)
+TESTS := $(filter-out $(if $(WITH_URING),,%/test_uring) $(if $(WITH_RDMA),,%/test_rdma) \
+	$(if $(WITH_XDP),,%/test_xdp),$(TESTS))
+$(B)/tests/test_xdp: ALL_LDFLAGS += -lxdp -lbpf
 
 # The tool has our libraries in it, so that it runs from wherever it is.
 $(B)/tools/%.o: $(TOP)tools/%.c

@@ -4,12 +4,9 @@
  * from one to another. Needs an RDMA device: the one that EVPL_RXE names (with-rxe
  * makes it), else the first one.
  */
-#include "common.h"
+#include "pinned.h"
 
 #include <infiniband/verbs.h>
-#include <linux/capability.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -337,21 +334,6 @@ TEST_F(rdma, the_region_goes_with_the_slab)
 	EXPECT_EQ(3, rdma_stats(self->rdma).registrations);
 }
 
-/*
- * Of this thread alone, so that what was opened before still works: the kernel compares
- * the credentials of who opened the device.
- */
-static int drop_capability(void)
-{
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2];
-
-	if (syscall(SYS_capget, &header, data))
-		return -1;
-	data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective &= ~CAP_TO_MASK(CAP_IPC_LOCK);
-	return (int)syscall(SYS_capset, &header, data);
-}
-
 struct poor {
 	struct evpl_pool *pool;
 	struct evpl_iovec *iovec;
@@ -361,7 +343,7 @@ struct poor {
 	bool told_twice;
 };
 
-static void *register_without_capability(void *arg)
+static void *register_limited(void *arg)
 {
 	struct poor *poor = arg;
 	struct ibv_context *context;
@@ -371,8 +353,6 @@ static void *register_without_capability(void *arg)
 	const char *notice;
 	uint32_t key;
 
-	if (drop_capability())
-		abort();
 	context = open_device();
 	pd = context ? ibv_alloc_pd(context) : NULL;
 	if (!pd)
@@ -394,15 +374,9 @@ static void *register_without_capability(void *arg)
 TEST_F(rdma, a_slab_that_is_not_registered_has_no_keys_and_says_why)
 {
 	struct poor poor = { .pool = self->pool, .iovec = &self->iovec[0][0] };
-	struct rlimit limit = { .rlim_cur = MB }, old;
 	uint32_t key;
 
-	ASSERT_EQ(0, getrlimit(RLIMIT_MEMLOCK, &old));
-	limit.rlim_max = old.rlim_max;
-	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
-	on_thread(register_without_capability, &poor);
-	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &old));
-
+	on_limited_thread(MB, register_limited, &poor);
 	EXPECT_EQ(0, poor.results[0]);
 	EXPECT_EQ(-ENOENT, poor.results[1]);
 	EXPECT_EQ(-ENOENT, poor.results[2]);
