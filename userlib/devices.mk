@@ -48,7 +48,7 @@ $(B)/libevplmem-$(1).pc: $(TOP)libevplmem-$(1).pc.in FORCE | $(B)
 
 $(B)/tests/test_$(1): $(TOP)tests/test_$(1).c $(OBJ) $(B)/$(1)/$(1).o | $(B)/tests
 	$$(call Q,CC)$$(CC) $$(ALL_CFLAGS) -Wno-missing-prototypes -isystem $$(KSELFTEST) \
-		-I$(TOP)src -MMD -MP -MF $$@.d -o $$@ $$< $(B)/$(1)/$(1).o $$(OBJ) \
+		-I$(TOP)src -I$(TOP)common -MMD -MP -MF $$@.d -o $$@ $$< $(B)/$(1)/$(1).o $$(OBJ) \
 		$(LIBS_$(1)) $$(ALL_LDFLAGS)
 endef
 $(foreach d,$(DEVICES),$(eval $(call device,$(d))))

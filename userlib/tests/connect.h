@@ -2,37 +2,20 @@
 #ifndef EVPLMEM_TESTS_CONNECT_H
 #define EVPLMEM_TESTS_CONNECT_H
 
-#include <arpa/inet.h>
 #include <net/if.h>
-#include <netinet/in.h>
-#include <stdbool.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-/* A connection of TCP over the loopback device, which a virtual machine may have down. */
+#include "tcp.h"
+
+/* As tcp_pair(), with the loopback device up, which it may not be in a virtual machine. */
 static inline bool connect_pair(int sockets[2])
 {
-	struct sockaddr_in address = {
-		.sin_family = AF_INET,
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-	};
 	struct ifreq up = { .ifr_name = "lo", .ifr_flags = IFF_UP };
-	socklen_t length = sizeof(address);
-	int listener;
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	sockets[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (listener < 0 || sockets[0] < 0)
-		return false;
-	ioctl(listener, SIOCSIFFLAGS, &up);
-	if (bind(listener, (struct sockaddr *)&address, length) || listen(listener, 1) ||
-	    getsockname(listener, (struct sockaddr *)&address, &length) ||
-	    connect(sockets[0], (struct sockaddr *)&address, length))
-		return false;
-	sockets[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	close(listener);
-	return sockets[1] >= 0;
+	ioctl(fd, SIOCSIFFLAGS, &up);
+	close(fd);
+	return tcp_pair(sockets);
 }
 
 #endif /* EVPLMEM_TESTS_CONNECT_H */
