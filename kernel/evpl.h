@@ -181,7 +181,7 @@ struct evpl_slab {
  * @holds: one for each time that a dma-buf carries it, for a quarantine, and for who
  *	revokes it
  * @revoked: nobody but dma-bufs may touch the buffer for this share's sake any more
- * @fenced: it has had a device lease, whose pins the owner doesn't vouch for
+ * @fenced: it has had a device lease since its owner last ended a quarantine
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @next_serial: of the next lease
  * @leases: in the order of their serials
@@ -504,6 +504,8 @@ enum evpl_stop_nr {
 	EVPL_STOP_RESERVED,	/* slab in the tree, user space doesn't know */
 	EVPL_STOP_ENTRIES,	/* entries charged, not allocated */
 	EVPL_STOP_REAP,		/* detached folio off the list, not given back */
+	EVPL_STOP_FENCE,	/* fence looked at, share not locked again */
+	EVPL_STOP_LOOK,		/* share in quarantine found, not looked at */
 };
 
 #ifdef EVPL_DEBUG

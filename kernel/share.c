@@ -248,13 +248,18 @@ static bool is_clear(struct evpl_share *share)
 		return true;
 	xa_unlock(shares);
 	clear = evpl_fence_is_open(share);
+	evpl_stop(EVPL_STOP_FENCE);
 	xa_lock(shares);
 	return clear && serial == share->next_serial;
 }
 
+/* The mark may be another's, if this one was revoked and has left its place. */
 static bool in_quarantine(struct evpl_share *share)
 {
-	return xa_get_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
+	struct xarray *shares = &share->slab->shares;
+
+	return xa_load(shares, share->index) == share &&
+	       xa_get_mark(shares, share->index, EVPL_QUARANTINED);
 }
 
 /*
@@ -556,8 +561,11 @@ static bool look_at(struct evpl_share *share, bool anyway)
 	if (ended) {
 		end_quarantine(share);
 		share->count--;
-		/* What there is of leases is to be looked at, as ever. */
-		if (anyway && share->count == 1)
+		/*
+		 * What leases that have ended left behind is forgiven, also by who looks at
+		 * it just now and may have the last count.
+		 */
+		if (anyway && list_empty(&share->leases))
 			share->fenced = false;
 	}
 	xa_unlock(shares);
@@ -576,6 +584,7 @@ static bool look_over(struct evpl_slab *slab)
 	bool any = false;
 
 	for (; (share = next_quarantined(slab, &index)); index++) {
+		evpl_stop(EVPL_STOP_LOOK);
 		any |= !look_at(share, false);
 		cond_resched();
 		if (fatal_signal_pending(current))

@@ -17,6 +17,8 @@ static const char * const names[] = {
 	[EVPL_STOP_RESERVED] = "stop-reserved",
 	[EVPL_STOP_ENTRIES] = "stop-entries",
 	[EVPL_STOP_REAP] = "stop-reap",
+	[EVPL_STOP_FENCE] = "stop-fence",
+	[EVPL_STOP_LOOK] = "stop-look",
 };
 
 static struct evpl_stop {

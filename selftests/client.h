@@ -165,4 +165,25 @@ static inline const char *what_can_pin(char *memory)
 	return who;
 }
 
+/* Whether the owner has got buffer n back. It may take the kernel's next look. */
+static inline bool is_returned(struct client *owner, unsigned int n)
+{
+	for (int tries = 0; tries < 600; tries++) {
+		if (!get(&owner->entries[n].word))
+			return fdinfo(owner->fd, "evpl-buffers-in-quarantine") == 0 &&
+			       bit(owner->returned, n);
+		usleep(100 * 1000);
+	}
+	return false;
+}
+
+/* Whether it is in quarantine, and stays there although the kernel looks. */
+static inline bool is_quarantined(struct client *owner, unsigned int n)
+{
+	return evpl_lease_pull(owner->fd) == 0 &&
+	       get(&owner->entries[n].word) == 1 && !bit(owner->returned, n) &&
+	       read_counters().quarantined == 1 &&
+	       fdinfo(owner->fd, "evpl-buffers-in-quarantine") == 1;
+}
+
 #endif /* EVPL_CLIENT_H */

@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -430,6 +431,15 @@ static inline int send_fd(int socket, char byte, int fd)
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &fd, sizeof(int));
 	return RESULT(sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+/* Have a pipe hold memory. */
+static inline int into_pipe(int fd, void *memory, size_t length)
+{
+	struct iovec iovec = { .iov_base = memory, .iov_len = length };
+	ssize_t ret = vmsplice(fd, &iovec, 1, 0);
+
+	return ret < 0 ? -errno : (int)ret;
 }
 
 /* Wait for a child. Return its exit status, or -signal. */

@@ -6,7 +6,6 @@
  */
 #include <linux/io_uring.h>
 #include <stdarg.h>
-#include <sys/uio.h>
 
 #include "client.h"
 
@@ -180,14 +179,6 @@ static bool set_disk(char byte)
 	return ok;
 }
 
-static int into_pipe(int fd, void *memory, size_t length)
-{
-	struct iovec iovec = { .iov_base = memory, .iov_len = length };
-	ssize_t ret = vmsplice(fd, &iovec, 1, 0);
-
-	return ret < 0 ? -errno : (int)ret;
-}
-
 /* Buffer n goes to the lessee; what it shows there. */
 static char *lease(struct __test_metadata *_metadata, struct _test_data_fence *self,
 		   unsigned int n, uint32_t flags, struct evpl_record *got)
@@ -201,26 +192,14 @@ static char *lease(struct __test_metadata *_metadata, struct _test_data_fence *s
 	return memory_of(&self->lessee, got);
 }
 
-/* Whether the owner has got buffer n back. It may take the kernel's next look. */
 static bool comes_back(struct _test_data_fence *self, unsigned int n)
 {
-	for (int tries = 0; tries < 600; tries++) {
-		if (!get(&self->owner.entries[n].word))
-			return fdinfo(self->owner.fd, "evpl-buffers-in-quarantine") == 0 &&
-			       bit(self->owner.returned, n);
-		usleep(100 * 1000);
-	}
-	return false;
+	return is_returned(&self->owner, n);
 }
 
-/* Whether it is in quarantine, and stays there although the kernel looks. */
 static bool is_kept(struct _test_data_fence *self, unsigned int n)
 {
-	return evpl_lease_pull(self->owner.fd) == 0 &&
-	       get(&self->owner.entries[n].word) == 1 &&
-	       !bit(self->owner.returned, n) &&
-	       read_counters().quarantined == 1 &&
-	       fdinfo(self->owner.fd, "evpl-buffers-in-quarantine") == 1;
+	return is_quarantined(&self->owner, n);
 }
 
 TEST_F(fence, device_lease_can_be_pinned_for_what_it_allows)

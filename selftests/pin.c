@@ -47,13 +47,6 @@ FIXTURE_TEARDOWN(pin)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-static ssize_t into_pipe(int fd, void *memory, size_t length)
-{
-	struct iovec iovec = { .iov_base = memory, .iov_len = length };
-
-	return vmsplice(fd, &iovec, 1, 0);
-}
-
 /* Put a page into the pipe, free its slab, and see that the page is kept. */
 static void detach(struct __test_metadata *_metadata, struct _test_data_pin *self)
 {

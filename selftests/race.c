@@ -6,7 +6,7 @@
  */
 #include <sys/uio.h>
 
-#include "evpl_test.h"
+#include "client.h"
 
 #define STOP		"/sys/kernel/debug/evpl/stop-"
 #define OWN_FAULT	STOP "own-fault"
@@ -15,6 +15,8 @@
 #define GUEST_FAULT	STOP "guest-fault"
 #define RESERVED	STOP "reserved"
 #define ENTRIES		STOP "entries"
+#define FENCE		STOP "fence"
+#define LOOK		STOP "look"
 
 /* Wait until so many tasks stand at a stop, but not for ever. */
 static bool wait_at(const char *stop, unsigned long long tasks)
@@ -233,9 +235,11 @@ static int receive_and_touch(int end, int pipe_fd)
 	return touch_read(memory) == SIGBUS ? 0 : 5;
 }
 
-TEST_F(race, lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
+/* A lease that a record with these flags gave. */
+static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
+					      struct _test_data_race *self, uint32_t flags)
 {
-	struct evpl_record record = { .length = 4096 };
+	struct evpl_record record = { .length = 4096, .flags = flags };
 	struct evpl_setup setup;
 	struct evpl_entry *entries;
 	pid_t toucher, revoker;
@@ -271,6 +275,18 @@ TEST_F(race, lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 		close(ends[i]);
 		close(pipe_fds[i]);
 	}
+}
+
+TEST_F(race, lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
+{
+	revoke_while_a_fault_has_found_it(_metadata, self, 0);
+}
+
+/* Nor does what the fault had of it look like something that holds the buffer. */
+TEST_F(race, device_lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
+{
+	revoke_while_a_fault_has_found_it(_metadata, self, EVPL_RECORD_DEVICE);
+	EXPECT_EQ(0, read_counters().quarantined);
 }
 
 TEST_F(race, size_passes_by_a_slab_that_is_not_there_yet)
@@ -353,6 +369,342 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 	EXPECT_EQ(0, read_counters().detached);
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
+}
+
+/*
+ * Buffer 5 of an owner has been leased to a lessee, for devices; who is held up looks
+ * whether something has it still, or is about to.
+ */
+#define N		5
+#define OFFSET		(N * BUFFER)
+
+FIXTURE(quarantine)
+{
+	struct counters before;
+	struct client owner, lessee;
+	int ends[2], pipe[2];
+};
+
+static void open_owner(struct __test_metadata *_metadata, struct _test_data_quarantine *self,
+		       uint32_t flags)
+{
+	ASSERT_TRUE(open_client(&self->owner, flags));
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+}
+
+static void close_owner(struct _test_data_quarantine *self)
+{
+	close(self->ends[0]);
+	close(self->ends[1]);
+	close_client(&self->owner);
+}
+
+FIXTURE_SETUP(quarantine)
+{
+	if (access(FENCE, F_OK))
+		SKIP(return, "built without EVPL_DEBUG=1");
+	self->before = read_counters();
+	ASSERT_TRUE(open_client(&self->lessee, 0));
+	open_owner(_metadata, self, 0);
+	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
+}
+
+FIXTURE_TEARDOWN(quarantine)
+{
+	write_string(FENCE, "0");
+	write_string(LOOK, "0");
+	close_owner(self);
+	close_client(&self->lessee);
+	close(self->pipe[0]);
+	close(self->pipe[1]);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Another device lease; with a page of the buffer in the pipe, if the pipe is to hold it. */
+static struct evpl_record lease(struct __test_metadata *_metadata,
+				struct _test_data_quarantine *self, bool hold)
+{
+	struct evpl_record record = {
+		.offset = OFFSET,
+		.length = BUFFER,
+		.flags = EVPL_RECORD_DEVICE,
+	};
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &record, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &record, 1));
+	ASSERT_EQ(0, touch_read(memory_of(&self->lessee, &record)));
+	if (hold)
+		ASSERT_EQ(4096, into_pipe(self->pipe[1], memory_of(&self->lessee, &record),
+					  4096));
+	return record;
+}
+
+static void drain(struct __test_metadata *_metadata, struct _test_data_quarantine *self)
+{
+	char page[4096];
+
+	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
+}
+
+/* A process that releases a lease, and has seen whether something holds the buffer. */
+static pid_t release_up_to_fence(struct __test_metadata *_metadata,
+				 struct _test_data_quarantine *self, bool hold)
+{
+	struct evpl_record record = lease(_metadata, self, hold);
+	pid_t pid;
+
+	ASSERT_EQ(0, write_string(FENCE, "1"));
+	pid = fork();
+	if (!pid) {
+		/* Else it would keep the owner alive. */
+		close_client(&self->owner);
+		self->lessee.leases = map(self->lessee.fd, self->lessee.setup.out_leases_size,
+					  self->lessee.setup.out_leases_offset,
+					  PROT_READ | PROT_WRITE);
+		_exit(let_go(&self->lessee, &record) == 1 ? 0 : 1);
+	}
+	EXPECT_TRUE(wait_at(FENCE, 1));
+	EXPECT_EQ(0, fdinfo(self->lessee.fd, "evpl-leases"));
+	EXPECT_EQ(0, read_counters().quarantined);
+	return pid;
+}
+
+/* In quarantine, as the pipe holds it, and found by the kernel, which is about to look. */
+static void quarantine_up_to_look(struct __test_metadata *_metadata,
+				  struct _test_data_quarantine *self)
+{
+	struct evpl_record record = lease(_metadata, self, true);
+
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+	EXPECT_EQ(1, read_counters().quarantined);
+	ASSERT_EQ(0, write_string(LOOK, "1"));
+	ASSERT_TRUE(wait_at(LOOK, 1));
+}
+
+/* The kernel has looked, when the pipe held it or did no more, and is held up again. */
+static void look_up_to_fence(struct __test_metadata *_metadata,
+			     struct _test_data_quarantine *self, bool hold)
+{
+	quarantine_up_to_look(_metadata, self);
+	if (!hold)
+		drain(_metadata, self);
+	ASSERT_EQ(0, write_string(FENCE, "1"));
+	ASSERT_EQ(0, write_string(LOOK, "0"));
+	ASSERT_TRUE(wait_at(FENCE, 1));
+}
+
+/* A process that revokes the buffer, and exits with what that returned. */
+static pid_t revoker(struct _test_data_quarantine *self)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(evpl_revoke(self->owner.fd, OFFSET));
+	return pid;
+}
+
+/* Only this process has the owner from here on: its death is the owner's. */
+static pid_t last_of_the_owner(struct _test_data_quarantine *self)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		for (;;)
+			pause();
+	close_client(&self->owner);
+	return pid;
+}
+
+/* All of the owner's has gone, save what the pipe holds. */
+static bool owner_is_gone(void)
+{
+	struct counters now = read_counters();
+
+	return !now.shares && !now.quarantined && !now.leases && now.detached;
+}
+
+TEST_F(quarantine, revoke_while_a_release_finds_it_held_keeps_it_once)
+{
+	pid_t releaser, second;
+
+	set(&self->owner.entries[N].word, 1);
+	releaser = release_up_to_fence(_metadata, self, true);
+	second = revoker(self);
+	ASSERT_TRUE(wait_at(FENCE, 2));
+	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(releaser));
+	EXPECT_EQ(1, reap(second));
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	drain(_metadata, self);
+	EXPECT_TRUE(is_returned(&self->owner, N));
+}
+
+TEST_F(quarantine, revoke_while_a_release_finds_it_free_gives_it_back_once)
+{
+	pid_t releaser, second;
+
+	set(&self->owner.entries[N].word, 1);
+	releaser = release_up_to_fence(_metadata, self, false);
+	second = revoker(self);
+	ASSERT_TRUE(wait_at(FENCE, 2));
+	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(releaser));
+	EXPECT_EQ(0, reap(second));
+	EXPECT_TRUE(is_returned(&self->owner, N));
+	EXPECT_EQ(0, read_counters().shares);
+}
+
+TEST_F(quarantine, owner_that_dies_while_a_release_finds_it_held_leaves_none)
+{
+	pid_t releaser, owner;
+
+	set(&self->owner.entries[N].word, 1);
+	releaser = release_up_to_fence(_metadata, self, true);
+	owner = last_of_the_owner(self);
+	kill(owner, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap(owner));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(releaser));
+	EXPECT_TRUE(owner_is_gone());
+}
+
+TEST_F(quarantine, owner_that_revokes_by_dying_while_a_release_finds_it_held_leaves_none)
+{
+	pid_t releaser, owner;
+
+	close_owner(self);
+	open_owner(_metadata, self, EVPL_SETUP_REVOKE);
+	set(&self->owner.entries[N].word, 1);
+	releaser = release_up_to_fence(_metadata, self, true);
+	owner = last_of_the_owner(self);
+	kill(owner, SIGKILL);
+	ASSERT_TRUE(wait_at(FENCE, 2));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(releaser));
+	EXPECT_EQ(-SIGKILL, reap(owner));
+	EXPECT_TRUE(owner_is_gone());
+}
+
+TEST_F(quarantine, can_not_be_ended_before_it_has_begun)
+{
+	pid_t releaser;
+
+	set(&self->owner.entries[N].word, 1);
+	releaser = release_up_to_fence(_metadata, self, true);
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, OFFSET));
+	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(releaser));
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, OFFSET));
+	EXPECT_TRUE(is_returned(&self->owner, N));
+}
+
+TEST_F(quarantine, what_a_lease_left_since_the_look_is_seen_before_it_is_given_back)
+{
+	struct evpl_record record;
+	pid_t releaser;
+
+	set(&self->owner.entries[N].word, 2);
+	releaser = release_up_to_fence(_metadata, self, false);
+	/* Not the last count, so who lets go of it doesn't look. */
+	record = lease(_metadata, self, true);
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+	EXPECT_EQ(0, read_counters().quarantined);
+	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(releaser));
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	drain(_metadata, self);
+	EXPECT_TRUE(is_returned(&self->owner, N));
+}
+
+TEST_F(quarantine, may_begin_beside_another_lease)
+{
+	struct evpl_record record;
+	pid_t releaser;
+
+	set(&self->owner.entries[N].word, 2);
+	releaser = release_up_to_fence(_metadata, self, true);
+	record = lease(_metadata, self, false);
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(releaser));
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &record)));
+	drain(_metadata, self);
+	/* It is on lease, but in quarantine no more. */
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	EXPECT_TRUE(counters_return_to((struct counters){
+		.clients = self->before.clients + 2,
+		.slabs = self->before.slabs + 2,
+		.charged = read_counters().charged,
+		.channels = self->before.channels + 1,
+		.shares = 1,
+		.leases = 1,
+	}));
+	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+	EXPECT_TRUE(is_returned(&self->owner, N));
+}
+
+TEST_F(quarantine, revoke_while_the_kernel_finds_it_held_keeps_it_once)
+{
+	pid_t pid;
+
+	set(&self->owner.entries[N].word, 1);
+	look_up_to_fence(_metadata, self, true);
+	pid = revoker(self);
+	ASSERT_TRUE(wait_at(FENCE, 2));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(1, reap(pid));
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	drain(_metadata, self);
+	EXPECT_TRUE(is_returned(&self->owner, N));
+}
+
+TEST_F(quarantine, revoke_while_the_kernel_finds_it_free_gives_it_back_once)
+{
+	pid_t pid;
+
+	set(&self->owner.entries[N].word, 1);
+	look_up_to_fence(_metadata, self, false);
+	pid = revoker(self);
+	ASSERT_TRUE(wait_at(FENCE, 2));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_TRUE(is_returned(&self->owner, N));
+}
+
+TEST_F(quarantine, owner_that_dies_waits_for_the_kernels_look)
+{
+	pid_t owner;
+
+	set(&self->owner.entries[N].word, 1);
+	look_up_to_fence(_metadata, self, true);
+	owner = last_of_the_owner(self);
+	kill(owner, SIGKILL);
+	EXPECT_TRUE(is_held_up(owner));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(-SIGKILL, reap(owner));
+	EXPECT_TRUE(owner_is_gone());
+}
+
+TEST_F(quarantine, what_a_lease_left_since_the_kernels_look_is_seen)
+{
+	struct evpl_record record;
+
+	set(&self->owner.entries[N].word, 2);
+	look_up_to_fence(_metadata, self, false);
+	record = lease(_metadata, self, true);
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	drain(_metadata, self);
+	EXPECT_TRUE(is_returned(&self->owner, N));
 }
 
 TEST_HARNESS_MAIN
