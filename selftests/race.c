@@ -707,4 +707,46 @@ TEST_F(quarantine, what_a_lease_left_since_the_kernels_look_is_seen)
 	EXPECT_TRUE(is_returned(&self->owner, N));
 }
 
+TEST_F(quarantine, that_its_owner_ends_while_the_kernel_looks_stays_ended)
+{
+	set(&self->owner.entries[N].word, 1);
+	quarantine_up_to_look(_metadata, self);
+	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, OFFSET));
+	ASSERT_EQ(0, write_string(LOOK, "0"));
+	/* The pipe holds it still. */
+	EXPECT_TRUE(is_returned(&self->owner, N));
+	EXPECT_EQ(0, read_counters().shares);
+}
+
+TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
+{
+	struct evpl_record old, record;
+
+	set(&self->owner.entries[N].word, 1);
+	old = lease(_metadata, self, true);
+	EXPECT_EQ(1, evpl_revoke(self->owner.fd, OFFSET));
+	ASSERT_EQ(0, write_string(LOOK, "1"));
+	ASSERT_TRUE(wait_at(LOOK, 1));
+	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, OFFSET));
+	EXPECT_EQ(0, get(&self->owner.entries[N].word));
+	EXPECT_EQ(1, let_go(&self->lessee, &old));
+
+	/* The buffer gets a new share while the kernel is about to look at the old one. */
+	set(&self->owner.entries[N].word, 1);
+	record = lease(_metadata, self, true);
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+	EXPECT_EQ(1, read_counters().quarantined);
+	EXPECT_EQ(2, read_counters().shares);
+	drain(_metadata, self);
+	drain(_metadata, self);
+	ASSERT_EQ(0, write_string(LOOK, "0"));
+	EXPECT_TRUE(is_returned(&self->owner, N));
+	EXPECT_TRUE(counters_return_to((struct counters){
+		.clients = self->before.clients + 2,
+		.slabs = self->before.slabs + 2,
+		.charged = read_counters().charged,
+		.channels = self->before.channels + 1,
+	}));
+}
+
 TEST_HARNESS_MAIN
