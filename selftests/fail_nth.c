@@ -94,6 +94,7 @@ FIXTURE(nth)
 	int receiver;
 	int ends[2];
 	struct evpl_record record;
+	int dmabuf;
 };
 
 FIXTURE_SETUP(nth)
@@ -201,6 +202,7 @@ static bool unchanged(int fd, const struct state *before, long long entries,
 		    now.counters.records == before->counters.records &&
 		    now.counters.shares == before->counters.shares &&
 		    now.counters.leases == before->counters.leases &&
+		    now.counters.exports == before->counters.exports &&
 		    (!more || more == entries ||
 		     (one_by_one && more > 0 && more < entries && !(more % PAGE))) &&
 		    now.buffer_size == before->buffer_size &&
@@ -693,7 +695,7 @@ TEST_F(nth, counters_are_read_as_a_whole_or_not)
 static int call_read_clients(struct _test_data_nth *self)
 {
 	return read_file(self, CLIENTS) ?:
-	       strstr(self->text, " 0 1 4194304 0\n") ? 0 : -EIO;
+	       strstr(self->text, " 0 1 4194304 0 0\n") ? 0 : -EIO;
 }
 
 TEST_F(nth, clients_are_read_as_a_whole_or_not)
@@ -1027,6 +1029,123 @@ TEST_F(nth, release_that_fails_leaves_the_lease)
 	});
 }
 
+static void referenced(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	mapped_refs(_metadata, self);
+	self->entries[1].word = 1;
+}
+
+static int export(struct _test_data_nth *self, int fd, uint64_t offset, uint32_t flags)
+{
+	const struct evpl_range range = { offset, MIB };
+
+	self->dmabuf = evpl_export(fd, &range, 1, flags);
+	return self->dmabuf < 0 ? self->dmabuf : 0;
+}
+
+static int call_export(struct _test_data_nth *self)
+{
+	return export(self, self->fd, MIB, 0);
+}
+
+static int call_export_slab(struct _test_data_nth *self)
+{
+	return export(self, self->fd, MIB, EVPL_EXPORT_SLAB);
+}
+
+static int call_export_lease(struct _test_data_nth *self)
+{
+	return export(self, self->receiver, self->record.offset, 0);
+}
+
+static void close_dmabuf(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, close(self->dmabuf));
+	EXPECT_EQ(0, self->entries[1].word);
+	unmap_refs(_metadata, self);
+}
+
+static const struct sequence export_sequence = {
+	.prepare = referenced,
+	.call = call_export,
+	.intact = reference_is_there,
+	.undo = close_dmabuf,
+	.entries = 2 * PAGE,
+	.one_by_one = true,
+};
+
+TEST_F(nth, export_that_fails_moves_no_reference)
+{
+	sweep(_metadata, self, &export_sequence);
+}
+
+static void close_slab_dmabuf(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(-EBUSY, call_free(self));
+	EXPECT_EQ(0, close(self->dmabuf));
+	EXPECT_EQ(0, call_free(self));
+	unmap_refs(_metadata, self);
+}
+
+static bool slab_is_not_exported(struct _test_data_nth *self)
+{
+	return !fdinfo(self->fd, "evpl-exports");
+}
+
+TEST_F(nth, export_of_a_slab_that_fails_leaves_it_alone)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped_refs,
+		.call = call_export_slab,
+		.intact = slab_is_not_exported,
+		.undo = close_slab_dmabuf,
+		.entries = PAGE,
+	});
+}
+
+static void close_dmabuf_and_receiver(struct __test_metadata *_metadata,
+				      struct _test_data_nth *self)
+{
+	EXPECT_EQ(1, self->entries[1].word);
+	EXPECT_EQ(0, close(self->dmabuf));
+	EXPECT_EQ(0, self->entries[1].word);
+	close_receiver(_metadata, self);
+}
+
+TEST_F(nth, export_of_a_lease_that_fails_keeps_it)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = received,
+		.call = call_export_lease,
+		.intact = reference_is_there,
+		.undo = close_dmabuf_and_receiver,
+	});
+}
+
+static void mapped_dmabuf(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	referenced(_metadata, self);
+	ASSERT_EQ(0, call_export(self));
+	self->memory = mmap(FAR + (1UL << 40), MIB, PROT_READ, MAP_SHARED, self->dmabuf, 0);
+	ASSERT_NE(MAP_FAILED, self->memory);
+}
+
+static void unmap_dmabuf(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, munmap(self->memory, MIB));
+	close_dmabuf(_metadata, self);
+}
+
+TEST_F(nth, touch_of_a_dmabuf_waits_for_memory_and_raises_no_signal)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped_dmabuf,
+		.call = call_touch_lease,
+		.undo = unmap_dmabuf,
+		.goes_on = true,
+	});
+}
+
 /* However far it comes, it cleans up: the failure is behind it then. */
 static int call_life(struct _test_data_nth *self)
 {
@@ -1161,6 +1280,11 @@ TEST_F(nth, pages_that_end_at_any_point_set_nothing_up)
 TEST_F(nth, objects_that_end_at_any_point_move_no_reference)
 {
 	sweep_space(_metadata, self, &send_sequence, "failslab", 64);
+}
+
+TEST_F(nth, objects_that_end_at_any_point_export_nothing)
+{
+	sweep_space(_metadata, self, &export_sequence, "failslab", 64);
 }
 
 TEST_F(nth, objects_that_end_at_any_point_leave_the_record)

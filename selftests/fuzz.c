@@ -15,6 +15,7 @@
  */
 #include <ctype.h>
 #include <limits.h>
+#include <linux/dma-buf.h>
 #include <linux/futex.h>
 #include <linux/kcov.h>
 #include <poll.h>
@@ -57,6 +58,7 @@ enum {
 	NR_CHILDREN = 2,
 	NR_ENDS = 4,
 	NR_GOT = 8,		/* records that were read */
+	NR_DMABUFS = 4,
 	NR_RESULTS = 256,
 	HANG_SECONDS = 120,
 	DEFAULT_CALLS = 20000,
@@ -91,7 +93,8 @@ enum {
 	MMAP_OTHER, MUNMAP, TOUCH, MPROTECT, MREMAP, MADVISE, MLOCK, SCRIBBLE,
 	LSEEK, POLL, READ, WRITE, FSYNC, FTRUNCATE, FDINFO, READ_COUNTERS,
 	READ_CLIENTS, SMAPS, SET_CAP, VMSPLICE, DRAIN, FORK, KILL,
-	CHANNEL, BIND, SEND, RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, NR_KINDS
+	CHANNEL, BIND, SEND, RECV, RELEASE, PULL, REVOKE, MMAP_GUEST,
+	EXPORT, MMAP_DMABUF, SYNC, NR_KINDS
 };
 
 /* What the workers and the parent share. */
@@ -144,6 +147,7 @@ static struct got {
 	uint32_t lease;
 	unsigned int client;			/* who read it, by slot */
 } gots[NR_GOT];
+static int dmabufs[NR_DMABUFS];
 static struct evpl_setup windows;		/* where they are: the same for all */
 static int pipes[NR_PIPES][2];
 static int children[NR_CHILDREN];
@@ -232,7 +236,11 @@ static int do_open(struct thread *self, const uint8_t *arg)
 
 static int do_close(struct thread *self, const uint8_t *arg)
 {
-	int fd = swap(arg[1] ? &ends[arg[0] % NR_ENDS] : &fds[arg[0] % NR_FDS], -1);
+	int *const which[] = {
+		&fds[arg[0] % NR_FDS], &ends[arg[0] % NR_ENDS],
+		&dmabufs[arg[0] % NR_DMABUFS],
+	};
+	int fd = swap(which[arg[1]], -1);
 
 	return fd < 0 ? -EBADF : RESULT(close(fd));
 }
@@ -939,6 +947,13 @@ static unsigned int pick_end(unsigned int arg, short events)
 	return arg % NR_ENDS;
 }
 
+/* So that the client that stands ready has something to give; a child hasn't its words. */
+static void have_references(struct thread *self)
+{
+	for (int i = 0; i < 2 && !self->child; i++)
+		__atomic_fetch_or(&ready.entries[i].word, 8, __ATOMIC_RELAXED);
+}
+
 static int do_send(struct thread *self, const uint8_t *arg)
 {
 	static const uint32_t lengths[] = { 1, PAGE, EVPL_BUFFER_SIZE_DEFAULT, 0, ~0U };
@@ -961,10 +976,8 @@ static int do_send(struct thread *self, const uint8_t *arg)
 			.flags = i ? 0 : flags[arg[3]],
 			.cookie = self->random,
 		};
-	/* The client that stands ready has something to give. */
 	if (slot == NR_FDS - 1 && arg[5] != 1)
-		for (int i = 0; i < 2; i++)
-			__atomic_fetch_or(&ready.entries[i].word, 8, __ATOMIC_RELAXED);
+		have_references(self);
 	if (arg[5] == 2)
 		iovec.iov_len--;
 	if (arg[5] == 3)
@@ -1073,6 +1086,97 @@ static int do_mmap_guest(struct thread *self, const uint8_t *arg)
 		   map_length[arg[3]], arg[4], arg[5] ? PAGE : 0);
 }
 
+/* The record that is asked for, or else the first there is. */
+static const struct got *pick_got(unsigned int arg)
+{
+	const struct got *got = &gots[arg % NR_GOT];
+
+	for (unsigned int i = 0; !load(&got->offset) && i < NR_GOT; i++)
+		got = &gots[i];
+	return got;
+}
+
+/* The first range is made up; others are the first page. */
+static int do_export(struct thread *self, const uint8_t *arg)
+{
+	static const uint64_t lengths[] = {
+		PAGE, 2 * PAGE, EVPL_BUFFER_SIZE_DEFAULT, SLAB_2M, 0, 1, -PAGE,
+		EVPL_BUFFER_SIZE_MAX + PAGE,
+	};
+	static const uint32_t flags[] = {
+		EVPL_EXPORT_WRITE, 0, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE,
+		EVPL_EXPORT_SLAB, EVPL_EXPORT_WRITE, 0,
+		EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE, EVPL_EXPORT_SLAB, 1U << 31, ~0U,
+	};
+	static const uint32_t counts[] = {
+		1, 2, 1, EVPL_EXPORT_RANGES_MAX, 1, 3, 0, EVPL_EXPORT_RANGES_MAX + 1,
+	};
+	static struct evpl_range ranges[2][EVPL_EXPORT_RANGES_MAX];
+	struct evpl_range *range = ranges[self->sibling];
+	const struct got *got = pick_got(arg[4]);
+	struct evpl_export export = {
+		.flags = flags[arg[2]],
+		.ranges = arg[4] == 127 ? 0 : (uintptr_t)range,
+		.count = counts[arg[4] / 16],
+	};
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+	uint64_t *where, slab = pick_slab(slot, arg[4], &where);
+	const uint64_t offsets[] = {
+		slab, slab + PAGE, load(&got->offset) & -PAGE,
+		load(&got->offset) & -EVPL_BUFFER_SIZE_DEFAULT, slab + SLAB_2M - PAGE,
+		slab + 1, OWN_SIZE, 1ULL << 63,
+	};
+	struct evpl_export *p;
+
+	range[0] = (struct evpl_range){ offsets[arg[3] % 8], lengths[arg[3] / 8] };
+	for (unsigned int i = 1; i < export.count && i < EVPL_EXPORT_RANGES_MAX; i++)
+		range[i] = (struct evpl_range){ slab, PAGE };
+	if (arg[3] % 8 == 2 || arg[3] % 8 == 3)
+		fd = load(&fds[load(&got->client)]);
+	else if (slot == NR_FDS - 1 && arg[4] % 4)
+		have_references(self);
+	p = place(self, &export, sizeof(export), arg[1], arg[5]);
+	if (ioctl(fd, EVPL_EXPORT, p))
+		return -errno;
+	fd = swap(&dmabufs[arg[4] % NR_DMABUFS], p->out_fd);
+	if (fd >= 0)
+		close(fd);
+	return 0;
+}
+
+/* The dma-buf that is asked for, or else the first there is. */
+static int pick_dmabuf(unsigned int arg)
+{
+	int fd = load(&dmabufs[arg % NR_DMABUFS]);
+
+	for (unsigned int i = 0; fd < 0 && i < NR_DMABUFS; i++)
+		fd = load(&dmabufs[i]);
+	return fd;
+}
+
+static int do_mmap_dmabuf(struct thread *self, const uint8_t *arg)
+{
+	static const uint64_t offsets[] = { 0, PAGE, 1, EVPL_BUFFER_SIZE_DEFAULT, -PAGE };
+	static const uint64_t lengths[] = {
+		PAGE, 2 * PAGE, EVPL_BUFFER_SIZE_DEFAULT, 1, 0, SLAB_2M, 1ULL << 40, ~0ULL,
+	};
+	static const uint8_t one[MAX_ARGS] = { NR_FDS - 1 };
+
+	/* Mostly there is none yet: one of the client that stands ready. */
+	if (pick_dmabuf(arg[0]) < 0)
+		do_export(self, one);
+	return map(OTHER, pick_dmabuf(arg[0]), arg[1], offsets[arg[2]],
+		   lengths[arg[3]], arg[4], arg[5] ? PAGE : 0);
+}
+
+static int do_sync(struct thread *self, const uint8_t *arg)
+{
+	struct dma_buf_sync sync = { .flags = arg[1] };
+
+	return RESULT(ioctl(pick_dmabuf(arg[0]), DMA_BUF_IOCTL_SYNC, &sync));
+}
+
 static void count(unsigned int kind, int ret)
 {
 	add(&shared->results[kind][-ret < NR_RESULTS ? -ret : NR_RESULTS - 1], 1);
@@ -1149,7 +1253,7 @@ static const struct kind {
 	uint8_t max[MAX_ARGS];
 } kinds[NR_KINDS] = {
 	[OPEN] = { "open", do_open, 10, 0, 1, ARGS(NR_FDS, OF(open_flags)) },
-	[CLOSE] = { "close", do_close, 6, 0, 3, ARGS(NR_FDS, 2) },
+	[CLOSE] = { "close", do_close, 6, 0, 3, ARGS(NR_FDS, 3) },
 	[DUP] = { "dup", do_dup, 8, 0, 3, ARGS(NR_FDS, NR_FDS) },
 	[SETUP] = { "setup", do_setup, 50, 0, 1,
 		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(buffer_size_of),
@@ -1209,6 +1313,12 @@ static const struct kind {
 	[MMAP_GUEST] = { "mmap_guest", do_mmap_guest, 60, 0, 3,
 			 ARGS(NR_GOT, NR_MAPS, 9, OF(map_length), OF(how_to_map), 2),
 			 .odds = 4 },
+	[EXPORT] = { "export", do_export, 100, 0, 21,
+		     ARGS(NR_FDS, NR_SIZES, 10, 64, 128, NR_POINTERS) },
+	[MMAP_DMABUF] = { "mmap_dmabuf", do_mmap_dmabuf, 25, 0, 3,
+			  ARGS(NR_DMABUFS, NR_MAPS, 5, 8, OF(how_to_map), 2),
+			  .odds = 4 },
+	[SYNC] = { "sync", do_sync, 10, 0, 3, ARGS(NR_DMABUFS, 9) },
 };
 
 static uint8_t lottery[2048];
@@ -1326,6 +1436,11 @@ static void make_up(struct thread *self, struct program *p)
 
 		for (int i = 0; i < ARRAY_SIZE(channel); i++)
 			p->calls[p->nr++] = channel[i];
+		/* What was received is exported, for writing also. */
+		if (!below(self, 4))
+			p->calls[p->nr++] = (struct call){
+				.kind = EXPORT, .arg = { 0, 0, below(self, 2), 3 },
+			};
 	}
 	while (p->nr < length) {
 		struct call call = any_call(self), before;
@@ -1565,6 +1680,12 @@ static void clean_up(void)
 		if (end >= 0)
 			close(end);
 	}
+	for (int i = 0; i < NR_DMABUFS; i++) {
+		int dmabuf = swap(&dmabufs[i], -1);
+
+		if (dmabuf >= 0)
+			close(dmabuf);
+	}
 	memset(end_clients, 0, sizeof(end_clients));
 	memset(gots, 0, sizeof(gots));
 	memset(slabs, 0, sizeof(slabs));
@@ -1677,6 +1798,8 @@ static void work(unsigned int nr, uint64_t seed, pid_t parent)
 	}
 	for (int i = 0; i < NR_ENDS; i++)
 		ends[i] = -1;
+	for (int i = 0; i < NR_DMABUFS; i++)
+		dmabufs[i] = -1;
 	for (int i = 0; i < NR_PIPES; i++)
 		if (pipe2(pipes[i], O_NONBLOCK | O_CLOEXEC))
 			_exit(5);
@@ -1983,7 +2106,7 @@ static bool calls_succeed_and_fail(void)
 {
 	static const uint8_t own[] = {
 		SETUP, ALLOC, FREE, MMAP_OWN, MMAP_REFS, TOUCH, CHANNEL, BIND, SEND,
-		RECV, RELEASE, PULL, REVOKE, MMAP_GUEST,
+		RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, EXPORT, MMAP_DMABUF,
 	};
 	bool ok = true;
 
@@ -2037,6 +2160,10 @@ static bool errnos_reached(void)
 		{ REVOKE, EFAULT }, { REVOKE, ENXIO }, { REVOKE, ENOENT },
 		{ MMAP_GUEST, EINVAL }, { MMAP_GUEST, EPERM }, { MMAP_GUEST, ENXIO },
 		{ MMAP_GUEST, EACCES },
+		{ EXPORT, E2BIG }, { EXPORT, EOPNOTSUPP }, { EXPORT, EINVAL },
+		{ EXPORT, EFAULT }, { EXPORT, ENXIO }, { EXPORT, ENOENT },
+		{ EXPORT, ESTALE }, { EXPORT, EACCES },
+		{ MMAP_DMABUF, EINVAL }, { MMAP_DMABUF, EPERM }, { MMAP_DMABUF, EACCES },
 #ifdef __x86_64__
 		{ ALLOC, EINTR }, { MMAP_OWN, EINTR },
 #endif
