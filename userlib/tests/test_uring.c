@@ -46,20 +46,26 @@ static int submit(struct io_uring *ring)
 	return result;
 }
 
+/* A number in a file of the kernel's. */
+static long long number_in(const char *path, const char *format)
+{
+	FILE *file = fopen(path, "re");
+	long long number = -1;
+	char line[128];
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, format, &number) == 1)
+			break;
+	if (number < 0)
+		abort();
+	fclose(file);
+	return number;
+}
+
 /* What all rings of this process have pinned, by their account. */
 static long pinned(void)
 {
-	FILE *file = fopen("/proc/self/status", "re");
-	char line[128];
-	long kb = -1;
-
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "VmPin: %ld", &kb) == 1)
-			break;
-	if (kb < 0)
-		abort();
-	fclose(file);
-	return kb * KB;
+	return number_in("/proc/self/status", "VmPin: %lld") * KB;
 }
 
 /*
@@ -1108,20 +1114,9 @@ TEST_F(uring, clones_are_charged_once_for_all)
 /* What the module still charges for, though its slab is freed; 0 where it isn't used. */
 static long long held(FIXTURE_DATA(uring) *self)
 {
-	long long bytes = 0;
-	char line[128];
-	FILE *file;
-
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
 		return 0;
-	file = fopen("/sys/kernel/debug/evpl/counters", "re");
-	if (!file)
-		abort();
-	while (fgets(line, sizeof(line), file))
-		if (sscanf(line, "detached-bytes %lld", &bytes) == 1)
-			break;
-	fclose(file);
-	return bytes;
+	return number_in("/sys/kernel/debug/evpl/counters", "detached-bytes %lld");
 }
 
 static bool held_falls_to(FIXTURE_DATA(uring) *self, long long bytes)
