@@ -433,13 +433,19 @@ static inline int send_fd(int socket, char byte, int fd)
 	return RESULT(sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
-/* Have a pipe hold memory. */
+/* Have a pipe hold memory, by its end for writing. */
 static inline int into_pipe(int fd, void *memory, size_t length)
 {
 	struct iovec iovec = { .iov_base = memory, .iov_len = length };
 	ssize_t ret = vmsplice(fd, &iovec, 1, 0);
 
 	return ret < 0 ? -errno : (int)ret;
+}
+
+/* Have memory filled from a pipe, by its end for reading. */
+static inline int from_pipe(int fd, void *memory, size_t length)
+{
+	return into_pipe(fd, memory, length);
 }
 
 /* Wait for a child. Return its exit status, or -signal. */

@@ -140,21 +140,56 @@ TEST_F(pin, page_of_the_refs_window_that_a_pipe_holds_stays_charged)
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC));
 }
 
-TEST_F(pin, direct_reads_and_writes_of_a_disk_work)
+/* No byte is as the one a page or a MiB further on, nor as those of another number. */
+static void fill(char *memory, size_t length, int which)
+{
+	for (size_t i = 0; i < length; i++)
+		memory[i] = i + i / 4096 * 3 + i / MIB * 5 + which;
+}
+
+TEST_F(pin, direct_writes_and_reads_of_a_disk_move_the_bytes)
 {
 	const char *disk = getenv("EVPL_TEST_DISK");
+	struct stat stat_of_disk;
+	char *ordinary;
 	int file;
 
-	if (!disk)
+	if (!disk || stat(disk, &stat_of_disk) || !S_ISBLK(stat_of_disk.st_mode))
 		SKIP(return, "no disk that may be overwritten in EVPL_TEST_DISK");
 	file = open(disk, O_RDWR | O_DIRECT | O_CLOEXEC);
 	ASSERT_GE(file, 0);
-	for (size_t i = 0; i < 4 * MIB; i++)
-		self->memory[i] = i * 7 + i / 4096;
-	ASSERT_EQ(SLAB_2M, pwrite(file, self->memory, SLAB_2M, 0));
-	ASSERT_EQ(SLAB_2M, pread(file, self->memory + SLAB_2M, SLAB_2M, 0));
-	EXPECT_EQ(0, memcmp(self->memory, self->memory + SLAB_2M, SLAB_2M));
+	ASSERT_EQ(0, posix_memalign((void **)&ordinary, 4096, 4 * MIB));
+
+	/* Each way, with memory that everybody knows to work at the other end. */
+	fill(self->memory, 4 * MIB, 1);
+	ASSERT_EQ(4 * MIB, pwrite(file, self->memory, 4 * MIB, 0));
+	ASSERT_EQ(4 * MIB, pread(file, ordinary, 4 * MIB, 0));
+	EXPECT_EQ(0, memcmp(self->memory, ordinary, 4 * MIB));
+	fill(ordinary, 4 * MIB, 2);
+	ASSERT_EQ(4 * MIB, pwrite(file, ordinary, 4 * MIB, 0));
+	ASSERT_EQ(4 * MIB, pread(file, self->memory, 4 * MIB, 0));
+	EXPECT_EQ(0, memcmp(self->memory, ordinary, 4 * MIB));
+	free(ordinary);
 	close(file);
+}
+
+TEST_F(pin, vmsplice_moves_the_bytes_out_by_reference_and_in)
+{
+	const size_t length = 5 * 4096 - 100;
+	char *bytes = malloc(length), *memory = self->memory + 50;
+
+	/* What is written while the pipe has the page is what is read. */
+	fill(memory, length, 1);
+	ASSERT_EQ(length, into_pipe(self->pipe[1], memory, length));
+	fill(memory, length, 2);
+	ASSERT_EQ(length, read(self->pipe[0], bytes, length));
+	EXPECT_EQ(0, memcmp(memory, bytes, length));
+
+	fill(bytes, length, 3);
+	ASSERT_EQ(length, write(self->pipe[1], bytes, length));
+	ASSERT_EQ(length, from_pipe(self->pipe[0], memory, length));
+	EXPECT_EQ(0, memcmp(memory, bytes, length));
+	free(bytes);
 }
 
 /* A connection of TCP over the loopback device, of a network that is this process's. */
