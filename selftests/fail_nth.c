@@ -95,6 +95,7 @@ FIXTURE(nth)
 	int ends[2];
 	struct evpl_record record;
 	int dmabuf;
+	uint32_t record_flags;
 };
 
 FIXTURE_SETUP(nth)
@@ -119,6 +120,7 @@ FIXTURE_SETUP(nth)
 	self->buffer_size = 0;
 	self->length = LENGTH;
 	self->flags = 0;
+	self->record_flags = 0;
 	self->node = EVPL_NODE_ANY;
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
 }
@@ -203,6 +205,7 @@ static bool unchanged(int fd, const struct state *before, long long entries,
 		    now.counters.shares == before->counters.shares &&
 		    now.counters.leases == before->counters.leases &&
 		    now.counters.exports == before->counters.exports &&
+		    now.counters.quarantined == before->counters.quarantined &&
 		    (!more || more == entries ||
 		     (one_by_one && more > 0 && more < entries && !(more % PAGE))) &&
 		    now.buffer_size == before->buffer_size &&
@@ -861,7 +864,11 @@ static void bound(struct __test_metadata *_metadata, struct _test_data_nth *self
 	with_channel(_metadata, self);
 	ASSERT_EQ(0, call_bind(self));
 	self->entries[1].word = 1;
-	self->record = (struct evpl_record){ .offset = MIB, .length = 1 };
+	self->record = (struct evpl_record){
+		.offset = MIB,
+		.length = 1,
+		.flags = self->record_flags,
+	};
 }
 
 static int call_send(struct _test_data_nth *self)
@@ -1114,6 +1121,7 @@ static void close_dmabuf_and_receiver(struct __test_metadata *_metadata,
 
 TEST_F(nth, export_of_a_lease_that_fails_keeps_it)
 {
+	self->record_flags = EVPL_RECORD_DEVICE;
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = received,
 		.call = call_export_lease,
@@ -1142,7 +1150,153 @@ TEST_F(nth, touch_of_a_dmabuf_waits_for_memory_and_raises_no_signal)
 		.prepare = mapped_dmabuf,
 		.call = call_touch_lease,
 		.undo = unmap_dmabuf,
+	});
+}
+
+TEST_F(nth, receive_of_a_device_record_that_fails_leaves_the_record)
+{
+	self->record_flags = EVPL_RECORD_DEVICE;
+	sweep(_metadata, self, &receive_sequence);
+}
+
+static void mapped_device_lease(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	self->record_flags = EVPL_RECORD_DEVICE;
+	mapped_lease(_metadata, self);
+}
+
+TEST_F(nth, touch_of_a_device_lease_waits_for_memory_and_raises_no_signal)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped_device_lease,
+		.call = call_touch_lease,
+		.undo = unmap_lease,
 		.goes_on = true,
+	});
+}
+
+static void drain_and_unmap_lease(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	char page[PAGE];
+
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	unmap_lease(_metadata, self);
+}
+
+TEST_F(nth, pin_of_an_untouched_device_lease_that_fails_holds_nothing)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = mapped_device_lease,
+		.call = call_pin,
+		.intact = reference_is_there,
+		.undo = drain_and_unmap_lease,
+	});
+}
+
+/* The pipe holds a page of the lease, and its word is 0. */
+static void pinned_lease(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	uint64_t at;
+	char *leases;
+
+	mapped_device_lease(_metadata, self);
+	ASSERT_EQ(0, call_pin(self));
+	at = self->record.lease * sizeof(struct evpl_entry);
+	leases = evpl_map(self->receiver, PAGE, self->setup.out_leases_offset + (at & -PAGE));
+	ASSERT_NE(MAP_FAILED, leases);
+	((struct evpl_entry *)(leases + at % PAGE))->word = 0;
+	munmap(leases, PAGE);
+}
+
+static int call_release_held(struct _test_data_nth *self)
+{
+	int released = evpl_lease_release(self->receiver, &self->record.lease, 1);
+
+	return released == 1 ? 0 : released ?: -EIO;
+}
+
+/* It was in quarantine, and is its owner's again when the pipe has let go of it. */
+static void end_by_draining(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	char page[PAGE];
+
+	EXPECT_EQ(1, read_counters().quarantined);
+	EXPECT_EQ(1, self->entries[1].word);
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	for (int tries = 0; tries < 600 && self->entries[1].word; tries++)
+		usleep(10 * 1000);
+	EXPECT_EQ(0, self->entries[1].word);
+	EXPECT_EQ(0, read_counters().quarantined);
+	unmap_lease(_metadata, self);
+}
+
+TEST_F(nth, release_of_a_lease_that_a_pipe_holds_and_that_fails_begins_no_quarantine)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = pinned_lease,
+		.call = call_release_held,
+		.intact = reference_is_there,
+		.undo = end_by_draining,
+	});
+}
+
+static int call_revoke_held(struct _test_data_nth *self)
+{
+	int ret = evpl_revoke(self->fd, MIB);
+
+	return ret == 1 ? 0 : ret ?: -EIO;
+}
+
+TEST_F(nth, revoke_of_what_a_pipe_holds_and_that_fails_begins_no_quarantine)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = pinned_lease,
+		.call = call_revoke_held,
+		.intact = reference_is_there,
+		.undo = end_by_draining,
+	});
+}
+
+static void quarantined(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	pinned_lease(_metadata, self);
+	ASSERT_EQ(0, call_release_held(self));
+}
+
+static int call_end_quarantine(struct _test_data_nth *self)
+{
+	return evpl_quarantine_end(self->fd, MIB);
+}
+
+static void ended(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(0, read_counters().quarantined);
+	drain_and_unmap_lease(_metadata, self);
+}
+
+TEST_F(nth, end_of_a_quarantine_that_fails_keeps_it)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = quarantined,
+		.call = call_end_quarantine,
+		.intact = reference_is_there,
+		.undo = ended,
+	});
+}
+
+static int call_floor(struct _test_data_nth *self)
+{
+	int busy = evpl_floor(self->fd, 0, 0, self->length);
+
+	return busy > 0 ? -EIO : busy;
+}
+
+TEST_F(nth, floor_that_fails_can_be_set_again)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = bound,
+		.call = call_floor,
+		.undo = unmap_and_close_ends,
 	});
 }
 
