@@ -21,7 +21,7 @@ help:
 	@echo 'make check-nets     bugs put in on purpose, and which of the tests find them'
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
-	@echo 'make install        the libraries, evpl-copy, a udev rule; DESTDIR=, PREFIX='
+	@echo 'make install        the libraries, tools, a udev rule; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
 	@echo 'make lint           the style checks alone'
 	@echo 'make vm-shell       a shell in the virtual machine; VM="-k 6.1 -n 2": its options'

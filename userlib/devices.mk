@@ -19,11 +19,11 @@ BINDIR ?= $(PREFIX)/bin
 DEVICE_CFLAGS := -I$(TOP)common
 DEVICE_LIBS := $(foreach d,$(DEVICES),$(addprefix $(B)/libevplmem-$(d),.so.0 .so .a .pc))
 
-# COPY is empty where it can't be built.
-COPY := $(if $(WITH_URING),$(if $(WITH_RDMA),$(B)/evpl-copy))
-COPY_OBJ := $(patsubst $(TOP)tools/%.c,$(B)/tools/%.o,$(wildcard $(TOP)tools/evpl-copy/*.c))
+# None where they can't be built.
+TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
+TOOL_LIBS := $(B)/libevplmem-uring.a $(B)/libevplmem-rdma.a $(B)/libevplmem.a
 
-all: $(DEVICE_LIBS) $(COPY)
+all: $(DEVICE_LIBS) $(TOOLS:%=$(B)/%)
 
 # $(1): the device
 define device
@@ -59,16 +59,20 @@ TESTS := $(filter-out $(if $(WITH_URING),,%/test_uring) $(if $(WITH_RDMA),,%/tes
 	$(if $(WITH_XDP),,%/test_xdp),$(TESTS))
 $(B)/tests/test_xdp: ALL_LDFLAGS += -lxdp -lbpf
 
-# The tool has our libraries in it, so that it runs from wherever it is.
 $(B)/tools/%.o: $(TOP)tools/%.c
 	@mkdir -p $(@D)
-	$(call Q,CC)$(CC) $(ALL_CFLAGS) -DEVPL_COPY_VERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
+	$(call Q,CC)$(CC) $(ALL_CFLAGS) $(DEVICE_CFLAGS) -DEVPL_VERSION='"$(VERSION)"' \
+		-MMD -MP -c -o $@ $<
 
-$(B)/evpl-copy: $(COPY_OBJ) $(B)/libevplmem-uring.a $(B)/libevplmem-rdma.a $(B)/libevplmem.a
-	$(call Q,LD)$(CC) $(ALL_CFLAGS) -o $@ $^ -luring -lrdmacm -libverbs $(ALL_LDFLAGS)
+# $(1): the tool. It has our libraries in it, so that it runs from wherever it is.
+define tool
+$(B)/$(1): $(patsubst $(TOP)tools/%.c,$(B)/tools/%.o,$(wildcard $(TOP)tools/$(1)/*.c)) $(TOOL_LIBS)
+	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -o $$@ $$^ -luring -lrdmacm -libverbs $$(ALL_LDFLAGS)
+endef
+$(foreach t,$(TOOLS),$(eval $(call tool,$(t))))
 
 install: install-devices
-install-devices: $(DEVICE_LIBS) $(COPY)
+install-devices: $(DEVICE_LIBS) $(TOOLS:%=$(B)/%)
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) \
 		$(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(BINDIR)
 	$(foreach d,$(DEVICES),\
@@ -77,8 +81,9 @@ install-devices: $(DEVICE_LIBS) $(COPY)
 	$(INSTALL) -m 644 $(B)/libevplmem-$(d).a $(DESTDIR)$(LIBDIR) && \
 	$(INSTALL) -m 644 $(B)/libevplmem-$(d).pc $(DESTDIR)$(LIBDIR)/pkgconfig && \
 	$(INSTALL) -m 644 $(TOP)include/evplmem-$(d).h $(DESTDIR)$(INCLUDEDIR) &&) true
-	$(if $(COPY),$(INSTALL) -m 755 $(COPY) $(DESTDIR)$(BINDIR))
-	$(if $(COPY),$(INSTALL) -m 644 $(TOP)man/evpl-copy.1 $(DESTDIR)$(MANDIR)/man1)
+	$(foreach t,$(TOOLS),\
+	$(INSTALL) -m 755 $(B)/$(t) $(DESTDIR)$(BINDIR) && \
+	$(INSTALL) -m 644 $(TOP)man/$(t).1 $(DESTDIR)$(MANDIR)/man1 &&) true
 
 install-check-devices: install-check
 	CC='$(CC)' CXX='$(CXX)' $(TOP)tests/install/check-devices $(abspath $(B))/install
@@ -86,13 +91,18 @@ install-check-devices: install-check
 # For the virtual machine, where EVPL_BACKEND=module: a test of what needs an RDMA
 # device makes itself one there. The examples tell by their exit status.
 VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh) \
-	$(EXAMPLES)
+	$(if $(TOOLS),$(B)/tests/probe.sh) $(EXAMPLES)
 
 vmtests: $(TESTS) $(VM_TESTS)
 
+# $(1): what is to be run
+with_rxe = @printf '\043!/bin/sh\nexec %s %s\n' '$(abspath $<)' '$(1)' > $@ && chmod +x $@
+
 $(B)/tests/rdma.sh: $(TOP)tests/with-rxe FORCE | $(B)/tests
-	@printf '#!/bin/sh\nexec %s %s\n' '$(abspath $<)' '$(abspath $(B)/tests/test_rdma)' > $@
-	@chmod +x $@
+	$(call with_rxe,$(abspath $(B)/tests/test_rdma))
+
+$(B)/tests/probe.sh: $(TOP)tests/with-rxe $(B)/evpl-probe FORCE | $(B)/tests
+	$(call with_rxe,$(abspath $(TOP)tests/probe.py $(B)/evpl-probe))
 
 vmlist:
 	@printf '%s\n' $(abspath $(VM_TESTS))

@@ -93,12 +93,17 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
 	struct numbers *numbers = &device->pool->numbers;
 	unsigned int number = slab->info.number;
+	bool dying = slab->state == SLAB_DYING;
 	int ret = 0;
 
 	numbers_await(numbers, number, device->slot);
 	call_begin(device, slab);
-	/* First: what a lower floor holds up for a while, a higher one would let through. */
-	unsettle(slab);
+	/*
+	 * First: what a lower floor holds up for a while, a higher one would let through.
+	 * Of a slab that is about to go nothing is lent.
+	 */
+	if (!dying)
+		unsettle(slab);
 	if (device->ops.unregister_slab)
 		ret = device->ops.unregister_slab(device->arg, &slab->info, cookie);
 	call_end(device, slab, REG_NONE);

@@ -461,7 +461,7 @@ TEST_F(rdma, bytes_are_written_into_a_buffer_of_another_process)
 	ASSERT_EQ(0, evpl_rdma_rkey(self->rdma, to, &write.wr.rdma.rkey));
 	write.wr.rdma.remote_addr = (uintptr_t)to->data;
 	ASSERT_EQ(0, ibv_post_send(pair.qp[0], &write, &bad));
-	EXPECT_EQ(true, pair_wait(&pair, 1));
+	EXPECT_EQ(true, pair_wait(&pair, 1, SECONDS));
 	EXPECT_EQ(0, memcmp(from->data, to->data, BUFFER));
 	evpl_iovec_release(to);
 	*to = (struct evpl_iovec){ 0 };

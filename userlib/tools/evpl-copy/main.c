@@ -152,7 +152,7 @@ static void parse(struct options *options, int argc, char **argv)
 		case 'r': options->rate = parse_size("rate", optarg); break;
 		case 'Q': options->quiet = true; break;
 		case 'h': fputs(help, stdout); exit(0);
-		case 'V': puts("evpl-copy " EVPL_COPY_VERSION); exit(0);
+		case 'V': puts("evpl-copy " EVPL_VERSION); exit(0);
 		default: fputs("See evpl-copy --help.\n", stderr); exit(2);
 		}
 	}

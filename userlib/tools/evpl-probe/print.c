@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/* What was found, for people and for programs. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <wchar.h>
+
+#include "probe.h"
+
+#define WIDTH		100	/* of a line */
+#define NAME_WIDTH	24
+#define WORKS_WIDTH	11
+
+static const char *const works_text[] = {
+	[NOT_TRIED] = "not tried",
+	[YES] = "yes",
+	[NO] = "no",
+	[REFUSED] = "refused",
+};
+
+/* Words, in lines that start where the first one does. */
+static void print_wrapped(const char *text)
+{
+	const int margin = NAME_WIDTH + WORKS_WIDTH;
+	int column = margin;
+	size_t length;
+
+	for (;; text += length) {
+		text += strspn(text, " \n");
+		length = strcspn(text, " \n");
+		if (!length)
+			break;
+		if (column > margin && column + 1 + (int)length > WIDTH) {
+			printf("\n%*s", margin, "");
+			column = margin;
+		}
+		column += printf("%s%.*s", column > margin ? " " : "", (int)length, text);
+	}
+	putchar('\n');
+}
+
+void print_table(const struct limits *limits, const struct row *rows, unsigned int count)
+{
+	struct utsname system;
+	char memlock[32] = "unlimited";
+	unsigned int i;
+
+	uname(&system);
+	if (limits->memlock != RLIM_INFINITY)
+		size_text(memlock, limits->memlock);
+	printf("Linux %s, RLIMIT_MEMLOCK %s, %s CAP_IPC_LOCK\n\n", system.release, memlock,
+	       limits->may_lock ? "with" : "without");
+	for (i = 0; i < count; i++) {
+		printf("%-*s%-*s", NAME_WIDTH, rows[i].interface, WORKS_WIDTH,
+		       works_text[rows[i].works]);
+		print_wrapped(rows[i].reason);
+		if (rows[i].remedy[0]) {
+			printf("%-*s%-*s", NAME_WIDTH, "", WORKS_WIDTH, "      ->");
+			print_wrapped(rows[i].remedy);
+		}
+	}
+}
+
+/* Of what isn't UTF-8, as a directory's name may be, each byte becomes U+FFFD. */
+static void print_string(const char *text)
+{
+	mbstate_t state = { 0 };
+	size_t left = strlen(text), n;
+
+	putchar('"');
+	for (; left; text += n, left -= n) {
+		n = mbrtowc(NULL, text, left, &state);
+		if (n > left) {
+			printf("\\ufffd");
+			memset(&state, 0, sizeof(state));
+			n = 1;
+		} else if (*text == '"' || *text == '\\') {
+			printf("\\%c", *text);
+		} else if ((unsigned char)*text < ' ') {
+			printf("\\u%04x", *text);
+		} else {
+			printf("%.*s", (int)n, text);
+		}
+	}
+	putchar('"');
+}
+
+static void print_limit(const char *name, uint64_t bytes)
+{
+	if (bytes == UNKNOWN)
+		printf("\"%s\": null, ", name);
+	else
+		printf("\"%s\": %" PRIu64 ", ", name, bytes);
+}
+
+void print_json(const struct limits *limits, const struct row *rows, unsigned int count)
+{
+	struct utsname system;
+	unsigned int i;
+
+	_Static_assert(RLIM_INFINITY == UNKNOWN, "both are null");
+	uname(&system);
+	printf("{\n\"kernel\": ");
+	print_string(system.release);
+	printf(",\n\"limits\": {");
+	print_limit("memlock", limits->memlock);
+	print_limit("memlock_hard", limits->memlock_hard);
+	print_limit("max_bytes", limits->max_bytes);
+	print_limit("max_bytes_per_user", limits->max_bytes_per_user);
+	printf("\"cap_ipc_lock\": %s},\n\"rows\": [", limits->may_lock ? "true" : "false");
+	for (i = 0; i < count; i++) {
+		printf("%s\n{\"interface\": ", i ? "," : "");
+		print_string(rows[i].interface);
+		printf(", \"works\": \"%s\", \"errno\": %d,\n \"reason\": ",
+		       works_text[rows[i].works], rows[i].error);
+		print_string(rows[i].reason);
+		printf(",\n \"remedy\": ");
+		print_string(rows[i].remedy);
+		putchar('}');
+	}
+	printf("\n]\n}\n");
+}

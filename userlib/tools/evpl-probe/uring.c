@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/* io_uring, with plain and with registered buffers. */
+#include <errno.h>
+#include <evplmem-uring.h>
+#include <liburing.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "probe.h"
+
+#define ENTRIES			4
+
+/* Linux 6.12's, which older headers haven't got. */
+#define REGISTER_CLONE_BUFFERS	30
+struct clone_buffers {
+	__u32 src_fd;
+	__u32 flags;
+	__u32 pad[6];
+};
+
+static void explain_forbidden(struct row *row, int error)
+{
+	FILE *file = fopen("/proc/sys/kernel/io_uring_disabled", "re");
+	int disabled = 0;
+
+	if (file) {
+		if (fscanf(file, "%d", &disabled) != 1)
+			disabled = 0;
+		fclose(file);
+	}
+	if (disabled) {
+		row_no(row, error, "io_uring is disabled: kernel.io_uring_disabled is %d.", disabled);
+		row_remedy(row, disabled == 1 ?
+			   "sysctl kernel.io_uring_disabled=0, or put this user's group into kernel.io_uring_group." :
+			   "sysctl kernel.io_uring_disabled=0.");
+		return;
+	}
+	row_no(row, error, "This process may not use io_uring: a seccomp filter or another security module forbids it.");
+	row_remedy(row, "Allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile.");
+}
+
+static bool ring_open(struct row *row, struct io_uring *ring, unsigned int flags)
+{
+	int err = io_uring_queue_init(ENTRIES, ring, flags);
+
+	switch (-err) {
+	case 0:
+		return true;
+	case EPERM:
+	case EACCES:
+		explain_forbidden(row, -err);
+		return false;
+	case ENOSYS:
+		row_no(row, ENOSYS, "This kernel has no io_uring, or a seccomp filter says so.");
+		row_remedy(row, "Use a kernel with CONFIG_IO_URING; allow io_uring_setup in the container's seccomp profile.");
+		return false;
+	case EINVAL:
+		row_no(row, EINVAL, "This kernel has no such rings.");
+		row_remedy(row, "Use Linux 6.0 or later.");
+		return false;
+	case ENOMEM:
+		/* Some kernels charge a ring itself: here a page of it, and one of its SQEs. */
+		if (row_blame_memlock(row, ENOMEM, TO_USER, 2 * (uint64_t)sysconf(_SC_PAGESIZE),
+				      "a ring"))
+			return false;
+	}
+	row_no(row, -err, "There is no ring: %s.", strerror(-err));
+	return false;
+}
+
+/* Submits what was prepared, and has the result of it. */
+static int submit(struct io_uring *ring)
+{
+	struct io_uring_cqe *cqe;
+	int ret;
+
+	ret = io_uring_submit(ring);
+	if (ret == 1)
+		ret = io_uring_wait_cqe(ring, &cqe);
+	else if (ret >= 0)
+		ret = -EIO;
+	if (ret < 0)
+		return ret;
+	ret = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return ret;
+}
+
+static bool moved(struct row *row, const char *what, int result)
+{
+	if (result == (int)BUFFER)
+		return true;
+	row_no(row, result < 0 ? -result : EIO, "%s: %s.", what,
+	       result < 0 ? strerror(-result) : "not all bytes were moved");
+	return false;
+}
+
+/* Through a file, in the registered buffer of that index, or plainly where it is -1. */
+static bool through_file(struct row *row, struct memory *memory, struct io_uring *ring, int index)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	int fd = memfd_create("evpl-probe", MFD_CLOEXEC);
+
+	if (index < 0)
+		io_uring_prep_write(sqe, fd, memory->from.data, BUFFER, 0);
+	else
+		io_uring_prep_write_fixed(sqe, fd, memory->from.data, BUFFER, 0, index);
+	if (!moved(row, "A write", submit(ring)))
+		return false;
+	sqe = io_uring_get_sqe(ring);
+	if (index < 0)
+		io_uring_prep_read(sqe, fd, memory->to.data, BUFFER, 0);
+	else
+		io_uring_prep_read_fixed(sqe, fd, memory->to.data, BUFFER, 0, index);
+	return moved(row, "A read", submit(ring)) && memory_arrived(memory, row);
+}
+
+static void try_plain(struct row *row, struct memory *memory, unsigned int flags)
+{
+	struct io_uring ring;
+
+	if (ring_open(row, &ring, flags) && through_file(row, memory, &ring, -1))
+		row_yes(row, "64 KiB were written to a file and read back.");
+}
+
+void try_uring(struct row *row, struct memory *memory)
+{
+	try_plain(row, memory, 0);
+}
+
+void try_single_issuer(struct row *row, struct memory *memory)
+{
+	try_plain(row, memory, IORING_SETUP_SINGLE_ISSUER);
+}
+
+void try_send_zc(struct row *row, struct memory *memory)
+{
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	int sockets[2], sent;
+
+	if (!loopback_open(row, sockets) || !ring_open(row, &ring, 0))
+		return;
+	sqe = io_uring_get_sqe(&ring);
+	io_uring_prep_send_zc(sqe, sockets[0], memory->from.data, BUFFER, MSG_WAITALL, 0);
+	sent = submit(&ring);
+	if (sent == -EINVAL) {
+		row_no(row, EINVAL, "This kernel has no SEND_ZC.");
+		row_remedy(row, "Use Linux 6.0 or later.");
+		return;
+	}
+	/* The kernel charges two pages more, in case the bytes lie across pages. */
+	if (sent == -ENOMEM &&
+	    row_blame_memlock(row, ENOMEM, TO_USER, BUFFER + 2 * (uint64_t)sysconf(_SC_PAGESIZE),
+			      "sending 64 KiB without a copy"))
+		return;
+	if (!moved(row, "A send", sent))
+		return;
+	if (!loopback_arrived(row, memory, sockets[1]))
+		return;
+	if (io_uring_wait_cqe(&ring, &cqe) || cqe->flags != IORING_CQE_F_NOTIF) {
+		row_no(row, EIO, "The ring doesn't tell when the memory is free again.");
+		return;
+	}
+	row_yes(row, "64 KiB went over the loopback device.");
+}
+
+/* The slab in the first slot of the ring's table; the slot, or an error that the row tells. */
+static int register_slab(struct row *row, struct memory *memory, struct io_uring *ring,
+			 struct evpl_uring **r_uring)
+{
+	int ret = evpl_uring_create(r_uring, memory->pool, ring, 0, 1, EVPL_URING_NEW_TABLE);
+
+	if (!ret)
+		ret = evpl_uring_index(*r_uring, &memory->from);
+	if (ret >= 0)
+		return ret;
+	if (ret == -EOPNOTSUPP) {
+		row_no(row, EOPNOTSUPP, "Before Linux 6.5, io_uring registers no memory that is mapped from a file, but for shmem and hugetlbfs.");
+		row_remedy(row, "Use a later kernel, or do without: libevplmem-uring then does plain reads and writes.");
+	} else if (ret != -ENOMEM || !row_blame_memlock(row, ENOMEM, TO_USER, memory->slab.length,
+							"registering this slab")) {
+		row_no(row, -ret, "A slab can't be registered: %s.", strerror(-ret));
+	}
+	return ret;
+}
+
+void try_fixed(struct row *row, struct memory *memory)
+{
+	struct evpl_uring *uring;
+	struct io_uring ring;
+	int index;
+
+	if (!ring_open(row, &ring, 0))
+		return;
+	index = register_slab(row, memory, &ring, &uring);
+	if (index < 0)
+		return;
+	if (through_file(row, memory, &ring, index))
+		row_yes(row, "64 KiB of a registered slab were written to a file and read back.");
+	/* Else the user is charged until the kernel gets round to ending the ring. */
+	io_uring_unregister_buffers(&ring);
+}
+
+static int clone_buffers(struct io_uring *ring, struct io_uring *source)
+{
+	struct clone_buffers clone = { .src_fd = (__u32)source->ring_fd };
+
+	return syscall(SYS_io_uring_register, ring->ring_fd, REGISTER_CLONE_BUFFERS, &clone, 1) ?
+	       -errno : 0;
+}
+
+void try_cloned(struct row *row, struct memory *memory)
+{
+	struct io_uring source, ring;
+	struct evpl_uring *uring;
+	int index, err;
+
+	if (!ring_open(row, &source, 0) || !ring_open(row, &ring, 0))
+		return;
+	/* Without a table that isn't what is wrong. */
+	if (clone_buffers(&ring, &source) == -EINVAL) {
+		row_no(row, EINVAL, "Before Linux 6.12, io_uring can't clone a table of registered buffers.");
+		row_remedy(row, "Use a later kernel, or register with each ring.");
+		return;
+	}
+	index = register_slab(row, memory, &source, &uring);
+	if (index < 0)
+		return;
+	err = clone_buffers(&ring, &source);
+	if (err)
+		row_no(row, -err, "The table can't be cloned: %s.", strerror(-err));
+	else if (through_file(row, memory, &ring, index))
+		row_yes(row, "One ring's registered slab is another one's without being registered again.");
+	io_uring_unregister_buffers(&ring);
+	io_uring_unregister_buffers(&source);
+}
+
+/*
+ * How many bytes of other memory this user can still register, up to @most: what is
+ * charged to a user shows in nothing else. UNKNOWN where there is no ring to ask.
+ */
+uint64_t uring_lockable(uint64_t most)
+{
+	const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t fits = 0, fails = most / page + 1, pages;
+	struct io_uring ring;
+	struct iovec iovec;
+
+	iovec.iov_base = mmap(NULL, most + page, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (iovec.iov_base == MAP_FAILED || io_uring_queue_init(ENTRIES, &ring, 0))
+		return UNKNOWN;
+	while (fits + 1 < fails) {
+		pages = (fits + fails) / 2;
+		iovec.iov_len = pages * page;
+		if (io_uring_register_buffers(&ring, &iovec, 1)) {
+			fails = pages;
+		} else {
+			io_uring_unregister_buffers(&ring);
+			fits = pages;
+		}
+	}
+	io_uring_queue_exit(&ring);
+	munmap(iovec.iov_base, most + page);
+	return fits * page;
+}
