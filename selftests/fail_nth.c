@@ -1286,7 +1286,7 @@ TEST_F(nth, end_of_a_quarantine_that_fails_keeps_it)
 
 static int call_floor(struct _test_data_nth *self)
 {
-	int busy = evpl_floor(self->fd, 0, 0, self->length);
+	int busy = evpl_floor(self->fd, 0, SLAB_2M, SLAB_2M);
 
 	return busy > 0 ? -EIO : busy;
 }
