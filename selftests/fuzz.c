@@ -93,8 +93,8 @@ enum {
 	MMAP_OTHER, MUNMAP, TOUCH, MPROTECT, MREMAP, MADVISE, MLOCK, SCRIBBLE,
 	LSEEK, POLL, READ, WRITE, FSYNC, FTRUNCATE, FDINFO, READ_COUNTERS,
 	READ_CLIENTS, SMAPS, SET_CAP, VMSPLICE, DRAIN, FORK, KILL,
-	CHANNEL, BIND, SEND, RECV, RELEASE, PULL, REVOKE, MMAP_GUEST,
-	EXPORT, MMAP_DMABUF, SYNC, NR_KINDS
+	CHANNEL, BIND, SEND, RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, FLOOR,
+	QUARANTINE_END, EXPORT, MMAP_DMABUF, SYNC, NR_KINDS
 };
 
 /* What the workers and the parent share. */
@@ -205,6 +205,14 @@ static char *pick_map(unsigned int arg, int window, uint64_t *length)
 	}
 	*length = map - map % PAGE;
 	return arena + slot * MAP_SLOT;
+}
+
+static struct got *pick_got(unsigned int arg)
+{
+	for (unsigned int i = 0; i < NR_GOT; i++)
+		if (load(&gots[(arg + i) % NR_GOT].offset))
+			return &gots[(arg + i) % NR_GOT];
+	return &gots[arg % NR_GOT];
 }
 
 static const int open_flags[] = {
@@ -957,13 +965,17 @@ static void have_references(struct thread *self)
 static int do_send(struct thread *self, const uint8_t *arg)
 {
 	static const uint32_t lengths[] = { 1, PAGE, EVPL_BUFFER_SIZE_DEFAULT, 0, ~0U };
-	static const uint32_t flags[] = { 0, EVPL_RECORD_WRITE, EVPL_RECORD_REVOKED, ~0U };
+	static const uint32_t flags[] = {
+		0, EVPL_RECORD_WRITE, EVPL_RECORD_REVOKED, ~0U, EVPL_RECORD_DEVICE,
+		EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE,
+	};
 	unsigned int end = pick_end(arg[0], POLLOUT), slot = load(&end_clients[end]);
-	struct got *got = &gots[arg[1] % NR_GOT];
+	struct got *got = pick_got(arg[1]);
 	const uint64_t offsets[] = {
 		0, EVPL_BUFFER_SIZE_DEFAULT, load(&got->offset), load(&got->offset),
 		SLAB_2M, EVPL_BUFFER_SIZE_DEFAULT - 1, windows.out_guest_offset,
 		windows.out_guest_ro_offset, OWN_SIZE, ~0ULL,
+		windows.out_guest_io_offset, windows.out_guest_io_ro_offset,
 	};
 	struct evpl_record records[4];
 	unsigned int nr = 1 + arg[4] % 4;
@@ -1028,7 +1040,7 @@ static void let_go(int fd, uint32_t lease)
 
 static int do_release(struct thread *self, const uint8_t *arg)
 {
-	const struct got *got = &gots[arg[1] % NR_GOT];
+	const struct got *got = pick_got(arg[1]);
 	unsigned int slot = load(&got->client);
 	uint32_t numbers[] = {
 		load(&got->lease), EVPL_LEASE_NONE, 0, 1U << 31, 19U << 26, load(&got->lease),
@@ -1072,7 +1084,7 @@ static int do_revoke(struct thread *self, const uint8_t *arg)
 
 static int do_mmap_guest(struct thread *self, const uint8_t *arg)
 {
-	const struct got *got = &gots[arg[0] % NR_GOT];
+	const struct got *got = pick_got(arg[0]);
 	uint64_t offset = load(&got->offset) & -EVPL_BUFFER_SIZE_DEFAULT;
 	const uint64_t offsets[] = {
 		offset, offset + PAGE, windows.out_guest_offset,
@@ -1080,20 +1092,12 @@ static int do_mmap_guest(struct thread *self, const uint8_t *arg)
 		windows.out_guest_ro_offset + windows.out_guest_size - PAGE,
 		windows.out_header_offset, windows.out_returned_offset,
 		windows.out_revoked_offset, windows.out_leases_offset,
+		windows.out_guest_io_offset, windows.out_guest_io_ro_offset,
+		windows.out_guest_io_ro_offset + windows.out_guest_size - PAGE,
 	};
 
 	return map(GUEST, load(&fds[load(&got->client)]), arg[1], offsets[arg[2]],
 		   map_length[arg[3]], arg[4], arg[5] ? PAGE : 0);
-}
-
-/* The record that is asked for, or else the first there is. */
-static const struct got *pick_got(unsigned int arg)
-{
-	const struct got *got = &gots[arg % NR_GOT];
-
-	for (unsigned int i = 0; !load(&got->offset) && i < NR_GOT; i++)
-		got = &gots[i];
-	return got;
 }
 
 /* The first range is made up; others are the first page. */
@@ -1175,6 +1179,36 @@ static int do_sync(struct thread *self, const uint8_t *arg)
 	struct dma_buf_sync sync = { .flags = arg[1] };
 
 	return RESULT(ioctl(pick_dmabuf(arg[0]), DMA_BUF_IOCTL_SYNC, &sync));
+}
+
+static int do_floor(struct thread *self, const uint8_t *arg)
+{
+	static const uint64_t lengths[] = {
+		SLAB_2M, PAGE, 0, PAGE + 1, 2 * SLAB_2M, -PAGE, OWN_SIZE,
+	};
+	struct evpl_floor args = {
+		.flags = flags_of[arg[2]],
+		.length = lengths[arg[4]],
+	};
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+	uint64_t *where;
+
+	args.offset = pick_slab(slot, arg[0], &where) + wrong_by[arg[3]];
+	return RESULT(ioctl(fd, EVPL_FLOOR,
+			    place(self, &args, sizeof(args), arg[1], arg[5])));
+}
+
+static int do_quarantine_end(struct thread *self, const uint8_t *arg)
+{
+	struct evpl_quarantine_end end = { .flags = flags_of[arg[2]] };
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+	uint64_t *where;
+
+	end.offset = pick_slab(slot, arg[3], &where) + wrong_by[arg[4]];
+	return RESULT(ioctl(fd, EVPL_QUARANTINE_END,
+			    place(self, &end, sizeof(end), arg[1], arg[5])));
 }
 
 static void count(unsigned int kind, int ret)
@@ -1301,7 +1335,7 @@ static const struct kind {
 		      ARGS(NR_FDS, NR_SIZES, 18, 7, NR_POINTERS, 2) },
 	[BIND] = { "bind", do_bind, 40, 0, 3,
 		   ARGS(NR_FDS, NR_ENDS, NR_SIZES, 18, 5, NR_POINTERS) },
-	[SEND] = { "send", do_send, 160, 0, 27, ARGS(NR_ENDS, 40, 5, 4, 4, 5) },
+	[SEND] = { "send", do_send, 160, 0, 27, ARGS(NR_ENDS, 40, 5, 6, 4, 5) },
 	[RECV] = { "recv", do_recv, 100, 0, 3, ARGS(NR_ENDS, 4, 5, 2) },
 	[RELEASE] = { "release", do_release, 60, 0, 2,
 		      ARGS(1, NR_GOT, NR_SIZES, OF(flags_of), 6, NR_POINTERS) },
@@ -1311,7 +1345,7 @@ static const struct kind {
 		     ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS, OF(wrong_by),
 			  NR_POINTERS) },
 	[MMAP_GUEST] = { "mmap_guest", do_mmap_guest, 60, 0, 3,
-			 ARGS(NR_GOT, NR_MAPS, 9, OF(map_length), OF(how_to_map), 2),
+			 ARGS(NR_GOT, NR_MAPS, 12, OF(map_length), OF(how_to_map), 2),
 			 .odds = 4 },
 	[EXPORT] = { "export", do_export, 100, 0, 21,
 		     ARGS(NR_FDS, NR_SIZES, 10, 64, 128, NR_POINTERS) },
@@ -1319,6 +1353,11 @@ static const struct kind {
 			  ARGS(NR_DMABUFS, NR_MAPS, 5, 8, OF(how_to_map), 2),
 			  .odds = 4 },
 	[SYNC] = { "sync", do_sync, 10, 0, 3, ARGS(NR_DMABUFS, 9) },
+	[FLOOR] = { "floor", do_floor, 20, 0, 1,
+		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(wrong_by), 7, NR_POINTERS) },
+	[QUARANTINE_END] = { "quarantine_end", do_quarantine_end, 6, 0, 9,
+			     ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS,
+				  OF(wrong_by), NR_POINTERS) },
 };
 
 static uint8_t lottery[2048];
@@ -1414,6 +1453,35 @@ static struct call any_call(struct thread *self)
 	return make_call(self, kind);
 }
 
+/* What was sent last was for a device; a pipe holds it when the lease ends, or is revoked. */
+static void make_up_quarantine(struct thread *self, struct program *p)
+{
+	static const struct call calls[] = {
+		{ .kind = MMAP_GUEST, .arg = { 0, 0, 0, 0, 1 } }, { .kind = VMSPLICE },
+	};
+	struct call end = { .kind = RELEASE };
+
+	p->calls[p->nr - 2].arg[3] = 4 + below(self, 2);
+	for (int i = 0; i < ARRAY_SIZE(calls); i++)
+		p->calls[p->nr++] = calls[i];
+	if (!below(self, 4))
+		end = (struct call){ .kind = REVOKE, .arg = { NR_FDS - 1 } };
+	p->calls[p->nr++] = end;
+	switch (below(self, 4)) {
+	case 0:
+		p->calls[p->nr++] = (struct call){ .kind = DRAIN };
+		break;
+	case 1:
+	case 2:
+		p->calls[p->nr++] = (struct call){ .kind = QUARANTINE_END,
+						   .arg = { NR_FDS - 1 } };
+		break;
+	default:
+		p->calls[p->nr++] = (struct call){ .kind = REVOKE,
+						   .arg = { NR_FDS - 1 } };
+	}
+}
+
 /* What begins as a client does, with a new one or the one that stands ready. */
 static void make_up(struct thread *self, struct program *p)
 {
@@ -1441,6 +1509,8 @@ static void make_up(struct thread *self, struct program *p)
 			p->calls[p->nr++] = (struct call){
 				.kind = EXPORT, .arg = { 0, 0, below(self, 2), 3 },
 			};
+		if (below(self, 2))
+			make_up_quarantine(self, p);
 	}
 	while (p->nr < length) {
 		struct call call = any_call(self), before;
@@ -2090,9 +2160,9 @@ static unsigned long long failed(unsigned int kind)
 
 static void show_table(void)
 {
-	printf("# %-10s %10s %10s  errors\n", "call", "succeeded", "failed");
+	printf("# %-14s %10s %10s  errors\n", "call", "succeeded", "failed");
 	for (unsigned int kind = 0; kind < NR_KINDS; kind++) {
-		printf("# %-10s %10llu %10llu", kinds[kind].name, succeeded(kind),
+		printf("# %-14s %10llu %10llu", kinds[kind].name, succeeded(kind),
 		       failed(kind));
 		for (unsigned int error = 1; error < NR_RESULTS; error++)
 			if (shared->results[kind][error])
@@ -2106,7 +2176,8 @@ static bool calls_succeed_and_fail(void)
 {
 	static const uint8_t own[] = {
 		SETUP, ALLOC, FREE, MMAP_OWN, MMAP_REFS, TOUCH, CHANNEL, BIND, SEND,
-		RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, EXPORT, MMAP_DMABUF,
+		RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, FLOOR, QUARANTINE_END,
+		EXPORT, MMAP_DMABUF,
 	};
 	bool ok = true;
 
@@ -2158,12 +2229,18 @@ static bool errnos_reached(void)
 		{ PULL, EFAULT }, { PULL, ENXIO },
 		{ REVOKE, E2BIG }, { REVOKE, EOPNOTSUPP }, { REVOKE, EINVAL },
 		{ REVOKE, EFAULT }, { REVOKE, ENXIO }, { REVOKE, ENOENT },
+		{ REVOKE, EBUSY },
 		{ MMAP_GUEST, EINVAL }, { MMAP_GUEST, EPERM }, { MMAP_GUEST, ENXIO },
 		{ MMAP_GUEST, EACCES },
 		{ EXPORT, E2BIG }, { EXPORT, EOPNOTSUPP }, { EXPORT, EINVAL },
 		{ EXPORT, EFAULT }, { EXPORT, ENXIO }, { EXPORT, ENOENT },
-		{ EXPORT, ESTALE }, { EXPORT, EACCES },
+		{ EXPORT, ESTALE }, { EXPORT, EPERM },
 		{ MMAP_DMABUF, EINVAL }, { MMAP_DMABUF, EPERM }, { MMAP_DMABUF, EACCES },
+		{ FLOOR, E2BIG }, { FLOOR, EOPNOTSUPP }, { FLOOR, EINVAL },
+		{ FLOOR, EFAULT }, { FLOOR, ENXIO }, { FLOOR, ENOENT },
+		{ QUARANTINE_END, E2BIG }, { QUARANTINE_END, EOPNOTSUPP },
+		{ QUARANTINE_END, EINVAL }, { QUARANTINE_END, EFAULT },
+		{ QUARANTINE_END, ENXIO }, { QUARANTINE_END, ENOENT },
 #ifdef __x86_64__
 		{ ALLOC, EINTR }, { MMAP_OWN, EINTR },
 #endif
