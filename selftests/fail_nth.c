@@ -1150,6 +1150,7 @@ TEST_F(nth, touch_of_a_dmabuf_waits_for_memory_and_raises_no_signal)
 		.prepare = mapped_dmabuf,
 		.call = call_touch_lease,
 		.undo = unmap_dmabuf,
+		.goes_on = true,
 	});
 }
 
