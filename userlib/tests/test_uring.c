@@ -1379,6 +1379,48 @@ static void *clone_and_copy(void *arg)
 	return NULL;
 }
 
+/*
+ * A ring registers a slab when a buffer of it is in use already: what it holds of that
+ * one's folio is what it holds of the others.
+ */
+TEST_F(uring, registering_keeps_no_buffer_that_others_give_back)
+{
+	const struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.buffer_size = BUFFER,
+		.slab_size = 2 * SLAB,
+		.slab_size_max = 2 * SLAB,
+		.max_bytes = 2 * SLAB,
+	};
+	struct evpl_message message = { .flags = EVPL_MESSAGE_DEVICE };
+	struct received received;
+	struct evpl_uring *uring;
+	struct evpl_pool *pool;
+	struct io_uring ring;
+	struct evpl *evpl;
+
+	NEEDS_REGISTRATION();
+	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
+		SKIP(return, "the module's alone");
+	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
+	ASSERT_EQ(0, evpl_uring_create(&uring, pool, &ring, 0, 1, EVPL_URING_NEW_TABLE));
+	receive(&received, pool, BUFFER);
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &message.iovec));
+	ASSERT_EQ(0, evpl_uring_index(uring, &message.iovec));
+	ASSERT_EQ(0, evpl_channel_send(received.here, &message, 1));
+	ASSERT_EQ(1, evpl_channel_recv(received.there, &message, 1));
+	evpl_iovec_release(&message.iovec);
+	evpl_pool_trim(pool);
+	EXPECT_EQ(0, used_in(pool));
+	EXPECT_EQ(0, end_received(&received));
+	evpl_uring_destroy(uring);
+	io_uring_queue_exit(&ring);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
 /* Slabs come and go on one thread while the ring's uses them. */
 struct churn {
 	struct evpl_pool *pool;
