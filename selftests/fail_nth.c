@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "evpl_test.h"
+#include "vgem.h"
 
 #define DEBUGFS		"/sys/kernel/debug/"
 #define CLIENTS		DEBUGFS "evpl/clients"
@@ -96,6 +97,8 @@ FIXTURE(nth)
 	struct evpl_record record;
 	int dmabuf;
 	uint32_t record_flags;
+	int gpu;
+	uint32_t handle;
 };
 
 FIXTURE_SETUP(nth)
@@ -1299,6 +1302,43 @@ TEST_F(nth, floor_that_fails_can_be_set_again)
 		.call = call_floor,
 		.undo = unmap_and_close_ends,
 	});
+}
+
+static void exported(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	referenced(_metadata, self);
+	ASSERT_EQ(0, export(self, self->fd, MIB, EVPL_EXPORT_WRITE));
+}
+
+static int call_import(struct _test_data_nth *self)
+{
+	struct drm_prime prime = { .fd = self->dmabuf };
+	int ret = RESULT(ioctl(self->gpu, DRM_FD_TO_HANDLE, &prime));
+
+	self->handle = prime.handle;
+	return ret;
+}
+
+static void close_handle(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	struct drm_close drm_close = { .handle = self->handle };
+
+	EXPECT_EQ(0, RESULT(ioctl(self->gpu, DRM_GEM_CLOSE, &drm_close)));
+	close_dmabuf(_metadata, self);
+}
+
+TEST_F(nth, import_that_fails_leaves_the_dmabuf_as_it_was)
+{
+	self->gpu = open_vgem();
+	if (self->gpu < 0)
+		SKIP(return, "a kernel without vgem");
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = exported,
+		.call = call_import,
+		.intact = reference_is_there,
+		.undo = close_handle,
+	});
+	close(self->gpu);
 }
 
 /* However far it comes, it cleans up: the failure is behind it then. */

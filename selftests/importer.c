@@ -5,80 +5,16 @@
  * in them). Each test runs on dma-bufs of udmabuf and of the system heap also, where
  * the kernel has those, so that what fails on all of them isn't ours.
  */
-#include <dirent.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
 #include <linux/udmabuf.h>
 #include <linux/videodev2.h>
 
 #include "client.h"
+#include "vgem.h"
 
 #define SIZE	(2 * BUFFER)
 #define RW	(PROT_READ | PROT_WRITE)
-
-/* Of drm/drm.h, which not every system has headers of. */
-struct drm_version {
-	int numbers[3];
-	size_t name_length;
-	char *name;
-	struct {
-		size_t length;
-		char *string;
-	} others[2];
-};
-
-struct drm_prime {
-	uint32_t handle;
-	uint32_t flags;
-	int32_t fd;
-};
-
-struct drm_close {
-	uint32_t handle;
-	uint32_t pad;
-};
-
-#define DRM_VERSION	_IOWR('d', 0x00, struct drm_version)
-#define DRM_GEM_CLOSE	_IOW('d', 0x09, struct drm_close)
-#define DRM_HANDLE_TO_FD	_IOWR('d', 0x2d, struct drm_prime)
-#define DRM_FD_TO_HANDLE	_IOWR('d', 0x2e, struct drm_prime)
-
-/* Try each file of a directory. Return the descriptor that is as wanted, or -1. */
-static int find_device(const char *directory, bool (*wanted)(int fd, const void *arg),
-		       const void *arg)
-{
-	DIR *dir = opendir(directory);
-	struct dirent *entry;
-	int fd = -1;
-
-	while (dir && fd < 0 && (entry = readdir(dir))) {
-		if (entry->d_type != DT_CHR)
-			continue;
-		fd = openat(dirfd(dir), entry->d_name, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-		if (fd >= 0 && !wanted(fd, arg)) {
-			close(fd);
-			fd = -1;
-		}
-	}
-	if (dir)
-		closedir(dir);
-	return fd;
-}
-
-static bool is_vgem(int fd, const void *unused)
-{
-	char name[16] = "";
-	struct drm_version version = { .name_length = sizeof(name) - 1, .name = name };
-
-	return !ioctl(fd, DRM_VERSION, &version) && !strcmp(name, "vgem");
-}
-
-static int open_vgem(void)
-{
-	if (system("modprobe -q vgem"))
-		return -1;
-	return find_device("/dev/dri", is_vgem, NULL);
-}
 
 /* Which node of vivid, if it was loaded as below. */
 struct node {
@@ -130,7 +66,7 @@ static int open_video(const struct node *node, struct v4l2_format *format)
 
 	if (system(VIVID))
 		return -1;
-	fd = find_device("/dev", is_node, node);
+	fd = find_device("/dev", "video", is_node, node);
 	*format = (struct v4l2_format){
 		.type = node->type,
 		.fmt.pix = {
@@ -322,6 +258,74 @@ TEST_F(importer, gpu_maps_it_and_keeps_it_until_its_handle_is_closed)
 	EXPECT_EQ(self->before.exports + variant->ours, read_counters().exports);
 	EXPECT_EQ(0, RESULT(ioctl(gpu, DRM_GEM_CLOSE, &drm_close)));
 	close(gpu);
+}
+
+#define DMA_DUMP	"/sys/kernel/debug/dma-api/dump"
+
+/* Where a page is in the machine's memory. */
+static uint64_t physical(const char *page)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (pread(pagemap, &entry, sizeof(entry), (uintptr_t)page / 4096 * sizeof(entry)) !=
+	    sizeof(entry))
+		entry = 0;
+	close(pagemap);
+	return (entry & ((1ULL << 55) - 1)) * 4096;
+}
+
+/* Count what vgem has been given, by its place in the dma-buf; others come last. */
+static void count_given(const char *memory, unsigned int given[SIZE / 4096 + 1])
+{
+	unsigned long long start, address, length;
+	FILE *file = fopen(DMA_DUMP, "re");
+	char line[512];
+
+	while (file && fgets(line, sizeof(line), file)) {
+		char *at = strstr(line, " P=");
+
+		if (!strstr(line, "vgem") || !at ||
+		    sscanf(at, " P=%llx D=%llx L=%llx", &start, &address, &length) != 3)
+			continue;
+		for (; length; start += 4096, length -= 4096) {
+			unsigned int i = 0;
+
+			while (i < SIZE / 4096 && physical(memory + i * 4096) != start)
+				i++;
+			given[i]++;
+		}
+	}
+	if (file)
+		fclose(file);
+}
+
+TEST_F(importer, gpu_is_given_each_page_once_and_no_other)
+{
+	struct drm_prime prime = { .fd = self->fd };
+	struct drm_close drm_close = {};
+	unsigned int given[SIZE / 4096 + 1] = {};
+	int gpu = access(DMA_DUMP, R_OK) ? -1 : open_vgem();
+
+	if (gpu < 0) {
+		let_go_of_dmabuf(self);
+		SKIP(return, "a kernel without vgem, or one that doesn't tell of DMA");
+	}
+	ASSERT_EQ(0, RESULT(ioctl(gpu, DRM_FD_TO_HANDLE, &prime)));
+	count_given(self->memory, given);
+	for (unsigned int i = 0; i < SIZE / 4096; i++) {
+		EXPECT_EQ(1, given[i])
+			TH_LOG("page %u", i);
+	}
+	EXPECT_EQ(0, given[SIZE / 4096]);
+	drm_close.handle = prime.handle;
+	EXPECT_EQ(0, RESULT(ioctl(gpu, DRM_GEM_CLOSE, &drm_close)));
+	memset(given, 0, sizeof(given));
+	count_given(self->memory, given);
+	EXPECT_EQ(0, given[0]);
+	EXPECT_EQ(0, given[SIZE / 4096]);
+	close(gpu);
+	let_go_of_dmabuf(self);
 }
 
 TEST_F(importer, camera_fills_it_with_a_frame)
