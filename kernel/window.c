@@ -82,7 +82,7 @@ static const struct vm_operations_struct refs_vm_ops = {
 
 /*
  * For a device, the page is mapped with the folio's lock held: the fence reads references
- * and mappings under it. There is a page table already, so nothing is allocated.
+ * and mappings under it. There mostly is a page table, so nothing is allocated.
  */
 static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
 			      struct page *page)
@@ -98,15 +98,8 @@ static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
 	folio_lock(folio);
 	ret = vm_insert_page(vma, address, page);
 	folio_unlock(folio);
-	switch (ret) {
-	case 0:
-	case -EBUSY:	/* It is there. */
-		return VM_FAULT_NOPAGE;
-	case -ENOMEM:
-		return VM_FAULT_OOM;
-	default:
-		return VM_FAULT_SIGBUS;
-	}
+	/* -EBUSY: it is there. */
+	return !ret || ret == -EBUSY ? VM_FAULT_NOPAGE : vmf_error(ret);
 }
 
 /* A page of the buffer of a share. */

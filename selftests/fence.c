@@ -9,6 +9,8 @@
 
 #include "client.h"
 
+#define TRACING		"/sys/kernel/tracing/"
+
 /* Run a command; return its exit status. */
 static int run(const char *format, ...)
 {
@@ -345,6 +347,41 @@ TEST_F(fence, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained)
 	EXPECT_TRUE(is_kept(self, 5));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_TRUE(comes_back(self, 5));
+}
+
+/* Whether what has been traced has a line of this event that has this text. */
+static bool is_traced(const char *event, const char *text)
+{
+	FILE *trace = fopen(TRACING "trace", "re");
+	char line[512];
+	bool found = false;
+
+	while (trace && !found && fgets(line, sizeof(line), trace))
+		found = strstr(line, event) && strstr(line, text);
+	if (trace)
+		fclose(trace);
+	return found;
+}
+
+TEST_F(fence, trace_tells_why_a_buffer_is_kept)
+{
+	struct evpl_record got;
+	char page[4096];
+	char *memory;
+
+	if (write_string(TRACING "events/evpl/enable", "1"))
+		SKIP(return, "a kernel without events that can be traced");
+	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
+	EXPECT_EQ(0, write_string(TRACING "events/evpl/enable", "0"));
+	/* Buffer 5 is at 0x50000. */
+	EXPECT_TRUE(is_traced("evpl_fence_closed:", "buffer 0x50000"));
+	EXPECT_TRUE(is_traced("evpl_fence_closed:", "has 1 references, floor 0"));
+	EXPECT_TRUE(is_traced("evpl_quarantine_begin:", "buffer 0x50000"));
+	EXPECT_TRUE(is_traced("evpl_quarantine_end:", "buffer 0x50000"));
 }
 
 TEST_F(fence, owner_that_pulls_has_the_kernel_look_at_once)
