@@ -260,7 +260,8 @@ static bool nvme_becomes_ready(struct nvme *nvme, uint32_t ready)
 
 static void ring_doorbell(struct nvme *nvme, unsigned int which, unsigned int value)
 {
-	atomic_thread_fence(memory_order_seq_cst);
+	/* What is in the queue comes first. */
+	__sync_synchronize();
 	*nvme_register(nvme, NVME_DOORBELLS + which * nvme->stride) = value;
 }
 
