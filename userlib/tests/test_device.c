@@ -600,6 +600,7 @@ TEST_F(device, attach_detach_grow_and_trim_at_once)
 #define LIVES		65536U
 
 struct lives {
+	struct evpl_pool *pool;
 	struct evpl_device *device;
 	struct evpl_channel *channel;
 	atomic_uint registered, unregistered, received, dead;
@@ -655,6 +656,19 @@ static void *live_receive(void *arg)
 	return NULL;
 }
 
+/* Who lets go of the last reference waits for this one, while others receive. */
+static void *live_lock(void *arg)
+{
+	struct lives *lives = arg;
+
+	while (atomic_load(&lives->received) < lives->rounds) {
+		pool_lock(lives->pool);
+		sched_yield();
+		pool_unlock(lives->pool);
+	}
+	return NULL;
+}
+
 TEST(registration_of_a_leased_buffer_lives_as_long_as_a_reference_here)
 {
 	static const struct evpl_device_ops live_ops = {
@@ -664,12 +678,12 @@ TEST(registration_of_a_leased_buffer_lives_as_long_as_a_reference_here)
 		.flags = EVPL_DEVICE_LEASES,
 	};
 	static struct lives lives;
-	struct evpl_iovec buffers[4];
+	struct evpl_iovec buffer;
 	struct evpl_channel *there;
 	struct evpl_message sent;
 	struct evpl_pool *pool, *other;
 	struct evpl *evpl;
-	pthread_t threads[2];
+	pthread_t threads[2], locker;
 	unsigned int i;
 	int peer;
 
@@ -682,19 +696,21 @@ TEST(registration_of_a_leased_buffer_lives_as_long_as_a_reference_here)
 	ASSERT_EQ(0, evpl_channel_create(&there, other, 8, EVPL_CHANNEL_BLOCKING, &peer));
 	ASSERT_EQ(0, evpl_channel_bind(&lives.channel, pool, peer, 0));
 	ASSERT_EQ(0, evpl_device_attach(pool, &live_ops, &lives, &lives.device));
-	for (i = 0; i < 4; i++)
-		ASSERT_EQ(1, evpl_buffer_alloc(evpl, &buffers[i]));
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &buffer));
+	lives.pool = pool;
 	for (i = 0; i < 2; i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, live_receive, &lives));
+	ASSERT_EQ(0, pthread_create(&locker, NULL, live_lock, &lives));
 	for (i = 0; i < lives.rounds + 1; i++) {
 		sent = (struct evpl_message){ .flags = EVPL_MESSAGE_DEVICE };
-		evpl_iovec_clone(&sent.iovec, &buffers[i % 4]);
+		evpl_iovec_clone(&sent.iovec, &buffer);
 		ASSERT_EQ(0, evpl_channel_send(there, &sent, 1));
 		if (i % 8 == 0)
 			evpl_pool_trim(other);
 	}
 	for (i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
+	pthread_join(locker, NULL);
 	EXPECT_EQ(0, atomic_load(&lives.dead));
 	EXPECT_LT(0, atomic_load(&lives.registered));
 	EXPECT_GT(LIVES, atomic_load(&lives.registered));
@@ -703,7 +719,7 @@ TEST(registration_of_a_leased_buffer_lives_as_long_as_a_reference_here)
 	evpl_channel_close(lives.channel);
 	EXPECT_EQ(atomic_load(&lives.registered), atomic_load(&lives.unregistered));
 	evpl_device_detach(lives.device);
-	evpl_iovecs_release(buffers, 4);
+	evpl_iovec_release(&buffer);
 	evpl_channel_close(there);
 	evpl_destroy(evpl);
 	EXPECT_EQ(0, evpl_pool_close(pool));
