@@ -151,7 +151,8 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 		err = make_record(pool, &messages[i], &records[i]);
 	if (!err) {
 		for (i = 0; i < n; i++)
-			sharing_hold(&messages[i].iovec, messages[i].flags & EVPL_MESSAGE_DEVICE);
+			sharing_hold(pool, &messages[i].iovec, records[i].offset,
+				     messages[i].flags & EVPL_MESSAGE_DEVICE);
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
 		for (i = 0; i < n; i++)

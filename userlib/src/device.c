@@ -53,18 +53,18 @@ static void registered(struct slab *slab)
 	devices_settle(slab);
 }
 
-/* Around a call-back, the pool's lock is dropped; the device stays, and the slab. */
-static void call_begin(struct evpl_device *device, struct slab *slab)
+/* Around a call-back, the pool's lock is dropped; the device stays, and what @reg is in. */
+void device_call_begin(struct evpl_device *device, struct reg *reg)
 {
-	reg_set(device_reg(device, slab), REG_BUSY);
+	reg_set(reg, REG_BUSY);
 	device->calls++;
 	pool_unlock(device->pool);
 }
 
-static void call_end(struct evpl_device *device, struct slab *slab, enum reg_state state)
+void device_call_end(struct evpl_device *device, struct reg *reg, enum reg_state state)
 {
 	pool_lock(device->pool);
-	reg_set(device_reg(device, slab), state);
+	reg_set(reg, state);
 	device->calls--;
 	pthread_cond_broadcast(&device->pool->calls_done);
 }
@@ -72,15 +72,16 @@ static void call_end(struct evpl_device *device, struct slab *slab, enum reg_sta
 /* Under the pool's lock, which is dropped meanwhile. */
 static void register_one(struct evpl_device *device, struct slab *slab)
 {
+	struct reg *reg = device_reg(device, slab);
 	uint64_t cookie = 0;
 	int err;
 
-	call_begin(device, slab);
+	device_call_begin(device, reg);
 	err = device->ops.register_slab(device->arg, &slab->info, &cookie);
-	atomic_store_explicit(&device_reg(device, slab)->cookie, cookie, memory_order_relaxed);
+	atomic_store_explicit(&reg->cookie, cookie, memory_order_relaxed);
 	if (!err)
 		registered(slab);
-	call_end(device, slab, err ? REG_FAILED : REG_DONE);
+	device_call_end(device, reg, err ? REG_FAILED : REG_DONE);
 }
 
 /*
@@ -97,7 +98,7 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 	int ret = 0;
 
 	numbers_await(numbers, number, device->slot);
-	call_begin(device, slab);
+	device_call_begin(device, reg);
 	/*
 	 * First: what a lower floor holds up for a while, a higher one would let through.
 	 * Of a slab that is about to go nothing is lent.
@@ -106,7 +107,7 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 		unsettle(slab);
 	if (device->ops.unregister_slab)
 		ret = device->ops.unregister_slab(device->arg, &slab->info, cookie);
-	call_end(device, slab, REG_NONE);
+	device_call_end(device, reg, REG_NONE);
 	if (ret != EVPL_DEVICE_LATER)
 		numbers_let_go(numbers, number, device->slot);
 }

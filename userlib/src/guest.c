@@ -31,31 +31,16 @@ struct guest {
 };
 
 /* Under the pool's lock, which is dropped meanwhile. */
-static void call_begin(struct evpl_device *device, struct reg *reg)
-{
-	reg_set(reg, REG_BUSY);
-	device->calls++;
-	pool_unlock(device->pool);
-}
-
-static void call_end(struct evpl_device *device, struct reg *reg, enum reg_state state)
-{
-	pool_lock(device->pool);
-	reg_set(reg, state);
-	device->calls--;
-	pthread_cond_broadcast(&device->pool->calls_done);
-}
-
 static void register_one(struct evpl_device *device, struct guest *guest)
 {
 	struct reg *reg = &guest->regs[device->slot];
 	uint64_t cookie = 0;
 	int err;
 
-	call_begin(device, reg);
+	device_call_begin(device, reg);
 	err = device->ops.register_slab(device->arg, &guest->info, &cookie);
 	atomic_store_explicit(&reg->cookie, cookie, memory_order_relaxed);
-	call_end(device, reg, err ? REG_FAILED : REG_DONE);
+	device_call_end(device, reg, err ? REG_FAILED : REG_DONE);
 }
 
 static void unregister_one(struct evpl_device *device, struct guest *guest)
@@ -63,10 +48,10 @@ static void unregister_one(struct evpl_device *device, struct guest *guest)
 	struct reg *reg = &guest->regs[device->slot];
 	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
 
-	call_begin(device, reg);
+	device_call_begin(device, reg);
 	if (device->ops.unregister_slab)
 		device->ops.unregister_slab(device->arg, &guest->info, cookie);
-	call_end(device, reg, REG_NONE);
+	device_call_end(device, reg, REG_NONE);
 }
 
 /* Find the lease's, or make it. Under the pool's lock. */
@@ -76,9 +61,9 @@ static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *i
 	struct guest *guest = atomic_load(&lease->guest);
 	size_t size = (size_t)1 << lease->shift;
 	uint64_t offset = sharing_guest_offset(pool, iovec->data);
-	bool writable;
+	bool readonly = offset >= pool->backing.setup.out_guest_io_ro_offset;
 
-	if (guest || !sharing_is_io(pool, iovec->data, &writable))
+	if (guest || !sharing_is_io(pool, offset))
 		return guest;
 	guest = calloc(1, sizeof(*guest));
 	if (!guest)
@@ -89,7 +74,7 @@ static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *i
 		.node = EVPL_ANY_NODE,
 		.base = (char *)iovec->data - offset % size,
 		.length = size,
-		.flags = EVPL_SLAB_LEASED | (writable ? 0 : EVPL_SLAB_READONLY),
+		.flags = EVPL_SLAB_LEASED | (readonly ? EVPL_SLAB_READONLY : 0),
 	};
 	guest->next = pool->guests;
 	pool->guests = guest;

@@ -26,67 +26,72 @@ struct window {
 	int protection;
 };
 
-#define NR_WINDOWS	7
-#define NR_GUESTS	4	/* of these, the first */
+#define NR_WINDOWS	(NR_GUESTS + 3)
+
+/* Where a guest window starts, as an mmap offset; in the order of struct sharing. */
+static uint64_t guest_start(const struct evpl_setup *setup, int guest)
+{
+	const uint64_t starts[NR_GUESTS] = {
+		setup->out_guest_offset, setup->out_guest_ro_offset,
+		setup->out_guest_io_offset, setup->out_guest_io_ro_offset,
+	};
+
+	return starts[guest];
+}
 
 static void list_windows(struct sharing *sharing, const struct evpl_setup *setup,
 			 struct window windows[NR_WINDOWS])
 {
 	const int rw = PROT_READ | PROT_WRITE;
+	int i;
 
-	windows[0] = (struct window){ (void **)&sharing->guest, setup->out_guest_offset,
-				      setup->out_guest_size, rw };
-	windows[1] = (struct window){ (void **)&sharing->guest_ro, setup->out_guest_ro_offset,
-				      setup->out_guest_size, PROT_READ };
-	windows[2] = (struct window){ (void **)&sharing->guest_io, setup->out_guest_io_offset,
-				      setup->out_guest_size, rw };
-	windows[3] = (struct window){ (void **)&sharing->guest_io_ro,
-				      setup->out_guest_io_ro_offset, setup->out_guest_size,
-				      PROT_READ };
-	windows[4] = (struct window){ (void **)&sharing->leases, setup->out_leases_offset,
-				      setup->out_leases_size, rw };
-	windows[5] = (struct window){ (void **)&sharing->header, setup->out_header_offset,
-				      setup->out_header_size, rw };
-	windows[6] = (struct window){ (void **)&sharing->returned, setup->out_returned_offset,
-				      setup->out_returned_size, rw };
+	for (i = 0; i < NR_GUESTS; i++)
+		windows[i] = (struct window){ (void **)&sharing->guest[i],
+					      guest_start(setup, i), setup->out_guest_size,
+					      i % 2 ? PROT_READ : rw };
+	windows[i++] = (struct window){ (void **)&sharing->leases, setup->out_leases_offset,
+					setup->out_leases_size, rw };
+	windows[i++] = (struct window){ (void **)&sharing->header, setup->out_header_offset,
+					setup->out_header_size, rw };
+	windows[i++] = (struct window){ (void **)&sharing->returned, setup->out_returned_offset,
+					setup->out_returned_size, rw };
 }
 
 /* What a mmap offset in a guest window shows. */
 void *sharing_memory(struct evpl_pool *pool, uint64_t offset)
 {
-	struct window windows[NR_WINDOWS];
+	const struct evpl_setup *setup = &pool->backing.setup;
+	uint64_t in_window;
 	int i;
 
-	list_windows(pool_sharing(pool), &pool->backing.setup, windows);
-	for (i = 0; i < NR_GUESTS; i++)
-		if (offset - windows[i].offset < windows[i].size)
-			return (char *)*windows[i].where + (offset - windows[i].offset);
+	for (i = 0; i < NR_GUESTS; i++) {
+		in_window = offset - guest_start(setup, i);
+		if (in_window < setup->out_guest_size)
+			return pool_sharing(pool)->guest[i] + in_window;
+	}
 	return NULL;
 }
 
 /* The inverse. */
 uint64_t sharing_guest_offset(struct evpl_pool *pool, const void *data)
 {
-	struct window windows[NR_WINDOWS];
+	const struct evpl_setup *setup = &pool->backing.setup;
 	uint64_t in_window;
 	int i;
 
-	list_windows(pool_sharing(pool), &pool->backing.setup, windows);
 	for (i = 0; i < NR_GUESTS; i++) {
-		in_window = (uintptr_t)data - (uintptr_t)*windows[i].where;
-		if (in_window < windows[i].size)
-			return windows[i].offset + in_window;
+		in_window = (uintptr_t)data - (uintptr_t)pool_sharing(pool)->guest[i];
+		if (in_window < setup->out_guest_size)
+			return guest_start(setup, i) + in_window;
 	}
 	return UINT64_MAX;
 }
 
-/* Whether devices may have what was leased, and write to it. */
-bool sharing_is_io(struct evpl_pool *pool, const void *data, bool *r_writable)
+/* Whether devices may have what was leased at a mmap offset. */
+bool sharing_is_io(struct evpl_pool *pool, uint64_t offset)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
-	uint64_t offset = sharing_guest_offset(pool, data);
 
-	*r_writable = offset < setup->out_guest_io_ro_offset;
 	return offset >= setup->out_guest_io_offset &&
 	       offset < setup->out_guest_io_ro_offset + setup->out_guest_size;
 }
@@ -183,25 +188,24 @@ int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint6
  * devices may have it there. A lease for devices has a reference more until
  * sharing_unhold(), so that its last one goes by sharing_put(), with its registrations.
  */
-void sharing_hold(const struct evpl_iovec *iovec, bool device)
+void sharing_hold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
+		  bool device)
 {
 	struct slab *slab = iovec_slab(iovec);
-	struct entry *entry = iovec_entry(iovec);
-	bool writable;
 
 	if (slab) {
-		context_retire(entry);
+		context_retire(iovec_entry(iovec));
 		if (device)
 			devices_settle(slab);
-	} else if (sharing_is_io(entry->pool, iovec->data, &writable)) {
-		entry_get(entry, CALLER());
+	} else if (sharing_is_io(pool, offset)) {
+		entry_get(iovec_entry(iovec), CALLER());
 	}
 }
 
 /* Afterwards, whether it was or not. By the offset: the buffer may be another's. */
 void sharing_unhold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset)
 {
-	if (offset >= pool->backing.setup.out_guest_io_offset)
+	if (sharing_is_io(pool, offset))
 		sharing_put(iovec_entry(iovec), CALLER());
 }
 

@@ -23,15 +23,15 @@
 /* Idle leases that are let go of together. */
 #define IDLE_BATCH	32
 
+/* Windows of leases: guest, guest-ro, guest-io, guest-io-ro. */
+#define NR_GUESTS	4
+
 /* Pages of the returned bitmap. */
 #define RETURNED_PAGES	(1U << 16)
 
 /**
  * struct sharing - see above
- * @guest: the window of leases for writing
- * @guest_ro: that of the others
- * @guest_io: that of leases for writing by devices too
- * @guest_io_ro: that of leases for reading by devices
+ * @guest: the windows of leases: for writing, for reading, and both for devices
  * @leases: their entries, by number
  * @header: what the kernel writes
  * @returned: a bit for each buffer of the pool
@@ -42,10 +42,7 @@
  * @nr_idle: how many, about
  */
 struct sharing {
-	char *guest;
-	char *guest_ro;
-	char *guest_io;
-	char *guest_io_ro;
+	char *guest[NR_GUESTS];
 	struct entry *leases;
 	struct evpl_header *header;
 	_Atomic uint64_t *returned;
@@ -65,9 +62,10 @@ bool sharing_pull(struct evpl_pool *pool, bool want);
 struct entry *sharing_lease(struct evpl_pool *pool, const struct evpl_record *record);
 void *sharing_memory(struct evpl_pool *pool, uint64_t offset);
 uint64_t sharing_guest_offset(struct evpl_pool *pool, const void *data);
-void sharing_hold(const struct evpl_iovec *iovec, bool device);
+void sharing_hold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
+		  bool device);
 void sharing_unhold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset);
-bool sharing_is_io(struct evpl_pool *pool, const void *data, bool *r_writable);
+bool sharing_is_io(struct evpl_pool *pool, uint64_t offset);
 bool sharing_is_idle(struct evpl_pool *pool);
 void sharing_put(struct entry *lease, void *site);
 void sharing_flush(struct evpl_pool *pool);

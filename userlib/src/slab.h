@@ -84,6 +84,10 @@ struct slab {
 	struct reg regs[EVPL_DEVICES_MAX];
 };
 
+/* device.c */
+void device_call_begin(struct evpl_device *device, struct reg *reg);
+void device_call_end(struct evpl_device *device, struct reg *reg, enum reg_state state);
+
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab);
 void slab_publish(struct slab *slab);
 void slab_retire(struct slab *slab);
