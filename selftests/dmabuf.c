@@ -613,15 +613,8 @@ static int owned_by_child(uint32_t flags, pid_t *child)
 {
 	const struct evpl_range range = flags & EVPL_EXPORT_SLAB ?
 		(struct evpl_range){ 0, SLAB_2M } : buffer(3);
-	char byte, control[CMSG_SPACE(sizeof(int))];
-	struct iovec iovec = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr message = {
-		.msg_iov = &iovec,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	int sockets[2], fd = -1;
+	int sockets[2], fd;
+	char byte;
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets))
 		return -errno;
@@ -639,8 +632,7 @@ static int owned_by_child(uint32_t flags, pid_t *child)
 			pause();
 	}
 	close(sockets[0]);
-	if (recvmsg(sockets[1], &message, 0) == 1)
-		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+	fd = recv_fd(sockets[1], &byte, 0);
 	close(sockets[1]);
 	return fd;
 }

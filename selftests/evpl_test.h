@@ -433,6 +433,30 @@ static inline int send_fd(int socket, char byte, int fd)
 	return RESULT(sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
+/* The inverse: return the descriptor; -ENOMSG if none came with the byte, or -errno. */
+static inline int recv_fd(int socket, char *byte, int flags)
+{
+	char control[CMSG_SPACE(sizeof(int))];
+	struct iovec iovec = { .iov_base = byte, .iov_len = 1 };
+	struct msghdr message = {
+		.msg_iov = &iovec,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header;
+	ssize_t ret = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+	int fd;
+
+	if (ret != 1)
+		return ret < 0 ? -errno : -EPIPE;
+	header = CMSG_FIRSTHDR(&message);
+	if (!header)
+		return -ENOMSG;
+	memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+	return fd;
+}
+
 /* Have a pipe hold memory, by its end for writing. */
 static inline int into_pipe(int fd, void *memory, size_t length)
 {

@@ -194,16 +194,6 @@ static char *lease(struct __test_metadata *_metadata, struct _test_data_fence *s
 	return memory_of(&self->lessee, got);
 }
 
-static bool comes_back(struct _test_data_fence *self, unsigned int n)
-{
-	return is_returned(&self->owner, n);
-}
-
-static bool is_kept(struct _test_data_fence *self, unsigned int n)
-{
-	return is_quarantined(&self->owner, n);
-}
-
 TEST_F(fence, device_lease_can_be_pinned_for_what_it_allows)
 {
 	struct evpl_record got;
@@ -292,7 +282,7 @@ TEST_F(fence, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
 			  into_pipe(self->pipe[1], memory_of(&self->lessee, &got[i]), 4096));
 	for (int i = 0; i < 4; i++)
 		EXPECT_EQ(1, let_go(&self->lessee, &got[i]));
-	EXPECT_TRUE(is_kept(self, 2));
+	EXPECT_TRUE(is_quarantined(&self->owner, 2));
 }
 
 TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
@@ -325,13 +315,13 @@ TEST_F(fence, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(0, get(&self->owner.header->returned));
 	/* Others aren't held up by it, unless they are in the same folio. */
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
 }
 
@@ -344,9 +334,9 @@ TEST_F(fence, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained)
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	close_client(&self->lessee);
 	EXPECT_EQ(0, read_counters().leases);
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 }
 
 /* Whether what has been traced has a line of this event that has this text. */
@@ -408,12 +398,12 @@ TEST_F(fence, owner_can_end_a_quarantine_itself)
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER + 4096));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 4 * BUFFER));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, SLAB_2M));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->lessee.fd, 5 * BUFFER));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
 	EXPECT_TRUE(bit(self->owner.returned, 5));
@@ -442,7 +432,7 @@ TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 	EXPECT_EQ(0, read_counters().quarantined);
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, let_go(&self->lessee, &again));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, read_counters().shares);
 }
 
@@ -456,14 +446,14 @@ TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(-EBUSY, evpl_send(self->ends[0], &sent, 1));
 	/* The lease that is left has a word, and nothing else. */
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 
 	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(0, touch_read(memory));
@@ -480,11 +470,11 @@ TEST_F(fence, revoke_of_what_is_in_quarantine_takes_it_over)
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(1, evpl_revoke(self->owner.fd, 5 * BUFFER));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, read_counters().shares);
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 }
@@ -522,7 +512,7 @@ TEST_F(fence, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	close_client(&self->owner);
 	EXPECT_EQ(0, read_counters().quarantined);
 	EXPECT_EQ(0, read_counters().shares);
@@ -544,7 +534,7 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
 	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	/* In quarantine it isn't idle. */
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
@@ -559,14 +549,14 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 
 	/* The owner takes its registration away: the lessee's pipe is all there is. */
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 5 * BUFFER, BUFFER));
 	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
 	close(own_pipe[0]);
 	close(own_pipe[1]);
@@ -593,9 +583,9 @@ TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
 	set(&self->owner.entries[5].word, 1);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	close(own_pipe[0]);
 	close(own_pipe[1]);
@@ -671,9 +661,9 @@ TEST_F(fence, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
 	ASSERT_EQ(0, ret);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(0, ring_unregister(&ring));
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	ring_close(&ring);
 }
 
@@ -808,10 +798,10 @@ static void dead_reader(struct __test_metadata *_metadata, struct _test_data_fen
 		SKIP(return, "this kernel registers no file-backed memory");
 	ASSERT_TRUE(set_disk('d'));
 	die_reading(_metadata, self, 0, fixed);
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
 	hurry(self, 0);
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	/* The disk did write to it, after the death. */
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
 }
@@ -843,14 +833,14 @@ TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 4 * BUFFER, BUFFER));
 
 	die_reading(_metadata, self, 0, false);
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	hurry(self, 1);
 	EXPECT_EQ(BUFFER, ring_wait(&ring));
 	set(&self->owner.entries[4].word, 0);
-	EXPECT_TRUE(is_kept(self, 5));
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
 	hurry(self, 0);
-	EXPECT_TRUE(comes_back(self, 5));
+	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
 	ring_close(&ring);
 }

@@ -329,23 +329,14 @@ static void fork_one(void)
 /* Ends that the parent sends: the number of who has the other one, and the end. */
 static void take_ends(void)
 {
-	char space[CMSG_SPACE(sizeof(int))], from;
-	struct iovec iov = { .iov_base = &from, .iov_len = 1 };
-	struct msghdr message = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = space,
-		.msg_controllen = sizeof(space),
-	};
-	struct cmsghdr *cmsg;
 	int end, ret;
+	char from;
 
-	if (recvmsg(me.control, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1)
-		return;
-	cmsg = CMSG_FIRSTHDR(&message);
-	if (!cmsg)
+	end = recv_fd(me.control, &from, MSG_DONTWAIT);
+	if (end == -ENOMSG)
 		fail("no end came", 0);
-	memcpy(&end, CMSG_DATA(cmsg), sizeof(end));
+	if (end < 0)
+		return;
 	if (me.ends[(int)from] >= 0)
 		close(me.ends[(int)from]);
 	me.ends[(int)from] = end;
