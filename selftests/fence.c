@@ -575,7 +575,7 @@ TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 0, SLAB_2M));
-	set(&self->owner.entries[5].word, EVPL_WORD_BIASED);
+	set(&self->owner.entries[5].word, 1ULL << 63);
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
 	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	/* Also if the owner has taken the reference off that the kernel counts on. */

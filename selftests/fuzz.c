@@ -599,7 +599,7 @@ static int do_touch(struct thread *self, const uint8_t *arg)
 static int do_scribble(struct thread *self, const uint8_t *arg)
 {
 	static const uint64_t values[] = {
-		1, 0, EVPL_WORD_BIASED, EVPL_WORD_COUNT, ~0ULL, 1ULL << 32,
+		1, 0, 1ULL << 63, EVPL_WORD_COUNT, ~0ULL, 1ULL << 32,
 	};
 	uint64_t length;
 	char *start = pick_map(arg[0], REFS, &length);

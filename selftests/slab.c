@@ -205,7 +205,7 @@ TEST_F(slab, of_another_client_is_ENOENT)
 
 TEST_F(slab, with_a_live_reference_is_EBUSY)
 {
-	static const uint64_t live[] = { 1, EVPL_WORD_COUNT, EVPL_WORD_BIASED };
+	static const uint64_t live[] = { 1, EVPL_WORD_COUNT, 1ULL << 63 };
 	uint64_t first, second;
 
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &first));

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The word of an entry and EVPL_WORD_BIASED, for spin: the thread that allocated a buffer
- * counts beside the word, without atomics. What it gives away it first moves into the
- * word; at last it settles, by one atomic operation that moves all it has left and
- * clears the flag. Whoever looks whether the buffer is free looks at the word alone:
- * the flag says that the sum isn't to be known there.
+ * A buffer that a thread counts in without atomics, for spin: a part of its word is the
+ * thread's, which adds to that part and takes from it in sections, by plain loads and
+ * stores. They reach memory late and in order, as x86 and the barriers of others have
+ * it: a load may be done before the stores that precede it are seen. A robber ends it: it
+ * strikes the thread out, has it pass a barrier, waits for its section, and takes what is
+ * left of the part off the word. Whoever takes the word to zero has the buffer.
  *
  * BROKEN picks a change that makes it wrong: see check.
  */
@@ -12,69 +13,179 @@
 #define BROKEN	0
 #endif
 #ifndef OTHERS
-#define OTHERS	2	/* that references are given to: threads, or the kernel */
+#define OTHERS	2	/* threads that references are given to */
 #endif
-#ifndef REFS
-#define REFS	3	/* that the thread takes before it settles */
+#ifndef OPS
+#define OPS	7	/* of the thread */
 #endif
 
-#define TWO_LOADS	1	/* a look adds up both counts, and minds no flag */
-#define SETTLE_TWICE	2	/* the flag is cleared, then the rest is moved */
-#define GIVE_UNMOVED	3	/* what is given away stays where it is */
+#define NO_BARRIER	1	/* the robber trusts that its store is seen */
+#define NO_WAIT		2	/* and that no section runs */
+#define LOOK_FIRST	3	/* a section looks whose it is before it says that it has begun */
+#define TAKE_LAST	4	/* a section takes all there is */
+#define IDLE_UNCLAIMED	5	/* the thread reuses an idle buffer while it may be robbed */
 
-byte shared;		/* EVPL_WORD_COUNT */
-bool biased;
-byte own;		/* the thread's count */
+#define OWN	2	/* what the thread has of a new one */
 
-byte mine;		/* ghost: references of the thread */
-byte theirs;		/* ghost: references of the others */
-bool freed;		/* by whoever took the word to 0 */
-chan gift = [1] of { bit };
+mtype = { BUSY, PART };
+chan stores = [4] of { mtype, byte };	/* of the thread, on their way to memory */
 
-/* Somebody took the word to zero, or found it so. */
+byte word = OWN + 1;
+byte part = OWN;	/* the thread's part of the word */
+bool busy;
+bool owner = true;
+mtype = { BOUND, CLAIMED, TAKEN };
+mtype current = BOUND;	/* who may change what the thread's own is */
+
+byte pending;		/* stores of @part on their way, and the last of them */
+byte last_part;
+
+byte mine = 1;		/* ghost: references of the thread */
+byte theirs;		/* ghost: of the others */
+bool freed;
+chan gift = [OTHERS] of { bit };
+
 inline check_free()
 {
-	assert(mine + theirs == 0 && len(gift) == 0)
+	assert(mine + theirs == 0 && !freed);
+	freed = true
+}
+
+/* The thread's own view of its part. */
+inline load_part(value)
+{
+	atomic {
+		if
+		:: pending > 0 -> value = last_part
+		:: else -> value = part
+		fi
+	}
+}
+
+inline store_part(value)
+{
+	atomic { stores!PART,value; pending++; last_part = value }
+}
+
+active proctype memory()
+{
+	byte value;
+
+end:	do
+	:: atomic { stores?BUSY,value -> busy = value }
+	:: atomic { stores?PART,value -> part = value; pending-- }
+	od
 }
 
 active proctype thread()
 {
-	byte n = 1;
-	bool zero;
+	byte n, value, sum;
+	bool is_owner, zero, done;
 
-	/* A buffer of its own: nobody else looks at it, and knows it, before this. */
-	atomic { biased = true; own = 1; mine = 1 }
 	do
-	:: n < REFS -> n++; own++; mine++
-	:: mine > 0 -> atomic { own--; mine-- }
-	:: mine > 0 ->
-		/* One is given away. */
-		nfull(gift);
-#if BROKEN != GIVE_UNMOVED
-		shared++;
-		own--;
+	:: n < OPS && mine > 0 ->
+		/* One more. */
+		n++;
+		done = false;
+#if BROKEN == LOOK_FIRST
+		is_owner = owner;
 #endif
-		atomic { mine--; theirs++; gift!1 }
-	:: mine == 0 || n == REFS -> break
-	od;
-	/* It settles: what it has left is in the word from here. */
-#if BROKEN == SETTLE_TWICE
-	atomic { biased = false; zero = shared == 0 }
-	atomic { shared = shared + own; own = 0 }
+		stores!BUSY,1;
+#if BROKEN != LOOK_FIRST
+		is_owner = owner;
+#endif
+		if
+		:: is_owner ->
+			load_part(value);
+			if
+#if BROKEN == TAKE_LAST
+			:: value > 0 ->
 #else
-	atomic {
-		shared = shared + own;
-		biased = false;
-		zero = shared == 0
-	}
-	own = 0;
+			:: value > 1 ->
 #endif
-	do
-	:: zero -> check_free(); assert(!freed); freed = true; break
-	:: mine == 0 && !zero -> break
-	:: mine > 0 && !zero ->
-		atomic { mine--; assert(shared > 0); shared--; zero = shared == 0 }
-	od
+				store_part(value - 1);
+				mine++;
+				done = true
+			:: else
+			fi
+		:: else
+		fi;
+		stores!BUSY,0;
+		if
+		:: done
+		:: else -> atomic { empty(stores) -> word++; mine++ }
+		fi
+	:: n < OPS && mine > 0 ->
+		/* One less. */
+		n++;
+put:		done = false;
+#if BROKEN == LOOK_FIRST
+		is_owner = owner;
+#endif
+		stores!BUSY,1;
+#if BROKEN != LOOK_FIRST
+		is_owner = owner;
+#endif
+		if
+		:: is_owner ->
+			load_part(value);
+			atomic { stores!PART,value + 1; pending++; last_part = value + 1; mine-- }
+			done = true
+		:: else
+		fi;
+		stores!BUSY,0;
+		if
+		:: done
+		:: else ->
+			atomic {
+				empty(stores) -> mine--;
+				assert(word > 0);
+				word--;
+				zero = word == 0
+			}
+			if
+			:: zero -> check_free(); break
+			:: else
+			fi
+		fi
+	:: n < OPS && mine > 0 && nfull(gift) ->
+		/* One to another. */
+		n++;
+		atomic { mine--; theirs++; gift!1 }
+	:: n < OPS && mine == 0 ->
+		/* It needs a buffer: this one, if nobody has it. */
+		n++;
+#if BROKEN != IDLE_UNCLAIMED
+		atomic {
+			empty(stores);
+			if
+			:: current == BOUND -> current = CLAIMED
+			:: else -> goto out
+			fi
+		}
+#else
+		if
+		:: owner
+		:: else -> goto out
+		fi;
+#endif
+		load_part(value);
+		sum = word;
+		if
+		:: sum == value ->
+			assert(mine + theirs == 0 && !freed);
+			word = OWN + 1;
+			store_part(OWN);
+			mine = 1
+		:: else
+		fi;
+#if BROKEN != IDLE_UNCLAIMED
+		atomic { empty(stores) -> current = BOUND }
+#endif
+	:: n >= OPS && mine > 0 -> goto put
+	:: n >= OPS && mine == 0 -> break
+	od;
+out:	skip
 }
 
 active [OTHERS] proctype other()
@@ -84,32 +195,41 @@ active [OTHERS] proctype other()
 end:	do
 	:: gift?1 ->
 		atomic {
-			assert(shared > 0);
 			theirs--;
-			shared--;
-			zero = shared == 0 && !biased
+			assert(word > 0);
+			word--;
+			zero = word == 0
 		}
 		if
-		:: zero -> check_free(); assert(!freed); freed = true
+		:: zero -> check_free()
 		:: else
 		fi
 	od
 }
 
-/* Who wants to free the slab, or end the lease: it may look at any moment. */
-active proctype looker()
+/* At any moment, but when the thread has claimed it. */
+active proctype robber()
 {
+	byte n;
 	bool zero;
-	byte sum;
 
-end:	atomic { mine + theirs > 0 -> sum = shared }
-#if BROKEN == TWO_LOADS
-	atomic { sum = sum + own; zero = sum == 0 }
-#else
-	atomic { sum = shared; zero = sum == 0 && !biased }
+	atomic { current == BOUND -> current = TAKEN }
+	owner = false;
+#if BROKEN != NO_BARRIER
+	empty(stores);
 #endif
+#if BROKEN != NO_WAIT
+	!busy;
+#endif
+	n = part;
+	part = 0;
+	atomic {
+		assert(word >= n);
+		word = word - n;
+		zero = word == 0
+	}
 	if
-	:: zero -> check_free()
+	:: zero && n > 0 -> check_free()
 	:: else
 	fi
 }

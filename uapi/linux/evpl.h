@@ -188,13 +188,12 @@
 #define EVPL_BUFFER_SIZE_DEFAULT _BITUL(20)
 
 /*
- * Bits of evpl_entry.word. The other bits are 0. BIASED says that a thread
- * counts beside the word, without atomics, in a word of its own. WANTED, of a
- * lease alone, says that its owner waits for memory: see EVPL_LEASE_PULL.
+ * Bits of evpl_entry.word. WANTED, of a lease alone, says that its owner waits
+ * for memory: see EVPL_LEASE_PULL. The other bits are 0: where one is set, the
+ * buffer isn't idle.
  */
 #define EVPL_WORD_COUNT		0xffffffffULL
 #define EVPL_WORD_WANTED	_BITULL(62)
-#define EVPL_WORD_BIASED	_BITULL(63)
 
 /**
  * struct evpl_entry - the references of one buffer

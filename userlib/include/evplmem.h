@@ -51,6 +51,8 @@
 extern "C" {
 #endif
 
+#include "evplmem-hot.h"
+
 /** struct evpl_pool - memory, and what it is made of; opaque */
 struct evpl_pool;
 
@@ -534,7 +536,17 @@ static inline void evpl_destroy(struct evpl *evpl)
 static inline int evpl_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int alignment,
 				   unsigned int max_iovecs, struct evpl_iovec *r_iovec)
 {
-	return evplmem_iovec_alloc(evpl, length, alignment, max_iovecs, 0, r_iovec);
+	struct evplmem_slice slice = { 0, 0, 0 };
+
+	if (__builtin_expect(max_iovecs > 0, 1))
+		slice = evplmem_cut((struct evplmem_context *)evpl, length, alignment);
+	if (__builtin_expect(!slice.data, 0))
+		return evplmem_iovec_alloc(evpl, length, alignment, max_iovecs, 0, r_iovec);
+	r_iovec->data = slice.data;
+	r_iovec->length = length;
+	r_iovec->__private1 = slice.generation;
+	r_iovec->__private2 = (unsigned long)slice.buffer;
+	return 1;
 }
 
 /**
@@ -616,7 +628,8 @@ static inline int evpl_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs
  */
 static inline void evpl_iovec_addref(struct evpl_iovec *iovec)
 {
-	evplmem_iovec_addref(iovec);
+	if (!evplmem_get(iovec->__private1, iovec->__private2))
+		evplmem_iovec_addref(iovec);
 }
 
 /**
@@ -630,7 +643,8 @@ static inline void evpl_iovec_addref(struct evpl_iovec *iovec)
  */
 static inline void evpl_iovec_release(struct evpl_iovec *iovec)
 {
-	evplmem_iovec_release(iovec);
+	if (!evplmem_put(iovec->__private1, iovec->__private2))
+		evplmem_iovec_release(iovec);
 }
 
 /**
@@ -640,7 +654,13 @@ static inline void evpl_iovec_release(struct evpl_iovec *iovec)
  */
 static inline void evpl_iovecs_release(struct evpl_iovec *iovecs, int niov)
 {
-	evplmem_iovecs_release(iovecs, niov);
+	int i;
+
+	for (i = 0; i < niov; i++)
+		if (!evplmem_put(iovecs[i].__private1, iovecs[i].__private2))
+			break;
+	if (i < niov)
+		evplmem_iovecs_release(&iovecs[i], niov - i);
 }
 
 /**
@@ -650,7 +670,10 @@ static inline void evpl_iovecs_release(struct evpl_iovec *iovecs, int niov)
  */
 static inline void evpl_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src)
 {
-	evplmem_iovec_clone(dst, src);
+	if (!evplmem_get(src->__private1, src->__private2))
+		evplmem_iovec_clone(dst, src);
+	else
+		*dst = *src;
 }
 
 /**

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+#include "bias.h"
 #include "poison.h"
 #include "recycle.h"
 #include "sharing.h"
@@ -55,7 +56,13 @@ static bool cut(struct evpl *evpl, struct cursor *cursor, const struct request *
 		return false;
 
 	cursor->offset = (uint32_t)align_up(end, SLICE_ALIGN);
-	if (cursor->offset == size) {
+	if (bias_is_bound(evpl)) {
+		evpl->hot.charge--;
+		if (cursor->offset == size) {
+			context_drop(evpl, buffer);
+			cursor->buffer = NULL;
+		}
+	} else if (cursor->offset == size) {
 		/* Used up: the slice gets the hold. */
 		entry_set_held(buffer, false);
 		cursor->buffer = NULL;
@@ -70,8 +77,16 @@ static bool cut(struct evpl *evpl, struct cursor *cursor, const struct request *
 static bool cut_again(struct evpl *evpl, struct cursor *cursor, const struct request *request,
 		      struct evpl_iovec *iovec)
 {
-	if (!entry_alone(cursor->buffer))
-		return false;
+	if (bias_is_bound(evpl)) {
+		if (!bias_is_idle(cursor->buffer, evpl->hot.charge))
+			return false;
+		bias_hold_idle(evpl, cursor->buffer);
+	} else {
+		if (!entry_alone(cursor->buffer))
+			return false;
+		if (bias_bind(evpl))
+			context_hold(evpl, cursor->buffer);
+	}
 	poison(cursor->buffer->base, evpl->pool->buffer_size);
 	cursor->offset = 0;
 	return cut(evpl, cursor, request, iovec);
@@ -84,6 +99,13 @@ static struct entry *take_buffer(struct evpl *evpl, bool steal)
 	struct entry *buffer;
 
 	buffer = stack_pop(&evpl->cache, entries);
+	if (!buffer && bias_is_bound(evpl)) {
+		buffer = bias_find_idle(evpl, (struct entry *)evpl->hot.buffer);
+		if (buffer) {
+			bias_stop(evpl, buffer);
+			buffer = stack_pop(&evpl->cache, entries);
+		}
+	}
 	if (!buffer)
 		buffer = stack_pop(&evpl->depot->free, entries);
 	if (!buffer && steal)
@@ -102,8 +124,11 @@ static struct entry *take_buffer(struct evpl *evpl, bool steal)
 static bool alloc_from(struct evpl *evpl, const struct request *request, bool steal,
 		       struct evpl_iovec *iovec)
 {
-	bool private = request->flags & EVPL_IOVEC_PRIVATE;
 	struct cursor cursor = context_claim(evpl);
+	bool private = request->flags & EVPL_IOVEC_PRIVATE;
+	size_t size = evpl->pool->buffer_size;
+	bool whole = private || align_up(request->length, SLICE_ALIGN) == size ||
+		     (cursor.buffer && request->length >= size / 2);
 	bool ok = true, fresh = false;
 	struct entry *buffer;
 
@@ -111,19 +136,32 @@ static bool alloc_from(struct evpl *evpl, const struct request *request, bool st
 	    (cut(evpl, &cursor, request, iovec) || cut_again(evpl, &cursor, request, iovec)))
 		goto park;
 
+	if (!whole && bias_is_bound(evpl)) {
+		buffer = bias_find_idle(evpl, cursor.buffer);
+		if (buffer) {
+			if (cursor.buffer)
+				context_drop(evpl, cursor.buffer);
+			bias_hold_idle(evpl, buffer);
+			goto current;
+		}
+	}
+
 	buffer = take_buffer(evpl, steal);
 	if (!buffer) {
 		ok = false;
 		goto park;
 	}
-	if (private || (cursor.buffer && request->length >= evpl->pool->buffer_size / 2)) {
+	if (whole) {
 		set_iovec(iovec, buffer, 0, request, true);
 		goto park;
 	}
 
 	if (cursor.buffer)
-		context_drop(cursor.buffer);
-	context_hold(buffer);
+		context_drop(evpl, cursor.buffer);
+	if (!bias_is_bound(evpl))
+		bias_bind(evpl);
+	context_hold(evpl, buffer);
+current:
 	cursor = (struct cursor){ .buffer = buffer };
 	fresh = true;
 	cut(evpl, &cursor, request, iovec);

@@ -4,8 +4,8 @@
 
 #include "context.h"
 
-/* All slices start at a multiple of this: see poison.h. */
-#define SLICE_ALIGN 8U
+/* See poison.h. */
+#define SLICE_ALIGN EVPLMEM_SLICE_ALIGN
 
 /* What iovec->__private1 says beside its generation (fork.h). */
 #define IOVEC_RESERVED	(1U << 0)	/* not committed */

@@ -43,11 +43,11 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	if (!length || !(flags & IOVEC_LAST) || end == evpl->pool->buffer_size ||
 	    (old && end >= cursor->offset) || !context_takes(evpl, buffer->slab->depot))
 		return false;
-	entry_get(buffer, CALLER());
-	context_hold(buffer);
-	*cursor = (struct cursor){ .buffer = buffer, .offset = end };
 	if (old)
-		context_drop(old);
+		context_drop(evpl, old);
+	entry_get(buffer, CALLER());
+	context_hold(evpl, buffer);
+	*cursor = (struct cursor){ .buffer = buffer, .offset = end };
 	return true;
 }
 

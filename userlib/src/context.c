@@ -5,8 +5,10 @@
 #include "context.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 
+#include "bias.h"
 #include "config.h"
 #include "node.h"
 #include "recycle.h"
@@ -15,9 +17,14 @@
 
 #define DEFAULT_CACHE (8UL << 20)
 
-static uint64_t current_word(struct cursor cursor)
+uint64_t current_word(struct cursor cursor)
 {
 	return (uint64_t)(cursor.buffer->index + 1) << 32 | cursor.offset;
+}
+
+static bool is_bound_here(const struct evpl *evpl)
+{
+	return __atomic_load_n(&evpl->hot.thread, __ATOMIC_RELAXED) == evplmem_self();
 }
 
 static struct cursor current_cursor(struct evpl_pool *pool, uint64_t word)
@@ -31,50 +38,103 @@ static struct cursor current_cursor(struct evpl_pool *pool, uint64_t word)
 	return cursor;
 }
 
-/* The reference that the caller has is the context's from here. */
-void context_hold(struct entry *buffer)
+/* What inlines cut slices off. */
+static struct cursor bound_cursor(const struct evpl *evpl)
 {
-	entry_set_held(buffer, true);
+	return (struct cursor){ (struct entry *)evpl->hot.buffer, evpl->hot.offset };
 }
 
-/* And here it ends. */
-void context_drop(struct entry *buffer)
+/* The reference that the caller has is the context's from here, which it has claimed. */
+void context_hold(struct evpl *evpl, struct entry *buffer)
+{
+	if (bias_is_bound(evpl))
+		bias_hold(evpl, buffer);
+	else
+		entry_set_held(buffer, true);
+}
+
+/* A context's only reference ends. */
+static void drop_hold(struct entry *buffer)
 {
 	entry_set_held(buffer, false);
 	if (entry_put(buffer, CALLER()))
 		recycle(buffer);
 }
 
+/* And here it ends. */
+void context_drop(struct evpl *evpl, struct entry *buffer)
+{
+	if (bias_is_bound(evpl))
+		bias_drop(evpl, buffer);
+	else
+		drop_hold(buffer);
+}
+
 /*
  * The owner takes its current buffer, with the hold, to cut slices off it. Nothing
- * that may call back or wait comes before context_park().
+ * that may call back or wait comes before context_park(). A context that is bound stays
+ * so, but if it is to another thread, which allocated from it before.
  */
 struct cursor context_claim(struct evpl *evpl)
 {
-	return current_cursor(evpl->pool, atomic_exchange(&evpl->current, CURRENT_BUSY));
+	uint64_t word = atomic_load(&evpl->current);
+
+	for (;;) {
+		if (word == CURRENT_BOUND && !is_bound_here(evpl)) {
+			bias_unbind(evpl);
+		} else if (word == CURRENT_TAKEN) {
+			bias_wait();
+		} else if (word == CURRENT_BUSY || word == CURRENT_ROBBED) {
+			sched_yield();	/* context_retire() of that other thread */
+		} else if (atomic_compare_exchange_weak(&evpl->current, &word, CURRENT_BUSY)) {
+			break;
+		} else {
+			continue;
+		}
+		word = atomic_load(&evpl->current);
+	}
+	return word == CURRENT_BOUND ? bound_cursor(evpl) : current_cursor(evpl->pool, word);
+}
+
+/* What a bound thread has is where its inlines find it. */
+static void set_hot(struct evpl *evpl, struct cursor cursor)
+{
+	evpl->hot.buffer = (struct evplmem_count *)cursor.buffer;
+	evpl->hot.base = cursor.buffer ? cursor.buffer->base : NULL;
+	evpl->hot.limit = cursor.buffer ? (uint32_t)evpl->pool->buffer_size : 0;
+	evpl->hot.offset = cursor.offset;
 }
 
 /*
  * The owner gives it, or another one, back. @fresh: the buffer wasn't current before,
  * so nobody who waits has had a chance to rob it. Either the robber came first, and
  * then its WAITING is seen here, since the claim was later; or it found the context
- * busy and marked it, or will rob what is parked here.
+ * busy and marked it, or will rob what is parked here. A binding ends with the hold.
  */
 void context_park(struct evpl *evpl, struct cursor cursor, bool fresh)
 {
+	bool spared = !(fresh && atomic_load(&evpl->pool->waiting) & WAITING);
 	uint64_t expected = CURRENT_BUSY, word = CURRENT_NONE;
 
-	if (cursor.buffer && !(fresh && atomic_load(&evpl->pool->waiting) & WAITING))
+	if (bias_is_bound(evpl)) {
+		set_hot(evpl, cursor);
+		if (spared && atomic_compare_exchange_strong(&evpl->current, &expected,
+							     CURRENT_BOUND))
+			return;
+		spared = false;
+		bias_give_up(evpl, cursor.buffer);
+	}
+	if (cursor.buffer && spared)
 		word = current_word(cursor);
 	if (atomic_compare_exchange_strong(&evpl->current, &expected, word)) {
 		if (cursor.buffer && !word)
-			context_drop(cursor.buffer);
+			drop_hold(cursor.buffer);
 		return;
 	}
 	/* Robbed. Only the owner leaves this state. */
 	atomic_store(&evpl->current, CURRENT_NONE);
 	if (cursor.buffer)
-		context_drop(cursor.buffer);
+		drop_hold(cursor.buffer);
 }
 
 /* Takes the current buffer, with the hold, from whichever context has it. */
@@ -84,6 +144,9 @@ static struct entry *context_rob(struct evpl *victim)
 	uint64_t robbed;
 
 	do {
+		for (; word == CURRENT_BOUND || word == CURRENT_TAKEN;
+		     word = atomic_load(&victim->current))
+			bias_unbind(victim);
 		if (word == CURRENT_NONE || word == CURRENT_ROBBED)
 			return NULL;
 		robbed = word == CURRENT_BUSY ? CURRENT_ROBBED : CURRENT_NONE;
@@ -92,39 +155,63 @@ static struct entry *context_rob(struct evpl *victim)
 }
 
 /*
- * Ends all holds. The rest of those buffers can't be used before their slices are
- * released: so this is for when there is no other memory.
+ * Ends all bindings and holds. The rest of those buffers can't be used before their
+ * slices are released: so this is for when there is no other memory.
  */
 void context_rob_all(struct evpl_pool *pool)
 {
 	struct evpl *victim;
 	struct entry *buffer;
 
+	bias_unbind_all(pool);
 	for (victim = pool_contexts(pool); victim; victim = victim->next) {
 		buffer = context_rob(victim);
 		if (buffer)
-			context_drop(buffer);
+			drop_hold(buffer);
 	}
 }
 
+/* The thread that the buffer's context is bound to does what context_retire() is for. */
+static bool retire_here(struct evpl *home, struct entry *buffer)
+{
+	uint64_t expected = CURRENT_BOUND;
+	struct cursor cursor;
+
+	if (!is_bound_here(home) ||
+	    !atomic_compare_exchange_strong(&home->current, &expected, CURRENT_BUSY))
+		return false;
+	cursor = bound_cursor(home);
+	if (cursor.buffer == buffer) {
+		context_drop(home, buffer);
+		cursor.buffer = NULL;
+	}
+	bias_stop(home, buffer);
+	context_park(home, cursor, false);
+	return true;
+}
+
 /*
- * Nothing more is cut off a buffer that the caller has a reference on. Only the
- * context that took it may do so. If that is cutting just now, off whichever buffer,
- * it doesn't park.
+ * Nothing more is cut off a buffer that the caller has a reference on, and its word has
+ * all references. Only the context that took it may cut. If that does so just now, off
+ * whichever buffer, it doesn't park.
  */
 void context_retire(struct entry *buffer)
 {
 	struct evpl *home = buffer->home;
-	uint64_t word = atomic_load(&home->current);
-	uint64_t robbed;
+	uint64_t word, robbed;
 
+	if (retire_here(home, buffer))
+		return;
+	if (atomic_load_explicit(&buffer->owner, memory_order_relaxed))
+		bias_unbind(home);
+	word = atomic_load(&home->current);
 	do {
 		if (word != CURRENT_BUSY && current_cursor(home->pool, word).buffer != buffer)
 			return;
 		robbed = word == CURRENT_BUSY ? CURRENT_ROBBED : CURRENT_NONE;
 	} while (!atomic_compare_exchange_weak(&home->current, &word, robbed));
 	if (robbed == CURRENT_NONE)
-		context_drop(buffer);
+		drop_hold(buffer);
 }
 
 /* Robs a context only if nothing but its hold is on the buffer. */
@@ -193,6 +280,7 @@ static struct evpl *context_find(struct evpl_pool *pool, struct depot *depot)
 	if (!evpl)
 		return NULL;
 	*evpl = (struct evpl){
+		.hot.generation = pool->generation,
 		.pool = pool,
 		.depot = depot,
 		.next = pool_contexts(pool),
@@ -237,7 +325,11 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 	if (evpl) {
 		evpl->live = true;
 		pool->live++;
-		atomic_store_explicit(&evpl->limit, (uint32_t)limit - 1, memory_order_relaxed);
+		evpl->patience = 0;
+		evpl->backoff = 0;
+		evpl->room = (uint32_t)limit;
+		evpl->max_slots = evpl->room / 2 < BIAS_SLOTS ? evpl->room / 2 : BIAS_SLOTS;
+		atomic_store_explicit(&evpl->limit, evpl->room - 1, memory_order_relaxed);
 	}
 	pool_unlock(pool);
 	if (!evpl)
@@ -256,9 +348,11 @@ void evplmem_destroy(struct evpl *evpl)
 	pool = evpl->pool;
 
 	cursor = context_claim(evpl);
-	context_park(evpl, (struct cursor){ .buffer = NULL }, false);
 	if (cursor.buffer)
-		context_drop(cursor.buffer);
+		context_drop(evpl, cursor.buffer);
+	if (bias_is_bound(evpl))
+		bias_give_up(evpl, NULL);
+	context_park(evpl, (struct cursor){ .buffer = NULL }, false);
 
 	/*
 	 * A release that saw the old limit may still push to the cache. That is found

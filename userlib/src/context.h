@@ -16,6 +16,9 @@
  * waits, all holds are robbed, and who claims after that keeps no hold on a buffer
  * newly taken until the waiting thread was woken.
  *
+ * A context that one thread goes on allocating from is bound to it: CURRENT_BOUND. Then
+ * @current doesn't change hands slice by slice.
+ *
  * Any thread pushes to the cache, as it releases. The struct lives as long as the
  * pool, since entries name it; after evpl_destroy() it serves another context of the
  * same node.
@@ -27,19 +30,46 @@
 #define CURRENT_NONE	0ULL
 #define CURRENT_BUSY	1ULL	/* claimed */
 #define CURRENT_ROBBED	2ULL	/* claimed, and not to be parked */
+#define CURRENT_BOUND	3ULL	/* a thread's, which needs no claim to cut: see bias.h */
+#define CURRENT_TAKEN	4ULL	/* being taken from that thread */
+
+/* Buffers that a bound thread counts in. */
+#define BIAS_SLOTS	16
 
 /**
  * struct evpl - a context
+ * @hot: what programs' inlines know of it: a bound thread's; @thread is NULL if none is
  * @current: see above
+ * @slots: the buffers that a bound thread counts in
+ * @nr_slots: how many there are
+ * @max_slots: and may be
+ * @room: buffers that the context may keep from others
+ * @next_slot: which one makes room for another
+ * @worth: buffers that the last binding has served
+ * @patience: how many are to be taken before the next one
+ * @backoff: what @patience starts from
+ * @taken: who is being unbound; under the lock of bias.c
  * @pool: constant
  * @depot: where its buffers come from; constant
  * @next: the pool's list; constant
  * @live: not destroyed; under the pool's lock
  * @cache: free buffers, all of @depot
- * @limit: how many of them; 0 when the context was destroyed
+ * @limit: how many of them: @room less what @slots have; 0 when it was destroyed
  */
 struct evpl {
+	alignas(64) struct evplmem_context hot;
+
 	alignas(64) _Atomic uint64_t current;
+	struct entry *slots[BIAS_SLOTS];
+	uint32_t nr_slots;
+	uint32_t max_slots;
+	uint32_t room;
+	uint32_t next_slot;
+	uint32_t worth;
+	uint32_t patience;
+	uint32_t backoff;
+	struct evplmem_thread *taken;
+
 	struct evpl_pool *pool;
 	struct depot *depot;
 	struct evpl *next;
@@ -58,8 +88,9 @@ struct cursor {
 
 struct cursor context_claim(struct evpl *evpl);
 void context_park(struct evpl *evpl, struct cursor cursor, bool fresh);
-void context_hold(struct entry *buffer);
-void context_drop(struct entry *buffer);
+uint64_t current_word(struct cursor cursor);
+void context_hold(struct evpl *evpl, struct entry *buffer);
+void context_drop(struct evpl *evpl, struct entry *buffer);
 void context_rob_all(struct evpl_pool *pool);
 void context_retire(struct entry *buffer);
 struct entry *context_steal(struct evpl *evpl);

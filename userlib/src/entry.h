@@ -11,6 +11,10 @@
  * pool is open, also those of slabs that were given back: a thread that is late
  * may read @next and @word of a buffer that isn't its own, and gets some number.
  *
+ * A part of the word may be in the hands of a thread, which counts it in @own: see
+ * bias.h. That is never all of what is left: as long as a thread has the buffer so, its
+ * word isn't zero.
+ *
  * A buffer of another process that this one has a lease on has an entry as well, in a
  * window of its own (sharing.h). It is known by having no slab.
  */
@@ -19,6 +23,7 @@
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "debug.h"
@@ -31,24 +36,32 @@ struct slab;
 /**
  * struct entry - what is known of a buffer
  * @word: EVPL_WORD_*: the references
+ * @owner: the thread that counts in @own, or NULL; as struct evplmem_count has it
+ * @own: references of the word that nobody uses; @owner's
+ * @next_known: of a lease: index + 1 of the next of these, or 0
+ * @index: its number among the pool's entries, or leases; as @slab
  * @slab: what the buffer is a part of; constant while the slab lives; NULL of a lease
  * @base: the buffer's first byte; as @slab
  * @guest: of a lease: its registrations with devices, if it ever had any
  * @home: the context that last took it from a stack, and whose cache it goes back
  *	to; never freed while the pool is open
  * @pool: of a lease: the pool that has it
- * @index: its number among the pool's entries, or leases; as @slab
  * @next: index + 1 of the entry below it in a stack, or 0; of a lease: the next that
  *	is idle
  * @queued: of a lease: it is among those that are idle
  * @known: of a lease: it is among those that there ever were
  * @shift: of a lease: log2 of the buffer's bytes
- * @next_known: of a lease: index + 1 of the next of these, or 0
  * @held: checks only: @word has a reference of the context that cuts slices off it
  * @released: checks only: where it was last released
  */
 struct entry {
 	alignas(64) _Atomic uint64_t word;
+	struct evplmem_thread *_Atomic owner;
+	union {
+		uint32_t own;
+		uint32_t next_known;
+	};
+	uint32_t index;
 	struct slab *slab;
 	union {
 		void *base;
@@ -58,17 +71,19 @@ struct entry {
 		struct evpl *home;
 		struct evpl_pool *pool;
 	};
-	uint32_t index;
 	_Atomic uint32_t next;
 	atomic_bool queued;
 	atomic_bool known;
 	atomic_bool held;
 	uint8_t shift;
-	uint32_t next_known;
 	void *_Atomic released;
 };
 
 _Static_assert(sizeof(struct entry) == sizeof(struct evpl_entry), "the uapi's entry");
+_Static_assert(offsetof(struct entry, word) == offsetof(struct evplmem_count, word) &&
+	       offsetof(struct entry, owner) == offsetof(struct evplmem_count, owner) &&
+	       offsetof(struct entry, own) == offsetof(struct evplmem_count, own),
+	       "what programs were compiled with");
 _Static_assert(sizeof(struct evpl_iovec) == 24, "the seed's iovec");
 _Static_assert(sizeof(unsigned long) == sizeof(void *), "an entry fits __private2");
 

@@ -6,9 +6,10 @@
 
 #include <pthread.h>
 
+#include "bias.h"
 #include "pool.h"
 
-uint32_t fork_generation;
+uint32_t fork_generation = GENERATION_STEP;
 
 static int watch_error;
 
@@ -16,6 +17,7 @@ static void in_child(void)
 {
 	fork_generation += GENERATION_STEP;
 	closed_pools_forget();
+	bias_forget();
 }
 
 /* There is none for the parent: it would take locks in an order that isn't the program's. */

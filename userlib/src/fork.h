@@ -16,7 +16,7 @@
 /* Counts in the bits of iovec->__private1 that alloc.h leaves: steps of this. */
 #define GENERATION_STEP	4U
 
-/* Changed in the child of a fork alone, before it is anybody's. */
+/* Changed in the child of a fork alone, before it is anybody's. No empty iovec has it. */
 extern uint32_t fork_generation;
 
 static inline bool is_inherited(uint32_t generation)

@@ -54,7 +54,8 @@ void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov)
 	int i;
 
 	for (i = 0; i < niov; i++)
-		iovec_put(&iovecs[i], CALLER());
+		if (!evplmem_put(iovecs[i].__private1, iovecs[i].__private2))
+			iovec_put(&iovecs[i], CALLER());
 }
 
 void evplmem_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src)

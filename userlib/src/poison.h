@@ -22,6 +22,9 @@
 
 #ifdef EVPLMEM_ASAN
 #include <sanitizer/asan_interface.h>
+#define POISONS 1
+#else
+#define POISONS 0
 #endif
 
 static inline void poison(void *data, size_t length)

@@ -11,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "bias.h"
 #include "config.h"
 #include "context.h"
 #include "error.h"
@@ -207,6 +208,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	err = fork_watched();
 	if (err)
 		goto explain;
+	bias_set_up();
 	pool = pool_get_struct();
 	if (!pool) {
 		err = -ENOMEM;

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "context.h"
+#include "bias.h"
 #include "slab.h"
 
 int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
@@ -39,7 +39,7 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 	for (depot = pool_depots(pool); depot; depot = depot->next)
 		now.buffers_free += stack_count(&depot->free);
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
-		now.buffers_cached += stack_count(&evpl->cache);
+		now.buffers_cached += stack_count(&evpl->cache) + bias_count_idle(evpl);
 	pool_unlock(pool);
 
 	/* The stacks' counts run ahead for moments. */

@@ -9,6 +9,7 @@
  */
 #include "trim.h"
 
+#include "bias.h"
 #include "recycle.h"
 #include "sharing.h"
 #include "slab.h"
@@ -107,6 +108,7 @@ uint64_t evplmem_pool_trim(struct evpl_pool *pool)
 {
 	if (pool_is_inherited(pool))
 		return 0;
+	bias_unbind_all(pool);
 	sharing_flush(pool);
 	sharing_pull(pool, false);
 	return pool_trim(pool, NULL, NULL);

@@ -5,8 +5,8 @@
 #include "common.h"
 
 /* So that the two call sites have names of their own. */
-__attribute__((noinline)) void first_release(struct evpl_iovec *iovec);
-__attribute__((noinline)) void second_release(struct evpl_iovec *iovec);
+__attribute__((noinline, aligned(256))) void first_release(struct evpl_iovec *iovec);
+__attribute__((noinline, aligned(256))) void second_release(struct evpl_iovec *iovec);
 
 void first_release(struct evpl_iovec *iovec)
 {
@@ -89,7 +89,7 @@ static bool names(const char *words, void (*function)(struct evpl_iovec *iovec))
 
 	while ((at = strstr(at, "[0x"))) {
 		address = strtoul(at + 1, NULL, 16);
-		if (address > (uintptr_t)function && address < (uintptr_t)function + 64)
+		if (address > (uintptr_t)function && address < (uintptr_t)function + 256)
 			return true;
 		at++;
 	}

@@ -208,7 +208,7 @@ TEST_F(refs, what_others_did_is_done_before_a_buffer_is_begun_again)
 	*(unsigned int *)iovec->data = 77;
 	self->b = *iovec;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, read_and_release, &reader));
-	while (atomic_load_explicit(&iovec_entry(&self->b)->word, memory_order_relaxed) != 1)
+	while (word_of(&self->b) != 1)
 		sched_yield();
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER - 8, 0, 1, &self->c));
 	EXPECT_EQ(self->b.data, self->c.data);

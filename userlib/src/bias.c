@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Counting without atomics: see bias.h.
+ */
+#include "bias.h"
+
+#include <linux/membarrier.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "poison.h"
+#include "recycle.h"
+
+/* A binding that served fewer buffers than this brought nothing. */
+#define BIAS_WORTH	16
+#define BIAS_PATIENCE	1023
+
+__thread struct evplmem_thread evplmem_thread = { .generation = EVPLMEM_NO_GENERATION };
+
+/* Guards all bindings, and threads' lists of them. Taken last. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Whose destructor ends the bindings of a thread that ends. */
+static pthread_key_t key;
+
+static bool possible;
+
+static int membarrier(int command)
+{
+	return (int)syscall(SYS_membarrier, command, 0, 0);
+}
+
+static struct evpl *evpl_of(struct evplmem_context *hot)
+{
+	return (struct evpl *)hot;
+}
+
+/* The thread no longer counts for this context: from the next barrier on. */
+static void strike_out(struct evpl *evpl)
+{
+	uint32_t i;
+
+	__atomic_store_n(&evpl->hot.thread, NULL, __ATOMIC_RELAXED);
+	for (i = 0; i < evpl->nr_slots; i++)
+		atomic_store_explicit(&evpl->slots[i]->owner, NULL, memory_order_relaxed);
+}
+
+/*
+ * Waits until no section of @thread runs that began before a barrier. Not by nanosleep(2),
+ * which is a point of cancellation.
+ */
+static void wait_for_section(struct evplmem_thread *thread)
+{
+	static const struct timespec moment = { .tv_nsec = 20000 };
+	int tries;
+
+	for (tries = 0; __atomic_load_n(&thread->busy, __ATOMIC_ACQUIRE); tries++) {
+		if (tries < 16)
+			sched_yield();
+		else
+			syscall(SYS_nanosleep, &moment, NULL);
+	}
+}
+
+static void take_off(struct entry *buffer, uint32_t n)
+{
+	if (atomic_fetch_sub_explicit(&buffer->word, n, memory_order_acq_rel) == n)
+		recycle(buffer);
+}
+
+/* What a thread counts in is out of the cache's room; of it the current one always is. */
+static void limit_cache(struct evpl *evpl)
+{
+	uint32_t kept = evpl->nr_slots ? evpl->nr_slots : 1;
+
+	atomic_store_explicit(&evpl->limit, evpl->room - kept, memory_order_relaxed);
+}
+
+/* What @thread had for this context goes into the words. Of its charge one is left. */
+static void settle(struct evpl *evpl, struct evplmem_thread *thread)
+{
+	struct evplmem_context **link;
+	uint32_t i;
+
+	for (link = &thread->contexts; *link != &evpl->hot; link = &(*link)->next)
+		;
+	*link = evpl->hot.next;
+	if (evpl->hot.charge > 1)
+		take_off((struct entry *)evpl->hot.buffer, evpl->hot.charge - 1);
+	evpl->hot.charge = 0;
+	for (i = 0; i < evpl->nr_slots; i++)
+		bias_end(evpl->slots[i]);
+	evpl->nr_slots = 0;
+	limit_cache(evpl);
+
+	if (evpl->worth < BIAS_WORTH)
+		evpl->backoff = evpl->backoff * 2 + 1 < BIAS_PATIENCE ?
+				evpl->backoff * 2 + 1 : BIAS_PATIENCE;
+	else
+		evpl->backoff = 0;
+	evpl->patience = evpl->backoff;
+}
+
+/* Whoever unbinds it makes the context's current word of what its thread has left. */
+static uint64_t settled_word(const struct evpl *evpl)
+{
+	const struct entry *buffer = (struct entry *)evpl->hot.buffer;
+
+	return buffer ? current_word((struct cursor){ (struct entry *)buffer, evpl->hot.offset }) :
+			CURRENT_NONE;
+}
+
+/* Begins to unbind it. Returns false if it isn't bound, or its thread is at it. */
+static bool begin(struct evpl *evpl)
+{
+	uint64_t expected = CURRENT_BOUND;
+
+	if (!atomic_compare_exchange_strong(&evpl->current, &expected, CURRENT_TAKEN))
+		return false;
+	evpl->taken = evpl->hot.thread;
+	strike_out(evpl);
+	return true;
+}
+
+static void end(struct evpl *evpl)
+{
+	settle(evpl, evpl->taken);
+	evpl->taken = NULL;
+	atomic_store(&evpl->current, settled_word(evpl));
+}
+
+/* Ends what binds a context, by any thread that hasn't claimed it. */
+void bias_unbind(struct evpl *evpl)
+{
+	pthread_mutex_lock(&lock);
+	if (begin(evpl)) {
+		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+		wait_for_section(evpl->taken);
+		end(evpl);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+/* All contexts, at the price of one barrier. */
+void bias_unbind_all(struct evpl_pool *pool)
+{
+	struct evpl *evpl;
+	bool any = false;
+
+	pthread_mutex_lock(&lock);
+	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
+		any |= begin(evpl);
+	if (any)
+		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+	for (evpl = pool_contexts(pool); any && evpl; evpl = evpl->next) {
+		if (!evpl->taken)
+			continue;
+		wait_for_section(evpl->taken);
+		end(evpl);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+/*
+ * The thread that has claimed it, and whose it is, ends the binding; @current is what it
+ * cuts slices off, or NULL, and has one reference left of the context's.
+ */
+void bias_give_up(struct evpl *evpl, struct entry *current)
+{
+	evpl->hot.buffer = (struct evplmem_count *)current;
+	pthread_mutex_lock(&lock);
+	strike_out(evpl);
+	settle(evpl, evplmem_self());
+	pthread_mutex_unlock(&lock);
+}
+
+/* For who met CURRENT_TAKEN. */
+void bias_wait(void)
+{
+	pthread_mutex_lock(&lock);
+	pthread_mutex_unlock(&lock);
+}
+
+/* A thread ends. */
+static void thread_ends(void *arg)
+{
+	struct evplmem_thread *thread = arg;
+	struct evpl *evpl;
+
+	pthread_mutex_lock(&lock);
+	while (thread->contexts) {
+		evpl = evpl_of(thread->contexts);
+		begin(evpl);
+		end(evpl);
+	}
+	thread->generation = EVPLMEM_NO_GENERATION;
+	pthread_mutex_unlock(&lock);
+}
+
+/* Once in a process's life, and once more in each child that opens a pool. */
+void bias_set_up(void)
+{
+	static uint32_t generation;
+
+	pthread_mutex_lock(&lock);
+	if (!generation)
+		possible = !pthread_key_create(&key, thread_ends);
+	if (generation != fork_generation) {
+		generation = fork_generation;
+		possible = possible &&
+			   !membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+/* In the child of a fork: what its only thread had was its parent's. */
+void bias_forget(void)
+{
+	pthread_mutex_init(&lock, NULL);
+	evplmem_thread = (struct evplmem_thread){ .generation = EVPLMEM_NO_GENERATION };
+}
+
+/*
+ * The context, which the caller has claimed and whose current buffer it dropped, is the
+ * calling thread's. Checks want each reference in the word, and no program's inlines to
+ * pass the library by. Returns false if it can't be had.
+ */
+bool bias_bind(struct evpl *evpl)
+{
+	struct evplmem_thread *thread = evplmem_self();
+
+	if (EVPLMEM_CHECKS || POISONS || !possible || atomic_load(&evpl->pool->waiting) & WAITING)
+		return false;
+	if (evpl->patience) {
+		evpl->patience--;
+		return false;
+	}
+	if (thread->generation != fork_generation) {
+		if (pthread_setspecific(key, thread))
+			return false;
+		thread->generation = fork_generation;
+	}
+	pthread_mutex_lock(&lock);
+	evpl->hot.next = thread->contexts;
+	thread->contexts = &evpl->hot;
+	pthread_mutex_unlock(&lock);
+	__atomic_store_n(&evpl->hot.thread, thread, __ATOMIC_RELAXED);
+	evpl->worth = 0;
+	return true;
+}
+
+/* It goes on among those that are counted with atomics, by who may count in it. */
+void bias_end(struct entry *buffer)
+{
+	uint32_t own = buffer->own;
+
+	atomic_store_explicit(&buffer->owner, NULL, memory_order_relaxed);
+	buffer->own = 0;
+	take_off(buffer, own);
+}
+
+/* The same of one that isn't to be found among the thread's any more, if it was. */
+void bias_stop(struct evpl *evpl, struct entry *buffer)
+{
+	uint32_t i;
+
+	for (i = 0; i < evpl->nr_slots; i++) {
+		if (evpl->slots[i] != buffer)
+			continue;
+		evpl->slots[i] = evpl->slots[--evpl->nr_slots];
+		limit_cache(evpl);
+		bias_end(buffer);
+		return;
+	}
+}
+
+/* A slot for @buffer, in which the thread counts from here. */
+static void give_slot(struct evpl *evpl, struct entry *buffer)
+{
+	uint32_t i;
+
+	if (evpl->nr_slots < evpl->max_slots) {
+		i = evpl->nr_slots++;
+		limit_cache(evpl);
+	} else {
+		i = evpl->next_slot++ % evpl->max_slots;
+		bias_end(evpl->slots[i]);
+	}
+	evpl->slots[i] = buffer;
+	buffer->own = 0;
+	atomic_store_explicit(&buffer->owner, evpl->hot.thread, memory_order_relaxed);
+}
+
+/*
+ * The buffer becomes the current one: the caller's reference of it, and more, are the
+ * thread's and the context's.
+ */
+void bias_hold(struct evpl *evpl, struct entry *buffer)
+{
+	if (!bias_has(evpl, buffer))
+		give_slot(evpl, buffer);
+	atomic_fetch_add_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE - 1, memory_order_relaxed);
+	buffer->own += BIAS_OWN;
+	evpl->hot.charge = BIAS_CHARGE;
+	evpl->worth++;
+}
+
+/* The same of one that nobody has a reference of, as the thread has found. */
+void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
+{
+	atomic_store_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE, memory_order_relaxed);
+	buffer->own = BIAS_OWN;
+	evpl->hot.charge = BIAS_CHARGE;
+	evpl->worth++;
+}
+
+/* The current buffer is the thread's alone from here. */
+void bias_drop(struct evpl *evpl, struct entry *buffer)
+{
+	buffer->own += evpl->hot.charge;
+	evpl->hot.charge = 0;
+}
+
+/* A buffer of the thread's that nobody uses, other than @current. */
+struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current)
+{
+	uint32_t i;
+
+	for (i = 0; i < evpl->nr_slots; i++)
+		if (evpl->slots[i] != current && bias_is_idle(evpl->slots[i], 0))
+			return evpl->slots[i];
+	return NULL;
+}
+
+/* For statistics: how many the thread keeps that nobody uses, at some moment. */
+__attribute__((no_sanitize("thread"))) uint32_t bias_count_idle(const struct evpl *evpl)
+{
+	uint32_t i, n = 0;
+
+	for (i = 0; i < BIAS_SLOTS; i++) {
+		struct entry *buffer = *(struct entry *const volatile *)&evpl->slots[i];
+
+		n += i < *(const volatile uint32_t *)&evpl->nr_slots &&
+		     atomic_load(&buffer->word) == *(volatile uint32_t *)&buffer->own;
+	}
+	return n;
+}

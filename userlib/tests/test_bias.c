@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * What a thread counts without atomics, and how others end it.
+ */
+#include "common.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <semaphore.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "bias.h"
+
+FIXTURE(bias) {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	struct evpl_iovec a, b;
+};
+
+FIXTURE_SETUP(bias)
+{
+	if (EVPLMEM_CHECKS || POISONS)
+		SKIP(return, "this build counts with atomics alone");
+	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->a));
+}
+
+FIXTURE_TEARDOWN(bias)
+{
+	evpl_iovec_release(&self->a);
+	evpl_iovec_release(&self->b);
+	evpl_destroy(self->evpl);
+	EXPECT_TRUE(all_idle(self->pool));
+	EXPECT_EQ(0, used_in(self->pool));
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+}
+
+/* As the kernel and other threads see it. */
+static uint64_t raw_word(const struct evpl_iovec *iovec)
+{
+	return atomic_load(&iovec_entry(iovec)->word);
+}
+
+static bool is_bound(const struct evpl *evpl)
+{
+	return __atomic_load_n(&evpl->hot.thread, __ATOMIC_RELAXED);
+}
+
+TEST_F(bias, what_the_thread_counts_is_not_in_the_word)
+{
+	uint64_t word = raw_word(&self->a);
+
+	ASSERT_TRUE(is_bound(self->evpl));
+	EXPECT_EQ(2, word_of(&self->a));
+	evpl_iovec_addref(&self->a);
+	EXPECT_EQ(3, word_of(&self->a));
+	evpl_iovec_clone(&self->b, &self->a);
+	EXPECT_EQ(4, word_of(&self->a));
+	evpl_iovec_release(&self->b);
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(2, word_of(&self->a));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	EXPECT_EQ(3, word_of(&self->b));
+	EXPECT_EQ(word, raw_word(&self->a));
+}
+
+static void *addref(void *iovec)
+{
+	evpl_iovec_addref(iovec);
+	return NULL;
+}
+
+static void *release(void *iovec)
+{
+	evpl_iovec_release(iovec);
+	return NULL;
+}
+
+TEST_F(bias, what_others_count_is_in_the_word)
+{
+	uint64_t word = raw_word(&self->a);
+
+	on_thread(addref, &self->a);
+	EXPECT_EQ(word + 1, raw_word(&self->a));
+	EXPECT_EQ(3, word_of(&self->a));
+	on_thread(release, &self->a);
+	EXPECT_EQ(word, raw_word(&self->a));
+	EXPECT_EQ(2, word_of(&self->a));
+}
+
+TEST_F(bias, a_part_that_is_used_up_is_added_to_the_word)
+{
+	struct entry *entry = iovec_entry(&self->a);
+	uint64_t word = raw_word(&self->a);
+
+	/* As if there were so many. */
+	atomic_fetch_sub(&entry->word, entry->own - 1);
+	word -= entry->own - 1;
+	entry->own = 1;
+	EXPECT_EQ(2, word_of(&self->a));
+	evpl_iovec_addref(&self->a);
+	EXPECT_EQ(1, entry->own);
+	EXPECT_EQ(word + 1, raw_word(&self->a));
+	EXPECT_EQ(3, word_of(&self->a));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(2, entry->own);
+	EXPECT_EQ(2, word_of(&self->a));
+}
+
+TEST_F(bias, unbinding_leaves_the_references_and_the_place)
+{
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	bias_unbind(self->evpl);
+	EXPECT_FALSE(is_bound(self->evpl));
+	EXPECT_EQ(3, raw_word(&self->a));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(2, raw_word(&self->b));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->a));
+	EXPECT_EQ((char *)self->b.data + 104, self->a.data);
+	EXPECT_EQ(3, raw_word(&self->b));
+	bias_unbind(self->evpl);
+	EXPECT_EQ(3, raw_word(&self->b));
+}
+
+/* Fills the pool with slices and lets go of them, then does what it is told. */
+struct keeper {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	unsigned int slices;
+	bool ends;
+	sem_t slept, woken;
+};
+
+static void *keep(void *arg)
+{
+	struct evpl_iovec *iovecs = calloc(16 * PER_SLAB, sizeof(*iovecs));
+	struct keeper *keeper = arg;
+
+	if (!iovecs || evpl_create(&keeper->evpl, keeper->pool, NULL))
+		abort();
+	while (evpl_iovec_alloc(keeper->evpl, BUFFER / 8, 0, 1, &iovecs[keeper->slices]) == 1)
+		keeper->slices++;
+	evpl_iovecs_release(iovecs, (int)keeper->slices);
+	/* And once more, of which nobody else has heard. */
+	if (evpl_iovec_alloc(keeper->evpl, BUFFER / 8, 0, 1, iovecs) != 1)
+		abort();
+	evpl_iovec_release(iovecs);
+	free(iovecs);
+	sem_post(&keeper->slept);
+	if (!keeper->ends)
+		while (sem_wait(&keeper->woken))
+			;
+	return NULL;
+}
+
+static void keeper_start(struct keeper *keeper, pthread_t *thread)
+{
+	sem_init(&keeper->slept, 0, 0);
+	sem_init(&keeper->woken, 0, 0);
+	if (pthread_create(thread, NULL, keep, keeper))
+		abort();
+	while (sem_wait(&keeper->slept))
+		;
+}
+
+TEST_F(bias, a_thread_that_sleeps_keeps_nothing_from_others)
+{
+	struct evpl_iovec iovec[PER_SLAB];
+	struct keeper keeper = { .pool = self->pool };
+	pthread_t thread;
+	int i;
+
+	evpl_iovec_release(&self->a);
+	self->a = (struct evpl_iovec){ 0 };
+	keeper_start(&keeper, &thread);
+	EXPECT_LE(8 * (PER_SLAB - 1), keeper.slices);
+	/* All of it, bar none. */
+	for (i = 0; i < (int)PER_SLAB; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec[i]));
+	EXPECT_FALSE(is_bound(keeper.evpl));
+	evpl_iovecs_release(iovec, PER_SLAB);
+	sem_post(&keeper.woken);
+	pthread_join(thread, NULL);
+	evpl_destroy(keeper.evpl);
+}
+
+TEST_F(bias, a_thread_that_ended_has_nothing_bound)
+{
+	struct keeper keeper = { .pool = self->pool, .ends = true };
+	struct evpl_iovec iovec;
+	pthread_t thread;
+
+	keeper_start(&keeper, &thread);
+	pthread_join(thread, NULL);
+	EXPECT_FALSE(is_bound(keeper.evpl));
+	/* Another one may go on with its context. */
+	ASSERT_EQ(1, evpl_iovec_alloc(keeper.evpl, 100, 0, 1, &iovec));
+	evpl_iovec_release(&iovec);
+	evpl_destroy(keeper.evpl);
+}
+
+struct mover {
+	struct evpl *evpl;
+	struct evpl_iovec *iovec;
+};
+
+static void *move(void *arg)
+{
+	struct mover *mover = arg;
+
+	if (evpl_iovec_alloc(mover->evpl, 100, 0, 1, mover->iovec) != 1)
+		abort();
+	return NULL;
+}
+
+TEST_F(bias, a_context_may_change_threads)
+{
+	struct mover mover = { self->evpl, &self->b };
+
+	on_thread(move, &mover);
+	/* It went on where the other was, and took the count over. */
+	EXPECT_EQ((char *)self->a.data + 104, self->b.data);
+	EXPECT_EQ(3, raw_word(&self->a));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(2, raw_word(&self->b));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->a));
+	EXPECT_EQ((char *)self->b.data + 104, self->a.data);
+}
+
+TEST_F(bias, one_that_does_so_all_the_time_is_hardly_ever_bound)
+{
+	struct mover mover = { self->evpl, &self->b };
+	int i, bound = 0;
+
+	for (i = 0; i < 200; i++) {
+		self->b = (struct evpl_iovec){ 0 };
+		on_thread(move, &mover);
+		evpl_iovec_release(&self->b);
+		/* A buffer's worth, so that there is reason to bind it. */
+		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 2 - 8, 0, 1, &self->b));
+		evpl_iovec_release(&self->b);
+		bound += is_bound(self->evpl);
+	}
+	EXPECT_GT(20, bound);
+	self->b = (struct evpl_iovec){ 0 };
+}
+
+struct releaser {
+	struct evpl_iovec iovecs[8];
+	int n;
+};
+
+static void *release_all(void *arg)
+{
+	struct releaser *releaser = arg;
+
+	evpl_iovecs_release(releaser->iovecs, releaser->n);
+	return NULL;
+}
+
+TEST_F(bias, a_thread_finds_what_others_let_go_of)
+{
+	struct releaser releaser = { .n = 8 };
+	int i, j;
+
+	/* Many times the pool, by a thread that releases nothing of it itself. */
+	for (i = 0; i < (int)(3 * PER_SLAB); i++) {
+		for (j = 0; j < 8; j++)
+			ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 8, 0, 1,
+						      &releaser.iovecs[j]));
+		on_thread(release_all, &releaser);
+		ASSERT_TRUE(is_bound(self->evpl));
+	}
+	EXPECT_EQ(1, stats_of(self->pool).slabs);
+	EXPECT_GE(2, used_in(self->pool));
+}
+
+/* The context is bound again as soon as it takes a buffer. */
+static void hurry(struct evpl *evpl)
+{
+	struct cursor cursor = context_claim(evpl);
+
+	evpl->patience = 0;
+	context_park(evpl, cursor, false);
+}
+
+/* Ends whatever binding there is, all the time. */
+struct breaker {
+	struct evpl_pool *pool;
+	struct evpl_iovec *_Atomic given;
+	atomic_bool stop;
+};
+
+static void *break_main(void *arg)
+{
+	struct breaker *breaker = arg;
+	struct evpl_iovec *iovec;
+
+	while (!atomic_load(&breaker->stop)) {
+		bias_unbind_all(breaker->pool);
+		iovec = atomic_exchange(&breaker->given, NULL);
+		if (iovec) {
+			evpl_iovec_release(iovec);
+			free(iovec);
+		}
+	}
+	return NULL;
+}
+
+TEST_F(bias, a_binding_can_end_at_any_moment)
+{
+	int i, n, rounds = few() ? 20000 : 400000;
+	struct breaker breaker = { .pool = self->pool };
+	struct evpl_iovec iovecs[32] = { { 0 } }, clone, *given;
+	unsigned int value[32] = { 0 };
+	unsigned int bound = 0;
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, break_main, &breaker));
+	for (i = 0; i < rounds; i++) {
+		n = i % 32;
+		/* Each is a buffer that is used again as soon as a count is wrong. */
+		if (iovecs[n].data)
+			ASSERT_EQ(value[n], *(unsigned int *)iovecs[n].data);
+		evpl_iovec_release(&iovecs[n]);
+		hurry(self->evpl);
+		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 3, 0, 1, &iovecs[n]));
+		value[n] = (unsigned int)i;
+		*(unsigned int *)iovecs[n].data = value[n];
+		evpl_iovec_clone(&clone, &iovecs[n]);
+		evpl_iovec_addref(&clone);
+		evpl_iovec_release(&clone);
+		if (!atomic_load(&breaker.given)) {
+			given = malloc(sizeof(*given));
+			ASSERT_NE(NULL, given);
+			*given = clone;
+			atomic_store(&breaker.given, given);
+		} else {
+			evpl_iovec_release(&clone);
+		}
+		bound += is_bound(self->evpl);
+	}
+	atomic_store(&breaker.stop, true);
+	pthread_join(thread, NULL);
+	given = atomic_load(&breaker.given);
+	if (given)
+		evpl_iovec_release(given);
+	free(given);
+	evpl_iovecs_release(iovecs, 32);
+	EXPECT_LT(0, bound);
+}
+
+/* Ends a binding once each time that it is told. */
+struct striker {
+	struct evpl *evpl;
+	_Atomic unsigned int turn;	/* odd: the striker's */
+	bool stop;
+};
+
+static void *strike(void *arg)
+{
+	struct striker *striker = arg;
+	unsigned int i, turn, spins = 0;
+	volatile unsigned int wait;
+
+	for (i = 0;; i++) {
+		while (!((turn = atomic_load(&striker->turn)) & 1))
+			spin(&spins);
+		if (striker->stop)
+			return NULL;
+		for (wait = i % 64; wait; wait--)
+			;
+		bias_unbind(striker->evpl);
+		atomic_store(&striker->turn, turn + 1);
+	}
+}
+
+TEST_F(bias, a_section_is_not_cut_short)
+{
+	struct striker striker = { .evpl = self->evpl };
+	int i, rounds = few() ? 5000 : 100000;
+	unsigned int spins = 0;
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, strike, &striker));
+	for (i = 0; i < rounds; i++) {
+		evpl_iovec_release(&self->a);
+		hurry(self->evpl);
+		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER - 16, 0, 1, &self->a));
+		ASSERT_TRUE(is_bound(self->evpl));
+		atomic_fetch_add(&striker.turn, 1);
+		while (is_bound(self->evpl)) {
+			evpl_iovec_addref(&self->a);
+			evpl_iovec_release(&self->a);
+		}
+		while (atomic_load(&striker.turn) & 1)
+			spin(&spins);
+		/* The slice, and the hold. */
+		ASSERT_EQ(2, raw_word(&self->a));
+	}
+	striker.stop = true;
+	atomic_fetch_add(&striker.turn, 1);
+	pthread_join(thread, NULL);
+}
+
+static struct evpl_iovec *sent;
+
+static void *send_it(void *arg)
+{
+	struct evpl_message message = { .iovec = *sent };
+
+	return evpl_channel_send(arg, &message, 1) ? arg : NULL;
+}
+
+TEST_F(bias, what_another_thread_sends_is_counted_in_the_word)
+{
+	struct evpl_channel *channel;
+	pthread_t thread;
+	void *failed;
+	int peer;
+
+	if (evpl_pool_fd(self->pool) < 0)
+		SKIP(return, "the module's alone");
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, 0, 0, &peer));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	sent = &self->b;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, send_it, channel));
+	pthread_join(thread, &failed);
+	EXPECT_EQ(NULL, failed);
+	/* The kernel's and the other slice's; and nothing more is cut off it. */
+	EXPECT_EQ(2, raw_word(&self->a));
+	EXPECT_EQ(NULL, iovec_entry(&self->a)->owner);
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	EXPECT_NE(iovec_entry(&self->a), iovec_entry(&self->b));
+	evpl_channel_close(channel);
+	close(peer);
+	EXPECT_EQ(1, raw_word(&self->a));
+}
+
+TEST_F(bias, what_its_thread_sends_is_counted_in_the_word)
+{
+	struct evpl_message message = { 0 };
+	struct evpl_channel *channel;
+	int peer;
+
+	if (evpl_pool_fd(self->pool) < 0)
+		SKIP(return, "the module's alone");
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, 0, 0, &peer));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &message.iovec));
+	ASSERT_EQ(0, evpl_channel_send(channel, &message, 1));
+	EXPECT_EQ(2, raw_word(&self->a));
+	EXPECT_TRUE(is_bound(self->evpl));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	EXPECT_NE(iovec_entry(&self->a), iovec_entry(&self->b));
+	evpl_channel_close(channel);
+	close(peer);
+	EXPECT_EQ(1, raw_word(&self->a));
+}
+
+/* A process that may not make the call that a binding's end needs. */
+static int without_membarrier(void)
+{
+	static struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	static const struct sock_fprog program = {
+		.len = sizeof(code) / sizeof(code[0]),
+		.filter = code,
+	};
+	struct evpl_iovec iovec;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		return 1;
+	if (open_pool(&pool, BUFFER, SLAB) || evpl_create(&evpl, pool, NULL) ||
+	    evpl_iovec_alloc(evpl, 100, 0, 1, &iovec) != 1)
+		return 2;
+	if (is_bound(evpl) || raw_word(&iovec) != 2)
+		return 3;
+	evpl_iovec_release(&iovec);
+	evpl_destroy(evpl);
+	return evpl_pool_close(pool) ? 4 : 0;
+}
+
+TEST_F(bias, without_membarrier_all_is_counted_in_the_word)
+{
+	pid_t child = fork();
+	int status;
+
+	ASSERT_LE(0, child);
+	if (!child)
+		_exit(without_membarrier());
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+TEST_HARNESS_MAIN
