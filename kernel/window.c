@@ -112,6 +112,43 @@ static struct page *share_page(struct evpl_share *share, pgoff_t offset)
 	return folio_page(part->folio, pgoff - part->index);
 }
 
+/**
+ * struct around - what is mapped beside the page that was touched
+ * @vma: where
+ * @share: whose buffer
+ * @start: where the buffer would start
+ * @page: the next one to be mapped, if @left isn't 0
+ * @left: how many of its folio there are from there on
+ */
+struct around {
+	struct vm_area_struct *vma;
+	struct evpl_share *share;
+	unsigned long start;
+	struct page *page;
+	unsigned long left;
+};
+
+/* One of its pages, for the CPU alone; with the page table's lock held. */
+static int insert_pfn_around(pte_t *pte, unsigned long address, void *data)
+{
+	struct around *around = data;
+	struct folio *folio;
+
+	if (!around->left) {
+		around->page = share_page(around->share, (address - around->start) >> PAGE_SHIFT);
+		folio = page_folio(around->page);
+		around->left = folio_nr_pages(folio) - folio_page_idx(folio, around->page);
+	}
+	/* What is there already stays. */
+	if (pte_none(ptep_get(pte)) && likely(!PageHWPoison(around->page)))
+		set_pte_at(around->vma->vm_mm, address, pte,
+			   pte_mkspecial(pfn_pte(page_to_pfn(around->page),
+						 around->vma->vm_page_prot)));
+	around->page++;
+	around->left--;
+	return 0;
+}
+
 /*
  * The page that was touched, then what else of the buffer lies in the VMA, near
  * it. Those that are mapped already stay.
@@ -122,7 +159,13 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	struct evpl_share *share = lease->share;
 	struct vm_area_struct *vma = vmf->vma;
 	pgoff_t size = BIT(share->slab->buffer_shift);
+	struct around around = {
+		.vma = vma,
+		.share = share,
+		.start = vmf->address - offset * PAGE_SIZE,
+	};
 	pgoff_t before, first, last, i;
+	unsigned long address, length;
 	vm_fault_t ret;
 
 	before = min3(offset, vmf->pgoff - vma->vm_pgoff,
@@ -131,13 +174,20 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	last = min(size - 1, first + FAULT_AROUND - 1);
 	last = min(last, offset + (vma->vm_pgoff + vma_pages(vma) - 1 - vmf->pgoff));
 
+	address = vmf->address - before * PAGE_SIZE;
+	length = (last - first + 1) * PAGE_SIZE;
+
 	if (vma->vm_flags & VM_MIXEDMAP &&
-	    apply_to_page_range(vma->vm_mm, vmf->address - before * PAGE_SIZE,
-				(last - first + 1) * PAGE_SIZE, NULL, NULL))
+	    apply_to_page_range(vma->vm_mm, address, length, NULL, NULL))
 		return VM_FAULT_OOM;
 	ret = insert_page(vma, vmf->address, share_page(share, offset));
 	if (ret != VM_FAULT_NOPAGE)
 		return ret;
+	/* All in one walk: page by page is what takes the time of a large buffer. */
+	if (vma->vm_flags & VM_PFNMAP) {
+		apply_to_page_range(vma->vm_mm, address, length, insert_pfn_around, &around);
+		return VM_FAULT_NOPAGE;
+	}
 	for (i = first; i <= last; i++)
 		if (i != offset &&
 		    insert_page(vma, vmf->address + (i - offset) * PAGE_SIZE,
