@@ -12,7 +12,7 @@
  *
  * A buffer's references are counted in its word, with atomics. The library can hand a
  * part of them to a thread: that counts in @own what it adds and lets go of, without
- * any. A context that is bound to a thread likewise has a @charge of references that
+ * any. A context that is bound to a thread likewise has a charge of references that
  * its slices get. Both belong to the thread only while @owner, or @thread, says so,
  * and that another thread may end. So it looks at them in a section, between setting
  * its @busy and clearing it. Who ends it clears @owner or @thread, has every thread of
@@ -78,9 +78,9 @@ struct evplmem_count {
  * @thread: the thread that it is bound to, or NULL
  * @base: where the buffer starts that slices are cut off
  * @buffer: that buffer's entry
+ * @place: how far it has been cut, and in the upper half the charge: in one word, since
+ *	two that a compiler stores as a vector are slow to load again
  * @limit: bytes of that buffer; 0: none may be cut here
- * @offset: how far it has been cut
- * @charge: references that slices get
  * @generation: what iovecs get
  * @next: another context of that thread
  */
@@ -88,12 +88,13 @@ struct evplmem_context {
 	struct evplmem_thread *thread;
 	char *base;
 	struct evplmem_count *buffer;
+	uint64_t place;
 	uint32_t limit;
-	uint32_t offset;
-	uint32_t charge;
 	uint32_t generation;
 	struct evplmem_context *next;
 };
+
+#define EVPLMEM_CHARGE (1ULL << 32)	/* one reference of it */
 
 /* A section of this thread begins, or ends. */
 static inline void evplmem_enter(struct evplmem_thread *thread)
@@ -172,19 +173,19 @@ static inline struct evplmem_slice evplmem_cut(struct evplmem_context *context,
 	struct evplmem_thread *thread = evplmem_self();
 	struct evplmem_slice slice = { 0, 0, thread->generation };
 	uint64_t mask = (alignment > EVPLMEM_SLICE_ALIGN ? alignment : EVPLMEM_SLICE_ALIGN) - 1;
-	uint64_t start, next;
+	uint64_t place, start, next;
 
 	if (__builtin_expect(slice.generation != context->generation, 0) ||
 	    __builtin_expect(!length, 0) || (alignment & (alignment - 1)))
 		return slice;
 	evplmem_enter(thread);
 	if (__builtin_expect(__atomic_load_n(&context->thread, __ATOMIC_RELAXED) == thread, 1)) {
-		start = (context->offset + mask) & ~mask;
+		place = context->place;
+		start = ((uint32_t)place + mask) & ~mask;
 		next = (start + length + EVPLMEM_SLICE_ALIGN - 1) & -(uint64_t)EVPLMEM_SLICE_ALIGN;
 		/* The last slice ends more than itself. */
 		if (__builtin_expect(next < context->limit, 1) && alignment <= context->limit) {
-			context->offset = (uint32_t)next;
-			context->charge--;
+			context->place = place - (uint32_t)place + next - EVPLMEM_CHARGE;
 			slice.data = context->base + start;
 			slice.buffer = context->buffer;
 		}

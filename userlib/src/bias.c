@@ -64,6 +64,11 @@ static void wait_for_section(struct evplmem_thread *thread)
 	}
 }
 
+static void set_charge(struct evpl *evpl, uint32_t charge)
+{
+	evpl->hot.place = charge * EVPLMEM_CHARGE | (uint32_t)evpl->hot.place;
+}
+
 static void take_off(struct entry *buffer, uint32_t n)
 {
 	if (atomic_fetch_sub_explicit(&buffer->word, n, memory_order_acq_rel) == n)
@@ -87,9 +92,9 @@ static void settle(struct evpl *evpl, struct evplmem_thread *thread)
 	for (link = &thread->contexts; *link != &evpl->hot; link = &(*link)->next)
 		;
 	*link = evpl->hot.next;
-	if (evpl->hot.charge > 1)
-		take_off((struct entry *)evpl->hot.buffer, evpl->hot.charge - 1);
-	evpl->hot.charge = 0;
+	if (bias_charge(evpl) > 1)
+		take_off((struct entry *)evpl->hot.buffer, bias_charge(evpl) - 1);
+	set_charge(evpl, 0);
 	for (i = 0; i < evpl->nr_slots; i++)
 		bias_end(evpl->slots[i]);
 	evpl->nr_slots = 0;
@@ -108,7 +113,7 @@ static uint64_t settled_word(const struct evpl *evpl)
 {
 	const struct entry *buffer = (struct entry *)evpl->hot.buffer;
 
-	return buffer ? current_word((struct cursor){ (struct entry *)buffer, evpl->hot.offset }) :
+	return buffer ? current_word((struct cursor){ (struct entry *)buffer, (uint32_t)evpl->hot.place }) :
 			CURRENT_NONE;
 }
 
@@ -303,7 +308,7 @@ void bias_hold(struct evpl *evpl, struct entry *buffer)
 		give_slot(evpl, buffer);
 	atomic_fetch_add_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE - 1, memory_order_relaxed);
 	buffer->own += BIAS_OWN;
-	evpl->hot.charge = BIAS_CHARGE;
+	set_charge(evpl, BIAS_CHARGE);
 	evpl->worth++;
 }
 
@@ -312,15 +317,15 @@ void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
 {
 	atomic_store_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE, memory_order_relaxed);
 	buffer->own = BIAS_OWN;
-	evpl->hot.charge = BIAS_CHARGE;
+	set_charge(evpl, BIAS_CHARGE);
 	evpl->worth++;
 }
 
 /* The current buffer is the thread's alone from here. */
 void bias_drop(struct evpl *evpl, struct entry *buffer)
 {
-	buffer->own += evpl->hot.charge;
-	evpl->hot.charge = 0;
+	buffer->own += bias_charge(evpl);
+	set_charge(evpl, 0);
 }
 
 /* A buffer of the thread's that nobody uses, other than @current. */

@@ -56,6 +56,12 @@ static inline bool bias_is_bound(const struct evpl *evpl)
 	return evpl->hot.thread;
 }
 
+/* References of its current buffer that slices are to get. */
+static inline uint32_t bias_charge(const struct evpl *evpl)
+{
+	return (uint32_t)(evpl->hot.place / EVPLMEM_CHARGE);
+}
+
 /* Whether its thread counts in @buffer. */
 static inline bool bias_has(const struct evpl *evpl, struct entry *buffer)
 {

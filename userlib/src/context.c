@@ -41,7 +41,7 @@ static struct cursor current_cursor(struct evpl_pool *pool, uint64_t word)
 /* What inlines cut slices off. */
 static struct cursor bound_cursor(const struct evpl *evpl)
 {
-	return (struct cursor){ (struct entry *)evpl->hot.buffer, evpl->hot.offset };
+	return (struct cursor){ (struct entry *)evpl->hot.buffer, (uint32_t)evpl->hot.place };
 }
 
 /* The reference that the caller has is the context's from here, which it has claimed. */
@@ -102,7 +102,7 @@ static void set_hot(struct evpl *evpl, struct cursor cursor)
 	evpl->hot.buffer = (struct evplmem_count *)cursor.buffer;
 	evpl->hot.base = cursor.buffer ? cursor.buffer->base : NULL;
 	evpl->hot.limit = cursor.buffer ? (uint32_t)evpl->pool->buffer_size : 0;
-	evpl->hot.offset = cursor.offset;
+	evpl->hot.place = (evpl->hot.place & -EVPLMEM_CHARGE) | cursor.offset;
 }
 
 /*
@@ -177,8 +177,12 @@ static bool retire_here(struct evpl *home, struct entry *buffer)
 	uint64_t expected = CURRENT_BOUND;
 	struct cursor cursor;
 
-	if (!is_bound_here(home) ||
-	    !atomic_compare_exchange_strong(&home->current, &expected, CURRENT_BUSY))
+	if (!is_bound_here(home))
+		return false;
+	/* It counts in what it cuts. */
+	if (!atomic_load_explicit(&buffer->owner, memory_order_relaxed))
+		return true;
+	if (!atomic_compare_exchange_strong(&home->current, &expected, CURRENT_BUSY))
 		return false;
 	cursor = bound_cursor(home);
 	if (cursor.buffer == buffer) {

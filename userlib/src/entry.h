@@ -121,20 +121,21 @@ static inline void entry_get(struct entry *entry, void *site)
 }
 
 /*
- * Returns what the word was. Release, so that what this thread did to the buffer is
- * done; acquire, so that what the others did is seen by whoever takes the last one.
+ * Takes @n references off, and returns what the word was. Release, so that what this
+ * thread did to the buffer is done; acquire, so that what the others did is seen by
+ * whoever takes the last one.
  */
-static inline uint64_t entry_drop(struct entry *entry, void *site)
+static inline uint64_t entry_drop(struct entry *entry, uint32_t n, void *site)
 {
 	void *before = NULL;
 	uint64_t old;
 
 	if (EVPLMEM_CHECKS)
 		before = atomic_exchange(&entry->released, site);
-	old = atomic_fetch_sub_explicit(&entry->word, 1, memory_order_acq_rel);
-	if (EVPLMEM_CHECKS && !(old & EVPL_WORD_COUNT))
+	old = atomic_fetch_sub_explicit(&entry->word, n, memory_order_acq_rel);
+	if (EVPLMEM_CHECKS && (old & EVPL_WORD_COUNT) < n)
 		debug_die(entry, "released below zero", site, before);
-	if (EVPLMEM_CHECKS && old == 1 && atomic_load(&entry->held))
+	if (EVPLMEM_CHECKS && old == n && atomic_load(&entry->held))
 		debug_die(entry, "released below zero: the last reference was the context's own",
 			  site, before);
 	return old;
@@ -143,7 +144,7 @@ static inline uint64_t entry_drop(struct entry *entry, void *site)
 /* Returns true if this was the last reference: the buffer is the caller's then. */
 static inline bool entry_put(struct entry *entry, void *site)
 {
-	return entry_drop(entry, site) == 1;
+	return entry_drop(entry, 1, site) == 1;
 }
 
 /* Whether the caller's is the only reference, and all others have finished. */

@@ -49,13 +49,38 @@ void evplmem_iovec_release(struct evpl_iovec *iovec)
 	iovec_put(iovec, CALLER());
 }
 
+/* How many iovecs, from the first on, are of one buffer. */
+static uint32_t count_run(const struct evpl_iovec *iovecs, int niov)
+{
+	int n = 1;
+
+	while (n < niov && iovecs[n].__private2 == iovecs[0].__private2)
+		n++;
+	return (uint32_t)n;
+}
+
+/* What came in a burst was often cut off one buffer: that is one operation then. */
 void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov)
 {
+	struct entry *entry;
+	uint32_t run;
 	int i;
 
-	for (i = 0; i < niov; i++)
-		if (!evplmem_put(iovecs[i].__private1, iovecs[i].__private2))
-			iovec_put(&iovecs[i], CALLER());
+	for (i = 0; i < niov; i += (int)run) {
+		run = 1;
+		if (evplmem_put(iovecs[i].__private1, iovecs[i].__private2))
+			continue;
+		entry = iovec_entry(&iovecs[i]);
+		if (!entry || iovec_is_inherited(&iovecs[i]))
+			continue;
+		if (!entry->slab) {
+			sharing_put(entry, CALLER());
+			continue;
+		}
+		run = count_run(&iovecs[i], niov - i);
+		if (entry_drop(entry, run, CALLER()) == run)
+			recycle(entry);
+	}
 }
 
 void evplmem_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src)

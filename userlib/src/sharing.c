@@ -399,9 +399,9 @@ void sharing_put(struct entry *lease, void *site)
 	uint64_t old;
 
 	atomic_fetch_add(&pool->letting_go, 1);
-	old = entry_drop(lease, site);
+	old = entry_drop(lease, 1, site);
 	if ((old & EVPL_WORD_COUNT) == 2 && guest_end(lease))
-		old = entry_drop(lease, site);
+		old = entry_drop(lease, 1, site);
 	if (old == 1)
 		queue(pool_sharing(pool), lease);
 	else if (old == (EVPL_WORD_WANTED | 1))

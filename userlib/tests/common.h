@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "bias.h"
 #include "evplmem.h"
 #include "poison.h"
 #include "slab.h"
@@ -62,7 +63,7 @@ __attribute__((no_sanitize("thread"))) static inline uint64_t word_of(const stru
 	if (entry->slab && atomic_load_explicit(&entry->owner, memory_order_relaxed)) {
 		word -= entry->own;
 		if (entry->home->hot.buffer == (const struct evplmem_count *)entry)
-			word -= entry->home->hot.charge - 1;
+			word -= bias_charge(entry->home) - 1;
 	}
 	return word;
 }
