@@ -20,6 +20,8 @@ help:
 	@echo 'make coverage       the lines of the module that they reached, and did not'
 	@echo 'make check-nets     bugs put in on purpose, and which of the tests find them'
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
+	@echo 'make bench          what it costs, beside others; KEEP=1: for the README'
+	@echo 'make bench-check    instructions of the hot paths, beside those that are kept'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
 	@echo 'make install        the libraries, tools, a udev rule; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
@@ -58,6 +60,14 @@ fuzz:
 	@scripts/packages
 	@MINUTES=$(MINUTES) scripts/fuzz
 
+bench:
+	@scripts/packages bench
+	@KEEP=$(KEEP) scripts/bench
+
+bench-check:
+	@scripts/packages
+	@KEEP=$(KEEP) scripts/bench-check
+
 demo:
 	@scripts/packages
 	@HOST=$(HOST) scripts/demo
@@ -87,4 +97,4 @@ clean:
 	rm -rf $(B)
 
 .PHONY: all help module lib check check-debug check-long coverage check-nets fuzz \
-	demo install install-dkms lint vm-shell clean
+	bench bench-check demo install install-dkms lint vm-shell clean

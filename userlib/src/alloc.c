@@ -336,7 +336,19 @@ int evplmem_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int ali
 int evplmem_iovec_reserve(struct evpl *evpl, unsigned int length, unsigned int alignment,
 			  unsigned int max_iovecs, struct evpl_iovec *r_iovec)
 {
-	return alloc(evpl, length, alignment, max_iovecs, ALLOC_RESERVE, r_iovec);
+	struct evplmem_slice slice = { 0 };
+
+	if (max_iovecs)
+		slice = evplmem_cut(&evpl->hot, length, alignment);
+	if (!slice.data)
+		return alloc(evpl, length, alignment, max_iovecs, ALLOC_RESERVE, r_iovec);
+	*r_iovec = (struct evpl_iovec){
+		.data = slice.data,
+		.length = length,
+		.__private1 = slice.generation | IOVEC_RESERVED,
+		.__private2 = (unsigned long)slice.buffer,
+	};
+	return 1;
 }
 
 int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)

@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "alloc.h"
+#include "bias.h"
 #include "poison.h"
 #include "recycle.h"
 #include "slab.h"
@@ -51,6 +52,38 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	return true;
 }
 
+/*
+ * The same of one iovec, without a claim: of the current buffer of the thread that the
+ * context is bound to. Returns false if it isn't so.
+ */
+static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned int length)
+{
+	struct evplmem_thread *thread = evplmem_self();
+	uint32_t start, end, now;
+	bool ok = false;
+
+	if (thread->generation != evpl->hot.generation || !iovec->data || length > iovec->length ||
+	    iovec->__private1 != (thread->generation | IOVEC_RESERVED))
+		return false;
+	evplmem_enter(thread);
+	if (__atomic_load_n(&evpl->hot.thread, __ATOMIC_RELAXED) == thread &&
+	    evpl->hot.buffer == (struct evplmem_count *)iovec_entry(iovec)) {
+		start = (uint32_t)((char *)iovec->data - evpl->hot.base);
+		end = (uint32_t)align_up((uint64_t)start + iovec->length, SLICE_ALIGN);
+		now = (uint32_t)align_up((uint64_t)start + length, SLICE_ALIGN);
+		if ((uint32_t)evpl->hot.place == end) {
+			evpl->hot.place -= end - now;
+			ok = true;
+		}
+	}
+	evplmem_leave(thread);
+	if (!ok)
+		return false;
+	iovec->length = length;
+	iovec->__private1 = thread->generation;
+	return true;
+}
+
 int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, unsigned int used)
 {
 	unsigned int left = used;
@@ -62,6 +95,8 @@ int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 		return -EPERM;
 	if (niov < 0)
 		return -EINVAL;
+	if (niov == 1 && used && cut_back_here(evpl, iovecs, used))
+		return 1;
 	for (i = 0; i < niov; i++) {
 		if (iovec_is_inherited(&iovecs[i]))
 			return -EPERM;

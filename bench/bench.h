@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPL_BENCH_H
+#define EVPL_BENCH_H
+
+/*
+ * A row compares two sides, which are measured one after the other in turn, so that
+ * what the machine does meanwhile befalls both. A line of JSON on stdout has each
+ * round's figure of each side; bench/report makes ratios, medians and pictures of it.
+ */
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define ROUNDS 15
+
+static inline double now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
+
+static inline unsigned int rounds(void)
+{
+	const char *asked = getenv("EVPL_BENCH_ROUNDS");
+
+	return asked ? (unsigned int)atoi(asked) : ROUNDS;
+}
+
+/* What is measured: does it @n times and returns nanoseconds, all in all. */
+typedef double measured(long n);
+
+static inline void print_figures(const char *side, const double *figures, unsigned int n)
+{
+	unsigned int i;
+
+	printf(", \"%s\": [", side);
+	for (i = 0; i < n; i++)
+		printf("%s%.3f", i ? ", " : "", figures[i]);
+	printf("]");
+}
+
+/*
+ * @row names it for bench/report, which knows what is wanted of it. EVPL_BENCH_ROW leaves
+ * all others out.
+ */
+static inline void compare(const char *row, measured *ours, measured *peer, long n)
+{
+	const char *only = getenv("EVPL_BENCH_ROW");
+	unsigned int i, count = rounds();
+	double *figures;
+
+	if (only && strcmp(only, row))
+		return;
+	figures = calloc(2 * count, sizeof(*figures));
+	if (!figures)
+		exit(1);
+	fprintf(stderr, "bench: %s\n", row);
+	ours(n / 4);
+	peer(n / 4);
+	for (i = 0; i < count; i++) {
+		figures[i] = ours(n) / (double)n;
+		figures[count + i] = peer(n) / (double)n;
+	}
+	printf("{\"row\": \"%s\"", row);
+	print_figures("ours", figures, count);
+	print_figures("peer", figures + count, count);
+	printf("}\n");
+	fflush(stdout);
+	free(figures);
+}
+
+#endif /* EVPL_BENCH_H */

@@ -1,0 +1,740 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * What the module does, in a virtual machine: slabs, channels, registered memory, and
+ * the death of a client, beside what does the same without it.
+ *
+ * bench-module DISK: DISK may be overwritten.
+ */
+#include <fcntl.h>
+#include <liburing.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <evplmem.h>
+#include <linux/evpl.h>
+
+#include "bench.h"
+#include "qp.h"
+
+#define KIB	1024UL
+#define MIB	(1024 * KIB)
+#define PAGE	4096UL
+
+static const char *disk;
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static struct evpl_pool *open_pool(size_t buffer_size, size_t max_bytes)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.backend = EVPL_BACKEND_MODULE,
+		.buffer_size = buffer_size,
+		.max_bytes = max_bytes,
+	};
+	struct evpl_pool *pool;
+
+	if (evpl_pool_open(&pool, &config)) {
+		fprintf(stderr, "bench: %s\n", evpl_last_error());
+		exit(1);
+	}
+	return pool;
+}
+
+static void touch(char *memory, size_t length)
+{
+	size_t i;
+
+	for (i = 0; i < length; i += PAGE)
+		((volatile char *)memory)[i] = 1;
+}
+
+/* A slab of 64 MiB: allocated, mapped, touched. */
+#define SLAB	(64 * MIB)
+
+struct client {
+	int fd;
+	char *memory;
+};
+
+static struct client slab_make(void)
+{
+	struct evpl_setup setup = { .size = sizeof(setup) };
+	struct evpl_slab_alloc alloc = { .size = sizeof(alloc), .length = SLAB, .node = -1 };
+	struct client client;
+
+	client.fd = open("/dev/evpl", O_RDWR | O_CLOEXEC);
+	if (client.fd < 0 || ioctl(client.fd, EVPL_SETUP, &setup) ||
+	    ioctl(client.fd, EVPL_SLAB_ALLOC, &alloc))
+		fail("a slab of 64 MiB");
+	client.memory = mmap(NULL, SLAB, PROT_READ | PROT_WRITE, MAP_SHARED, client.fd,
+			     (off_t)alloc.out_offset);
+	if (client.memory == MAP_FAILED)
+		fail("mmap");
+	touch(client.memory, SLAB);
+	return client;
+}
+
+static void slab_end(struct client client)
+{
+	munmap(client.memory, SLAB);
+	close(client.fd);
+}
+
+static double slab(long n)
+{
+	double all = 0, start;
+	struct client client;
+	long i;
+
+	for (i = 0; i < n; i++) {
+		start = now_ns();
+		client = slab_make();
+		all += now_ns() - start;
+		slab_end(client);
+	}
+	return all;
+}
+
+static double slab_memset(long n)
+{
+	struct client client = slab_make();
+	double start = now_ns();
+	long i;
+
+	for (i = 0; i < n; i++) {
+		memset(client.memory, (int)i, SLAB);
+		__asm__ volatile("" : : "r"(client.memory) : "memory");
+	}
+	start = now_ns() - start;
+	slab_end(client);
+	return start;
+}
+
+static long faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+/* No time, but counts, of the one and the other. */
+static double slab_faults(long n)
+{
+	long i, before = faults();
+
+	for (i = 0; i < n; i++)
+		slab_end(slab_make());
+	return (double)(faults() - before);
+}
+
+static double slab_folios(long n)
+{
+	return (double)n * (SLAB / (2 * MIB));
+}
+
+/* One reference goes through a channel whose ends are both here, again and again. */
+static double channel(long n)
+{
+	struct evpl_pool *owner = open_pool(0, 0), *receiver = open_pool(0, 0);
+	struct evpl_message sent = { .iovec = { 0 } }, got[2];
+	struct evpl_channel *there, *here;
+	struct evpl_iovec iovec;
+	struct evpl *evpl;
+	double start;
+	int peer;
+	long i;
+
+	if (evpl_create(&evpl, owner, NULL) ||
+	    evpl_iovec_alloc_flags(evpl, 4096, 0, 1, EVPL_IOVEC_PRIVATE, &iovec) != 1 ||
+	    evpl_channel_create(&there, owner, 0, 0, &peer) ||
+	    evpl_channel_bind(&here, receiver, peer, 0))
+		fail("a channel");
+	/* The receiver always has one, as who works on a stream of slices does. */
+	evpl_iovec_clone(&sent.iovec, &iovec);
+	if (evpl_channel_send(there, &sent, 1) || evpl_channel_recv(here, &got[1], 1) != 1)
+		fail("evpl_channel_send");
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		evpl_iovec_clone(&sent.iovec, &iovec);
+		if (evpl_channel_send(there, &sent, 1) ||
+		    evpl_channel_recv(here, &got[i % 2], 1) != 1)
+			fail("evpl_channel_send");
+		evpl_iovec_release(&got[!(i % 2)].iovec);
+	}
+	start = now_ns() - start;
+	evpl_iovec_release(&got[(n - 1) % 2].iovec);
+	evpl_iovec_release(&iovec);
+	evpl_channel_close(there);
+	evpl_channel_close(here);
+	evpl_destroy(evpl);
+	if (evpl_pool_close(receiver) || evpl_pool_close(owner))
+		fail("evpl_pool_close");
+	return start;
+}
+
+static double channel_pipe(long n)
+{
+	struct evpl_record record = { 0 };
+	double start;
+	int fds[2];
+	long i;
+
+	if (pipe(fds))
+		fail("pipe");
+	start = now_ns();
+	for (i = 0; i < n; i++)
+		if (write(fds[1], &record, sizeof(record)) != sizeof(record) ||
+		    read(fds[0], &record, sizeof(record)) != sizeof(record))
+			fail("a pipe");
+	start = now_ns() - start;
+	close(fds[0]);
+	close(fds[1]);
+	return start;
+}
+
+/*
+ * A stream of 1 MiB each to another process, which reads a byte of each page, and says so
+ * over @socket of every eighth. What @open makes is there before the process is.
+ */
+#define STREAM 8
+
+struct way {
+	void (*open)(void *state);
+	void (*begin)(void *state, bool child);
+	void (*send)(int socket, void *state);
+	void (*receive)(int socket, void *state);
+	void (*end)(void *state);
+};
+
+static double to_another(const struct way *way, void *state, long n)
+{
+	char byte = 0;
+	double start;
+	int pair[2];
+	pid_t child;
+	long i;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		fail("socketpair");
+	way->open(state);
+	child = fork();
+	if (child < 0)
+		fail("fork");
+	way->begin(state, !child);
+	if (!child) {
+		for (i = 0; i < n; i++) {
+			way->receive(pair[1], state);
+			if (i % STREAM == STREAM - 1 && write(pair[1], &byte, 1) != 1)
+				_exit(1);
+		}
+		_exit(0);
+	}
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		way->send(pair[0], state);
+		if (i % STREAM == STREAM - 1 && read(pair[0], &byte, 1) != 1)
+			fail("the other process");
+	}
+	start = now_ns() - start;
+	waitpid(child, NULL, 0);
+	way->end(state);
+	close(pair[0]);
+	close(pair[1]);
+	return start;
+}
+
+static void look(const char *memory)
+{
+	size_t i;
+
+	for (i = 0; i < MIB; i += PAGE)
+		(void)((const volatile char *)memory)[i];
+}
+
+/* By the module. */
+struct by_channel {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	struct evpl_channel *channel;
+	int peer;
+};
+
+static void channel_open(void *state)
+{
+	struct by_channel *by = state;
+
+	/* Its memory is there from the beginning, and goes round. */
+	by->pool = open_pool(MIB, SLAB);
+	if (evpl_pool_preallocate(by->pool, SLAB, EVPL_ANY_NODE) ||
+	    evpl_create(&by->evpl, by->pool, NULL) ||
+	    evpl_channel_create(&by->channel, by->pool, 0, EVPL_CHANNEL_BLOCKING, &by->peer))
+		fail("evpl_channel_create");
+}
+
+static void channel_begin(void *state, bool child)
+{
+	struct by_channel *by = state;
+
+	if (!child) {
+		close(by->peer);
+		return;
+	}
+	evpl_channel_close(by->channel);
+	by->pool = open_pool(MIB, 0);
+	if (evpl_channel_bind(&by->channel, by->pool, by->peer, EVPL_CHANNEL_BLOCKING))
+		fail("evpl_channel_bind");
+}
+
+static void channel_end(void *state)
+{
+	struct by_channel *by = state;
+
+	evpl_channel_close(by->channel);
+	evpl_destroy(by->evpl);
+	if (evpl_pool_close(by->pool))
+		fail("evpl_pool_close");
+}
+
+static void channel_send(int socket, void *state)
+{
+	struct evpl_message message = { .iovec = { 0 } };
+	struct by_channel *by = state;
+
+	(void)socket;
+	if (evpl_buffer_alloc(by->evpl, &message.iovec) != 1)
+		fail("evpl_buffer_alloc");
+	touch(message.iovec.data, MIB);
+	if (evpl_channel_send(by->channel, &message, 1))
+		fail("evpl_channel_send");
+}
+
+static void channel_receive(int socket, void *state)
+{
+	struct by_channel *by = state;
+	struct evpl_message message;
+
+	(void)socket;
+	if (evpl_channel_recv(by->channel, &message, 1) != 1)
+		fail("evpl_channel_recv");
+	look(message.iovec.data);
+	evpl_iovec_release(&message.iovec);
+}
+
+static double channel_1m(long n)
+{
+	static const struct way way = {
+		channel_open, channel_begin, channel_send, channel_receive, channel_end,
+	};
+	struct by_channel state;
+
+	return to_another(&way, &state, n);
+}
+
+/* By copies. */
+static void socket_open(void *state)
+{
+	char **memory = state;
+
+	*memory = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (*memory == MAP_FAILED)
+		fail("mmap");
+}
+
+static void socket_begin(void *state, bool child)
+{
+	/* Its own pages are there before it is measured. */
+	if (child)
+		touch(*(char **)state, MIB);
+}
+
+static void socket_send(int socket, void *state)
+{
+	char *memory = *(char **)state;
+	size_t sent;
+	ssize_t n;
+
+	touch(memory, MIB);
+	for (sent = 0; sent < MIB; sent += (size_t)n) {
+		n = write(socket, memory + sent, MIB - sent);
+		if (n <= 0)
+			fail("write");
+	}
+}
+
+static void socket_receive(int socket, void *state)
+{
+	char *memory = *(char **)state;
+	size_t got;
+	ssize_t n;
+
+	for (got = 0; got < MIB; got += (size_t)n) {
+		n = read(socket, memory + got, MIB - got);
+		if (n <= 0)
+			fail("read");
+	}
+	look(memory);
+}
+
+static void socket_end(void *state)
+{
+	munmap(*(char **)state, MIB);
+}
+
+static double socket_1m(long n)
+{
+	static const struct way way = {
+		socket_open, socket_begin, socket_send, socket_receive, socket_end,
+	};
+	char *state;
+
+	return to_another(&way, &state, n);
+}
+
+/* By a file for each. */
+union control {
+	char bytes[CMSG_SPACE(sizeof(int))];
+	struct cmsghdr align;
+};
+
+static void memfd_nothing(void *state)
+{
+	(void)state;
+}
+
+static void memfd_begin(void *state, bool child)
+{
+	(void)state;
+	(void)child;
+}
+
+static void memfd_send(int socket, void *state)
+{
+	union control control = { .bytes = { 0 } };
+	char byte = 0, *memory;
+	struct iovec iovec = { &byte, 1 };
+	struct msghdr message = {
+		.msg_iov = &iovec, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	int fd = memfd_create("bench", MFD_CLOEXEC);
+
+	(void)state;
+	if (fd < 0 || ftruncate(fd, MIB))
+		fail("memfd_create");
+	memory = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED)
+		fail("mmap");
+	touch(memory, MIB);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+	if (sendmsg(socket, &message, 0) != 1)
+		fail("sendmsg");
+	munmap(memory, MIB);
+	close(fd);
+}
+
+static void memfd_receive(int socket, void *state)
+{
+	union control control;
+	char byte, *memory;
+	struct iovec iovec = { &byte, 1 };
+	struct msghdr message = {
+		.msg_iov = &iovec, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	int fd;
+
+	(void)state;
+	if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC) != 1 || !CMSG_FIRSTHDR(&message))
+		fail("recvmsg");
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
+	memory = mmap(NULL, MIB, PROT_READ, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED)
+		fail("mmap");
+	look(memory);
+	munmap(memory, MIB);
+	close(fd);
+}
+
+static double memfd_1m(long n)
+{
+	static const struct way way = {
+		memfd_nothing, memfd_begin, memfd_send, memfd_receive, memfd_nothing,
+	};
+
+	return to_another(&way, NULL, n);
+}
+
+/* Registered memory of 2 MiB, from here or there. */
+struct memory {
+	char *data;
+	struct client client;
+};
+
+static struct memory of_module(void)
+{
+	struct memory memory;
+
+	memory.client.fd = open("/dev/evpl", O_RDWR | O_CLOEXEC);
+	memory.data = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, memory.client.fd, 0);
+	if (memory.client.fd < 0 || memory.data == MAP_FAILED)
+		fail("/dev/evpl");
+	touch(memory.data, 2 * MIB);
+	return memory;
+}
+
+static struct memory of_hugetlb(void)
+{
+	struct memory memory;
+
+	memory.client.fd = memfd_create("bench", MFD_CLOEXEC | MFD_HUGETLB);
+	if (memory.client.fd < 0 || ftruncate(memory.client.fd, 2 * MIB))
+		fail("hugetlb memfd");
+	memory.data = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, memory.client.fd, 0);
+	if (memory.data == MAP_FAILED)
+		fail("hugetlb memfd: mmap");
+	touch(memory.data, 2 * MIB);
+	return memory;
+}
+
+static void memory_end(struct memory memory)
+{
+	munmap(memory.data, 2 * MIB);
+	close(memory.client.fd);
+}
+
+/* 4 KiB at a time, to the disk and back, 8 at once. */
+#define DEPTH 8
+
+static double fixed_io(struct memory memory, long n)
+{
+	struct iovec iovec = { memory.data, 2 * MIB };
+	int fd = open(disk, O_RDWR | O_DIRECT), j;
+	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe;
+	struct io_uring ring;
+	double start;
+	long i;
+
+	if (fd < 0 || io_uring_queue_init(DEPTH, &ring, 0) ||
+	    io_uring_register_buffers(&ring, &iovec, 1))
+		fail("a ring with a registered buffer");
+	start = now_ns();
+	for (i = 0; i < n; i += DEPTH) {
+		for (j = 0; j < DEPTH; j++) {
+			sqe = io_uring_get_sqe(&ring);
+			if (i / DEPTH % 2)
+				io_uring_prep_read_fixed(sqe, fd, memory.data + j * PAGE, PAGE,
+							 (__u64)j * PAGE, 0);
+			else
+				io_uring_prep_write_fixed(sqe, fd, memory.data + j * PAGE, PAGE,
+							  (__u64)j * PAGE, 0);
+		}
+		if (io_uring_submit_and_wait(&ring, DEPTH) != DEPTH)
+			fail("io_uring_submit_and_wait");
+		for (j = 0; j < DEPTH; j++) {
+			if (io_uring_wait_cqe(&ring, &cqe) || cqe->res != (int)PAGE)
+				fail("fixed I/O");
+			io_uring_cqe_seen(&ring, cqe);
+		}
+	}
+	start = now_ns() - start;
+	io_uring_queue_exit(&ring);
+	close(fd);
+	memory_end(memory);
+	return start;
+}
+
+static double uring_module(long n)
+{
+	return fixed_io(of_module(), n);
+}
+
+static double uring_hugetlb(long n)
+{
+	return fixed_io(of_hugetlb(), n);
+}
+
+/* 64 KiB at a time, from one queue pair to the other. */
+#define MESSAGE (64 * KIB)
+
+static struct ibv_context *rdma;
+
+static double rdma_sends(struct memory memory, long n)
+{
+	struct ibv_pd *pd = ibv_alloc_pd(rdma);
+	struct ibv_mr *mr = pd ? ibv_reg_mr(pd, memory.data, 2 * MIB, IBV_ACCESS_LOCAL_WRITE) : NULL;
+	struct ibv_sge from = { (uintptr_t)memory.data, MESSAGE, mr ? mr->lkey : 0 };
+	struct ibv_sge to = { (uintptr_t)memory.data + MIB, MESSAGE, mr ? mr->lkey : 0 };
+	struct ibv_recv_wr receive = { .sg_list = &to, .num_sge = 1 }, *bad_receive;
+	struct ibv_send_wr send = {
+		.sg_list = &from, .num_sge = 1, .opcode = IBV_WR_SEND, .send_flags = IBV_SEND_SIGNALED,
+	}, *bad_send;
+	struct pair pair;
+	struct ibv_wc wc;
+	double start;
+	int got, left;
+	long i;
+
+	if (!mr || pair_make(&pair, rdma, pd))
+		fail("RDMA");
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		if (ibv_post_recv(pair.qp[1], &receive, &bad_receive) ||
+		    ibv_post_send(pair.qp[0], &send, &bad_send))
+			fail("ibv_post_send");
+		for (left = 2; left; left -= got) {
+			got = ibv_poll_cq(pair.cq, 1, &wc);
+			if (got < 0 || (got && wc.status != IBV_WC_SUCCESS))
+				fail("RDMA send");
+			if (!got)
+				sched_yield();
+		}
+	}
+	start = now_ns() - start;
+	pair_end(&pair);
+	ibv_dereg_mr(mr);
+	ibv_dealloc_pd(pd);
+	memory_end(memory);
+	return start;
+}
+
+static double rdma_module(long n)
+{
+	return rdma_sends(of_module(), n);
+}
+
+static double rdma_hugetlb(long n)
+{
+	return rdma_sends(of_hugetlb(), n);
+}
+
+static bool find_rdma(void)
+{
+	struct ibv_device **devices = ibv_get_device_list(NULL);
+
+	if (devices && devices[0])
+		rdma = ibv_open_device(devices[0]);
+	return rdma;
+}
+
+/* A client with so many leases is killed. */
+static void hold_leases(int peer, int count, int ready)
+{
+	struct evpl_pool *pool = open_pool(PAGE, 0);
+	struct evpl_message messages[64];
+	struct evpl_channel *channel;
+	int got;
+
+	if (evpl_channel_bind(&channel, pool, peer, EVPL_CHANNEL_BLOCKING))
+		fail("evpl_channel_bind");
+	for (; count > 0; count -= got) {
+		got = evpl_channel_recv(channel, messages, 64);
+		if (got <= 0)
+			fail("evpl_channel_recv");
+	}
+	if (write(ready, "", 1) != 1)
+		fail("write");
+	for (;;)
+		pause();
+}
+
+static double death_of(int count)
+{
+	struct evpl_pool *pool = open_pool(PAGE, 0);
+	struct evpl_message message = { .iovec = { 0 } };
+	struct evpl_channel *channel;
+	int fds[2], peer, i;
+	struct evpl *evpl;
+	double start;
+	pid_t child;
+	char byte;
+
+	if (evpl_pool_preallocate(pool, SLAB, EVPL_ANY_NODE) ||
+	    evpl_create(&evpl, pool, NULL) || pipe(fds) ||
+	    evpl_channel_create(&channel, pool, 0, EVPL_CHANNEL_BLOCKING, &peer))
+		fail("evpl_channel_create");
+	child = fork();
+	if (!child)
+		hold_leases(peer, count, fds[1]);
+	close(peer);
+	for (i = 0; i < count; i++)
+		if (evpl_buffer_alloc(evpl, &message.iovec) != 1 ||
+		    evpl_channel_send(channel, &message, 1))
+			fail("evpl_channel_send");
+	if (read(fds[0], &byte, 1) != 1)
+		fail("the other process");
+	start = now_ns();
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	start = now_ns() - start;
+	evpl_channel_close(channel);
+	evpl_destroy(evpl);
+	if (evpl_pool_close(pool))
+		fail("evpl_pool_close after a death");
+	close(fds[0]);
+	close(fds[1]);
+	return start;
+}
+
+#define FEW_LEASES	4000
+
+/* Each @n is a death; that of four times as many is a quarter. */
+static double death_of_many(long n)
+{
+	double all = 0;
+	long i;
+
+	for (i = 0; i < n; i++)
+		all += death_of(4 * FEW_LEASES) / 4;
+	return all;
+}
+
+static double death_of_few(long n)
+{
+	double all = 0;
+	long i;
+
+	for (i = 0; i < n; i++)
+		all += death_of(FEW_LEASES);
+	return all;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 2) {
+		fprintf(stderr, "Usage: bench-module DISK, which is overwritten\n");
+		return 64;
+	}
+	disk = argv[1];
+	compare("slab", slab, slab_memset, 2);
+	compare("slab-faults", slab_faults, slab_folios, 2);
+	compare("channel-pipe", channel, channel_pipe, 5000);
+	compare("channel-socket", channel_1m, socket_1m, 400);
+	compare("channel-memfd", channel_1m, memfd_1m, 400);
+	compare("death", death_of_many, death_of_few, 1);
+	compare("uring", uring_module, uring_hugetlb, 400);
+	compare("uring-hugetlb", uring_hugetlb, uring_hugetlb, 400);
+	if (find_rdma()) {
+		compare("rdma", rdma_module, rdma_hugetlb, 100);
+		compare("rdma-hugetlb", rdma_hugetlb, rdma_hugetlb, 100);
+	}
+	return 0;
+}

@@ -1,0 +1,475 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * The library on the anon back end, on this machine: what allocation and release cost,
+ * beside a locked add, DPDK's mbufs, and two allocators with a count in front.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include <evplmem.h>
+#include <jemalloc/jemalloc.h>
+#include <mimalloc.h>
+#include <rte_eal.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+
+#include "bench.h"
+
+#define SLICE	4096U
+#define LIVE	64
+#define BURST	32
+
+static struct evpl_pool *pool;
+static struct evpl *evpl;
+static struct rte_mempool *mbufs;
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "bench: %s failed\n", what);
+	exit(1);
+}
+
+/* What is allocated; as long as an iovec, whoever's. */
+struct slot {
+	union {
+		struct evpl_iovec iovec;
+		struct rte_mbuf *mbuf;
+		struct counted *counted;
+	};
+};
+
+/* An allocator, with a count in front. */
+struct counted {
+	alignas(64) atomic_int refs;
+	char data[SLICE];
+};
+
+static inline void evpl_one(struct slot *slot)
+{
+	if (evpl_iovec_alloc(evpl, SLICE, 0, 1, &slot->iovec) != 1)
+		fail("evpl_iovec_alloc");
+}
+
+static inline void evpl_end(struct slot *slot)
+{
+	evpl_iovec_release(&slot->iovec);
+}
+
+static inline void mbuf_one(struct slot *slot)
+{
+	slot->mbuf = rte_pktmbuf_alloc(mbufs);
+	if (!slot->mbuf)
+		fail("rte_pktmbuf_alloc");
+}
+
+static inline void mbuf_end(struct slot *slot)
+{
+	rte_pktmbuf_free(slot->mbuf);
+}
+
+static inline void count_one(struct counted *counted, struct slot *slot)
+{
+	if (!counted)
+		fail("malloc");
+	atomic_store_explicit(&counted->refs, 1, memory_order_relaxed);
+	slot->counted = counted;
+}
+
+static inline bool count_end(struct counted *counted)
+{
+	return atomic_fetch_sub_explicit(&counted->refs, 1, memory_order_acq_rel) == 1;
+}
+
+static inline void je_one(struct slot *slot)
+{
+	count_one(mallocx(sizeof(struct counted), 0), slot);
+}
+
+static inline void je_end(struct slot *slot)
+{
+	if (count_end(slot->counted))
+		sdallocx(slot->counted, sizeof(struct counted), 0);
+}
+
+static inline void mi_one(struct slot *slot)
+{
+	count_one(mi_malloc(sizeof(struct counted)), slot);
+}
+
+static inline void mi_end(struct slot *slot)
+{
+	if (count_end(slot->counted))
+		mi_free(slot->counted);
+}
+
+/* Bursts go by the calls that are meant for them, where there are any. */
+static inline void evpl_alloc(struct slot *slots, int n)
+{
+	int i;
+
+	for (i = 0; i < n; i++)
+		evpl_one(&slots[i]);
+}
+
+static inline void evpl_release(struct slot *slots, int n)
+{
+	evpl_iovecs_release(&slots->iovec, n);
+}
+
+static inline void mbuf_alloc(struct slot *slots, int n)
+{
+	struct rte_mbuf *burst[LIVE];
+	int i;
+
+	if (rte_pktmbuf_alloc_bulk(mbufs, burst, (unsigned int)n))
+		fail("rte_pktmbuf_alloc_bulk");
+	for (i = 0; i < n; i++)
+		slots[i].mbuf = burst[i];
+}
+
+static inline void mbuf_release(struct slot *slots, int n)
+{
+	struct rte_mbuf *burst[LIVE];
+	int i;
+
+	for (i = 0; i < n; i++)
+		burst[i] = slots[i].mbuf;
+	rte_pktmbuf_free_bulk(burst, (unsigned int)n);
+}
+
+#define SINGLY(name)								\
+	static inline void name##_alloc(struct slot *slots, int n)		\
+	{									\
+		int i;								\
+										\
+		for (i = 0; i < n; i++)						\
+			name##_one(&slots[i]);					\
+	}									\
+										\
+	static inline void name##_release(struct slot *slots, int n)		\
+	{									\
+		int i;								\
+										\
+		for (i = 0; i < n; i++)						\
+			name##_end(&slots[i]);					\
+	}
+
+SINGLY(je)
+SINGLY(mi)
+
+static uint64_t word;
+
+static double locked_add(long n)
+{
+	double start = now_ns();
+	long i;
+
+	for (i = 0; i < n; i++)
+		__atomic_fetch_add(&word, 1, __ATOMIC_SEQ_CST);
+	return now_ns() - start;
+}
+
+static double addref(long n)
+{
+	struct slot slot;
+	double start;
+	long i;
+
+	evpl_one(&slot);
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		evpl_iovec_addref(&slot.iovec);
+		evpl_iovec_release(&slot.iovec);
+	}
+	start = now_ns() - start;
+	evpl_end(&slot);
+	return start;
+}
+
+/* mbufs that nobody shares are counted without a lock, so one is shared here. */
+static double mbuf_addref(long n)
+{
+	struct slot slot;
+	double start;
+	long i;
+
+	mbuf_one(&slot);
+	rte_mbuf_refcnt_update(slot.mbuf, 1);
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		rte_mbuf_refcnt_update(slot.mbuf, 1);
+		rte_pktmbuf_free(slot.mbuf);
+	}
+	start = now_ns() - start;
+	rte_mbuf_refcnt_update(slot.mbuf, -1);
+	mbuf_end(&slot);
+	return start;
+}
+
+/* 64 are live, the oldest goes. */
+#define SAME(name)								\
+	static double name##_same(long n)					\
+	{									\
+		struct slot slots[LIVE];					\
+		double start;							\
+		long i;								\
+										\
+		name##_alloc(slots, LIVE);					\
+		start = now_ns();						\
+		for (i = 0; i < n; i++) {					\
+			name##_end(&slots[i % LIVE]);				\
+			name##_one(&slots[i % LIVE]);				\
+		}								\
+		start = now_ns() - start;					\
+		name##_release(slots, LIVE);					\
+		return start;							\
+	}
+
+SAME(evpl)
+SAME(mbuf)
+SAME(je)
+SAME(mi)
+
+/* 32 come and go at once. */
+#define BURSTS(name)								\
+	static double name##_burst(long n)					\
+	{									\
+		struct slot slots[BURST];					\
+		double start = now_ns();					\
+		long i;								\
+										\
+		for (i = 0; i < n; i += BURST) {				\
+			name##_alloc(slots, BURST);				\
+			name##_release(slots, BURST);				\
+		}								\
+		return now_ns() - start;					\
+	}
+
+BURSTS(evpl)
+BURSTS(mbuf)
+BURSTS(je)
+BURSTS(mi)
+
+/* A ring from one thread to another, which both sides of a row use. */
+#define RING 256
+
+struct ring {
+	alignas(64) _Atomic unsigned int head;
+	alignas(64) _Atomic unsigned int tail;
+	alignas(64) struct slot slots[RING];
+};
+
+static inline void relax(void)
+{
+#ifdef __x86_64__
+	__builtin_ia32_pause();
+#endif
+}
+
+/* Bursts of 32, so that it is as little as can be beside what it carries. */
+static inline void ring_push(struct ring *ring, const struct slot *slots)
+{
+	unsigned int head = atomic_load_explicit(&ring->head, memory_order_relaxed);
+
+	while (head - atomic_load_explicit(&ring->tail, memory_order_acquire) > RING - BURST)
+		relax();
+	memcpy(&ring->slots[head % RING], slots, BURST * sizeof(*slots));
+	atomic_store_explicit(&ring->head, head + BURST, memory_order_release);
+}
+
+static inline void ring_pop(struct ring *ring, struct slot *slots)
+{
+	unsigned int tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
+
+	while (atomic_load_explicit(&ring->head, memory_order_acquire) == tail)
+		relax();
+	memcpy(slots, &ring->slots[tail % RING], BURST * sizeof(*slots));
+	atomic_store_explicit(&ring->tail, tail + BURST, memory_order_release);
+}
+
+static struct ring rings[2];
+static pthread_barrier_t both;
+
+struct other {
+	void (*run)(long n);
+	long n;
+};
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
+static void *other_main(void *arg)
+{
+	struct other *other = arg;
+
+	pin(1);
+	if (rte_thread_register())
+		fail("rte_thread_register");
+	pthread_barrier_wait(&both);
+	other->run(other->n);
+	rte_thread_unregister();
+	return NULL;
+}
+
+/* One function on this thread, and one on another; until both are through. */
+static double on_two(void (*here)(long n), void (*there)(long n), long n)
+{
+	struct other other = { there, n };
+	pthread_t thread;
+	double start;
+
+	memset(rings, 0, sizeof(rings));
+	if (pthread_create(&thread, NULL, other_main, &other))
+		fail("pthread_create");
+	pthread_barrier_wait(&both);
+	start = now_ns();
+	here(n);
+	pthread_join(thread, NULL);
+	return now_ns() - start;
+}
+
+static void ring_alloc(struct slot *slots, int n)
+{
+	(void)slots;
+	(void)n;
+}
+
+static void ring_release(struct slot *slots, int n)
+{
+	__asm__ volatile("" : : "r"(slots), "r"(n) : "memory");
+}
+
+#define CROSS(name)								\
+	static void name##_from(long n)						\
+	{									\
+		struct slot slots[BURST];					\
+		long i;								\
+										\
+		memset(slots, 0, sizeof(slots));				\
+		for (i = 0; i < n; i += BURST) {				\
+			name##_alloc(slots, BURST);				\
+			ring_push(&rings[0], slots);				\
+		}								\
+	}									\
+										\
+	static void name##_to(long n)						\
+	{									\
+		struct slot slots[BURST];					\
+		long i;								\
+										\
+		for (i = 0; i < n; i += BURST) {				\
+			ring_pop(&rings[0], slots);				\
+			name##_release(slots, BURST);				\
+		}								\
+	}									\
+										\
+	static double name##_cross(long n)					\
+	{									\
+		return on_two(name##_from, name##_to, n);			\
+	}
+
+CROSS(ring)
+CROSS(evpl)
+CROSS(mbuf)
+CROSS(je)
+CROSS(mi)
+
+/* Without the ring. */
+static double evpl_cross_alone(long n)
+{
+	double all = evpl_cross(n), ring = ring_cross(n);
+
+	return all > ring ? all - ring : 0;
+}
+
+/* Each of two threads allocates what the other releases; @n is of both together. */
+static void exchange(long n, struct evpl *mine, int to)
+{
+	struct slot slots[BURST];
+	long i;
+	int j;
+
+	for (i = 0; i < n / 2; i += BURST) {
+		for (j = 0; j < BURST; j++)
+			if (evpl_iovec_alloc(mine, SLICE, 0, 1, &slots[j].iovec) != 1)
+				fail("evpl_iovec_alloc");
+		ring_push(&rings[to], slots);
+		ring_pop(&rings[!to], slots);
+		evpl_release(slots, BURST);
+	}
+}
+
+static void exchange_here(long n)
+{
+	exchange(n, evpl, 0);
+}
+
+static void exchange_there(long n)
+{
+	struct evpl *mine;
+
+	if (evpl_create(&mine, pool, NULL))
+		fail("evpl_create");
+	exchange(n, mine, 1);
+	evpl_destroy(mine);
+}
+
+static double evpl_exchange(long n)
+{
+	return on_two(exchange_here, exchange_there, n);
+}
+
+static void set_up(void)
+{
+	static char *eal[] = {
+		(char *)"bench", (char *)"--no-huge", (char *)"--no-pci", (char *)"--no-shconf",
+		(char *)"-m", (char *)"256", (char *)"-l", (char *)"0",
+		(char *)"--no-telemetry", NULL,
+	};
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.backend = EVPL_BACKEND_ANON,
+	};
+
+	if (evpl_pool_open(&pool, &config) || evpl_create(&evpl, pool, NULL))
+		fail("evpl_pool_open");
+	if (rte_eal_init((int)(sizeof(eal) / sizeof(eal[0])) - 1, eal) < 0)
+		fail("rte_eal_init");
+	mbufs = rte_pktmbuf_pool_create("bench", 8191, 256, 0, SLICE + RTE_PKTMBUF_HEADROOM,
+					SOCKET_ID_ANY);
+	if (!mbufs)
+		fail("rte_pktmbuf_pool_create");
+	pin(0);
+	pthread_barrier_init(&both, NULL, 2);
+}
+
+int main(void)
+{
+	const long n = 2000000;
+
+	set_up();
+	compare("same-thread", evpl_same, locked_add, n);
+	compare("addref", addref, locked_add, n);
+	compare("cross-thread", evpl_cross_alone, locked_add, n);
+	compare("two-threads", evpl_exchange, evpl_cross, n);
+	compare("dpdk-same-thread", evpl_same, mbuf_same, n);
+	compare("dpdk-cross-thread", evpl_cross, mbuf_cross, n);
+	compare("dpdk-burst", evpl_burst, mbuf_burst, n);
+	compare("dpdk-addref", addref, mbuf_addref, n);
+	compare("jemalloc-same-thread", evpl_same, je_same, n);
+	compare("jemalloc-cross-thread", evpl_cross, je_cross, n);
+	compare("jemalloc-burst", evpl_burst, je_burst, n);
+	compare("mimalloc-same-thread", evpl_same, mi_same, n);
+	compare("mimalloc-cross-thread", evpl_cross, mi_cross, n);
+	compare("mimalloc-burst", evpl_burst, mi_burst, n);
+	return 0;
+}
