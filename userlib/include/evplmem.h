@@ -608,7 +608,7 @@ static inline int evpl_iovec_reserve(struct evpl *evpl, unsigned int length,
  * @used: bytes, from the beginning, that are kept
  *
  * Shortens the iovecs to @used bytes and releases those beyond. What was cut off
- * is allocated again if nothing was allocated after it.
+ * is allocated again, by the context that reserved it, if nothing was allocated after it.
  *
  * Return: the number of iovecs that remain; or -EINVAL: @used is more than they
  * have, @niov is negative, or they weren't reserved, are committed already, or are of another

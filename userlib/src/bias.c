@@ -4,8 +4,10 @@
  */
 #include "bias.h"
 
+#include <errno.h>
 #include <linux/membarrier.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +29,9 @@ static pthread_key_t key;
 
 static bool possible;
 
+/* Its destructor ran: it may be the last one, so nothing is bound to this thread any more. */
+static __thread bool ended;
+
 static int membarrier(int command)
 {
 	return (int)syscall(SYS_membarrier, command, 0, 0);
@@ -44,23 +49,48 @@ static void strike_out(struct evpl *evpl)
 
 	__atomic_store_n(&evpl->hot.thread, NULL, __ATOMIC_RELAXED);
 	for (i = 0; i < evpl->nr_slots; i++)
-		atomic_store_explicit(&evpl->slots[i]->owner, NULL, memory_order_relaxed);
+		atomic_store_explicit(&evpl->slots[i]->owner, NULL, memory_order_release);
 }
 
 /*
- * Waits until no section of @thread runs that began before a barrier. Not by nanosleep(2),
- * which is a point of cancellation.
+ * Waits for another thread, which may be of a lower priority. Not by nanosleep(2), which is
+ * a point of cancellation.
  */
-static void wait_for_section(struct evplmem_thread *thread)
+void bias_pause(int tries)
 {
 	static const struct timespec moment = { .tv_nsec = 20000 };
+
+	if (tries < 16)
+		sched_yield();
+	else
+		syscall(SYS_nanosleep, &moment, NULL);
+}
+
+/* Waits until no section of @thread runs that began before a barrier. */
+static void wait_for_section(struct evplmem_thread *thread)
+{
 	int tries;
 
-	for (tries = 0; __atomic_load_n(&thread->busy, __ATOMIC_ACQUIRE); tries++) {
-		if (tries < 16)
-			sched_yield();
-		else
-			syscall(SYS_nanosleep, &moment, NULL);
+	for (tries = 0; __atomic_load_n(&thread->busy, __ATOMIC_ACQUIRE); tries++)
+		bias_pause(tries);
+}
+
+/*
+ * All threads of the process pass a barrier. The call was there when it was registered; a
+ * process that has it refused since can't go on, as nobody can tell what is counted.
+ */
+static void barrier(void)
+{
+	static const char why[] =
+		"evplmem: membarrier(2) is refused, which was allowed when a pool was opened\n";
+	int tries;
+
+	for (tries = 0; membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED); tries++) {
+		if (errno != ENOMEM) {
+			syscall(SYS_write, STDERR_FILENO, why, sizeof(why) - 1);
+			abort();
+		}
+		bias_pause(tries);
 	}
 }
 
@@ -141,11 +171,21 @@ void bias_unbind(struct evpl *evpl)
 {
 	pthread_mutex_lock(&lock);
 	if (begin(evpl)) {
-		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+		barrier();
 		wait_for_section(evpl->taken);
 		end(evpl);
 	}
 	pthread_mutex_unlock(&lock);
+}
+
+/*
+ * Where others count in the word what the buffer's thread lets go of in its part, both grow,
+ * by what nobody uses. In some thousand million steps they would be too much.
+ */
+void bias_relieve(struct entry *entry)
+{
+	if (entry->slab && atomic_load_explicit(&entry->owner, memory_order_relaxed))
+		bias_unbind(entry->home);
 }
 
 /* All contexts, at the price of one barrier. */
@@ -158,7 +198,7 @@ void bias_unbind_all(struct evpl_pool *pool)
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
 		any |= begin(evpl);
 	if (any)
-		membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+		barrier();
 	for (evpl = pool_contexts(pool); any && evpl; evpl = evpl->next) {
 		if (!evpl->taken)
 			continue;
@@ -194,6 +234,7 @@ static void thread_ends(void *arg)
 	struct evplmem_thread *thread = arg;
 	struct evpl *evpl;
 
+	ended = true;
 	pthread_mutex_lock(&lock);
 	while (thread->contexts) {
 		evpl = evpl_of(thread->contexts);
@@ -236,7 +277,9 @@ bool bias_bind(struct evpl *evpl)
 {
 	struct evplmem_thread *thread = evplmem_self();
 
-	if (EVPLMEM_CHECKS || POISONS || !possible || atomic_load(&evpl->pool->waiting) & WAITING)
+	if (EVPLMEM_CHECKS || POISONS || !possible || ended)
+		return false;
+	if (atomic_load(&evpl->pool->waiting) & WAITING)
 		return false;
 	if (evpl->patience) {
 		evpl->patience--;
@@ -247,7 +290,9 @@ bool bias_bind(struct evpl *evpl)
 			return false;
 		thread->generation = fork_generation;
 	}
-	pthread_mutex_lock(&lock);
+	/* Never blocks; another time, then. */
+	if (pthread_mutex_trylock(&lock))
+		return false;
 	evpl->hot.next = thread->contexts;
 	thread->contexts = &evpl->hot;
 	pthread_mutex_unlock(&lock);
@@ -304,10 +349,17 @@ static void give_slot(struct evpl *evpl, struct entry *buffer)
  */
 void bias_hold(struct evpl *evpl, struct entry *buffer)
 {
-	if (!bias_has(evpl, buffer))
+	if (!bias_has(evpl, buffer)) {
 		give_slot(evpl, buffer);
-	atomic_fetch_add_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE - 1, memory_order_relaxed);
-	buffer->own += BIAS_OWN;
+		atomic_fetch_add_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE - 1,
+					  memory_order_relaxed);
+		buffer->own = BIAS_OWN;
+	} else if (buffer->own > BIAS_CHARGE) {
+		/* It was current before, and the thread has what was left of the charge. */
+		buffer->own -= BIAS_CHARGE - 1;
+	} else {
+		atomic_fetch_add_explicit(&buffer->word, BIAS_CHARGE - 1, memory_order_relaxed);
+	}
 	set_charge(evpl, BIAS_CHARGE);
 	evpl->worth++;
 }
@@ -319,6 +371,18 @@ void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
 	buffer->own = BIAS_OWN;
 	set_charge(evpl, BIAS_CHARGE);
 	evpl->worth++;
+}
+
+/*
+ * Slices that are reserved and not used take from the charge, and from the buffer nothing:
+ * there is to be enough for what inlines can cut off it.
+ */
+void bias_recharge(struct evpl *evpl, struct entry *buffer)
+{
+	if (bias_charge(evpl) > BIAS_CHARGE / 2)
+		return;
+	atomic_fetch_add_explicit(&buffer->word, BIAS_CHARGE / 2, memory_order_relaxed);
+	set_charge(evpl, bias_charge(evpl) + BIAS_CHARGE / 2);
 }
 
 /* The current buffer is the thread's alone from here. */
@@ -347,7 +411,7 @@ __attribute__((no_sanitize("thread"))) uint32_t bias_count_idle(const struct evp
 	for (i = 0; i < BIAS_SLOTS; i++) {
 		struct entry *buffer = *(struct entry *const volatile *)&evpl->slots[i];
 
-		n += i < *(const volatile uint32_t *)&evpl->nr_slots &&
+		n += buffer && i < *(const volatile uint32_t *)&evpl->nr_slots &&
 		     atomic_load(&buffer->word) == *(volatile uint32_t *)&buffer->own;
 	}
 	return n;

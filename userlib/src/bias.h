@@ -40,9 +40,11 @@ void bias_unbind(struct evpl *evpl);
 void bias_unbind_all(struct evpl_pool *pool);
 void bias_give_up(struct evpl *evpl, struct entry *current);
 void bias_wait(void);
+void bias_pause(int tries);
 
 void bias_hold(struct evpl *evpl, struct entry *buffer);
 void bias_hold_idle(struct evpl *evpl, struct entry *buffer);
+void bias_recharge(struct evpl *evpl, struct entry *buffer);
 void bias_drop(struct evpl *evpl, struct entry *buffer);
 void bias_end(struct entry *buffer);
 void bias_stop(struct evpl *evpl, struct entry *buffer);

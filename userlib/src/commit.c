@@ -34,6 +34,8 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	iovec->length = length;
 	if (old == buffer && cursor->offset == old_end) {
 		cursor->offset = end;
+		if (bias_is_bound(evpl))
+			bias_recharge(evpl, buffer);
 		return false;
 	}
 
@@ -42,7 +44,7 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	 * any, if it is more than what the context has.
 	 */
 	if (!length || !(flags & IOVEC_LAST) || end == evpl->pool->buffer_size ||
-	    (old && end >= cursor->offset) || !context_takes(evpl, buffer->slab->depot))
+	    (old && end >= cursor->offset) || buffer->home != evpl)
 		return false;
 	if (old)
 		context_drop(evpl, old);

@@ -5,7 +5,6 @@
 #include "context.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 
 #include "bias.h"
@@ -78,6 +77,7 @@ void context_drop(struct evpl *evpl, struct entry *buffer)
 struct cursor context_claim(struct evpl *evpl)
 {
 	uint64_t word = atomic_load(&evpl->current);
+	int tries = 0;
 
 	for (;;) {
 		if (word == CURRENT_BOUND && !is_bound_here(evpl)) {
@@ -85,7 +85,7 @@ struct cursor context_claim(struct evpl *evpl)
 		} else if (word == CURRENT_TAKEN) {
 			bias_wait();
 		} else if (word == CURRENT_BUSY || word == CURRENT_ROBBED) {
-			sched_yield();	/* context_retire() of that other thread */
+			bias_pause(tries++);	/* context_retire() of that other thread */
 		} else if (atomic_compare_exchange_weak(&evpl->current, &word, CURRENT_BUSY)) {
 			break;
 		} else {
@@ -171,18 +171,30 @@ void context_rob_all(struct evpl_pool *pool)
 	}
 }
 
+/*
+ * Claims a context that may be in another thread's hands meanwhile, if it is bound to this
+ * one, and this one counts in @buffer. In a section: a binding that is seen doesn't end,
+ * and another begin, until it is over.
+ */
+static bool claim_here(struct evpl *evpl, struct entry *buffer)
+{
+	struct evplmem_thread *thread = evplmem_self();
+	uint64_t expected = CURRENT_BOUND;
+	bool ok;
+
+	evplmem_enter(thread);
+	ok = is_bound_here(evpl) && bias_has(evpl, buffer) &&
+	     atomic_compare_exchange_strong(&evpl->current, &expected, CURRENT_BUSY);
+	evplmem_leave(thread);
+	return ok;
+}
+
 /* The thread that the buffer's context is bound to does what context_retire() is for. */
 static bool retire_here(struct evpl *home, struct entry *buffer)
 {
-	uint64_t expected = CURRENT_BOUND;
 	struct cursor cursor;
 
-	if (!is_bound_here(home))
-		return false;
-	/* It counts in what it cuts. */
-	if (!atomic_load_explicit(&buffer->owner, memory_order_relaxed))
-		return true;
-	if (!atomic_compare_exchange_strong(&home->current, &expected, CURRENT_BUSY))
+	if (!claim_here(home, buffer))
 		return false;
 	cursor = bound_cursor(home);
 	if (cursor.buffer == buffer) {
@@ -206,10 +218,16 @@ void context_retire(struct entry *buffer)
 
 	if (retire_here(home, buffer))
 		return;
-	if (atomic_load_explicit(&buffer->owner, memory_order_relaxed))
-		bias_unbind(home);
-	word = atomic_load(&home->current);
 	do {
+		while ((word = atomic_load(&home->current)) == CURRENT_BOUND ||
+		       word == CURRENT_TAKEN) {
+			if (word == CURRENT_TAKEN)
+				bias_wait();
+			else if (atomic_load_explicit(&buffer->owner, memory_order_acquire))
+				bias_unbind(home);
+			else if (atomic_load(&home->current) == CURRENT_BOUND)
+				return;	/* not one of those that it counts in */
+		}
 		if (word != CURRENT_BUSY && current_cursor(home->pool, word).buffer != buffer)
 			return;
 		robbed = word == CURRENT_BUSY ? CURRENT_ROBBED : CURRENT_NONE;

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "bias.h"
 #include "config.h"
 #include "guest.h"
 
@@ -203,6 +204,8 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 		goto free_device;
 	device->pool = pool;
 	device->arg = arg;
+	/* What threads keep and nobody uses isn't in use when the slabs are settled. */
+	bias_unbind_all(pool);
 
 	pool_lock(pool);
 	for (slot = 0; slot < EVPL_DEVICES_MAX; slot++)

@@ -110,11 +110,18 @@ static inline void entry_init(struct entry *entry)
 	atomic_store_explicit(&entry->word, 1, memory_order_relaxed);
 }
 
+/* A word that counts so many has most of them from a thread: see bias_relieve(). */
+#define WORD_HIGH	(1U << 31)
+
+void bias_relieve(struct entry *entry);
+
 /* The caller has a reference already, so there is nothing to order. */
 static inline void entry_get(struct entry *entry, void *site)
 {
 	uint64_t old = atomic_fetch_add_explicit(&entry->word, 1, memory_order_relaxed);
 
+	if ((old & EVPL_WORD_COUNT) >= WORD_HIGH)
+		bias_relieve(entry);
 	if (EVPLMEM_CHECKS && !(old & EVPL_WORD_COUNT))
 		debug_die(entry, "a reference taken where there was none", site,
 			  atomic_load(&entry->released));

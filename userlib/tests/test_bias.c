@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "bias.h"
 
@@ -123,6 +124,159 @@ TEST_F(bias, unbinding_leaves_the_references_and_the_place)
 	EXPECT_EQ(3, raw_word(&self->b));
 	bias_unbind(self->evpl);
 	EXPECT_EQ(3, raw_word(&self->b));
+}
+
+TEST_F(bias, what_others_add_and_the_thread_lets_go_of_does_not_run_over)
+{
+	struct entry *entry = iovec_entry(&self->a);
+
+	/* As after so many rounds of that. */
+	atomic_fetch_add(&entry->word, WORD_HIGH);
+	entry->own += WORD_HIGH;
+	EXPECT_EQ(2, word_of(&self->a));
+	on_thread(addref, &self->a);
+	EXPECT_FALSE(is_bound(self->evpl));
+	EXPECT_EQ(3, raw_word(&self->a));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(2, raw_word(&self->a));
+}
+
+TEST_F(bias, what_is_reserved_and_not_used_does_not_use_up_the_charge)
+{
+	struct entry *entry = iovec_entry(&self->a);
+	uint32_t gone = bias_charge(self->evpl) - 3;
+	int i;
+
+	/* As after so many rounds of this. */
+	atomic_fetch_sub(&entry->word, gone);
+	self->evpl->hot.place -= gone * EVPLMEM_CHARGE;
+	EXPECT_EQ(2, word_of(&self->a));
+	for (i = 0; i < 10; i++) {
+		ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, 4096, 0, 1, &self->b));
+		ASSERT_EQ(0, evpl_iovec_commit(self->evpl, &self->b, 1, 0));
+	}
+	self->b = (struct evpl_iovec){ 0 };
+	EXPECT_EQ(2, word_of(&self->a));
+	bias_unbind(self->evpl);
+	EXPECT_EQ(2, raw_word(&self->a));
+}
+
+TEST_F(bias, a_buffer_that_is_current_again_and_again_is_counted_right)
+{
+	uint64_t word;
+	int i;
+
+	/* The rest of it is reserved, so it isn't current; then most of that comes back. */
+	for (i = 0; i < 40; i++) {
+		ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 104 - 8 * (unsigned int)i, 0,
+						1, &self->b));
+		ASSERT_EQ(iovec_entry(&self->a), iovec_entry(&self->b));
+		ASSERT_EQ(1, evpl_iovec_commit(self->evpl, &self->b, 1, 8));
+		evpl_iovec_release(&self->b);
+		ASSERT_EQ(2, word_of(&self->a));
+		word = raw_word(&self->a);
+		ASSERT_GT(4ULL * BIAS_OWN, word);
+	}
+	self->b = (struct evpl_iovec){ 0 };
+	bias_unbind(self->evpl);
+	EXPECT_EQ(2, raw_word(&self->a));
+}
+
+static struct evpl_iovec *committed;
+
+static void *commit_elsewhere(void *pool)
+{
+	struct evpl_iovec iovec;
+	struct evpl *other;
+
+	/* It is bound, and has less left than what is given back. */
+	if (evpl_create(&other, pool, NULL) ||
+	    evpl_iovec_alloc(other, BUFFER / 2, 0, 1, &iovec) != 1 || !is_bound(other) ||
+	    evpl_iovec_commit(other, committed, 1, 8) != 1)
+		abort();
+	evpl_iovec_release(&iovec);
+	evpl_destroy(other);
+	return NULL;
+}
+
+TEST_F(bias, another_context_commits_and_takes_nothing_over)
+{
+	struct entry *entry = iovec_entry(&self->a);
+
+	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 104, 0, 1, &self->b));
+	ASSERT_EQ(entry, iovec_entry(&self->b));
+	committed = &self->b;
+	on_thread(commit_elsewhere, self->pool);
+	EXPECT_EQ(8, self->b.length);
+	EXPECT_EQ(2, word_of(&self->a));
+	bias_unbind(self->evpl);
+	EXPECT_EQ(2, raw_word(&self->a));
+}
+
+static void *unbind_it(void *evpl)
+{
+	bias_unbind(evpl);
+	return NULL;
+}
+
+static void *retire_it(void *entry)
+{
+	context_retire(entry);
+	return NULL;
+}
+
+TEST_F(bias, nothing_is_cut_off_what_was_retired_while_it_was_being_unbound)
+{
+	struct entry *entry = iovec_entry(&self->a);
+	pthread_t threads[2];
+
+	/* The binding can't end before this section does. */
+	evplmem_enter(evplmem_self());
+	ASSERT_EQ(0, pthread_create(&threads[0], NULL, unbind_it, self->evpl));
+	while (atomic_load(&self->evpl->current) != CURRENT_TAKEN)
+		sched_yield();
+	ASSERT_EQ(0, pthread_create(&threads[1], NULL, retire_it, entry));
+	usleep(10000);
+	evplmem_leave(evplmem_self());
+	pthread_join(threads[0], NULL);
+	pthread_join(threads[1], NULL);
+	EXPECT_EQ(1, raw_word(&self->a));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	EXPECT_NE(entry, iovec_entry(&self->b));
+}
+
+/* Thread-specific data whose destructor allocates, and wants to be called again. */
+static pthread_key_t late_key;
+static struct evpl *late_evpl;
+
+static void allocate_late(void *arg)
+{
+	struct evpl_iovec iovec;
+	int i;
+
+	pthread_setspecific(late_key, arg);
+	for (i = 0; i < 3000; i++) {
+		if (evpl_iovec_alloc(late_evpl, BUFFER / 2, 0, 1, &iovec) != 1)
+			abort();
+		evpl_iovec_release(&iovec);
+	}
+}
+
+static void *end_late(void *arg)
+{
+	pthread_setspecific(late_key, arg);
+	return NULL;
+}
+
+TEST_F(bias, nothing_is_bound_to_a_thread_whose_data_is_destroyed)
+{
+	ASSERT_EQ(0, pthread_key_create(&late_key, allocate_late));
+	ASSERT_EQ(0, evpl_create(&late_evpl, self->pool, NULL));
+	on_thread(end_late, late_evpl);
+	EXPECT_FALSE(is_bound(late_evpl));
+	evpl_pool_trim(self->pool);
+	evpl_destroy(late_evpl);
+	pthread_key_delete(late_key);
 }
 
 /* Fills the pool with slices and lets go of them, then does what it is told. */
