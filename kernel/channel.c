@@ -120,9 +120,11 @@ static void channel_put(struct evpl_channel *channel)
 	kref_put(&channel->kref, channel_free);
 }
 
+/* What there is to tell of was stored before, under the channel's lock or atomically. */
 static void wake(struct evpl_end *end, __poll_t events)
 {
-	wake_up_interruptible_poll(&end->wait, events);
+	if (wq_has_sleeper(&end->wait))
+		wake_up_interruptible_poll(&end->wait, events);
 }
 
 /* Take the first record out of an end's ring. */
@@ -252,6 +254,9 @@ static void unlock(struct evpl_end *end, struct mutex *mutex)
 }
 
 /* Writing. */
+
+/* Records that are written from the stack. */
+#define FEW	4
 
 /**
  * struct sending - a record that is being written
@@ -401,9 +406,9 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct evpl_end *end = iocb->ki_filp->private_data;
 	size_t size = iov_iter_count(from), nr = size / RECORD_SIZE, i;
-	struct evpl_record *records;
+	struct evpl_record few_records[FEW], *records = few_records;
+	struct sending few_sendings[FEW], *sendings = few_sendings;
 	struct evpl_client *client;
-	struct sending *sendings;
 	int ret = 0;
 
 	if (!size)
@@ -416,8 +421,10 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	if (!client)
 		return -ENOTCONN;
 
-	records = kvmalloc_array(nr, RECORD_SIZE, EVPL_GFP);
-	sendings = kvmalloc_array(nr, sizeof(*sendings), EVPL_GFP);
+	if (nr > FEW) {
+		records = kvmalloc_array(nr, RECORD_SIZE, EVPL_GFP);
+		sendings = kvmalloc_array(nr, sizeof(*sendings), EVPL_GFP);
+	}
 	if (!records || !sendings)
 		ret = -ENOMEM;
 	else if (!copy_from_iter_full(records, size, from))
@@ -426,8 +433,10 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		ret = check_record(&records[i]);
 	if (!ret)
 		ret = send(end, client, records, sendings, nr, iocb);
-	kvfree(sendings);
-	kvfree(records);
+	if (nr > FEW) {
+		kvfree(sendings);
+		kvfree(records);
+	}
 	evpl_client_put(client);
 	return ret ?: size;
 }
