@@ -17,7 +17,7 @@ LIBS_rdma := -libverbs
 
 BINDIR ?= $(PREFIX)/bin
 DEVICE_CFLAGS := -I$(TOP)common
-DEVICE_LIBS := $(foreach d,$(DEVICES),$(addprefix $(B)/libevplmem-$(d),.so.0 .so .a .pc))
+DEVICE_LIBS := $(foreach d,$(DEVICES),$(addprefix $(B)/libevplmem-$(d),.so.1 .so .a .pc))
 
 # None where they can't be built.
 TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
@@ -31,13 +31,13 @@ $(B)/$(1)/%.o: $(TOP)$(1)/%.c
 	@mkdir -p $$(@D)
 	$$(call Q,CC)$$(CC) $$(ALL_CFLAGS) $$(DEVICE_CFLAGS) -MMD -MP -c -o $$@ $$<
 
-$(B)/libevplmem-$(1).so.0: $(B)/$(1)/$(1).o $(TOP)libevplmem-$(1).map $(B)/libevplmem.so
-	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -shared -Wl,-soname,libevplmem-$(1).so.0 -Wl,-z,now \
+$(B)/libevplmem-$(1).so.1: $(B)/$(1)/$(1).o $(TOP)libevplmem-$(1).map $(B)/libevplmem.so
+	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -shared -Wl,-soname,libevplmem-$(1).so.1 -Wl,-z,now \
 		-Wl,--version-script=$(TOP)libevplmem-$(1).map -o $$@ $$< -L$(B) -levplmem \
 		$(LIBS_$(1)) $$(ALL_LDFLAGS)
 
-$(B)/libevplmem-$(1).so: $(B)/libevplmem-$(1).so.0
-	$$(call Q,LN)ln -sf libevplmem-$(1).so.0 $$@
+$(B)/libevplmem-$(1).so: $(B)/libevplmem-$(1).so.1
+	$$(call Q,LN)ln -sf libevplmem-$(1).so.1 $$@
 
 $(B)/libevplmem-$(1).a: $(B)/$(1)/$(1).o
 	$$(call Q,AR)rm -f $$@ && $$(AR) rcs $$@ $$<
@@ -76,8 +76,8 @@ install-devices: $(DEVICE_LIBS) $(TOOLS:%=$(B)/%)
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) \
 		$(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(BINDIR)
 	$(foreach d,$(DEVICES),\
-	$(INSTALL) -m 755 $(B)/libevplmem-$(d).so.0 $(DESTDIR)$(LIBDIR) && \
-	ln -sf libevplmem-$(d).so.0 $(DESTDIR)$(LIBDIR)/libevplmem-$(d).so && \
+	$(INSTALL) -m 755 $(B)/libevplmem-$(d).so.1 $(DESTDIR)$(LIBDIR) && \
+	ln -sf libevplmem-$(d).so.1 $(DESTDIR)$(LIBDIR)/libevplmem-$(d).so && \
 	$(INSTALL) -m 644 $(B)/libevplmem-$(d).a $(DESTDIR)$(LIBDIR) && \
 	$(INSTALL) -m 644 $(B)/libevplmem-$(d).pc $(DESTDIR)$(LIBDIR)/pkgconfig && \
 	$(INSTALL) -m 644 $(TOP)include/evplmem-$(d).h $(DESTDIR)$(INCLUDEDIR) &&) true

@@ -22,7 +22,7 @@
  * Threads: a context is used by one thread at a time. Everything else may be
  * called from any thread at any time; an iovec that two threads write is theirs
  * to lock. Allocation and release don't block, and make no system call unless
- * memory is short.
+ * memory is short. No function may be called from a signal handler.
  *
  * Fork: a child of fork(2) has none of its parent's references. Of the pools, contexts,
  * channels, devices and iovecs that its parent made, functions return -EPERM to it, and

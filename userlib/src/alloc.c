@@ -10,6 +10,7 @@
 
 #include "bias.h"
 #include "poison.h"
+#include "probe.h"
 #include "recycle.h"
 #include "sharing.h"
 #include "slab.h"
@@ -294,6 +295,7 @@ static int alloc_hard(struct evpl *evpl, const struct request *request, struct e
 	}
 	/* After the count: see give_back(). */
 	atomic_fetch_add(&pool->failures, 1);
+	PROBE2(fail, evpl, request->length);
 	return ret;
 }
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "poison.h"
+#include "probe.h"
 #include "recycle.h"
 
 /* A binding that served fewer buffers than this brought nothing. */
@@ -136,6 +137,7 @@ static void settle(struct evpl *evpl, struct evplmem_thread *thread)
 	else
 		evpl->backoff = 0;
 	evpl->patience = evpl->backoff;
+	PROBE2(unbind, evpl, evpl->worth);
 }
 
 /* Whoever unbinds it makes the context's current word of what its thread has left. */
@@ -298,6 +300,7 @@ bool bias_bind(struct evpl *evpl)
 	pthread_mutex_unlock(&lock);
 	__atomic_store_n(&evpl->hot.thread, thread, __ATOMIC_RELAXED);
 	evpl->worth = 0;
+	PROBE1(bind, evpl);
 	return true;
 }
 

@@ -10,6 +10,7 @@
 #include "bias.h"
 #include "config.h"
 #include "node.h"
+#include "probe.h"
 #include "recycle.h"
 #include "slab.h"
 #include "trim.h"
@@ -285,6 +286,7 @@ struct entry *context_steal(struct evpl *evpl)
 			}
 		}
 		stat_inc(&pool->steals);
+		PROBE2(steal, evpl, victim);
 		return buffer;
 	}
 	return NULL;

@@ -80,6 +80,8 @@ struct evpl {
 	_Atomic uint32_t limit;
 };
 
+_Static_assert(offsetof(struct evpl, hot) == 0, "what programs were compiled with");
+
 /* A current buffer in the hands of its owner; none if @buffer is NULL. */
 struct cursor {
 	struct entry *buffer;

@@ -15,6 +15,7 @@
 
 #include "context.h"
 #include "poison.h"
+#include "probe.h"
 #include "slab.h"
 
 /* Chain and count of free buffers to where every context finds them. */
@@ -64,6 +65,7 @@ void pool_wake(struct evpl_pool *pool)
 	static const uint64_t one = 1;
 
 	stat_inc(&pool->wakeups);
+	PROBE1(wake, pool);
 	syscall(SYS_write, pool->eventfd, &one, sizeof(one));
 }
 

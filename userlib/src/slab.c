@@ -9,6 +9,7 @@
 
 #include "node.h"
 #include "poison.h"
+#include "probe.h"
 #include "recycle.h"
 #include "trim.h"
 
@@ -79,6 +80,7 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 	*link = slab;
 	pool->bytes += length;
 	stat_inc(&pool->grows);
+	PROBE2(grow, pool, length);
 	*r_slab = slab;
 	return 0;
 
@@ -113,6 +115,7 @@ int slab_destroy(struct slab *slab)
 	*link = slab->next;
 	pool->bytes -= slab->extent.length;
 	pool->shrinks++;
+	PROBE2(shrink, pool, slab->extent.length);
 	numbers_put(&pool->numbers, slab->info.number);
 	free(slab);
 	return 0;
