@@ -28,6 +28,7 @@
 #include <linux/slab.h>
 
 #include "evpl.h"
+#include "trace.h"
 
 #define ORDER_SHIFT	25
 #define ORDERS		19	/* of 4 KiB to 1 GiB */
@@ -217,6 +218,7 @@ static void finish(struct evpl_lease *lease)
 	struct evpl_client *client = lease->client;
 
 	unmap(lease);
+	trace_evpl_lease_end(lease);
 	evpl_share_remove_lease(lease);
 	xa_erase(&client->leases, lease->number);
 	evpl_share_drop(lease->share);
@@ -309,6 +311,7 @@ static struct evpl_lease *create(struct evpl_client *client,
 	xa_store(&client->leases, number, lease, 0);
 	WRITE_ONCE(client->nr_leases, client->nr_leases + 1);
 	atomic_long_inc(&evpl_nr_leases);
+	trace_evpl_lease_begin(lease);
 	return lease;
 
 erase_number:

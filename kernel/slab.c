@@ -14,6 +14,7 @@
 #include <linux/slab.h>
 
 #include "evpl.h"
+#include "trace.h"
 
 #define HUGE_PAGES	BIT(EVPL_HUGE_ORDER)
 
@@ -115,6 +116,7 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	evpl_client_get(client);
 	slab->client = client;
 	atomic_long_inc(&evpl_nr_slabs);
+	trace_evpl_slab_begin(slab);
 	return slab;
 
 free_folios:
@@ -149,6 +151,7 @@ void evpl_slab_put(struct evpl_slab *slab)
 		return;
 
 	WARN_ON_ONCE(!slab->orphaned || !xa_empty(&slab->shares));
+	trace_evpl_slab_end(slab);
 	evpl_client_put(slab->client);
 	kvfree(slab);
 	atomic_long_dec(&evpl_nr_slabs);

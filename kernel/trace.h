@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tracepoints: why a buffer isn't its owner's yet, and when it is.
+ * Tracepoints: slabs and leases come and go; why a buffer isn't its owner's yet, and when
+ * it is. What is on the path of each record has none.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM evpl
@@ -11,6 +12,52 @@
 #include <linux/tracepoint.h>
 
 #include "evpl.h"
+
+DECLARE_EVENT_CLASS(evpl_slab,
+	TP_PROTO(struct evpl_slab *slab),
+	TP_ARGS(slab),
+	TP_STRUCT__entry(
+		__field(pid_t, pid)
+		__field(u64, bytes)
+		__field(unsigned int, folios)
+	),
+	TP_fast_assign(
+		__entry->pid = pid_nr(slab->client->pid);
+		__entry->bytes = (u64)slab->nr_pages << PAGE_SHIFT;
+		__entry->folios = slab->nr_parts;
+	),
+	TP_printk("owner %d bytes %llu in %u folios", __entry->pid, __entry->bytes,
+		  __entry->folios)
+);
+
+DEFINE_EVENT(evpl_slab, evpl_slab_begin,
+	TP_PROTO(struct evpl_slab *slab), TP_ARGS(slab));
+DEFINE_EVENT(evpl_slab, evpl_slab_end,
+	TP_PROTO(struct evpl_slab *slab), TP_ARGS(slab));
+
+DECLARE_EVENT_CLASS(evpl_lease,
+	TP_PROTO(struct evpl_lease *lease),
+	TP_ARGS(lease),
+	TP_STRUCT__entry(
+		__field(pid_t, pid)
+		__field(u32, number)
+		__field(pid_t, owner)
+		__field(u64, offset)
+	),
+	TP_fast_assign(
+		__entry->pid = pid_nr(lease->client->pid);
+		__entry->number = lease->number;
+		__entry->owner = pid_nr(lease->share->slab->client->pid);
+		__entry->offset = evpl_share_offset(lease->share);
+	),
+	TP_printk("client %d lease %#x owner %d buffer %#llx", __entry->pid,
+		  __entry->number, __entry->owner, __entry->offset)
+);
+
+DEFINE_EVENT(evpl_lease, evpl_lease_begin,
+	TP_PROTO(struct evpl_lease *lease), TP_ARGS(lease));
+DEFINE_EVENT(evpl_lease, evpl_lease_end,
+	TP_PROTO(struct evpl_lease *lease), TP_ARGS(lease));
 
 DECLARE_EVENT_CLASS(evpl_quarantine,
 	TP_PROTO(struct evpl_share *share),

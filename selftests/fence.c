@@ -353,9 +353,10 @@ static bool is_traced(const char *event, const char *text)
 	return found;
 }
 
-TEST_F(fence, trace_tells_why_a_buffer_is_kept)
+TEST_F(fence, trace_tells_what_comes_and_goes_and_why_a_buffer_is_kept)
 {
 	struct evpl_record got;
+	uint64_t offset;
 	char page[4096];
 	char *memory;
 
@@ -366,8 +367,14 @@ TEST_F(fence, trace_tells_why_a_buffer_is_kept)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
+	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, 2 * SLAB_2M, &offset));
+	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, offset));
 	EXPECT_EQ(0, write_string(TRACING "events/evpl/enable", "0"));
 	/* Buffer 5 is at 0x50000. */
+	EXPECT_TRUE(is_traced("evpl_lease_begin:", "buffer 0x50000"));
+	EXPECT_TRUE(is_traced("evpl_lease_end:", "buffer 0x50000"));
+	EXPECT_TRUE(is_traced("evpl_slab_begin:", "bytes 4194304 in "));
+	EXPECT_TRUE(is_traced("evpl_slab_end:", "bytes 4194304 in "));
 	EXPECT_TRUE(is_traced("evpl_fence_closed:", "buffer 0x50000"));
 	EXPECT_TRUE(is_traced("evpl_fence_closed:", "has 1 references, floor 0"));
 	EXPECT_TRUE(is_traced("evpl_quarantine_begin:", "buffer 0x50000"));
