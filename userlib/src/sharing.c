@@ -387,6 +387,19 @@ static void queue(struct sharing *sharing, struct entry *lease)
 		sharing_flush(lease->pool);
 }
 
+/* Takes off a reference that is neither the last, nor the last but for registrations. */
+static bool put_of_many(struct entry *lease)
+{
+	uint64_t old = atomic_load_explicit(&lease->word, memory_order_relaxed);
+
+	while (!EVPLMEM_CHECKS && (old & EVPL_WORD_COUNT) > 2)
+		if (atomic_compare_exchange_weak_explicit(&lease->word, &old, old - 1,
+							  memory_order_release,
+							  memory_order_relaxed))
+			return true;
+	return false;
+}
+
 /*
  * A reference of a lease goes. If it was the last but for that of the lease's
  * registrations, these go with it. While the word may be 0 already and this thread isn't
@@ -398,6 +411,9 @@ void sharing_put(struct entry *lease, void *site)
 	struct evpl_pool *pool = lease->pool;
 	uint64_t old;
 
+	/* Most write nothing that others do who don't share the buffer. */
+	if (put_of_many(lease))
+		return;
 	atomic_fetch_add(&pool->letting_go, 1);
 	old = entry_drop(lease, 1, site);
 	if ((old & EVPL_WORD_COUNT) == 2 && guest_end(lease))
