@@ -7,8 +7,10 @@
  */
 #include <fcntl.h>
 #include <liburing.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -656,8 +658,29 @@ static void hold_leases(int peer, int count, int ready)
 		pause();
 }
 
-static double death_of(int count)
+/* Others use a channel of their own meanwhile: how long its longest round takes. */
+struct bystander {
+	pthread_t thread;
+	atomic_bool stop;
+	double longest;
+};
+
+static void *stand_by(void *arg)
 {
+	struct bystander *bystander = arg;
+	double start;
+
+	while (!atomic_load(&bystander->stop)) {
+		start = channel(1);
+		if (start > bystander->longest)
+			bystander->longest = start;
+	}
+	return NULL;
+}
+
+static double death_of(int count, double *others)
+{
+	struct bystander bystander = { .longest = 0 };
 	struct evpl_pool *pool = open_pool(PAGE, 0);
 	struct evpl_message message = { .iovec = { 0 } };
 	struct evpl_channel *channel;
@@ -681,10 +704,17 @@ static double death_of(int count)
 			fail("evpl_channel_send");
 	if (read(fds[0], &byte, 1) != 1)
 		fail("the other process");
+	if (others && pthread_create(&bystander.thread, NULL, stand_by, &bystander))
+		fail("pthread_create");
 	start = now_ns();
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
 	start = now_ns() - start;
+	if (others) {
+		atomic_store(&bystander.stop, true);
+		pthread_join(bystander.thread, NULL);
+		*others = bystander.longest;
+	}
 	evpl_channel_close(channel);
 	evpl_destroy(evpl);
 	if (evpl_pool_close(pool))
@@ -703,7 +733,7 @@ static double death_of_many(long n)
 	long i;
 
 	for (i = 0; i < n; i++)
-		all += death_of(4 * FEW_LEASES) / 4;
+		all += death_of(4 * FEW_LEASES, NULL) / 4;
 	return all;
 }
 
@@ -713,8 +743,66 @@ static double death_of_few(long n)
 	long i;
 
 	for (i = 0; i < n; i++)
-		all += death_of(FEW_LEASES);
+		all += death_of(FEW_LEASES, NULL);
 	return all;
+}
+
+static double others_with_many(long n)
+{
+	double all = 0, longest;
+	long i;
+
+	for (i = 0; i < n; i++, all += longest)
+		death_of(4 * FEW_LEASES, &longest);
+	return all;
+}
+
+static double others_with_few(long n)
+{
+	double all = 0, longest;
+	long i;
+
+	for (i = 0; i < n; i++, all += longest)
+		death_of(FEW_LEASES, &longest);
+	return all;
+}
+
+/* What a client's buffers of 4 KiB take beside themselves, in bytes a buffer. */
+static double charged(void)
+{
+	char line[32] = "";
+	FILE *file = fopen("/sys/fs/cgroup/bench/memory.current", "r");
+
+	if (!file || !fgets(line, sizeof(line), file))
+		fail("memory.current");
+	fclose(file);
+	return atof(line);
+}
+
+#define SLABS 8
+
+static double memory_of_buffers(long n)
+{
+	struct evpl_setup setup = { .size = sizeof(setup), .buffer_size = PAGE };
+	struct evpl_slab_alloc alloc = { .size = sizeof(alloc), .length = SLAB, .node = -1 };
+	int fd = open("/dev/evpl", O_RDWR | O_CLOEXEC), i;
+	double before;
+
+	if (fd < 0 || ioctl(fd, EVPL_SETUP, &setup))
+		fail("/dev/evpl");
+	before = charged();
+	for (i = 0; i < SLABS; i++)
+		if (ioctl(fd, EVPL_SLAB_ALLOC, &alloc))
+			fail("EVPL_SLAB_ALLOC");
+	before = charged() - before - (double)SLABS * SLAB;
+	close(fd);
+	return before / (SLABS * SLAB / PAGE) * (double)n;
+}
+
+/* 64 in its entry, 16 in the kernel, and 32 a folio of 512. */
+static double memory_allowed(long n)
+{
+	return (64 + 16 + 32.0 / 512) * (double)n;
 }
 
 int main(int argc, char **argv)
@@ -729,7 +817,9 @@ int main(int argc, char **argv)
 	compare("channel-pipe", channel, channel_pipe, 5000);
 	compare("channel-socket", channel_1m, socket_1m, 400);
 	compare("channel-memfd", channel_1m, memfd_1m, 400);
+	compare("memory", memory_of_buffers, memory_allowed, 1);
 	compare("death", death_of_many, death_of_few, 1);
+	compare("death-others", others_with_many, others_with_few, 1);
 	compare("uring", uring_module, uring_hugetlb, 400);
 	compare("uring-hugetlb", uring_hugetlb, uring_hugetlb, 400);
 	if (find_rdma()) {
