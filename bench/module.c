@@ -820,11 +820,11 @@ int main(int argc, char **argv)
 	compare("memory", memory_of_buffers, memory_allowed, 1);
 	compare("death", death_of_many, death_of_few, 1);
 	compare("death-others", others_with_many, others_with_few, 1);
-	compare("uring", uring_module, uring_hugetlb, 400);
-	compare("uring-hugetlb", uring_hugetlb, uring_hugetlb, 400);
+	compare("uring", uring_module, uring_hugetlb, 6400);
+	compare("uring-hugetlb", uring_hugetlb, uring_hugetlb, 6400);
 	if (find_rdma()) {
-		compare("rdma", rdma_module, rdma_hugetlb, 100);
-		compare("rdma-hugetlb", rdma_hugetlb, rdma_hugetlb, 100);
+		compare("rdma", rdma_module, rdma_hugetlb, 500);
+		compare("rdma-hugetlb", rdma_hugetlb, rdma_hugetlb, 500);
 	}
 	return 0;
 }
