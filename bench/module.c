@@ -21,7 +21,9 @@
 #include <unistd.h>
 
 #include <evplmem.h>
+#include <linux/dma-heap.h>
 #include <linux/evpl.h>
+#include <linux/udmabuf.h>
 
 #include "bench.h"
 #include "qp.h"
@@ -123,6 +125,67 @@ static double slab_memset(long n)
 	start = now_ns() - start;
 	slab_end(client);
 	return start;
+}
+
+/* The same of what else gives out memory for devices: @make returns a descriptor. */
+static double slab_of(int (*make)(void), long n)
+{
+	double all = 0, start;
+	char *memory;
+	long i;
+	int fd;
+
+	for (i = 0; i < n; i++) {
+		start = now_ns();
+		fd = make();
+		memory = mmap(NULL, SLAB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (fd < 0 || memory == MAP_FAILED)
+			fail("64 MiB of a dma-buf");
+		touch(memory, SLAB);
+		all += now_ns() - start;
+		munmap(memory, SLAB);
+		close(fd);
+	}
+	return all;
+}
+
+static int make_heap(void)
+{
+	struct dma_heap_allocation_data data = {
+		.len = SLAB,
+		.fd_flags = O_RDWR | O_CLOEXEC,
+	};
+	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
+
+	if (heap < 0 || ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data))
+		return -1;
+	close(heap);
+	return (int)data.fd;
+}
+
+static int make_udmabuf(void)
+{
+	struct udmabuf_create create = { .flags = UDMABUF_FLAGS_CLOEXEC, .size = SLAB };
+	int device = open("/dev/udmabuf", O_RDWR | O_CLOEXEC), fd;
+
+	create.memfd = (__u32)memfd_create("bench", MFD_ALLOW_SEALING | MFD_CLOEXEC);
+	if (device < 0 || ftruncate((int)create.memfd, SLAB) ||
+	    fcntl((int)create.memfd, F_ADD_SEALS, F_SEAL_SHRINK))
+		return -1;
+	fd = ioctl(device, UDMABUF_CREATE, &create);
+	close((int)create.memfd);
+	close(device);
+	return fd;
+}
+
+static double slab_heap(long n)
+{
+	return slab_of(make_heap, n);
+}
+
+static double slab_udmabuf(long n)
+{
+	return slab_of(make_udmabuf, n);
 }
 
 static long faults(void)
@@ -726,45 +789,38 @@ static double death_of(int count, double *others)
 
 #define FEW_LEASES	4000
 
-/* Each @n is a death; that of four times as many is a quarter. */
-static double death_of_many(long n)
+/* @n deaths: how long they take, or what others wait for meanwhile. */
+static double deaths(int count, bool others, long n)
 {
-	double all = 0;
+	double all = 0, taken, longest;
 	long i;
 
-	for (i = 0; i < n; i++)
-		all += death_of(4 * FEW_LEASES, NULL) / 4;
+	for (i = 0; i < n; i++) {
+		taken = death_of(count, others ? &longest : NULL);
+		all += others ? longest : taken;
+	}
 	return all;
+}
+
+/* That of four times as many is a quarter. */
+static double death_of_many(long n)
+{
+	return deaths(4 * FEW_LEASES, false, n) / 4;
 }
 
 static double death_of_few(long n)
 {
-	double all = 0;
-	long i;
-
-	for (i = 0; i < n; i++)
-		all += death_of(FEW_LEASES, NULL);
-	return all;
+	return deaths(FEW_LEASES, false, n);
 }
 
 static double others_with_many(long n)
 {
-	double all = 0, longest;
-	long i;
-
-	for (i = 0; i < n; i++, all += longest)
-		death_of(4 * FEW_LEASES, &longest);
-	return all;
+	return deaths(4 * FEW_LEASES, true, n);
 }
 
 static double others_with_few(long n)
 {
-	double all = 0, longest;
-	long i;
-
-	for (i = 0; i < n; i++, all += longest)
-		death_of(FEW_LEASES, &longest);
-	return all;
+	return deaths(FEW_LEASES, true, n);
 }
 
 /* What a client's buffers of 4 KiB take beside themselves, in bytes a buffer. */
@@ -814,6 +870,10 @@ int main(int argc, char **argv)
 	disk = argv[1];
 	compare("slab", slab, slab_memset, 2);
 	compare("slab-faults", slab_faults, slab_folios, 2);
+	if (!access("/dev/dma_heap/system", F_OK))
+		compare("slab-heap", slab, slab_heap, 2);
+	if (!access("/dev/udmabuf", F_OK))
+		compare("slab-udmabuf", slab, slab_udmabuf, 2);
 	compare("channel-pipe", channel, channel_pipe, 5000);
 	compare("channel-socket", channel_1m, socket_1m, 400);
 	compare("channel-memfd", channel_1m, memfd_1m, 400);
