@@ -51,9 +51,10 @@ static struct evpl_pool *pool_get_struct(void)
 	if (pool)
 		return pool;
 
-	pool = calloc(1, sizeof(*pool));
+	pool = aligned_alloc(alignof(struct evpl_pool), sizeof(*pool));
 	if (!pool)
 		return NULL;
+	memset(pool, 0, sizeof(*pool));
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->calls_done, NULL);
 	return pool;

@@ -89,8 +89,7 @@ struct sharing;
  * @wakeups: writes to @eventfd
  */
 struct evpl_pool {
-	_Atomic uint32_t waiting;
-	_Atomic uint32_t letting_go;
+	alignas(64) _Atomic uint32_t waiting;
 	int eventfd;
 	pthread_mutex_t lock;
 	pthread_cond_t calls_done;
@@ -115,7 +114,10 @@ struct evpl_pool {
 	struct evpl_device *devices[EVPL_DEVICES_MAX];
 	struct guest *guests;
 
-	_Atomic uint64_t bytes;
+	/* Releasing threads read what is above, and write this. */
+	alignas(64) _Atomic uint32_t letting_go;
+
+	alignas(64) _Atomic uint64_t bytes;
 	_Atomic uint64_t shrinks;
 	_Atomic uint64_t grows;
 	_Atomic uint64_t steals;
