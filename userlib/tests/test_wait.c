@@ -264,14 +264,20 @@ static void *releaser_main(void *arg)
 {
 	struct duel *duel = arg;
 	struct evpl_iovec *iovec;
-	unsigned int spins = 0;
+	unsigned int spins = 0, n = 0;
 
 	while (!atomic_load(&duel->stop)) {
 		iovec = atomic_exchange(&duel->iovec, NULL);
-		if (iovec)
-			evpl_iovec_release(iovec);
-		else
+		if (!iovec) {
 			spin(&spins);
+			continue;
+		}
+		/* Mostly at any moment, but sometimes when the other surely waits. */
+		while (n % 16 == 0 && !(atomic_load(&duel->pool->waiting) & WAITING) &&
+		       !atomic_load(&duel->stop))
+			spin(&spins);
+		n++;
+		evpl_iovec_release(iovec);
 	}
 	return NULL;
 }
