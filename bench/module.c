@@ -211,7 +211,74 @@ static double slab_folios(long n)
 	return (double)n * (SLAB / (2 * MIB));
 }
 
+/* A client with its windows, as a program without the library has it. */
+struct raw {
+	int fd;
+	struct evpl_entry *entries, *leases;
+};
+
+static struct raw raw_open(void)
+{
+	struct evpl_setup setup = { .size = sizeof(setup) };
+	const int rw = PROT_READ | PROT_WRITE;
+	struct raw raw;
+
+	raw.fd = open("/dev/evpl", O_RDWR | O_CLOEXEC);
+	if (raw.fd < 0 || ioctl(raw.fd, EVPL_SETUP, &setup))
+		fail("/dev/evpl");
+	raw.entries = mmap(NULL, PAGE, rw, MAP_SHARED, raw.fd, (off_t)setup.out_refs_offset);
+	raw.leases = mmap(NULL, setup.out_leases_size, rw, MAP_SHARED | MAP_NORESERVE, raw.fd,
+			  (off_t)setup.out_leases_offset);
+	if (raw.entries == MAP_FAILED || raw.leases == MAP_FAILED)
+		fail("mmap");
+	return raw;
+}
+
+static void raw_bind(const struct raw *raw, int end)
+{
+	struct evpl_channel_bind bind = { .size = sizeof(bind), .fd = end };
+
+	if (ioctl(raw->fd, EVPL_CHANNEL_BIND, &bind))
+		fail("EVPL_CHANNEL_BIND");
+}
+
 /* One reference goes through a channel whose ends are both here, again and again. */
+static double records(long n)
+{
+	struct evpl_slab_alloc alloc = { .size = sizeof(alloc), .length = 2 * MIB, .node = -1 };
+	struct evpl_channel_create create = { .size = sizeof(create) };
+	struct raw owner = raw_open(), receiver = raw_open();
+	struct evpl_record record = { .length = 4096 }, got;
+	double start = 0;
+	long i;
+
+	if (ioctl(owner.fd, EVPL_SLAB_ALLOC, &alloc) ||
+	    ioctl(owner.fd, EVPL_CHANNEL_CREATE, &create))
+		fail("a channel");
+	raw_bind(&owner, create.out_fds[0]);
+	raw_bind(&receiver, create.out_fds[1]);
+	record.offset = alloc.out_offset;
+	__atomic_store_n(&owner.entries[0].word, 1, __ATOMIC_RELAXED);
+	/* The receiver always has one, as who works on a stream of slices does. */
+	for (i = -1; i < n; i++) {
+		if (!i)
+			start = now_ns();
+		__atomic_fetch_add(&owner.entries[0].word, 1, __ATOMIC_RELAXED);
+		if (write(create.out_fds[0], &record, sizeof(record)) != sizeof(record) ||
+		    read(create.out_fds[1], &got, sizeof(got)) != sizeof(got))
+			fail("a channel");
+		if (i >= 0)
+			__atomic_fetch_sub(&receiver.leases[got.lease].word, 1, __ATOMIC_RELEASE);
+	}
+	start = now_ns() - start;
+	close(create.out_fds[0]);
+	close(create.out_fds[1]);
+	close(owner.fd);
+	close(receiver.fd);
+	return start;
+}
+
+/* The same by the library. */
 static double channel(long n)
 {
 	struct evpl_pool *owner = open_pool(0, 0), *receiver = open_pool(0, 0);
@@ -874,7 +941,8 @@ int main(int argc, char **argv)
 		compare("slab-heap", slab, slab_heap, 2);
 	if (!access("/dev/udmabuf", F_OK))
 		compare("slab-udmabuf", slab, slab_udmabuf, 2);
-	compare("channel-pipe", channel, channel_pipe, 5000);
+	compare("channel-pipe", records, channel_pipe, 5000);
+	compare("channel-library", channel, channel_pipe, 5000);
 	compare("channel-socket", channel_1m, socket_1m, 400);
 	compare("channel-memfd", channel_1m, memfd_1m, 400);
 	compare("memory", memory_of_buffers, memory_allowed, 1);
