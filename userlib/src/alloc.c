@@ -114,6 +114,7 @@ static struct entry *take_buffer(struct evpl *evpl, bool steal)
 	if (!buffer)
 		return NULL;
 	buffer->home = evpl;
+	atomic_store_explicit(&buffer->retired, false, memory_order_relaxed);
 	entry_init(buffer);
 	return buffer;
 }

@@ -44,7 +44,8 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	 * any, if it is more than what the context has.
 	 */
 	if (!length || !(flags & IOVEC_LAST) || end == evpl->pool->buffer_size ||
-	    (old && end >= cursor->offset) || buffer->home != evpl)
+	    (old && end >= cursor->offset) || buffer->home != evpl ||
+	    atomic_load(&buffer->retired))
 		return false;
 	if (old)
 		context_drop(evpl, old);
@@ -61,17 +62,19 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned int length)
 {
 	struct evplmem_thread *thread = evplmem_self();
-	uint32_t start, end, now;
+	struct evplmem_count *buffer = (struct evplmem_count *)iovec_entry(iovec);
+	uint32_t start, end, now, was = iovec->length;
+	char *data = iovec->data;
 	bool ok = false;
 
-	if (thread->generation != evpl->hot.generation || !iovec->data || length > iovec->length ||
+	if (thread->generation != evpl->hot.generation || !data || length > was ||
 	    iovec->__private1 != (thread->generation | IOVEC_RESERVED))
 		return false;
 	evplmem_enter(thread);
 	if (__atomic_load_n(&evpl->hot.thread, __ATOMIC_RELAXED) == thread &&
-	    evpl->hot.buffer == (struct evplmem_count *)iovec_entry(iovec)) {
-		start = (uint32_t)((char *)iovec->data - evpl->hot.base);
-		end = (uint32_t)align_up((uint64_t)start + iovec->length, SLICE_ALIGN);
+	    evpl->hot.buffer == buffer) {
+		start = (uint32_t)(data - evpl->hot.base);
+		end = (uint32_t)align_up((uint64_t)start + was, SLICE_ALIGN);
 		now = (uint32_t)align_up((uint64_t)start + length, SLICE_ALIGN);
 		if ((uint32_t)evpl->hot.place == end) {
 			evpl->hot.place -= end - now;

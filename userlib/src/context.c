@@ -217,6 +217,7 @@ void context_retire(struct entry *buffer)
 	struct evpl *home = buffer->home;
 	uint64_t word, robbed;
 
+	atomic_store(&buffer->retired, true);
 	if (retire_here(home, buffer))
 		return;
 	do {

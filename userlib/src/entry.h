@@ -48,6 +48,7 @@ struct slab;
  * @pool: of a lease: the pool that has it
  * @next: index + 1 of the entry below it in a stack, or 0; of a lease: the next that
  *	is idle
+ * @retired: others see the buffer, so nothing is cut off it until it is taken again
  * @queued: of a lease: it is among those that are idle
  * @known: of a lease: it is among those that there ever were
  * @shift: of a lease: log2 of the buffer's bytes
@@ -72,7 +73,10 @@ struct entry {
 		struct evpl_pool *pool;
 	};
 	_Atomic uint32_t next;
-	atomic_bool queued;
+	union {
+		atomic_bool retired;
+		atomic_bool queued;
+	};
 	atomic_bool known;
 	atomic_bool held;
 	uint8_t shift;

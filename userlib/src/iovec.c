@@ -49,12 +49,16 @@ void evplmem_iovec_release(struct evpl_iovec *iovec)
 	iovec_put(iovec, CALLER());
 }
 
-/* How many iovecs, from the first on, are of one buffer. */
+/*
+ * How many iovecs, from the first on, are of one buffer; not one that a parent had at the
+ * same place.
+ */
 static uint32_t count_run(const struct evpl_iovec *iovecs, int niov)
 {
 	int n = 1;
 
-	while (n < niov && iovecs[n].__private2 == iovecs[0].__private2)
+	while (n < niov && iovecs[n].__private2 == iovecs[0].__private2 &&
+	       !((iovecs[n].__private1 ^ iovecs[0].__private1) & -GENERATION_STEP))
 		n++;
 	return (uint32_t)n;
 }

@@ -141,6 +141,27 @@ TEST_F(bias, what_others_add_and_the_thread_lets_go_of_does_not_run_over)
 	EXPECT_EQ(2, raw_word(&self->a));
 }
 
+TEST_F(bias, what_was_retired_is_not_cut_again_by_a_commit)
+{
+	struct entry *entry = iovec_entry(&self->a);
+
+	/* The rest of the buffer is reserved when the other slice goes to another process. */
+	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 104, 0, 1, &self->b));
+	ASSERT_EQ(entry, iovec_entry(&self->b));
+	context_retire(entry);
+	ASSERT_EQ(1, evpl_iovec_commit(self->evpl, &self->b, 1, 8));
+	EXPECT_EQ(2, raw_word(&self->a));
+	evpl_iovec_release(&self->b);
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	EXPECT_NE(entry, iovec_entry(&self->b));
+	/* But it is, once it was free. */
+	evpl_iovec_release(&self->a);
+	evpl_iovec_release(&self->b);
+	EXPECT_EQ(0, raw_word(&self->a));
+	self->a = (struct evpl_iovec){ 0 };
+	self->b = (struct evpl_iovec){ 0 };
+}
+
 TEST_F(bias, what_is_reserved_and_not_used_does_not_use_up_the_charge)
 {
 	struct entry *entry = iovec_entry(&self->a);
