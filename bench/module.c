@@ -215,6 +215,7 @@ static double slab_folios(long n)
 struct raw {
 	int fd;
 	struct evpl_entry *entries, *leases;
+	size_t leases_size;
 };
 
 static struct raw raw_open(void)
@@ -227,11 +228,19 @@ static struct raw raw_open(void)
 	if (raw.fd < 0 || ioctl(raw.fd, EVPL_SETUP, &setup))
 		fail("/dev/evpl");
 	raw.entries = mmap(NULL, PAGE, rw, MAP_SHARED, raw.fd, (off_t)setup.out_refs_offset);
-	raw.leases = mmap(NULL, setup.out_leases_size, rw, MAP_SHARED | MAP_NORESERVE, raw.fd,
+	raw.leases_size = setup.out_leases_size;
+	raw.leases = mmap(NULL, raw.leases_size, rw, MAP_SHARED | MAP_NORESERVE, raw.fd,
 			  (off_t)setup.out_leases_offset);
 	if (raw.entries == MAP_FAILED || raw.leases == MAP_FAILED)
 		fail("mmap");
 	return raw;
+}
+
+static void raw_close(struct raw *raw)
+{
+	munmap(raw->entries, PAGE);
+	munmap(raw->leases, raw->leases_size);
+	close(raw->fd);
 }
 
 static void raw_bind(const struct raw *raw, int end)
@@ -273,8 +282,8 @@ static double records(long n)
 	start = now_ns() - start;
 	close(create.out_fds[0]);
 	close(create.out_fds[1]);
-	close(owner.fd);
-	close(receiver.fd);
+	raw_close(&owner);
+	raw_close(&receiver);
 	return start;
 }
 
