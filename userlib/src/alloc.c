@@ -131,24 +131,16 @@ static bool alloc_from(struct evpl *evpl, const struct request *request, bool st
 	size_t size = evpl->pool->buffer_size;
 	bool whole = private || align_up(request->length, SLICE_ALIGN) == size ||
 		     (cursor.buffer && request->length >= size / 2);
+	struct entry *buffer, *idle = NULL;
 	bool ok = true, fresh = false;
-	struct entry *buffer;
 
 	if (cursor.buffer && !private &&
 	    (cut(evpl, &cursor, request, iovec) || cut_again(evpl, &cursor, request, iovec)))
 		goto park;
 
-	if (!whole && bias_is_bound(evpl)) {
-		buffer = bias_find_idle(evpl, cursor.buffer);
-		if (buffer) {
-			if (cursor.buffer)
-				context_drop(evpl, cursor.buffer);
-			bias_hold_idle(evpl, buffer);
-			goto current;
-		}
-	}
-
-	buffer = take_buffer(evpl, steal);
+	if (!whole && bias_is_bound(evpl))
+		idle = bias_find_idle(evpl, cursor.buffer);
+	buffer = idle ? idle : take_buffer(evpl, steal);
 	if (!buffer) {
 		ok = false;
 		goto park;
@@ -160,10 +152,13 @@ static bool alloc_from(struct evpl *evpl, const struct request *request, bool st
 
 	if (cursor.buffer)
 		context_drop(evpl, cursor.buffer);
-	if (!bias_is_bound(evpl))
-		bias_bind(evpl);
-	context_hold(evpl, buffer);
-current:
+	if (idle) {
+		bias_hold_idle(evpl, buffer);
+	} else {
+		if (!bias_is_bound(evpl))
+			bias_bind(evpl);
+		context_hold(evpl, buffer);
+	}
 	cursor = (struct cursor){ .buffer = buffer };
 	fresh = true;
 	cut(evpl, &cursor, request, iovec);

@@ -140,15 +140,6 @@ static void settle(struct evpl *evpl, struct evplmem_thread *thread)
 	PROBE2(unbind, evpl, evpl->worth);
 }
 
-/* Whoever unbinds it makes the context's current word of what its thread has left. */
-static uint64_t settled_word(const struct evpl *evpl)
-{
-	const struct entry *buffer = (struct entry *)evpl->hot.buffer;
-
-	return buffer ? current_word((struct cursor){ (struct entry *)buffer, (uint32_t)evpl->hot.place }) :
-			CURRENT_NONE;
-}
-
 /* Begins to unbind it. Returns false if it isn't bound, or its thread is at it. */
 static bool begin(struct evpl *evpl)
 {
@@ -161,11 +152,14 @@ static bool begin(struct evpl *evpl)
 	return true;
 }
 
+/* What its thread had left is the context's current buffer. */
 static void end(struct evpl *evpl)
 {
+	struct cursor cursor = bias_cursor(evpl);
+
 	settle(evpl, evpl->taken);
 	evpl->taken = NULL;
-	atomic_store(&evpl->current, settled_word(evpl));
+	atomic_store(&evpl->current, cursor.buffer ? current_word(cursor) : CURRENT_NONE);
 }
 
 /* Ends what binds a context, by any thread that hasn't claimed it. */

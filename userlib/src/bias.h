@@ -64,6 +64,12 @@ static inline uint32_t bias_charge(const struct evpl *evpl)
 	return (uint32_t)(evpl->hot.place / EVPLMEM_CHARGE);
 }
 
+/* What its thread cuts slices off. */
+static inline struct cursor bias_cursor(const struct evpl *evpl)
+{
+	return (struct cursor){ (struct entry *)evpl->hot.buffer, (uint32_t)evpl->hot.place };
+}
+
 /* Whether its thread counts in @buffer. */
 static inline bool bias_has(const struct evpl *evpl, struct entry *buffer)
 {

@@ -38,12 +38,6 @@ static struct cursor current_cursor(struct evpl_pool *pool, uint64_t word)
 	return cursor;
 }
 
-/* What inlines cut slices off. */
-static struct cursor bound_cursor(const struct evpl *evpl)
-{
-	return (struct cursor){ (struct entry *)evpl->hot.buffer, (uint32_t)evpl->hot.place };
-}
-
 /* The reference that the caller has is the context's from here, which it has claimed. */
 void context_hold(struct evpl *evpl, struct entry *buffer)
 {
@@ -94,7 +88,7 @@ struct cursor context_claim(struct evpl *evpl)
 		}
 		word = atomic_load(&evpl->current);
 	}
-	return word == CURRENT_BOUND ? bound_cursor(evpl) : current_cursor(evpl->pool, word);
+	return word == CURRENT_BOUND ? bias_cursor(evpl) : current_cursor(evpl->pool, word);
 }
 
 /* What a bound thread has is where its inlines find it. */
@@ -197,7 +191,7 @@ static bool retire_here(struct evpl *home, struct entry *buffer)
 
 	if (!claim_here(home, buffer))
 		return false;
-	cursor = bound_cursor(home);
+	cursor = bias_cursor(home);
 	if (cursor.buffer == buffer) {
 		context_drop(home, buffer);
 		cursor.buffer = NULL;
