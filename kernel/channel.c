@@ -5,10 +5,10 @@
  * each record there owns a count of the share of its buffer. An end that is closed
  * gets nothing any more; it closes when its file goes, or its client.
  *
- * Writing takes over all references, then puts the records into the ring or gives
- * the references back. Reading looks at the first record, has a lease for it,
- * copies it out, and only then counts it in and takes it out of the ring: until
- * then whatever fails leaves it there.
+ * Writing has room kept for its records, takes over all references, then puts the
+ * records into the ring or gives the references back. Reading has the first record
+ * to itself, counts it in a lease, copies it out, and only then takes it out of the
+ * ring: until then whatever fails leaves it there.
  */
 #include <linux/anon_inodes.h>
 #include <linux/err.h>
@@ -46,33 +46,35 @@ struct evpl_item {
  * struct evpl_end - one end of a channel
  * @channel: the channel; the end's file owns a reference
  * @peer: the other end
- * @write_mutex: one write at a time, so that the room which it saw stays
- * @read_mutex: one read at a time, so that the record which it saw stays the first
- * @turned_away: somebody who doesn't wait has found one of the two taken
- * @client: whom it is bound to, with a reference; NULL before, and once it is closed
  * @node: in evpl_client.ends while it is bound; ends_lock guards it
- * @bound: it has been bound
+ * @client: whom it is bound to, with a reference; NULL before, and once it is closed
  * @closed: nobody reads from it or writes to it any more
+ * @reading: somebody reads, one at a time, and has the first record. If the end is closed
+ *	meanwhile the reader owns that, which is in @ring no more, and the reference in
+ *	@client.
+ * @turned_away: somebody else wanted to
  * @ring: what is on its way to this end
  * @first: place of the first record in @ring
  * @nr: how many there are
+ * @kept: room that is kept for who has references taken over
  * @wait: who waits for a record in @ring, or for room in the peer's
  *
- * evpl_channel.lock guards @client to @nr, but @node.
+ * evpl_channel.lock guards @client to @kept. Whoever waits looks under it, after having
+ * put himself into @wait: so who changes any of that looks there before letting go of
+ * the lock, and needs no barrier.
  */
 struct evpl_end {
 	struct evpl_channel *channel;
 	struct evpl_end *peer;
-	struct mutex write_mutex; /* see above */
-	struct mutex read_mutex; /* see above */
-	atomic_t turned_away;
-	struct evpl_client *client;
 	struct list_head node;
-	bool bound;
+	struct evpl_client *client;
 	bool closed;
+	bool reading;
+	bool turned_away;
 	struct evpl_item *ring;
 	u32 first;
 	u32 nr;
+	u32 kept;
 	wait_queue_head_t wait;
 };
 
@@ -104,11 +106,8 @@ static void channel_free(struct kref *kref)
 	struct evpl_channel *channel = container_of(kref, struct evpl_channel, kref);
 	int i;
 
-	for (i = 0; i < 2; i++) {
-		mutex_destroy(&channel->ends[i].write_mutex);
-		mutex_destroy(&channel->ends[i].read_mutex);
+	for (i = 0; i < 2; i++)
 		kvfree(channel->ends[i].ring);
-	}
 	evpl_uncharge(channel->user, channel->bytes);
 	evpl_user_put(channel->user);
 	kfree(channel);
@@ -120,51 +119,62 @@ static void channel_put(struct evpl_channel *channel)
 	kref_put(&channel->kref, channel_free);
 }
 
-/* What there is to tell of was stored before, under the channel's lock or atomically. */
 static void wake(struct evpl_end *end, __poll_t events)
 {
-	if (wq_has_sleeper(&end->wait))
-		wake_up_interruptible_poll(&end->wait, events);
+	wake_up_interruptible_poll(&end->wait, events);
+}
+
+/* Whether anybody waits who may not have seen what the caller has changed. */
+static bool has_waiters(struct evpl_end *end)
+{
+	lockdep_assert_held(&end->channel->lock);
+	/* Under the lock: see struct evpl_end. */
+	return waitqueue_active(&end->wait);
 }
 
 /* Take the first record out of an end's ring. */
-static bool pop(struct evpl_end *end, struct evpl_item *item)
+static struct evpl_share *pop(struct evpl_end *end)
 {
-	struct evpl_channel *channel = end->channel;
-	bool any;
+	struct evpl_share *share = end->ring[end->first].share;
 
-	spin_lock(&channel->lock);
-	any = end->nr;
-	if (any) {
-		*item = end->ring[end->first];
-		end->first = (end->first + 1) % channel->capacity;
-		end->nr--;
-	}
-	spin_unlock(&channel->lock);
-	if (any)
-		atomic_long_dec(&evpl_nr_records);
-	return any;
+	lockdep_assert_held(&end->channel->lock);
+	end->first = (end->first + 1) % end->channel->capacity;
+	end->nr--;
+	return share;
+}
+
+/* A record isn't on its way any more. */
+static void drop(struct evpl_share *share)
+{
+	atomic_long_dec(&evpl_nr_records);
+	evpl_share_drop(share);
 }
 
 /*
- * What was sent to the end is given back. What it sent stays on its way. Also who
- * reads from it just now finds, when it comes to taking the record out, that it has
- * gone.
+ * What was sent to the end is given back, save for the record that somebody is reading
+ * just now: who does gives that back. What the end sent stays on its way.
  */
 static void close_end(struct evpl_end *end)
 {
 	struct evpl_channel *channel = end->channel;
-	struct evpl_client *client;
-	struct evpl_item item;
+	struct evpl_client *client = NULL;
+	struct evpl_share *share;
 
 	spin_lock(&channel->lock);
+	if (!end->reading)
+		swap(client, end->client);
+	else if (!end->closed)
+		pop(end);
 	end->closed = true;
-	client = end->client;
-	end->client = NULL;
 	spin_unlock(&channel->lock);
 
-	while (pop(end, &item)) {
-		evpl_share_drop(item.share);
+	for (;;) {
+		spin_lock(&channel->lock);
+		share = end->nr ? pop(end) : NULL;
+		spin_unlock(&channel->lock);
+		if (!share)
+			break;
+		drop(share);
 		cond_resched();
 	}
 	wake(end, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
@@ -211,46 +221,10 @@ void evpl_channel_client_gone(struct evpl_client *client)
 	}
 }
 
-/* The client that an end is bound to, with a reference, or NULL. */
-static struct evpl_client *get_client(struct evpl_end *end)
-{
-	struct evpl_client *client;
-
-	spin_lock(&end->channel->lock);
-	client = end->client;
-	if (client)
-		evpl_client_get(client);
-	spin_unlock(&end->channel->lock);
-	return client;
-}
-
 static bool is_nonblocking(struct kiocb *iocb)
 {
 	return iocb->ki_flags & IOCB_NOWAIT ||
 	       iocb->ki_filp->f_flags & O_NONBLOCK;
-}
-
-/* Who doesn't wait doesn't wait for another call to end either. */
-static int lock(struct evpl_end *end, struct mutex *mutex, struct kiocb *iocb)
-{
-	if (!is_nonblocking(iocb))
-		return mutex_lock_interruptible(mutex) ? -ERESTARTSYS : 0;
-	if (mutex_trylock(mutex))
-		return 0;
-	atomic_set(&end->turned_away, 1);
-	/* Either unlock() sees it, or the mutex is free by now. */
-	smp_mb__after_atomic();
-	return mutex_trylock(mutex) ? 0 : -EAGAIN;
-}
-
-/* Who was turned away tries again: poll may have nothing new to tell otherwise. */
-static void unlock(struct evpl_end *end, struct mutex *mutex)
-{
-	mutex_unlock(mutex);
-	/* Pairs with lock(). */
-	smp_mb();
-	if (atomic_read(&end->turned_away) && atomic_xchg(&end->turned_away, 0))
-		wake(end, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 }
 
 /* Writing. */
@@ -289,89 +263,104 @@ static int give(struct evpl_client *client, const struct evpl_record *record,
 	return 0;
 }
 
-/* How many records fit into the ring of an end. The caller has the lock. */
+/* How many records fit into the ring of an end. */
 static u32 room(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
-	return end->channel->capacity - end->nr;
+	return end->channel->capacity - end->nr - end->kept;
 }
 
-/* Return 0 if so many records fit, -EAGAIN if not, or why they never will. */
-static int has_room(struct evpl_end *end, u32 nr)
+/* Why nothing can be written to an end, or 0. */
+static int is_shut(struct evpl_end *end)
+{
+	lockdep_assert_held(&end->channel->lock);
+	if (end->closed || !end->client)
+		return -ENOTCONN;
+	return end->peer->closed ? -EPIPE : 0;
+}
+
+/*
+ * Keep room for so many records of *@client, on which the caller owns a reference then.
+ * Return 0, -EAGAIN if they don't fit now, or why they never will.
+ */
+static int keep_room(struct evpl_end *end, u32 nr, struct evpl_client **client)
 {
 	struct evpl_channel *channel = end->channel;
-	int ret = 0;
+	int ret;
 
 	spin_lock(&channel->lock);
-	if (end->closed)
-		ret = -ENOTCONN;
-	else if (end->peer->closed)
-		ret = -EPIPE;
-	else if (room(end->peer) < nr)
+	ret = is_shut(end);
+	if (!ret && room(end->peer) < nr)
 		ret = -EAGAIN;
+	if (!ret) {
+		end->peer->kept += nr;
+		*client = end->client;
+		evpl_client_get(*client);
+	}
 	spin_unlock(&channel->lock);
 	return ret;
 }
 
-/* Return 0 with write_mutex held, and room for so many records. */
-static int lock_with_room(struct evpl_end *end, u32 nr, struct kiocb *iocb)
+static int wait_for_room(struct evpl_end *end, u32 nr, struct evpl_client **client,
+			 struct kiocb *iocb)
 {
-	for (;;) {
-		int ret = lock(end, &end->write_mutex, iocb);
+	int ret;
 
-		if (ret)
-			return ret;
-		ret = has_room(end, nr);
-		if (!ret)
-			return 0;
-		/* Others may have fewer, for which there is room. */
-		unlock(end, &end->write_mutex);
-		if (ret != -EAGAIN || is_nonblocking(iocb))
-			return ret;
-		if (wait_event_interruptible(end->wait,
-					     has_room(end, nr) != -EAGAIN))
-			return -ERESTARTSYS;
-	}
+	if (is_nonblocking(iocb))
+		return keep_room(end, nr, client);
+	return wait_event_interruptible(end->wait, (ret = keep_room(end, nr, client)) !=
+						   -EAGAIN) ?: ret;
 }
 
-/* Only who holds write_mutex puts anything there, so what fitted still fits. */
+/* The inverse. Others may have found no room for that. */
+static void leave_room(struct evpl_end *end, u32 nr)
+{
+	struct evpl_channel *channel = end->channel;
+
+	spin_lock(&channel->lock);
+	end->peer->kept -= nr;
+	spin_unlock(&channel->lock);
+	wake(end, EPOLLOUT | EPOLLWRNORM);
+}
+
+/* Into the room that was kept. If it fails, that is still. */
 static int put(struct evpl_end *end, const struct sending *sendings, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
 	struct evpl_end *peer = end->peer;
-	int ret = 0;
+	bool waiters = false;
+	int ret;
 	u32 i;
 
-	lockdep_assert_held(&end->write_mutex);
 	spin_lock(&channel->lock);
-	if (end->closed)
-		ret = -ENOTCONN;
-	else if (peer->closed)
-		ret = -EPIPE;
-	for (i = 0; !ret && i < nr; i++)
-		peer->ring[(peer->first + peer->nr++) % channel->capacity] =
-			sendings[i].item;
-	if (!ret)
+	ret = is_shut(end);
+	if (!ret) {
+		for (i = 0; i < nr; i++)
+			peer->ring[(peer->first + peer->nr++) % channel->capacity] =
+				sendings[i].item;
+		peer->kept -= nr;
 		atomic_long_add(nr, &evpl_nr_records);
+		waiters = has_waiters(peer);
+	}
 	spin_unlock(&channel->lock);
+	if (waiters)
+		wake(peer, EPOLLIN | EPOLLRDNORM);
 	return ret;
 }
 
+/* The room that was kept is used, or left. */
 static int send(struct evpl_end *end, struct evpl_client *client,
-		const struct evpl_record *records, struct sending *sendings,
-		u32 nr, struct kiocb *iocb)
+		const struct evpl_record *records, struct sending *sendings, u32 nr)
 {
 	u32 given = 0, i;
-	int ret;
+	int ret = 0;
 
-	ret = lock_with_room(end, nr, iocb);
-	if (ret)
-		return ret;
 	down_read(&client->send_sem);
 	while (!ret && given < nr) {
+		if (given)
+			cond_resched();
 		ret = give(client, &records[given], &sendings[given]);
 		given += !ret;
-		cond_resched();
 	}
 	if (!ret)
 		ret = put(end, sendings, nr);
@@ -380,14 +369,15 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 		cond_resched();
 	}
 	up_read(&client->send_sem);
-	unlock(end, &end->write_mutex);
-	if (ret)
+	if (ret) {
+		leave_room(end, nr);
 		return ret;
+	}
 
-	wake(end->peer, EPOLLIN | EPOLLRDNORM);
 	for (i = 0; i < nr; i++) {
-		if (sendings[i].lease)
-			evpl_lease_settle(sendings[i].lease, false);
+		if (!sendings[i].lease)
+			continue;
+		evpl_lease_settle(sendings[i].lease);
 		cond_resched();
 	}
 	return 0;
@@ -417,9 +407,6 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		return -EINVAL;
 	if (nr > end->channel->capacity)
 		return -EMSGSIZE;
-	client = get_client(end);
-	if (!client)
-		return -ENOTCONN;
 
 	if (nr > FEW) {
 		records = kvmalloc_array(nr, RECORD_SIZE, EVPL_GFP);
@@ -431,34 +418,41 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		ret = -EFAULT;
 	for (i = 0; !ret && i < nr; i++)
 		ret = check_record(&records[i]);
-	if (!ret)
-		ret = send(end, client, records, sendings, nr, iocb);
+	if (ret)
+		goto free;
+	ret = wait_for_room(end, nr, &client, iocb);
+	if (ret)
+		goto free;
+	ret = send(end, client, records, sendings, nr);
+	evpl_client_put(client);
+free:
 	if (nr > FEW) {
 		kvfree(sendings);
 		kvfree(records);
 	}
-	evpl_client_put(client);
 	return ret ?: size;
 }
 
 /* Reading. */
 
 /*
- * Look at the first record of an end's ring. Return 0 with a count of its share
- * that the caller owns; -EAGAIN if there is none, -EPIPE if none will come.
+ * Have the first record of an end's ring. Return 0; -EAGAIN if there is none, or
+ * another has it; -EPIPE if none will come.
  */
-static int peek(struct evpl_end *end, struct evpl_item *item)
+static int begin_read(struct evpl_end *end, struct evpl_item *item)
 {
 	struct evpl_channel *channel = end->channel;
 	int ret = 0;
 
-	lockdep_assert_held(&end->read_mutex);
 	spin_lock(&channel->lock);
-	if (end->closed) {
+	if (end->closed || !end->client) {
 		ret = -ENOTCONN;
+	} else if (end->reading) {
+		end->turned_away = true;
+		ret = -EAGAIN;
 	} else if (end->nr) {
+		end->reading = true;
 		*item = end->ring[end->first];
-		evpl_share_hold(item->share);
 	} else {
 		ret = end->peer->closed ? -EPIPE : -EAGAIN;
 	}
@@ -466,46 +460,60 @@ static int peek(struct evpl_end *end, struct evpl_item *item)
 	return ret;
 }
 
-/* Whether peek() has anything to say. */
-static bool has_news(struct evpl_end *end)
-{
-	bool news;
-
-	spin_lock(&end->channel->lock);
-	news = end->nr || end->closed || end->peer->closed;
-	spin_unlock(&end->channel->lock);
-	return news;
-}
-
 static int wait_for_record(struct evpl_end *end, struct evpl_item *item,
 			   struct kiocb *iocb)
 {
-	for (;;) {
-		int ret = peek(end, item);
+	int ret;
 
-		if (ret != -EAGAIN || is_nonblocking(iocb))
-			return ret;
-		if (wait_event_interruptible(end->wait, has_news(end)))
-			return -ERESTARTSYS;
-	}
+	if (is_nonblocking(iocb))
+		return begin_read(end, item);
+	return wait_event_interruptible(end->wait, (ret = begin_read(end, item)) !=
+						   -EAGAIN) ?: ret;
 }
 
 /*
- * Take out the record that peek() saw. Its client may have gone, and with it the
- * record; then it isn't the caller's.
+ * Be done with a record: it stays the first, unless it has been delivered. If the
+ * caller wants @more, and there is, have it. Return whether that is so.
  */
-static int commit(struct evpl_end *end)
+static bool next(struct evpl_end *end, struct evpl_item *item, bool delivered,
+		 bool more)
 {
-	struct evpl_item item;
+	struct evpl_channel *channel = end->channel;
+	struct evpl_share *share = NULL;
+	bool room_wanted = false, turned_away = false;
+	struct evpl_client *client = NULL;
 
-	lockdep_assert_held(&end->read_mutex);
-	if (!pop(end, &item))
-		return -ENOTCONN;
-	evpl_share_drop(item.share);
-	wake(end->peer, EPOLLOUT | EPOLLWRNORM);
-	return 0;
+	spin_lock(&channel->lock);
+	if (end->closed) {
+		/* Its client has gone, and left both to who reads. */
+		share = item->share;
+		swap(client, end->client);
+	} else if (delivered) {
+		share = pop(end);
+		room_wanted = has_waiters(end->peer);
+	}
+	more = more && !end->closed && end->nr;
+	if (more) {
+		*item = end->ring[end->first];
+	} else {
+		end->reading = false;
+		swap(turned_away, end->turned_away);
+	}
+	spin_unlock(&channel->lock);
+
+	if (share)
+		drop(share);
+	if (room_wanted)
+		wake(end->peer, EPOLLOUT | EPOLLWRNORM);
+	/* They try again: poll may have nothing new to tell otherwise. */
+	if (turned_away)
+		wake(end, EPOLLIN | EPOLLRDNORM);
+	if (client)
+		evpl_client_put(client);
+	return more;
 }
 
+/* Return 0; or -EFAULT, and the iterator is where it was. */
 static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 		    u64 offset, u32 lease, u32 flags)
 {
@@ -518,107 +526,95 @@ static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 		.buffer_size = lease == EVPL_LEASE_NONE ? 0 :
 			       PAGE_SIZE << item->share->slab->buffer_shift,
 	};
+	size_t copied;
 
-	return copy_to_iter(&record, RECORD_SIZE, to) == RECORD_SIZE ? 0 : -EFAULT;
+	copied = copy_to_iter(&record, RECORD_SIZE, to);
+	if (copied == RECORD_SIZE)
+		return 0;
+	iov_iter_revert(to, copied);
+	return -EFAULT;
 }
 
 /* These return -ECANCELED, with nothing copied, if the buffer has been revoked. */
 
-static int deliver_own(struct evpl_end *end, struct evpl_client *client,
-		       const struct evpl_item *item, struct iov_iter *to)
+static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
 {
-	u64 buffer = evpl_share_buffer(item->share);
 	u64 start = evpl_share_offset(item->share);
 	int ret;
 
-	if (!evpl_share_take_home(item->share))
-		return -ECANCELED;
-	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE, 0) ?:
-	      commit(end);
+	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE, 0);
 	if (ret)
-		evpl_refs_dec(client, EVPL_REFS_ENTRIES, buffer);
-	return ret;
+		return ret;
+	if (evpl_share_take_home(item->share))
+		return 0;
+	iov_iter_revert(to, RECORD_SIZE);
+	return -ECANCELED;
 }
 
-static int deliver_lease(struct evpl_end *end, struct evpl_client *client,
-			 const struct evpl_item *item, struct iov_iter *to)
+static int deliver_lease(struct evpl_client *client, const struct evpl_item *item,
+			 struct iov_iter *to)
 {
 	struct evpl_lease *lease;
 	int ret;
 
-	lease = evpl_lease_take(client, item->share, item->flags);
-	if (IS_ERR(lease))
-		return PTR_ERR(lease);
-	ret = copy_out(to, item, evpl_lease_place(lease) + item->offset,
-		       lease->number, 0);
-	if (ret) {
-		evpl_lease_settle(lease, false);
-		return ret;
+	/* What is delivered is counted, in one: a page that isn't there comes before. */
+	for (;;) {
+		lease = evpl_lease_begin_delivery(client, item->share, item->flags);
+		if (IS_ERR(lease))
+			return PTR_ERR(lease);
+		pagefault_disable();
+		ret = copy_out(to, item, evpl_lease_place(lease) + item->offset,
+			       lease->number, 0);
+		pagefault_enable();
+		evpl_lease_end_delivery(lease, !ret);
+		if (ret != -EFAULT || fault_in_iov_iter_writeable(to, RECORD_SIZE))
+			return ret;
+		if (signal_pending(current))
+			return -ERESTARTSYS;
+		cond_resched();
 	}
-	ret = evpl_lease_settle(lease, true);
-	if (ret == -ECANCELED)
-		iov_iter_revert(to, RECORD_SIZE);
-	return ret ?: commit(end);
 }
 
-static int deliver_revoked(struct evpl_end *end, const struct evpl_item *item,
-			   struct iov_iter *to)
-{
-	int ret = copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
-
-	return ret ?: commit(end);
-}
-
-static int deliver(struct evpl_end *end, struct evpl_client *client,
-		   const struct evpl_item *item, struct iov_iter *to)
+static int deliver(struct evpl_client *client, const struct evpl_item *item,
+		   struct iov_iter *to)
 {
 	int ret;
 
 	if (item->share->slab->client == client)
-		ret = deliver_own(end, client, item, to);
+		ret = deliver_own(item, to);
 	else
-		ret = deliver_lease(end, client, item, to);
-	return ret == -ECANCELED ? deliver_revoked(end, item, to) : ret;
+		ret = deliver_lease(client, item, to);
+	if (ret == -ECANCELED)
+		ret = copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+	return ret;
 }
 
 static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct evpl_end *end = iocb->ki_filp->private_data;
-	struct evpl_client *client;
 	struct evpl_item item;
 	ssize_t done = 0;
+	bool more;
 	int ret;
 
 	if (!iov_iter_count(to))
 		return 0;
 	if (iov_iter_count(to) < RECORD_SIZE)
 		return -EINVAL;
-	client = get_client(end);
-	if (!client)
-		return -ENOTCONN;
-	ret = lock(end, &end->read_mutex, iocb);
+	ret = wait_for_record(end, &item, iocb);
 	if (ret)
-		goto put_client;
+		return ret == -EPIPE ? 0 : ret;
 
-	while (iov_iter_count(to) >= RECORD_SIZE) {
-		ret = done ? peek(end, &item) : wait_for_record(end, &item, iocb);
-		if (ret)
-			break;
-		ret = deliver(end, client, &item, to);
-		evpl_share_drop(item.share);
-		if (ret)
-			break;
-		done += RECORD_SIZE;
-		if (signal_pending(current))
-			break;
+	for (;;) {
+		ret = deliver(end->client, &item, to);
+		if (!ret)
+			done += RECORD_SIZE;
+		more = !ret && iov_iter_count(to) >= RECORD_SIZE &&
+		       !signal_pending(current);
+		if (!next(end, &item, !ret, more))
+			return done ?: ret;
 		cond_resched();
 	}
-	unlock(end, &end->read_mutex);
-put_client:
-	evpl_client_put(client);
-	if (done)
-		return done;
-	return ret == -EPIPE ? 0 : ret;
 }
 
 static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
@@ -689,10 +685,9 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 	channel = end->channel;
 	spin_lock(&ends_lock);
 	spin_lock(&channel->lock);
-	if (end->bound) {
+	if (end->client || end->closed) {
 		ret = -EBUSY;
 	} else {
-		end->bound = true;
 		evpl_client_get(client);
 		end->client = client;
 		list_add_tail(&end->node, &client->ends);
@@ -708,8 +703,6 @@ static void end_init(struct evpl_channel *channel, int nr)
 
 	end->channel = channel;
 	end->peer = &channel->ends[!nr];
-	mutex_init(&end->write_mutex);
-	mutex_init(&end->read_mutex);
 	INIT_LIST_HEAD(&end->node);
 	init_waitqueue_head(&end->wait);
 }

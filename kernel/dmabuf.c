@@ -434,7 +434,7 @@ static int take_pieces(struct export *export, struct evpl_client *client,
 		struct piece *piece = &export->pieces[i];
 
 		if (piece->lease)
-			evpl_lease_settle(piece->lease, false);
+			evpl_lease_settle(piece->lease);
 		piece->lease = NULL;
 		cond_resched();
 	}

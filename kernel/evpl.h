@@ -2,31 +2,30 @@
 /*
  * What the files of this module share. Lock order:
  *
- *	evpl_end.write_mutex, evpl_end.read_mutex (channel.c)
- *	  evpl_client.send_sem
- *	    evpl_slab.fence_sem
+ *	evpl_client.send_sem
+ *	  evpl_slab.fence_sem
+ *	    folio lock
+ *	mmap_lock
+ *	  evpl_client.lock
+ *	    evpl_client.tree_lock, also below send_sem
  *	      folio lock
- *	  mmap_lock
- *	    evpl_client.lock
- *	      evpl_client.tree_lock, also below send_sem
- *		folio lock
- *		  i_mmap_rwsem
- *		    page table lock
- *	    evpl_client.lease_sem, also below send_sem
- *	      folio lock
- *	      evpl_client.refs_mutex, also below tree_lock
- *		reap_mutex (folio.c)
- *		  detached_lock (folio.c), account_lock (account.c)
- *	      ends_lock (channel.c)
- *		evpl_channel.lock
- *		  the xa_lock of evpl_slab.shares, also below tree_lock
+ *		i_mmap_rwsem
+ *		  page table lock
+ *	  evpl_client.lease_sem, also below send_sem
+ *	    folio lock
+ *	    evpl_client.refs_mutex, also below tree_lock
+ *	      reap_mutex (folio.c)
+ *		detached_lock (folio.c), account_lock (account.c)
+ *	    the xa_lock of evpl_slab.shares, also below tree_lock
+ *	ends_lock (channel.c)
+ *	  evpl_channel.lock, also below send_sem
  *
  * Since evpl_client.lock is taken under mmap_lock (a mapping may set its client
  * up), and lease_sem by page faults, user memory is never touched under them or
- * anything below them. They may be held for long. No path holds locks of two
- * clients. clients_mutex (client.c) stands apart: opening any misc device may wait
- * for it, so nothing that may take long is done under it. So does the mutex of an
- * export (dmabuf.c), which is taken below locks of the dma-buf's.
+ * anything below them, but where page faults are off. They may be held for long. No
+ * path holds locks of two clients. clients_mutex (client.c) stands apart: opening any
+ * misc device may wait for it, so nothing that may take long is done under it. So does
+ * the mutex of an export (dmabuf.c), which is taken below locks of the dma-buf's.
  */
 #ifndef EVPL_H
 #define EVPL_H
@@ -173,6 +172,7 @@ struct evpl_slab {
  * struct evpl_share - a buffer that others than its owner have a part in
  * @slab: whose buffer it is; the share owns a reference. It is in
  *	evpl_slab.shares as long as anybody may touch the buffer.
+ * @word: of the owner's entry
  * @index: place of the buffer in the slab
  * @count: one for each record on its way, each lease, each time that a dma-buf
  *	carries it, a quarantine, and who works on it: the kernel's count of the
@@ -191,9 +191,10 @@ struct evpl_slab {
  */
 struct evpl_share {
 	struct evpl_slab *slab;
+	atomic64_t *word;
 	unsigned long index;
 	unsigned long count;
-	unsigned long holds;
+	unsigned int holds;
 	bool revoked;
 	bool fenced;
 	bool wanted;
@@ -225,7 +226,8 @@ enum evpl_lease_kind {
  * @number: its place in evpl_client.leases, and so its entry and its place in the
  *	guest windows
  * @kind: which of these it is in
- * @pending: how many are between taking it and counting in its word
+ * @word: of its entry
+ * @pending: how many are between evpl_give() and evpl_lease_settle()
  * @revoked: touches find nothing; it is there for its word only
  * @wanted: its word has been given EVPL_WORD_WANTED
  * @ended: it is in no table any more
@@ -242,6 +244,7 @@ struct evpl_lease {
 	struct evpl_share *share;
 	u32 number;
 	enum evpl_lease_kind kind;
+	atomic64_t *word;
 	bool revoked;
 	bool wanted;
 	bool ended;
@@ -251,7 +254,7 @@ struct evpl_lease {
 
 /**
  * struct evpl_client - one open file description of /dev/evpl
- * @kref: one for the file, one for each slab, lease and bound end
+ * @kref: one for the file, one for each slab, lease and bound end, and for who writes
  * @lock: guards setting up, and the coming and going of slabs: @buffer_shift,
  *	@slabs, the size of @inode
  * @tree_lock: held for write, with @lock, by who changes @slabs or the state of
@@ -379,10 +382,13 @@ int evpl_refs_grow_lease(struct evpl_client *client, u32 number);
 int evpl_refs_grow_returned(struct evpl_client *client, u64 buffer);
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab);
-u64 evpl_refs_word(struct evpl_client *client, unsigned long first, u64 number);
-void evpl_refs_inc(struct evpl_client *client, unsigned long first, u64 number);
-void evpl_refs_dec(struct evpl_client *client, unsigned long first, u64 number);
-void evpl_refs_want(struct evpl_client *client, u32 number, bool want);
+atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
+			   u64 number);
+u64 evpl_word_read(atomic64_t *word);
+void evpl_word_inc(atomic64_t *word);
+bool evpl_word_dec(atomic64_t *word);
+void evpl_word_want(atomic64_t *word, bool want);
+void evpl_refs_report_returned(struct evpl_client *client, u64 buffer);
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);
@@ -433,9 +439,10 @@ static inline u64 evpl_share_offset(struct evpl_share *share)
 
 /* lease.c */
 extern atomic_long_t evpl_nr_leases;
-struct evpl_lease *evpl_lease_take(struct evpl_client *client,
-				   struct evpl_share *share, u32 flags);
-int evpl_lease_settle(struct evpl_lease *lease, bool count);
+struct evpl_lease *evpl_lease_begin_delivery(struct evpl_client *client,
+					     struct evpl_share *share, u32 flags);
+void evpl_lease_end_delivery(struct evpl_lease *lease, bool count);
+void evpl_lease_settle(struct evpl_lease *lease);
 struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
 			     u32 flags, struct evpl_lease **lease);
 void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease);

@@ -130,7 +130,8 @@ static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 	if (shared)
 		return false;
 	for (; buffer <= last; buffer++)
-		if (evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer))
+		if (evpl_word_read(evpl_refs_word(client, EVPL_REFS_ENTRIES,
+						  buffer)))
 			return false;
 	return true;
 }

@@ -193,8 +193,7 @@ static void unmap(struct evpl_lease *lease)
 /* Whether its client has no reference: a hint. */
 static bool is_idle(struct evpl_lease *lease)
 {
-	return !(evpl_refs_word(lease->client, EVPL_REFS_LEASES, lease->number) &
-		 ~EVPL_WORD_WANTED);
+	return !(evpl_word_read(lease->word) & ~EVPL_WORD_WANTED);
 }
 
 /* The first step of an end. What leads to the lease afterwards is its share. */
@@ -205,7 +204,7 @@ static void strike_out(struct evpl_lease *lease)
 	lockdep_assert_held_write(&client->lease_sem);
 	lease->ended = true;
 	if (lease->wanted)
-		evpl_refs_want(client, lease->number, false);
+		evpl_word_want(lease->word, false);
 	rb_erase(&lease->node, &client->lease_tree);
 	WRITE_ONCE(client->nr_leases, client->nr_leases - 1);
 	/* Needs no memory, and keeps the number taken. */
@@ -241,7 +240,7 @@ static void want(struct evpl_lease *lease)
 {
 	lockdep_assert_held_write(&lease->client->lease_sem);
 	lease->wanted = true;
-	evpl_refs_want(lease->client, lease->number, true);
+	evpl_word_want(lease->word, true);
 }
 
 /**
@@ -300,6 +299,7 @@ static struct evpl_lease *create(struct evpl_client *client,
 	lease->share = share;
 	lease->number = number;
 	lease->kind = kind;
+	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, number);
 	refcount_set(&lease->refs, 1);
 	ret = evpl_share_add_lease(lease);
 	if (ret)
@@ -322,17 +322,17 @@ free_lease:
 }
 
 /**
- * evpl_lease_take() - have a client's lease on a buffer, to count a record in it
+ * evpl_lease_begin_delivery() - have a client's lease on a buffer, to count a record in
  * @client: the client
  * @share: of the buffer; the caller has a count of it
- * @flags: of the record, which ask for its kind
+ * @flags: of the record, which ask for the kind of the lease
  *
- * Return: the lease, which nothing but the client's death ends until
- * evpl_lease_settle(); or an error pointer: -ECANCELED if the buffer has been
- * revoked, -ENOTCONN if the client has gone, -ENOSPC, -ENOMEM or -EINTR.
+ * Return: the lease, with lease_sem held until evpl_lease_end_delivery(); or an error
+ * pointer: -ECANCELED if the buffer has been revoked, -ENOTCONN if the client has gone,
+ * -ENOSPC, -ENOMEM or -EINTR.
  */
-struct evpl_lease *evpl_lease_take(struct evpl_client *client,
-				   struct evpl_share *share, u32 flags)
+struct evpl_lease *evpl_lease_begin_delivery(struct evpl_client *client,
+					     struct evpl_share *share, u32 flags)
 {
 	enum evpl_lease_kind kind = kind_for(flags);
 	struct evpl_lease *lease;
@@ -347,13 +347,34 @@ struct evpl_lease *evpl_lease_take(struct evpl_client *client,
 		lease = create(client, share, kind);
 	else if (lease->revoked)
 		lease = ERR_PTR(-ECANCELED);
-	if (!IS_ERR(lease)) {
-		lease->pending++;
-		refcount_inc(&lease->refs);
-	}
+	if (!IS_ERR(lease))
+		return lease;
 unlock:
 	up_write(&client->lease_sem);
 	return lease;
+}
+
+/**
+ * evpl_lease_end_delivery() - the inverse
+ * @lease: the lease, which isn't the caller's any more
+ * @count: count a reference in its word; else it ends, if it has none
+ */
+void evpl_lease_end_delivery(struct evpl_lease *lease, bool count)
+{
+	bool idle = false;
+
+	lockdep_assert_held_write(&lease->client->lease_sem);
+	if (count) {
+		/* A pull that comes after this look finds the lease in its share. */
+		if (READ_ONCE(lease->share->wanted))
+			want(lease);
+		evpl_word_inc(lease->word);
+	} else {
+		idle = strike_out_idle(lease);
+	}
+	up_write(&lease->client->lease_sem);
+	if (idle)
+		finish(lease);
 }
 
 /*
@@ -367,39 +388,26 @@ static void report_revoked(struct evpl_lease *lease)
 }
 
 /**
- * evpl_lease_settle() - the inverse of evpl_lease_take() and evpl_give()
- * @lease: the lease
- * @count: count a reference in its word
+ * evpl_lease_settle() - be done with a lease whose reference was given up
+ * @lease: the lease, as evpl_give() returned it
  *
  * A lease without references is ended.
- *
- * Return: 0; or with @count, -ECANCELED if the lease has been revoked, -ENOTCONN if
- * its client has gone, and nothing is counted.
  */
-int evpl_lease_settle(struct evpl_lease *lease, bool count)
+void evpl_lease_settle(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
 	bool idle;
-	int ret;
 
 	down_write(&client->lease_sem);
 	lease->pending--;
-	ret = lease->ended ? -ENOTCONN : lease->revoked ? -ECANCELED : 0;
-	if (count && !ret) {
-		/* A pull that comes after this look finds the lease in its share. */
-		if (READ_ONCE(lease->share->wanted))
-			want(lease);
-		evpl_refs_inc(client, EVPL_REFS_LEASES, lease->number);
-	}
 	idle = strike_out_idle(lease);
-	if (!idle && ret == -ECANCELED)
+	if (!idle && lease->revoked && !lease->ended)
 		report_revoked(lease);
 	up_write(&client->lease_sem);
 
 	if (idle)
 		finish(lease);
 	evpl_lease_put(lease);
-	return count ? ret : 0;
 }
 
 /* Return the lease, to be settled, with a count of its share that the caller owns. */
@@ -428,12 +436,11 @@ static struct evpl_lease *give(struct evpl_client *client, u64 offset, u32 lengt
 	    (flags & EVPL_RECORD_WRITE && !client->writable))
 		goto unlock;
 	ret = -ESTALE;
-	if (!(evpl_refs_word(client, EVPL_REFS_LEASES, lease->number) &
-	      EVPL_WORD_COUNT))
+	if (!(evpl_word_read(lease->word) & EVPL_WORD_COUNT))
 		goto unlock;
 
 	evpl_share_hold(lease->share);
-	evpl_refs_dec(client, EVPL_REFS_LEASES, lease->number);
+	evpl_word_dec(lease->word);
 	lease->pending++;
 	refcount_inc(&lease->refs);
 	ret = 0;
@@ -485,9 +492,9 @@ void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
 		evpl_share_give_back(share);
 		return;
 	}
-	evpl_refs_inc(lease->client, EVPL_REFS_LEASES, lease->number);
+	evpl_word_inc(lease->word);
 	evpl_share_drop(share);
-	evpl_lease_settle(lease, false);
+	evpl_lease_settle(lease);
 }
 
 /**

@@ -130,16 +130,6 @@ static void *refs_address(struct evpl_client *client, unsigned long index)
 	return page && !PageHWPoison(page) ? page_address(page) : NULL;
 }
 
-static atomic64_t *word_at(struct evpl_client *client, unsigned long first,
-			   u64 number)
-{
-	struct evpl_entry *entries;
-
-	entries = refs_address(client, first + number / ENTRIES_PER_PAGE);
-	return entries ? (atomic64_t *)&entries[number % ENTRIES_PER_PAGE].word :
-			 NULL;
-}
-
 /*
  * Tell user space of the entry with this number. All of it is atomic OR, so
  * nothing that user space writes can disturb it.
@@ -176,36 +166,44 @@ __poll_t evpl_refs_poll(struct evpl_client *client)
 }
 
 /**
- * evpl_refs_word() - look at a word
+ * evpl_refs_word() - find a word
  * @client: whose
  * @first: EVPL_REFS_ENTRIES or EVPL_REFS_LEASES
- * @number: of the own buffer or of the lease
+ * @number: of an own buffer or a lease that has its entry
  *
- * Return: the word: a hint. What has no entry, or one that a memory error has taken,
- * has no reference.
+ * Return: the word, which stays until the client is freed. A memory error may take it
+ * at any time; so it is for the functions below alone.
  */
-u64 evpl_refs_word(struct evpl_client *client, unsigned long first, u64 number)
+atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
+			   u64 number)
 {
-	atomic64_t *word = word_at(client, first, number);
+	struct page *page = xa_load(&client->refs, first + number / ENTRIES_PER_PAGE);
+	struct evpl_entry *entries = page_address(page);
 
-	return word ? atomic64_read(word) : 0;
+	return (atomic64_t *)&entries[number % ENTRIES_PER_PAGE].word;
 }
 
-void evpl_refs_inc(struct evpl_client *client, unsigned long first, u64 number)
+static bool is_there(atomic64_t *word)
 {
-	atomic64_t *word = word_at(client, first, number);
+	return !PageHWPoison(virt_to_page(word));
+}
 
-	if (word)
+/* A hint. What a memory error has taken has no reference. */
+u64 evpl_word_read(atomic64_t *word)
+{
+	return is_there(word) ? atomic64_read(word) : 0;
+}
+
+void evpl_word_inc(atomic64_t *word)
+{
+	if (is_there(word))
 		atomic64_inc(word);
 }
 
-/* An own buffer whose last reference that was is reported. */
-void evpl_refs_dec(struct evpl_client *client, unsigned long first, u64 number)
+/* Return whether that was the last reference. */
+bool evpl_word_dec(atomic64_t *word)
 {
-	atomic64_t *word = word_at(client, first, number);
-
-	if (word && atomic64_dec_and_test(word) && first == EVPL_REFS_ENTRIES)
-		report(client, EVPL_REFS_RETURNED, number);
+	return is_there(word) && atomic64_dec_and_test(word);
 }
 
 /*
@@ -213,14 +211,19 @@ void evpl_refs_dec(struct evpl_client *client, unsigned long first, u64 number)
  * the last reference off the word either sees the flag, or is seen by who looks at the
  * word after this.
  */
-void evpl_refs_want(struct evpl_client *client, u32 number, bool want)
+void evpl_word_want(atomic64_t *word, bool want)
 {
-	atomic64_t *word = word_at(client, EVPL_REFS_LEASES, number);
-
-	if (word && want)
+	if (!is_there(word))
+		return;
+	if (want)
 		atomic64_or(EVPL_WORD_WANTED, word);
-	else if (word)
+	else
 		atomic64_andnot(EVPL_WORD_WANTED, word);
+}
+
+void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
+{
+	report(client, EVPL_REFS_RETURNED, buffer);
 }
 
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number)

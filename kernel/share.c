@@ -24,6 +24,14 @@
 
 atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
 
+/* An owner whose last reference of the buffer that was is told. */
+static void word_dec(struct evpl_share *share)
+{
+	if (evpl_word_dec(share->word))
+		evpl_refs_report_returned(share->slab->client,
+					  evpl_share_buffer(share));
+}
+
 /*
  * Nobody can touch the buffer for this share's sake any more, and it isn't in
  * evpl_slab.shares: the owner gets its reference back.
@@ -37,50 +45,69 @@ static void hand_back(struct evpl_share *share, bool orphaned)
 		evpl_slab_give_back(slab, start,
 				    start + BIT(slab->buffer_shift) - 1);
 	else
-		evpl_refs_dec(slab->client, EVPL_REFS_ENTRIES,
-			      evpl_share_buffer(share));
+		word_dec(share);
 }
 
 /*
- * Find the share of a buffer, or make one, and take a count of it. Return it with
- * *@made set if the count is the first.
+ * Find the share of a buffer and take a count of it, if its owner has a reference to
+ * give. The caller has the lock. Return NULL if there is no share.
  */
-static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index,
-				    bool *made)
+static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index)
 {
-	struct evpl_share *share, *new = NULL;
+	struct evpl_share *share = xa_load(&slab->shares, index);
 
-	for (;;) {
-		xa_lock(&slab->shares);
-		share = new ? __xa_cmpxchg(&slab->shares, index, NULL, new,
-					   EVPL_GFP) :
-			      xa_load(&slab->shares, index);
-		if (xa_is_err(share)) {
-			share = ERR_PTR(xa_err(share));
-		} else if (share) {
-			if (share->revoked)
-				share = ERR_PTR(-EBUSY);
-			else
-				share->count++;
-		} else if (new) {
-			slab->refs++;
-			swap(share, new);
-			*made = true;
-		}
-		xa_unlock(&slab->shares);
-		if (share) {
-			kfree(new);
-			return share;
-		}
+	lockdep_assert_held(&slab->shares.xa_lock);
+	if (!share)
+		return NULL;
+	if (!(evpl_word_read(share->word) & EVPL_WORD_COUNT))
+		return ERR_PTR(-ESTALE);
+	if (share->revoked)
+		return ERR_PTR(-EBUSY);
+	share->count++;
+	return share;
+}
 
-		new = kzalloc(sizeof(*new), EVPL_GFP);
-		if (!new)
-			return ERR_PTR(-ENOMEM);
-		new->slab = slab;
-		new->index = index;
-		new->count = 1;
-		INIT_LIST_HEAD(&new->leases);
+/* Make a share, with a count, if nobody else does so first. Set *@made if so. */
+static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index,
+				     bool *made)
+{
+	u64 buffer = (slab->start >> slab->buffer_shift) + index;
+	struct evpl_client *client = slab->client;
+	atomic64_t *word = evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer);
+	struct evpl_share *new, *share;
+	int ret;
+
+	if (!(evpl_word_read(word) & EVPL_WORD_COUNT))
+		return ERR_PTR(-ESTALE);
+	/* What tells that it comes back. */
+	ret = evpl_refs_grow_returned(client, buffer);
+	if (ret)
+		return ERR_PTR(ret);
+	new = kzalloc(sizeof(*new), EVPL_GFP);
+	if (!new)
+		return ERR_PTR(-ENOMEM);
+	new->slab = slab;
+	new->word = word;
+	new->index = index;
+	new->count = 1;
+	INIT_LIST_HEAD(&new->leases);
+
+	xa_lock(&slab->shares);
+	do {
+		share = get_share(slab, index);
+		ret = share ? 0 :
+		      __xa_insert(&slab->shares, index, new, EVPL_GFP);
+	} while (ret == -EBUSY);
+	if (ret) {
+		share = ERR_PTR(ret);
+	} else if (!share) {
+		slab->refs++;
+		swap(share, new);
+		*made = true;
 	}
+	xa_unlock(&slab->shares);
+	kfree(new);
+	return share;
 }
 
 /**
@@ -100,7 +127,7 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 	struct evpl_slab *slab;
 	unsigned long index;
 	bool made = false;
-	u64 buffer, size;
+	u64 size;
 
 	down_read(&client->tree_lock);
 	if (client->gone) {
@@ -121,23 +148,19 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 		share = ERR_PTR(-EACCES);
 		goto unlock;
 	}
-	buffer = (offset >> PAGE_SHIFT) >> slab->buffer_shift;
-	if (!(evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer) &
-	      EVPL_WORD_COUNT)) {
-		share = ERR_PTR(-ESTALE);
-		goto unlock;
-	}
 
 	index = ((offset >> PAGE_SHIFT) - slab->start) >> slab->buffer_shift;
-	share = ERR_PTR(evpl_refs_grow_returned(client, buffer));
-	if (!IS_ERR(share))
-		share = get_share(slab, index, &made);
+	xa_lock(&slab->shares);
+	share = get_share(slab, index);
+	xa_unlock(&slab->shares);
+	if (!share)
+		share = make_share(slab, index, &made);
 	if (IS_ERR(share))
 		goto unlock;
 	if (made)
 		atomic_long_inc(&evpl_nr_shares);
 	else
-		evpl_refs_dec(client, EVPL_REFS_ENTRIES, buffer);
+		word_dec(share);
 unlock:
 	up_read(&client->tree_lock);
 	return share;
@@ -150,10 +173,8 @@ unlock:
  */
 void evpl_share_give_back(struct evpl_share *share)
 {
-	struct evpl_slab *slab = share->slab;
-
 	/* First: the word mustn't come to 0 on the way. */
-	evpl_refs_inc(slab->client, EVPL_REFS_ENTRIES, evpl_share_buffer(share));
+	evpl_word_inc(share->word);
 	evpl_share_drop(share);
 }
 
@@ -193,8 +214,7 @@ bool evpl_share_take_home(struct evpl_share *share)
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
 	if (!revoked)
-		evpl_refs_inc(share->slab->client, EVPL_REFS_ENTRIES,
-			      evpl_share_buffer(share));
+		evpl_word_inc(share->word);
 	xa_unlock(&share->slab->shares);
 	return !revoked;
 }

@@ -698,6 +698,25 @@ TEST_F(channel, full_channel_is_EAGAIN_and_more_than_it_holds_EMSGSIZE)
 	EXPECT_EQ(93, get(&self->owner.entries[1].word));
 }
 
+TEST_F(channel, write_that_fails_leaves_no_room_taken)
+{
+	struct evpl_record sent[8], got[8];
+
+	for (int i = 0; i < 8; i++)
+		sent[i] = fill(&self->owner, 1, 'x');
+	set(&self->owner.entries[1].word, 100);
+	for (int i = 0; i < 8; i++) {
+		sent[i].offset = 1ULL << 40;
+		EXPECT_EQ(-ENOENT, evpl_send(self->ends[0], sent, 8));
+		EXPECT_EQ(-ENOENT, evpl_send(self->ends[0], &sent[i], 1));
+		sent[i].offset = BUFFER;
+		EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+		EXPECT_EQ(100, get(&self->owner.entries[1].word));
+	}
+	EXPECT_EQ(8, evpl_send(self->ends[0], sent, 8));
+	EXPECT_EQ(8, evpl_recv(self->ends[1], got, 8));
+}
+
 TEST_F(channel, write_sleeps_until_all_of_it_fits)
 {
 	struct evpl_record sent[8], got[8];
@@ -1110,6 +1129,92 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	EXPECT_EQ(0, read_counters().leases);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	end_service(&served);
+}
+
+TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_behind)
+{
+	struct evpl_record sent[2] = {
+		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
+	};
+	char content[4096] = { 0 };
+	struct served served;
+	struct call call = { .end = self->ends[1] };
+	pthread_t thread;
+	int ret = serve(&served);
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
+	call.record = served.page;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
+	ASSERT_TRUE(is_touched(&served));
+
+	close_client(&self->receiver);
+	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	EXPECT_EQ(0, get(&self->owner.entries[2].word));
+	EXPECT_EQ(1, read_counters().records);
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[0]));
+	EXPECT_EQ(-ENOTCONN, evpl_recv(self->ends[1], sent, 1));
+
+	ASSERT_EQ(0, give_page(&served, content));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(-ENOTCONN, call.result);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(0, read_counters().records);
+	EXPECT_EQ(0, read_counters().shares);
+	end_service(&served);
+}
+
+TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
+{
+	struct evpl_record sent[2] = {
+		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
+	};
+	struct evpl_record got[2];
+	char content[4096] = { 0 };
+	struct served served;
+	struct call calls[3];
+	pthread_t threads[3];
+	int ret = serve(&served);
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, fcntl(self->ends[1], F_SETFL, 0));
+	for (int i = 0; i < 3; i++)
+		calls[i] = (struct call){
+			.end = self->ends[1],
+			.record = i ? &got[i - 1] : served.page,
+		};
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[0], 1));
+	ASSERT_EQ(0, pthread_create(&threads[0], NULL, make_call, &calls[0]));
+	ASSERT_TRUE(is_touched(&served));
+	for (int i = 1; i < 3; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, make_call, &calls[i]));
+	usleep(100 * 1000);
+	set(&self->owner.entries[2].word, 3);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
+	usleep(100 * 1000);
+	EXPECT_EQ(2, read_counters().records);
+
+	ASSERT_EQ(0, give_page(&served, content));
+	pthread_join(threads[0], NULL);
+	EXPECT_EQ(1, calls[0].result);
+	/* Nothing else wakes one of them. */
+	for (int i = 0; i < 100 && read_counters().records; i++)
+		usleep(100 * 1000);
+	EXPECT_EQ(0, read_counters().records);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
+	for (int i = 1; i < 3; i++) {
+		pthread_join(threads[i], NULL);
+		EXPECT_EQ(1, calls[i].result);
+	}
+	EXPECT_EQ(got[0].lease, got[1].lease);
+	EXPECT_NE(got[0].lease, served.page->lease);
+	EXPECT_EQ(2, get(&self->receiver.leases[got[0].lease].word));
+	EXPECT_EQ(1, get(&self->receiver.leases[served.page->lease].word));
 	end_service(&served);
 }
 

@@ -43,6 +43,8 @@
 #define HOME_LATE	6	/* a record of one's own drops its count, then counts */
 #define EARLY_HAND_BACK	7	/* a revoke hands back before it unmaps */
 #define NO_RETURN	8	/* a further reference stays in the sender's word */
+#define CLOSE_TAKES_ALL	9	/* so does an end that closes take what is being read */
+#define NO_ROOM_KEPT	10	/* room for a write isn't kept */
 
 /* Buffer b is client b's. */
 byte word[NC];		/* of its entry */
@@ -70,7 +72,9 @@ leases lease[NC];	/* by client, then by buffer */
 
 /* What is on its way to each client: the buffer, and the epoch of its share. */
 chan ring[NC] = [ROOM] of { byte, byte };
+byte kept[NC];		/* room that is kept */
 bool closed[NC];
+bool reading[NC];	/* its thread has the first of the ring */
 bool gone[NC];
 bool calling[NC];	/* a call on its file, or a fault: then it can't go */
 bool left[NC];		/* going is over */
@@ -190,10 +194,40 @@ inline release(by, buf2, struck, when, last, was_orphaned)
 	fi
 }
 
-/* A record of the client's own buffer, to client d. */
+/* Whether there is room for a record from c to d, which nothing else takes then. */
+inline keep_room(from, to, fits)
+{
+	atomic {
+		fits = !closed[from] && !closed[to] && len(ring[to]) + kept[to] < ROOM;
+#if BROKEN != NO_ROOM_KEPT
+		kept[to] = kept[to] + fits
+#endif
+	}
+}
+
+inline leave_room(at)
+{
+#if BROKEN != NO_ROOM_KEPT
+	atomic { kept[at]-- }
+#else
+	skip
+#endif
+}
+
+inline put(from, to, what, which, done)
+{
+	done = !closed[from] && !closed[to];
+	if
+	:: done -> assert(nfull(ring[to])); ring[to]!what, which; leave_room(to)
+	:: else
+	fi
+}
+
+/* A record of the client's own buffer, to client d, for which room is kept. */
 inline send_own(c, d, made, ok, e, last, was_orphaned)
 {
 	atomic {
+		made = false;
 		ok = !gone[c] && own[c] > 0 && !revoked[c] && word[c] > 0 &&
 		     (shared[c] || epoch[c] < SHARES);
 		if
@@ -217,10 +251,14 @@ inline send_own(c, d, made, ok, e, last, was_orphaned)
 	fi;
 	if
 	:: ok ->
+		/* Another of the same write may be refused. */
 		atomic {
-			ok = !closed[c] && !closed[d] && nfull(ring[d]);
 			if
-			:: ok -> ring[d]!c, e
+			:: put(c, d, c, e, ok)
+			:: ok = false
+			fi;
+			if
+			:: ok
 			:: else -> between[c]++; word[c]++; own[c]++
 			fi
 		}
@@ -228,13 +266,14 @@ inline send_own(c, d, made, ok, e, last, was_orphaned)
 		:: ok
 		:: else ->
 			drop(c, e, last, was_orphaned);
-			between[c]--
+			between[c]--;
+			leave_room(d)
 		fi
-	:: else
+	:: else -> leave_room(d)
 	fi
 }
 
-/* A record of another's buffer, through the lease on it. */
+/* A record of another's buffer, through the lease on it, likewise. */
 inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
 {
 	atomic {
@@ -250,20 +289,19 @@ inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
 	if
 	:: ok ->
 		atomic {
-			ok = !closed[c] && !closed[d] && nfull(ring[d]);
 			if
-			:: ok -> ring[d]!b, e
-			:: else ->
-				if
-				:: lease[c].live[b] && lease[c].epoch[b] == e ->
-					lease[c].word[b]++
-				:: else
-				fi
+			:: put(c, d, b, e, ok)
+			:: ok = false
+			fi;
+			if
+			:: !ok && lease[c].live[b] && lease[c].epoch[b] == e ->
+				lease[c].word[b]++
+			:: else
 			fi
 		}
 		if
 		:: ok
-		:: else -> drop(b, e, last, was_orphaned)
+		:: else -> drop(b, e, last, was_orphaned); leave_room(d)
 		fi;
 		atomic {
 			!lease[c].reading[b];
@@ -274,7 +312,7 @@ inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
 		:: struck -> finish(c, b, e, last, was_orphaned)
 		:: else
 		fi
-	:: else
+	:: else -> leave_room(d)
 	fi
 }
 
@@ -284,30 +322,26 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 	atomic {
 		ok = !closed[c] && nempty(ring[c]);
 		if
-		:: ok -> ring[c]?<b, e>;
-			if
-			:: e == epoch[b] && !(revoked[b] && !shared[b]) -> count[b]++	/* a hold */
-			:: else
-			fi
+		:: ok -> ring[c]?<b, e>; reading[c] = true
 		:: else
 		fi
 	}
 	if
 	:: !ok
 	:: ok && b == c ->
+		/* It has been copied out. Revoked: it arrives without a reference. */
 		atomic {
 			ok = e == epoch[b] && !revoked[b];
 			if
 #if BROKEN == HOME_LATE
 			:: ok -> between[b]++
 #else
-			:: ok -> between[b]++; word[b]++; own[b]++; between[b]--
+			:: ok -> word[b]++; own[b]++
 #endif
 			:: else
 			fi
 		}
-		pop(c, ok, last, was_orphaned);
-		drop(b, e, last, was_orphaned);
+		next(c, b, e, true, struck, last, was_orphaned);
 #if BROKEN == HOME_LATE
 		if
 		:: ok -> atomic { word[b]++; own[b]++; between[b]-- }
@@ -315,9 +349,10 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 		fi
 #endif
 	:: ok && b != c ->
-		/* Have a lease. */
+		/* Have a lease, copy out, count. It may be that the page isn't there. */
 		atomic {
 			!lease[c].reading[b];
+			struck = false;
 			ok = !gone[c] && e == epoch[b] && !revoked[b] &&
 			     !lease[c].ending[b] &&
 			     (!lease[c].live[b] || lease[c].epoch[b] == e);
@@ -325,56 +360,40 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 			:: ok && !lease[c].live[b] ->
 				lease[c].live[b] = true;
 				lease[c].word[b] = 0;
-				lease[c].pending[b] = 1;
 				lease[c].epoch[b] = e;
 				count[b]++
-			:: ok && lease[c].live[b] -> lease[c].pending[b]++
 			:: else
+			fi;
+			if
+			:: ok -> lease[c].word[b]++
+			:: ok -> ok = false; strike_out_idle(c, b, struck, struck_epoch)
+			:: else -> ok = e != epoch[b] || revoked[b]	/* without a lease */
 			fi
 		}
 		if
-		:: ok ->
-			/* Here it is copied out. Then it counts. */
-			atomic {
-				!lease[c].reading[b];
-				lease[c].pending[b]--;
-				struck = lease[c].live[b] && lease[c].epoch[b] == e &&
-					 !revoked[b];
-				if
-				:: struck -> lease[c].word[b]++
-				:: else
-				fi
-#if BROKEN == NO_PENDING
-				/* It says that it has one all the same. */
-				assert(struck || gone[c] || revoked[b] || e != epoch[b])
-#endif
-			}
-			pop(c, ok, last, was_orphaned)
-		:: else -> /* Revoked: it arrives without a lease. Or there is no room. */
-			if
-			:: e != epoch[b] || revoked[b] -> pop(c, ok, last, was_orphaned)
-			:: else
-			fi
+		:: struck -> finish(c, b, struck_epoch, last, was_orphaned)
+		:: else
 		fi;
-		drop(b, e, last, was_orphaned)
+		next(c, b, e, ok, struck, last, was_orphaned)
 	fi
 }
 
 /*
- * Take the first record out. If the end has been closed meanwhile it may be another
- * one, or none; then it is as if the reaper had taken it.
+ * Take what was delivered out of the ring. If the end has been closed meanwhile it isn't
+ * there any more, and is who read it's to drop.
  */
-inline pop(c, was_there, last, was_orphaned)
+inline next(by, what, which, delivered, mine, last, was_orphaned)
 {
 	atomic {
-		was_there = nempty(ring[c]);
+		mine = closed[by] || delivered;
 		if
-		:: was_there -> ring[c]?first, first_epoch
+		:: delivered && !closed[by] -> ring[by]?_, _
 		:: else
-		fi
+		fi;
+		reading[by] = false
 	}
 	if
-	:: was_there -> drop(first, first_epoch, last, was_orphaned)
+	:: mine -> drop(what, which, last, was_orphaned)
 	:: else
 	fi
 }
@@ -444,10 +463,23 @@ inline revoke(c, d, ok)
 	fi
 }
 
+/* One of the other clients. */
+inline pick(but, one)
+{
+#if NC > 2
+	if
+	:: one = (but + 2) % NC
+	:: one = (but + 1) % NC
+	fi
+#else
+	one = (but + 1) % NC
+#endif
+}
+
 /* A thread of client c. It stops when the client has gone. */
 proctype user(byte c)
 {
-	byte b, d, e, first, first_epoch;
+	byte b, d, e, struck_epoch;
 	bool ok, made, struck, last, was_orphaned;
 
 	do
@@ -473,11 +505,18 @@ proctype user(byte c)
 		:: atomic { own[c] > 0 && !gone[c] -> own[c]--; between[c]++ }
 			drop_word(c);
 			between[c]--
-		:: d = (c + 1) % NC; send_own(c, d, made, ok, e, last, was_orphaned)
+		:: pick(c, d); keep_room(c, d, ok);
+			if
+			:: ok -> send_own(c, d, made, ok, e, last, was_orphaned)
+			:: else
+			fi
 		:: receive(c, b, e, ok, struck, last, was_orphaned)
-		:: b = (c + 1) % NC; d = (c + NC - 1) % NC;
-			send_on(c, b, d, ok, struck, e, last, was_orphaned)
-		:: b = (c + 1) % NC;
+		:: pick(c, b); pick(c, d); keep_room(c, d, ok);
+			if
+			:: ok -> send_on(c, b, d, ok, struck, e, last, was_orphaned)
+			:: else
+			fi
+		:: pick(c, b);
 			/* A reference is let go of; the call may come later, or never. */
 			atomic {
 				if
@@ -486,8 +525,8 @@ proctype user(byte c)
 				fi
 			}
 		:: atomic { !gone[c] -> calling[c] = true }
-			b = (c + 1) % NC;
-			d = (c + NC - 1) % NC;
+			pick(c, b);
+			pick(c, d);
 			if
 			:: true -> release(c, b, struck, e, last, was_orphaned)
 			:: true -> release(d, c, struck, e, last, was_orphaned)
@@ -507,7 +546,15 @@ proctype reaper(byte c)
 	bool last, was_orphaned, any, struck;
 
 	atomic { !calling[c] -> gone[c] = true }
-	closed[c] = true;
+	atomic {
+		closed[c] = true;
+		if
+#if BROKEN != CLOSE_TAKES_ALL
+		:: reading[c] -> ring[c]?_, _
+#endif
+		:: else
+		fi
+	}
 	do
 	:: atomic {
 		any = nempty(ring[c]);
