@@ -229,22 +229,21 @@ static bool is_nonblocking(struct kiocb *iocb)
 
 /* Writing. */
 
-/* Records that are written from the stack. */
-#define FEW	4
-
 /**
  * struct sending - a record that is being written
+ * @record: as user space has it
  * @item: as it goes into the ring
  * @lease: through which it was given, to be settled; or NULL: the writer owns it
  */
 struct sending {
+	struct evpl_record record;
 	struct evpl_item item;
 	struct evpl_lease *lease;
 };
 
-static int give(struct evpl_client *client, const struct evpl_record *record,
-		struct sending *sending)
+static int give(struct evpl_client *client, struct sending *sending)
 {
+	const struct evpl_record *record = &sending->record;
 	struct evpl_share *share;
 
 	share = evpl_give(client, record->offset, record->length,
@@ -350,7 +349,7 @@ static int put(struct evpl_end *end, const struct sending *sendings, u32 nr)
 
 /* The room that was kept is used, or left. */
 static int send(struct evpl_end *end, struct evpl_client *client,
-		const struct evpl_record *records, struct sending *sendings, u32 nr)
+		struct sending *sendings, u32 nr)
 {
 	u32 given = 0, i;
 	int ret = 0;
@@ -359,7 +358,7 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 	while (!ret && given < nr) {
 		if (given)
 			cond_resched();
-		ret = give(client, &records[given], &sendings[given]);
+		ret = give(client, &sendings[given]);
 		given += !ret;
 	}
 	if (!ret)
@@ -383,8 +382,10 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 	return 0;
 }
 
-static int check_record(const struct evpl_record *record)
+static int copy_in(struct evpl_record *record, struct iov_iter *from)
 {
+	if (!copy_from_iter_full(record, RECORD_SIZE, from))
+		return -EFAULT;
 	if (record->flags & ~(EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE))
 		return -EOPNOTSUPP;
 	if (!record->length || record->length > EVPL_BUFFER_SIZE_MAX)
@@ -396,8 +397,7 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct evpl_end *end = iocb->ki_filp->private_data;
 	size_t size = iov_iter_count(from), nr = size / RECORD_SIZE, i;
-	struct evpl_record few_records[FEW], *records = few_records;
-	struct sending few_sendings[FEW], *sendings = few_sendings;
+	struct sending one, *sendings = &one;
 	struct evpl_client *client;
 	int ret = 0;
 
@@ -408,28 +408,23 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	if (nr > end->channel->capacity)
 		return -EMSGSIZE;
 
-	if (nr > FEW) {
-		records = kvmalloc_array(nr, RECORD_SIZE, EVPL_GFP);
+	if (nr > 1) {
 		sendings = kvmalloc_array(nr, sizeof(*sendings), EVPL_GFP);
+		if (!sendings)
+			return -ENOMEM;
 	}
-	if (!records || !sendings)
-		ret = -ENOMEM;
-	else if (!copy_from_iter_full(records, size, from))
-		ret = -EFAULT;
 	for (i = 0; !ret && i < nr; i++)
-		ret = check_record(&records[i]);
+		ret = copy_in(&sendings[i].record, from);
 	if (ret)
 		goto free;
 	ret = wait_for_room(end, nr, &client, iocb);
 	if (ret)
 		goto free;
-	ret = send(end, client, records, sendings, nr);
+	ret = send(end, client, sendings, nr);
 	evpl_client_put(client);
 free:
-	if (nr > FEW) {
+	if (sendings != &one)
 		kvfree(sendings);
-		kvfree(records);
-	}
 	return ret ?: size;
 }
 
