@@ -155,14 +155,16 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 				     messages[i].flags & EVPL_MESSAGE_DEVICE);
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
-		for (i = 0; i < n; i++)
-			sharing_unhold(pool, &messages[i].iovec, records[i].offset);
+		/* By the offsets: the buffers may be others' already, and their slabs gone. */
+		for (i = 0; i < n; i++) {
+			if (records[i].offset >= pool->backing.own_size)
+				sharing_unhold(pool, &messages[i].iovec, records[i].offset);
+			else if (!err)
+				sharing_note_sent(pool_sharing(pool),
+						  (uint32_t)(records[i].offset /
+							     pool->buffer_size));
+		}
 	}
-	/* By the offsets: the buffers may be others' already, and their slabs gone. */
-	for (i = 0; !err && i < n; i++)
-		if (records[i].offset < pool->backing.own_size)
-			sharing_note_sent(pool_sharing(pool),
-					  (uint32_t)(records[i].offset / pool->buffer_size));
 	/* Who waits for memory has pulled before these were sent. */
 	if (!err && atomic_load(&pool->waiting) & WAITING)
 		sharing_pull(pool, true);
