@@ -66,7 +66,7 @@ typedef leases {
 	bool ending[NC];	/* struck out, not finished yet */
 	bool mapped[NC];
 	byte epoch[NC];
-	bool reading[NC];	/* a fault has lease_sem for read */
+	bool faulting[NC];	/* it has lease_sem for read */
 };
 leases lease[NC];	/* by client, then by buffer */
 
@@ -185,7 +185,7 @@ inline release(by, buf2, struck, when, last, was_orphaned)
 {
 	if
 	:: lease[by].word[buf2] == 0 ->
-		atomic { !lease[by].reading[buf2] -> strike_out_idle(by, buf2, struck, when) }
+		atomic { !lease[by].faulting[buf2] -> strike_out_idle(by, buf2, struck, when) }
 		if
 		:: struck -> finish(by, buf2, when, last, was_orphaned)
 		:: else
@@ -257,14 +257,12 @@ inline send_own(c, d, made, ok, e, last, was_orphaned)
 			:: put(c, d, c, e, ok)
 			:: ok = false
 			fi;
-			if
-			:: ok
-			:: else -> between[c]++; word[c]++; own[c]++
-			fi
+			between[c] = between[c] + (ok -> 0 : 1)
 		}
 		if
 		:: ok
 		:: else ->
+			atomic { word[c]++; own[c]++ }
 			drop(c, e, last, was_orphaned);
 			between[c]--;
 			leave_room(d)
@@ -277,7 +275,7 @@ inline send_own(c, d, made, ok, e, last, was_orphaned)
 inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
 {
 	atomic {
-		!lease[c].reading[b];
+		!lease[c].faulting[b];
 		ok = !gone[c] && lease[c].live[b] && lease[c].word[b] > 0 &&
 		     lease[c].epoch[b] == epoch[b] && !revoked[b];
 		if
@@ -292,19 +290,23 @@ inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
 			if
 			:: put(c, d, b, e, ok)
 			:: ok = false
-			fi;
-			if
-			:: !ok && lease[c].live[b] && lease[c].epoch[b] == e ->
-				lease[c].word[b]++
-			:: else
 			fi
 		}
 		if
 		:: ok
-		:: else -> drop(b, e, last, was_orphaned); leave_room(d)
+		:: else ->
+			atomic {
+				if
+				:: lease[c].live[b] && lease[c].epoch[b] == e ->
+					lease[c].word[b]++
+				:: else
+				fi
+			}
+			drop(b, e, last, was_orphaned);
+			leave_room(d)
 		fi;
 		atomic {
-			!lease[c].reading[b];
+			!lease[c].faulting[b];
 			lease[c].pending[b]--;
 			strike_out_idle(c, b, struck, e)
 		}
@@ -351,7 +353,7 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 	:: ok && b != c ->
 		/* Have a lease, copy out, count. It may be that the page isn't there. */
 		atomic {
-			!lease[c].reading[b];
+			!lease[c].faulting[b];
 			struck = false;
 			ok = !gone[c] && e == epoch[b] && !revoked[b] &&
 			     !lease[c].ending[b] &&
@@ -402,17 +404,17 @@ inline next(by, what, which, delivered, mine, last, was_orphaned)
 inline fault(c, b, ok)
 {
 	atomic {
-		ok = !lease[c].reading[b] && lease[c].live[b] && !lease[c].ending[b] &&
+		ok = !lease[c].faulting[b] && lease[c].live[b] && !lease[c].ending[b] &&
 		     lease[c].epoch[b] == epoch[b] && !revoked[b];
 #if BROKEN != INSERT_OUTSIDE
-		lease[c].reading[b] = lease[c].reading[b] || ok
+		lease[c].faulting[b] = lease[c].faulting[b] || ok
 #endif
 	}
 	if
 	:: ok ->
 		atomic {
 			lease[c].mapped[b] = true;
-			lease[c].reading[b] = false
+			lease[c].faulting[b] = false
 		}
 	:: else
 	fi
@@ -437,7 +439,7 @@ inline revoke(c, d, ok)
 		do
 		:: d < NC ->
 			atomic {
-				!lease[d].reading[c];
+				!lease[d].faulting[c];
 				if
 				:: lease[d].live[c] && lease[d].epoch[c] == epoch[c] ->
 					/* For its word it stays; here that is let go of. */
@@ -575,7 +577,7 @@ proctype reaper(byte c)
 	do
 	:: b < NC ->
 		atomic {
-			!lease[c].reading[b];
+			!lease[c].faulting[b];
 			struck = lease[c].live[b];
 			if
 			:: struck ->

@@ -32,7 +32,6 @@ chan ring = [1] of { bit };
 bool lease_sem;		/* held for write */
 bool live;		/* the lease is in its client's tables, and leads to the share */
 bool found;		/* the share leads to it */
-byte pending;
 byte count;		/* of its word */
 bool wanted;		/* EVPL_WORD_WANTED */
 bool asked;		/* evpl_lease.wanted */
@@ -53,7 +52,7 @@ inline end_idle(ended)
 	ended = false;
 	atomic {
 		if
-		:: live && pending == 0 && count == 0 ->
+		:: live && count == 0 ->
 			assert(held == 0);
 			live = false;
 			found = false;
@@ -139,29 +138,21 @@ active proctype receiver()
 
 end:	do
 	:: ring?1 ->
-		/* evpl_lease_take() */
+		/* evpl_lease_deliver() */
 		lock();
 		atomic {
 			assert(!live);
 			live = true;
 #if BROKEN != LATE_LEASE
-			found = true;
+			found = true
 #endif
-			pending++
 		}
-		unlock();
-
-		/* evpl_lease_settle() */
-		lock();
 		if
 		:: share_wanted && !asked -> asked = true; wanted = true
 		:: else
 		fi;
 		atomic { count++; held++ }
-		pending--;
-		end_idle(ended);
 		unlock();
-		assert(!ended);
 #if BROKEN == LATE_LEASE
 		found = true;
 #endif

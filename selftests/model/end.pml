@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One end of a channel, as kernel/channel.c has it, for spin: two read from it, two write
+ * into its ring, and its client may go at any moment. An atomic block is what
+ * evpl_channel.lock covers. Readers sleep in this end's wait queue, writers in the peer's:
+ * who sleeps looks only after he has put himself there.
+ *
+ * What is checked: nobody sleeps for ever beside what he waits for; a record goes to one
+ * reader or is given back, and that once; the client's reference goes once, and nobody
+ * works for the client afterwards.
+ *
+ * BROKEN picks a change that makes it wrong: see check.
+ */
+#ifndef BROKEN
+#define BROKEN	0
+#endif
+#ifndef CLOSES
+#define CLOSES	1
+#endif
+
+#define NOT_TOLD	1	/* who was turned away isn't told */
+#define NO_CROWD	2	/* nor is who found no room that is left again */
+#define EARLY_LOOK	3	/* who sleeps looks, then puts himself into the queue */
+#define CLIENT_GOES	4	/* an end that closes takes the client from its reader */
+#define RECORD_GOES	5	/* and the record */
+
+#define ROOM	1
+#define READERS	2
+#define WRITERS	2
+#define EACH	2	/* records that a writer writes, or fails to */
+
+byte nr, kept;
+bool reading, turned_away, crowded, closed;
+bool client = true;	/* the end has its reference */
+byte put_client;	/* ghost: how often that has gone */
+byte sent, gone;	/* ghost: records that came into the ring, and left it */
+byte readers = READERS, writers = WRITERS;	/* who haven't ended */
+bool asleep[READERS + WRITERS];	/* in the queue, and not woken */
+
+inline wake_readers()
+{
+	d_step { asleep[0] = false; asleep[1] = false }
+}
+
+inline wake_writers()
+{
+	d_step { asleep[READERS] = false; asleep[READERS + 1] = false }
+}
+
+inline put_the_client()
+{
+	put_client++;
+	assert(put_client == 1)
+}
+
+/* Who waits puts himself into the queue, looks, and sleeps until he is woken. */
+#if BROKEN == EARLY_LOOK
+#define SLEEP(me)	asleep[me] = true; !asleep[me]
+#define PREPARE(me)	skip
+#else
+#define SLEEP(me)	!asleep[me]
+#define PREPARE(me)	asleep[me] = true
+#endif
+
+active [READERS] proctype reader()
+{
+	byte me = _pid;
+	bool has, delivered, tell, wakes;
+
+	do
+	:: /* begin_read() */
+		PREPARE(me);
+		atomic {
+			has = false;
+			if
+			:: closed -> break
+			:: !closed && reading -> turned_away = true
+			:: !closed && !reading && nr > 0 -> has = true; reading = true
+			:: !closed && !reading && nr == 0 && writers == 0 -> break
+			:: else
+			fi
+		}
+		if
+		:: !has -> SLEEP(me)
+		:: has ->
+			asleep[me] = false;
+			/* It works for the client. It may be that it can't be copied out. */
+			assert(put_client == 0);
+			if
+			:: delivered = true
+			:: delivered = false
+			fi;
+			/* end_read() */
+			atomic {
+				tell = false;
+				wakes = false;
+				if
+				:: closed ->
+					gone++;
+#if BROKEN != CLIENT_GOES
+					client = false;
+					put_the_client()
+#endif
+				:: !closed && delivered -> nr--; gone++; wakes = true
+				:: else
+				fi;
+				reading = false;
+#if BROKEN != NOT_TOLD
+				tell = turned_away;
+#endif
+				turned_away = false
+			}
+			if
+			:: wakes -> wake_writers()
+			:: else
+			fi;
+			if
+			:: tell -> wake_readers()
+			:: else
+			fi;
+			/* It reads again, or never. */
+			if
+			:: true
+			:: break
+			fi
+		fi
+	od;
+	asleep[me] = false;
+	readers--
+}
+
+active [WRITERS] proctype writer()
+{
+	byte me = _pid, n;
+	bool has, tell;
+
+	do
+	:: n == EACH -> break
+	:: else ->
+		/* keep_room() */
+		PREPARE(me);
+		atomic {
+			has = false;
+			if
+			:: closed -> break
+			:: !closed && nr + kept < ROOM -> kept++; has = true
+			:: else -> crowded = true
+			fi
+		}
+		if
+		:: !has ->
+			/* Where nobody reads it may sleep for ever. */
+			if
+			:: SLEEP(me)
+			:: readers == 0 -> break
+			fi
+		:: has ->
+			asleep[me] = false;
+			n++;
+			if
+			:: atomic { /* put_records() */
+				has = !closed;
+				if
+				:: has -> assert(nr < ROOM); nr++; sent++; kept--
+				:: else
+				fi
+			   }
+			:: has = false	/* there is no such buffer */
+			fi;
+			if
+			:: has -> wake_readers()
+			:: else ->
+				/* leave_room() */
+				atomic { kept--; tell = crowded; crowded = false }
+				if
+#if BROKEN != NO_CROWD
+				:: tell -> wake_writers()
+#endif
+				:: else
+				fi
+			fi
+		fi
+	od;
+	asleep[me] = false;
+	/* The end that they write to closes with the last. */
+	writers--;
+	if
+	:: writers == 0 -> wake_readers()
+	:: else
+	fi
+}
+
+#if CLOSES
+active proctype closer()
+{
+	bool mine;
+
+	/* close_end() */
+	atomic {
+		mine = false;
+		if
+#if BROKEN == CLIENT_GOES
+		:: client -> client = false; mine = true
+#else
+		:: !reading && client -> client = false; mine = true
+#endif
+		:: else
+		fi;
+#if BROKEN != RECORD_GOES
+		if
+		:: reading && !closed -> nr--
+		:: else
+		fi;
+#endif
+		closed = true
+	}
+	do
+	:: atomic { nr > 0 -> nr--; gone++ }
+	:: nr == 0 -> break
+	od;
+	wake_readers();
+	wake_writers();
+	if
+	:: mine -> put_the_client()
+	:: else
+	fi;
+	/* All have ended: nothing is left. */
+	readers == 0 && writers == 0;
+	assert(sent == gone && kept == 0 && !reading && put_client == 1)
+}
+#endif
