@@ -7,8 +7,8 @@
  *
  * Writing has room kept for its records, takes over all references, then puts the
  * records into the ring or gives the references back. Reading has the first record
- * to itself, counts it in a lease, copies it out, and only then takes it out of the
- * ring: until then whatever fails leaves it there.
+ * to itself, copies it out and counts it, and only then takes it out of the ring:
+ * until then whatever fails leaves it there.
  */
 #include <linux/anon_inodes.h>
 #include <linux/err.h>
@@ -27,41 +27,27 @@
 #define RECORD_SIZE	sizeof(struct evpl_record)
 
 /**
- * struct evpl_item - a record on its way
- * @share: of the buffer; the item owns a count
- * @offset: of the first byte, in the buffer
- * @length: bytes
- * @flags: EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE
- * @cookie: the writer's
- */
-struct evpl_item {
-	struct evpl_share *share;
-	u32 offset;
-	u32 length;
-	u32 flags;
-	u64 cookie;
-};
-
-/**
  * struct evpl_end - one end of a channel
  * @channel: the channel; the end's file owns a reference
  * @peer: the other end
  * @node: in evpl_client.ends while it is bound; ends_lock guards it
- * @client: whom it is bound to, with a reference; NULL before, and once it is closed
- * @closed: nobody reads from it or writes to it any more
+ * @client: whom it is bound to, with a reference; NULL before, and once it is closed and
+ *	nobody reads any more
+ * @closed: it isn't read from or written to any more
  * @reading: somebody reads, one at a time, and has the first record. If the end is closed
  *	meanwhile the reader owns that, which is in @ring no more, and the reference in
  *	@client.
  * @turned_away: somebody else wanted to
+ * @crowded: somebody wanted to write more than there was room for in the peer's ring
  * @ring: what is on its way to this end
  * @first: place of the first record in @ring
  * @nr: how many there are
  * @kept: room that is kept for who has references taken over
  * @wait: who waits for a record in @ring, or for room in the peer's
  *
- * evpl_channel.lock guards @client to @kept. Whoever waits looks under it, after having
- * put himself into @wait: so who changes any of that looks there before letting go of
- * the lock, and needs no barrier.
+ * evpl_channel.lock guards @client to @kept. Whoever waits looks at them after having put
+ * himself into @wait. So who has changed them under the lock can tell there whether anybody
+ * waits, without a barrier.
  */
 struct evpl_end {
 	struct evpl_channel *channel;
@@ -71,6 +57,7 @@ struct evpl_end {
 	bool closed;
 	bool reading;
 	bool turned_away;
+	bool crowded;
 	struct evpl_item *ring;
 	u32 first;
 	u32 nr;
@@ -164,19 +151,17 @@ static void close_end(struct evpl_end *end)
 	if (!end->reading)
 		swap(client, end->client);
 	else if (!end->closed)
-		pop(end);
+		pop(end);	/* the reader's from here */
 	end->closed = true;
-	spin_unlock(&channel->lock);
-
-	for (;;) {
-		spin_lock(&channel->lock);
-		share = end->nr ? pop(end) : NULL;
+	while (end->nr) {
+		share = pop(end);
 		spin_unlock(&channel->lock);
-		if (!share)
-			break;
 		drop(share);
 		cond_resched();
+		spin_lock(&channel->lock);
 	}
+	spin_unlock(&channel->lock);
+
 	wake(end, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
 	wake(end->peer, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
 	if (client)
@@ -289,8 +274,10 @@ static int keep_room(struct evpl_end *end, u32 nr, struct evpl_client **client)
 
 	spin_lock(&channel->lock);
 	ret = is_shut(end);
-	if (!ret && room(end->peer) < nr)
+	if (!ret && room(end->peer) < nr) {
+		end->crowded = true;
 		ret = -EAGAIN;
+	}
 	if (!ret) {
 		end->peer->kept += nr;
 		*client = end->client;
@@ -315,15 +302,18 @@ static int wait_for_room(struct evpl_end *end, u32 nr, struct evpl_client **clie
 static void leave_room(struct evpl_end *end, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
+	bool crowded = false;
 
 	spin_lock(&channel->lock);
 	end->peer->kept -= nr;
+	swap(crowded, end->crowded);
 	spin_unlock(&channel->lock);
-	wake(end, EPOLLOUT | EPOLLWRNORM);
+	if (crowded)
+		wake(end, EPOLLOUT | EPOLLWRNORM);
 }
 
 /* Into the room that was kept. If it fails, that is still. */
-static int put(struct evpl_end *end, const struct sending *sendings, u32 nr)
+static int put_records(struct evpl_end *end, const struct sending *sendings, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
 	struct evpl_end *peer = end->peer;
@@ -362,7 +352,7 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 		given += !ret;
 	}
 	if (!ret)
-		ret = put(end, sendings, nr);
+		ret = put_records(end, sendings, nr);
 	for (i = 0; ret && i < given; i++) {
 		evpl_take_back(sendings[i].item.share, sendings[i].lease);
 		cond_resched();
@@ -467,30 +457,34 @@ static int wait_for_record(struct evpl_end *end, struct evpl_item *item,
 }
 
 /*
- * Be done with a record: it stays the first, unless it has been delivered. If the
- * caller wants @more, and there is, have it. Return whether that is so.
+ * Be done with a record: it stays the first, unless it has been delivered. If the caller
+ * wants @more, and there is, have it. Return 0 then, and -EAGAIN if not; or -ENOTCONN if
+ * the client has gone, so that nothing was delivered to anybody.
  */
-static bool next(struct evpl_end *end, struct evpl_item *item, bool delivered,
-		 bool more)
+static int end_read(struct evpl_end *end, struct evpl_item *item, bool delivered,
+		    bool more)
 {
 	struct evpl_channel *channel = end->channel;
-	struct evpl_share *share = NULL;
 	bool room_wanted = false, turned_away = false;
 	struct evpl_client *client = NULL;
+	struct evpl_share *share = NULL;
+	int ret = -EAGAIN;
 
 	spin_lock(&channel->lock);
 	if (end->closed) {
-		/* Its client has gone, and left both to who reads. */
+		/* Both were left to who reads. */
 		share = item->share;
 		swap(client, end->client);
+		ret = -ENOTCONN;
 	} else if (delivered) {
 		share = pop(end);
 		room_wanted = has_waiters(end->peer);
+		if (more && end->nr) {
+			*item = end->ring[end->first];
+			ret = 0;
+		}
 	}
-	more = more && !end->closed && end->nr;
-	if (more) {
-		*item = end->ring[end->first];
-	} else {
+	if (ret) {
 		end->reading = false;
 		swap(turned_away, end->turned_away);
 	}
@@ -505,7 +499,7 @@ static bool next(struct evpl_end *end, struct evpl_item *item, bool delivered,
 		wake(end, EPOLLIN | EPOLLRDNORM);
 	if (client)
 		evpl_client_put(client);
-	return more;
+	return ret;
 }
 
 /* Return 0; or -EFAULT, and the iterator is where it was. */
@@ -530,6 +524,21 @@ static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 	return -EFAULT;
 }
 
+/**
+ * evpl_item_copy_out() - tell who reads of a lease
+ * @item: the record that it is for
+ * @to: where to
+ * @lease: the lease
+ *
+ * Return: 0; or -EFAULT, and the iterator is where it was.
+ */
+int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
+		       struct evpl_lease *lease)
+{
+	return copy_out(to, item, evpl_lease_place(lease) + item->offset,
+			lease->number, 0);
+}
+
 /* These return -ECANCELED, with nothing copied, if the buffer has been revoked. */
 
 static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
@@ -549,23 +558,23 @@ static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
 static int deliver_lease(struct evpl_client *client, const struct evpl_item *item,
 			 struct iov_iter *to)
 {
-	struct evpl_lease *lease;
 	int ret;
 
-	/* What is delivered is counted, in one: a page that isn't there comes before. */
 	for (;;) {
-		lease = evpl_lease_begin_delivery(client, item->share, item->flags);
-		if (IS_ERR(lease))
-			return PTR_ERR(lease);
-		pagefault_disable();
-		ret = copy_out(to, item, evpl_lease_place(lease) + item->offset,
-			       lease->number, 0);
-		pagefault_enable();
-		evpl_lease_end_delivery(lease, !ret);
-		if (ret != -EFAULT || fault_in_iov_iter_writeable(to, RECORD_SIZE))
+		ret = evpl_lease_deliver(client, item, to);
+		if (ret != -EFAULT)
 			return ret;
-		if (signal_pending(current))
-			return -ERESTARTSYS;
+		/*
+		 * Faults were off. Copy there with them on, what names nothing: then the
+		 * page is there, or it can't be written to.
+		 */
+		ret = copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+		if (ret)
+			return ret;
+		iov_iter_revert(to, RECORD_SIZE);
+		/* It may have gone again, but hardly for ever. */
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		cond_resched();
 	}
 }
@@ -589,8 +598,8 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	struct evpl_end *end = iocb->ki_filp->private_data;
 	struct evpl_item item;
 	ssize_t done = 0;
+	int ret, end_ret;
 	bool more;
-	int ret;
 
 	if (!iov_iter_count(to))
 		return 0;
@@ -602,11 +611,14 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 
 	for (;;) {
 		ret = deliver(end->client, &item, to);
-		if (!ret)
-			done += RECORD_SIZE;
 		more = !ret && iov_iter_count(to) >= RECORD_SIZE &&
 		       !signal_pending(current);
-		if (!next(end, &item, !ret, more))
+		end_ret = end_read(end, &item, !ret, more);
+		if (end_ret == -ENOTCONN)
+			ret = end_ret;
+		if (!ret)
+			done += RECORD_SIZE;
+		if (end_ret)
 			return done ?: ret;
 		cond_resched();
 	}
@@ -625,6 +637,8 @@ static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
 		events |= EPOLLHUP;
 	else if (room(end->peer))
 		events |= EPOLLOUT | EPOLLWRNORM;
+	else
+		end->crowded = true;
 	spin_unlock(&end->channel->lock);
 	return events;
 }
@@ -639,7 +653,7 @@ static void end_show_fdinfo(struct seq_file *m, struct file *file)
 	spin_lock(&channel->lock);
 	arriving = end->nr;
 	leaving = end->peer->nr;
-	bound = end->client;
+	bound = end->client && !end->closed;
 	spin_unlock(&channel->lock);
 
 	seq_printf(m, "evpl-capacity:\t%u\n", channel->capacity);

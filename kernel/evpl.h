@@ -49,6 +49,7 @@
 struct dentry;
 struct folio;
 struct inode;
+struct iov_iter;
 struct pid;
 struct seq_file;
 
@@ -174,32 +175,48 @@ struct evpl_slab {
  *	evpl_slab.shares as long as anybody may touch the buffer.
  * @word: of the owner's entry
  * @index: place of the buffer in the slab
+ * @revoked: nobody but dma-bufs may touch the buffer for this share's sake any more
+ * @fenced: it has had a device lease since its owner last ended a quarantine
+ * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @count: one for each record on its way, each lease, each time that a dma-buf
  *	carries it, a quarantine, and who works on it: the kernel's count of the
  *	buffer. All of it is one reference in the word of the owner's entry, which
  *	goes when @count is 0, or @holds is and the share is revoked.
  * @holds: one for each time that a dma-buf carries it, for a quarantine, and for who
  *	revokes it
- * @revoked: nobody but dma-bufs may touch the buffer for this share's sake any more
- * @fenced: it has had a device lease since its owner last ended a quarantine
- * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @next_serial: of the next lease
  * @leases: in the order of their serials
  *
- * The xa_lock of evpl_slab.shares guards @count to @leases, and evpl_lease.list. It
+ * The xa_lock of evpl_slab.shares guards @revoked to @leases, and evpl_lease.list. It
  * also guards EVPL_QUARANTINED, a mark there: the share's buffer is in quarantine.
  */
 struct evpl_share {
 	struct evpl_slab *slab;
 	atomic64_t *word;
-	unsigned long index;
-	unsigned long count;
-	unsigned int holds;
+	u32 index;
 	bool revoked;
 	bool fenced;
 	bool wanted;
+	unsigned long count;
+	unsigned long holds;
 	u64 next_serial;
 	struct list_head leases;
+};
+
+/**
+ * struct evpl_item - a record on its way
+ * @share: of the buffer; the item owns a count
+ * @offset: of the first byte, in the buffer
+ * @length: bytes
+ * @flags: EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE
+ * @cookie: the writer's
+ */
+struct evpl_item {
+	struct evpl_share *share;
+	u32 offset;
+	u32 length;
+	u32 flags;
+	u64 cookie;
 };
 
 #define EVPL_QUARANTINED	XA_MARK_1
@@ -431,17 +448,23 @@ static inline u64 evpl_share_buffer(struct evpl_share *share)
 	return (share->slab->start >> share->slab->buffer_shift) + share->index;
 }
 
-/* Where it starts in the own window, in bytes. */
+/* Its first page in the own window. */
+static inline pgoff_t evpl_share_start(struct evpl_share *share)
+{
+	return share->slab->start +
+	       ((pgoff_t)share->index << share->slab->buffer_shift);
+}
+
+/* Where it starts there, in bytes. */
 static inline u64 evpl_share_offset(struct evpl_share *share)
 {
-	return (evpl_share_buffer(share) << share->slab->buffer_shift) << PAGE_SHIFT;
+	return (u64)evpl_share_start(share) << PAGE_SHIFT;
 }
 
 /* lease.c */
 extern atomic_long_t evpl_nr_leases;
-struct evpl_lease *evpl_lease_begin_delivery(struct evpl_client *client,
-					     struct evpl_share *share, u32 flags);
-void evpl_lease_end_delivery(struct evpl_lease *lease, bool count);
+int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
+		       struct iov_iter *to);
 void evpl_lease_settle(struct evpl_lease *lease);
 struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
 			     u32 flags, struct evpl_lease **lease);
@@ -474,6 +497,8 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 			struct file *ends[2]);
 int evpl_channel_bind(struct evpl_client *client, struct file *file);
 void evpl_channel_client_gone(struct evpl_client *client);
+int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
+		       struct evpl_lease *lease);
 
 /* dmabuf.c */
 extern atomic_long_t evpl_nr_exports;

@@ -52,7 +52,7 @@ static int other_refs(struct folio *folio)
 bool evpl_fence_is_open(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
-	pgoff_t first = slab->start + (share->index << slab->buffer_shift);
+	pgoff_t first = evpl_share_start(share);
 	pgoff_t last = first + BIT(slab->buffer_shift) - 1;
 	struct evpl_part *part = evpl_slab_part(slab, first);
 	struct evpl_part *end = slab->parts + slab->nr_parts;

@@ -26,6 +26,7 @@
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/uaccess.h>
 
 #include "evpl.h"
 #include "trace.h"
@@ -248,8 +249,8 @@ static void want(struct evpl_lease *lease)
  * @lease: the lease, on which the caller has a reference
  * @soon: else have it end as soon as it is
  *
- * Return: whether it was ended; not, if it has references, or a record is being
- * delivered, or it has ended already.
+ * Return: whether it was ended; not, if it has references, or one is just being given
+ * up, or it has ended already.
  */
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 {
@@ -322,59 +323,58 @@ free_lease:
 }
 
 /**
- * evpl_lease_begin_delivery() - have a client's lease on a buffer, to count a record in
+ * evpl_lease_deliver() - deliver a record to a client: copy it out, and count it in the
+ *	client's lease on the buffer, in one
  * @client: the client
- * @share: of the buffer; the caller has a count of it
- * @flags: of the record, which ask for the kind of the lease
+ * @item: the record, which asks for the kind of the lease
+ * @to: where to
  *
- * Return: the lease, with lease_sem held until evpl_lease_end_delivery(); or an error
- * pointer: -ECANCELED if the buffer has been revoked, -ENOTCONN if the client has gone,
- * -ENOSPC, -ENOMEM or -EINTR.
+ * Return: 0; or with nothing counted, -EFAULT if the page isn't there, or not to be
+ * written to; -ECANCELED if the buffer has been revoked, -ENOTCONN if the client has
+ * gone, -ENOSPC, -ENOMEM or -EINTR.
  */
-struct evpl_lease *evpl_lease_begin_delivery(struct evpl_client *client,
-					     struct evpl_share *share, u32 flags)
+int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
+		       struct iov_iter *to)
 {
-	enum evpl_lease_kind kind = kind_for(flags);
+	enum evpl_lease_kind kind = kind_for(item->flags);
+	struct evpl_share *share = item->share;
+	bool made = false, idle = false;
 	struct evpl_lease *lease;
+	int ret = 0;
 
 	down_write(&client->lease_sem);
 	if (client->gone) {
-		lease = ERR_PTR(-ENOTCONN);
+		ret = -ENOTCONN;
 		goto unlock;
 	}
 	lease = find(client, share, kind);
-	if (!lease)
+	if (!lease) {
 		lease = create(client, share, kind);
+		made = true;
+	}
+	if (IS_ERR(lease))
+		ret = PTR_ERR(lease);
 	else if (lease->revoked)
-		lease = ERR_PTR(-ECANCELED);
-	if (!IS_ERR(lease))
-		return lease;
-unlock:
-	up_write(&client->lease_sem);
-	return lease;
-}
+		ret = -ECANCELED;
+	if (ret)
+		goto unlock;
 
-/**
- * evpl_lease_end_delivery() - the inverse
- * @lease: the lease, which isn't the caller's any more
- * @count: count a reference in its word; else it ends, if it has none
- */
-void evpl_lease_end_delivery(struct evpl_lease *lease, bool count)
-{
-	bool idle = false;
-
-	lockdep_assert_held_write(&lease->client->lease_sem);
-	if (count) {
+	pagefault_disable();
+	ret = evpl_item_copy_out(item, to, lease);
+	pagefault_enable();
+	if (!ret) {
 		/* A pull that comes after this look finds the lease in its share. */
-		if (READ_ONCE(lease->share->wanted))
+		if (READ_ONCE(share->wanted))
 			want(lease);
 		evpl_word_inc(lease->word);
-	} else {
+	} else if (made) {
 		idle = strike_out_idle(lease);
 	}
-	up_write(&lease->client->lease_sem);
+unlock:
+	up_write(&client->lease_sem);
 	if (idle)
 		finish(lease);
+	return ret;
 }
 
 /*

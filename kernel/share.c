@@ -39,7 +39,7 @@ static void word_dec(struct evpl_share *share)
 static void hand_back(struct evpl_share *share, bool orphaned)
 {
 	struct evpl_slab *slab = share->slab;
-	pgoff_t start = slab->start + (share->index << slab->buffer_shift);
+	pgoff_t start = evpl_share_start(share);
 
 	if (orphaned)
 		evpl_slab_give_back(slab, start,

@@ -105,9 +105,8 @@ static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
 /* A page of the buffer of a share. */
 static struct page *share_page(struct evpl_share *share, pgoff_t offset)
 {
-	struct evpl_slab *slab = share->slab;
-	pgoff_t pgoff = slab->start + (share->index << slab->buffer_shift) + offset;
-	struct evpl_part *part = evpl_slab_part(slab, pgoff);
+	pgoff_t pgoff = evpl_share_start(share) + offset;
+	struct evpl_part *part = evpl_slab_part(share->slab, pgoff);
 
 	return folio_page(part->folio, pgoff - part->index);
 }

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -633,6 +634,59 @@ TEST_F(channel, record_that_can_not_be_copied_out_stays)
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
 }
 
+TEST_F(channel, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	struct evpl_record *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct evpl_entry *lease;
+	struct rusage before, after;
+	char *memory;
+
+	ASSERT_NE(MAP_FAILED, page);
+	set(&self->owner.entries[1].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	memory = memory_of(&self->receiver, &got);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	lease = &self->receiver.leases[got.lease];
+	set(&lease->word, 0);
+
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], page, 1));
+	EXPECT_EQ(got.lease, page->lease);
+	EXPECT_EQ(1, get(&lease->word));
+	/* It has stayed mapped. */
+	getrusage(RUSAGE_SELF, &before);
+	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
+	getrusage(RUSAGE_SELF, &after);
+	EXPECT_EQ(before.ru_minflt, after.ru_minflt);
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	munmap(page, 4096);
+}
+
+TEST_F(channel, record_may_lie_where_a_stack_is_yet_to_grow)
+{
+	/* With a hole below that is larger than what is kept free there. */
+	const size_t hole = 16 << 20;
+	char *low = mmap(NULL, hole + 4096, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), *got;
+
+	ASSERT_NE(MAP_FAILED, low);
+	ASSERT_EQ(0, munmap(low, hole + 4096));
+	ASSERT_EQ(low + hole, mmap(low + hole, 4096, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED,
+				   -1, 0));
+	low[hole] = 0;
+	got = (struct evpl_record *)(low + hole) - 1;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
+	EXPECT_EQ(BUFFER, got->length);
+	EXPECT_EQ(1, let_go(&self->receiver, got));
+	munmap(low + hole - 4096, 2 * 4096);
+}
+
 TEST_F(channel, record_of_ones_own_that_can_not_be_copied_out_stays)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
@@ -696,6 +750,24 @@ TEST_F(channel, full_channel_is_EAGAIN_and_more_than_it_holds_EMSGSIZE)
 	EXPECT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
 	EXPECT_EQ(93, get(&self->owner.entries[1].word));
+}
+
+TEST_F(channel, write_that_fails_tells_nobody_of_room)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLET }, got;
+	struct evpl_record sent = fill(&self->owner, 1, 'x');
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+	ASSERT_LE(0, epoll);
+	ASSERT_EQ(0, epoll_ctl(epoll, EPOLL_CTL_ADD, self->ends[0], &event));
+	EXPECT_EQ(1, epoll_wait(epoll, &got, 1, 0));
+	EXPECT_EQ(0, epoll_wait(epoll, &got, 1, 0));
+	set(&self->owner.entries[1].word, 0);
+	for (int i = 0; i < 10; i++) {
+		EXPECT_EQ(-ESTALE, evpl_send(self->ends[0], &sent, 1));
+		EXPECT_EQ(0, epoll_wait(epoll, &got, 1, 0));
+	}
+	close(epoll);
 }
 
 TEST_F(channel, write_that_fails_leaves_no_room_taken)
@@ -1165,6 +1237,39 @@ TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_beh
 	EXPECT_EQ(0, read_counters().records);
 	EXPECT_EQ(0, read_counters().shares);
 	end_service(&served);
+}
+
+TEST_F(channel, record_of_ones_own_is_nobodys_when_its_client_goes_meanwhile)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	char content[4096] = { 0 };
+	struct served served;
+	struct call call = { 0 };
+	pthread_t thread;
+	int ends[2], ret = serve(&served);
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, evpl_channel(self->receiver.fd, 8, ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[1]));
+	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
+	call.end = ends[1];
+	call.record = served.page;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
+	ASSERT_TRUE(is_touched(&served));
+
+	close_client(&self->owner);
+	EXPECT_EQ(-ENOTCONN, evpl_recv(ends[1], &got, 1));
+	EXPECT_EQ(0, fdinfo(ends[1], "evpl-bound"));
+	ASSERT_EQ(0, give_page(&served, content));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(-ENOTCONN, call.result);
+	EXPECT_EQ(0, read_counters().records);
+	end_service(&served);
+	close(ends[0]);
+	close(ends[1]);
 }
 
 TEST_F(channel, reader_that_another_holds_up_has_the_next_record)

@@ -447,8 +447,8 @@ struct evpl_record {
  * @count: up to %EVPL_LEASE_RELEASE_MAX
  * @__reserved: must be 0
  *
- * Ends each of these leases whose word is 0 and which no record is being delivered
- * to; passes the others by, and those that have ended already.
+ * Ends each of these leases whose word is 0, but none whose last reference is being
+ * given up just now; passes the others by, and those that have ended already.
  *
  * Return: how many leases it has ended, or -1 and errno: ENXIO; EINVAL, and nothing
  * is released, if one of them isn't a number of a lease at all.

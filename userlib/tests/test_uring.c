@@ -9,6 +9,7 @@
 #include "common.h"
 
 #include <liburing.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -278,6 +279,57 @@ TEST_F(uring, ends_of_channels_are_read_and_written_through_a_ring)
 	EXPECT_EQ(18, received.message.cookie);
 	EXPECT_EQ('x', *(char *)received.message.iovec.data);
 	EXPECT_EQ(0, end_received(&received));
+}
+
+/* What a ring has to do at once looks like a signal to who runs its requests. */
+TEST_F(uring, end_is_read_into_a_page_that_is_not_there_yet_while_a_poll_completes)
+{
+	struct evpl_record *got = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct received received;
+	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe;
+	int fds[2], results[3], i;
+
+	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
+		SKIP(return, "the module's alone");
+	ASSERT_NE(MAP_FAILED, got);
+	ASSERT_EQ(0, pipe(fds));
+	receive(&received, self->pool, 4096);
+	EXPECT_EQ(0, evpl_channel_send(received.here, &received.message, 1));
+	EXPECT_EQ(1, evpl_channel_recv(received.there, &received.message, 1));
+	EXPECT_EQ(0, evpl_channel_send(received.there, &received.message, 1));
+
+	sqe = io_uring_get_sqe(&self->ring);
+	io_uring_prep_poll_add(sqe, fds[0], POLLIN);
+	sqe->user_data = 0;
+	ASSERT_EQ(1, io_uring_submit(&self->ring));
+	sqe = io_uring_get_sqe(&self->ring);
+	io_uring_prep_write(sqe, fds[1], "x", 1, 0);
+	sqe->user_data = 1;
+	sqe = io_uring_get_sqe(&self->ring);
+	io_uring_prep_read(sqe, evpl_channel_fd(received.here), got, sizeof(*got), 0);
+	sqe->user_data = 2;
+	ASSERT_EQ(2, io_uring_submit_and_wait(&self->ring, 3));
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, io_uring_wait_cqe(&self->ring, &cqe));
+		results[cqe->user_data] = cqe->res;
+		io_uring_cqe_seen(&self->ring, cqe);
+	}
+	EXPECT_EQ(POLLIN, results[0]);
+	EXPECT_EQ(1, results[1]);
+	EXPECT_EQ(sizeof(*got), results[2]);
+	EXPECT_EQ(4096, got->length);
+
+	/* It goes back as it came. */
+	io_uring_prep_write(io_uring_get_sqe(&self->ring), evpl_channel_fd(received.here), got,
+			    sizeof(*got), 0);
+	EXPECT_EQ(sizeof(*got), submit(&self->ring));
+	EXPECT_EQ(1, evpl_channel_recv(received.there, &received.message, 1));
+	EXPECT_EQ(0, end_received(&received));
+	close(fds[0]);
+	close(fds[1]);
+	munmap(got, 4096);
 }
 
 /* Sends by a ring over a connection of its own, to the last completion. */
