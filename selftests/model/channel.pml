@@ -36,7 +36,7 @@
 
 /* Of each broken variant, what it does. */
 #define NO_SECOND_LOOK	1	/* a release doesn't look at the word under the lock */
-#define NO_PENDING	2	/* nor whether a record is being delivered */
+#define NO_PENDING	2	/* nor whether a reference is being given up */
 #define LOST_GIVE_BACK	3	/* an end that closes forgets a record */
 #define INSERT_OUTSIDE	4	/* a fault maps after it has let go of the lock */
 #define EARLY_DROP	5	/* an ended lease drops its count, then unmaps */
@@ -358,8 +358,9 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 			ok = !gone[c] && e == epoch[b] && !revoked[b] &&
 			     !lease[c].ending[b] &&
 			     (!lease[c].live[b] || lease[c].epoch[b] == e);
+			made = ok && !lease[c].live[b];
 			if
-			:: ok && !lease[c].live[b] ->
+			:: made ->
 				lease[c].live[b] = true;
 				lease[c].word[b] = 0;
 				lease[c].epoch[b] = e;
@@ -368,7 +369,8 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 			fi;
 			if
 			:: ok -> lease[c].word[b]++
-			:: ok -> ok = false; strike_out_idle(c, b, struck, struck_epoch)
+			:: made -> ok = false; strike_out_idle(c, b, struck, struck_epoch)
+			:: ok && !made -> ok = false
 			:: else -> ok = e != epoch[b] || revoked[b]	/* without a lease */
 			fi
 		}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * One end of a channel, as kernel/channel.c has it, for spin: two read from it, two write
+ * One end of a channel, as kernel/channel.c has it, for spin: two read from it, some write
  * into its ring, and its client may go at any moment. An atomic block is what
  * evpl_channel.lock covers. Readers sleep in this end's wait queue, writers in the peer's:
  * who sleeps looks only after he has put himself there.
@@ -24,10 +24,14 @@
 #define CLIENT_GOES	4	/* an end that closes takes the client from its reader */
 #define RECORD_GOES	5	/* and the record */
 
-#define ROOM	1
+#define CAPACITY	2
 #define READERS	2
+#ifndef WRITERS
 #define WRITERS	2
-#define EACH	2	/* records that a writer writes, or fails to */
+#endif
+#ifndef EACH
+#define EACH	2	/* writes of each of them, of one record or two */
+#endif
 
 byte nr, kept;
 bool reading, turned_away, crowded, closed;
@@ -44,7 +48,11 @@ inline wake_readers()
 
 inline wake_writers()
 {
-	d_step { asleep[READERS] = false; asleep[READERS + 1] = false }
+	d_step {
+		asleep[READERS] = false;
+		asleep[READERS + 1] = false;
+		asleep[READERS + WRITERS - 1] = false
+	}
 }
 
 inline put_the_client()
@@ -65,7 +73,7 @@ inline put_the_client()
 active [READERS] proctype reader()
 {
 	byte me = _pid;
-	bool has, delivered, tell, wakes;
+	bool has, delivered, more, tell, wakes;
 
 	do
 	:: /* begin_read() */
@@ -84,11 +92,15 @@ active [READERS] proctype reader()
 		:: !has -> SLEEP(me)
 		:: has ->
 			asleep[me] = false;
-			/* It works for the client. It may be that it can't be copied out. */
+again:			/* It works for the client. It may be that it can't be copied out. */
 			assert(put_client == 0);
 			if
 			:: delivered = true
 			:: delivered = false
+			fi;
+			if
+			:: more = delivered
+			:: more = false
 			fi;
 			/* end_read() */
 			atomic {
@@ -104,11 +116,16 @@ active [READERS] proctype reader()
 				:: !closed && delivered -> nr--; gone++; wakes = true
 				:: else
 				fi;
-				reading = false;
+				more = more && !closed && nr > 0;
+				if
+				:: more
+				:: else ->
+					reading = false;
 #if BROKEN != NOT_TOLD
-				tell = turned_away;
+					tell = turned_away;
 #endif
-				turned_away = false
+					turned_away = false
+				fi
 			}
 			if
 			:: wakes -> wake_writers()
@@ -116,6 +133,10 @@ active [READERS] proctype reader()
 			fi;
 			if
 			:: tell -> wake_readers()
+			:: else
+			fi;
+			if
+			:: more -> goto again
 			:: else
 			fi;
 			/* It reads again, or never. */
@@ -131,19 +152,26 @@ active [READERS] proctype reader()
 
 active [WRITERS] proctype writer()
 {
-	byte me = _pid, n;
+	byte me = _pid, n, length;
 	bool has, tell;
 
 	do
 	:: n == EACH -> break
 	:: else ->
+		if
+		:: length		/* it goes on waiting */
+		:: length == 0 -> length = 1
+		:: length == 0 -> length = 2
+		fi;
 		/* keep_room() */
 		PREPARE(me);
 		atomic {
 			has = false;
 			if
 			:: closed -> break
-			:: !closed && nr + kept < ROOM -> kept++; has = true
+			:: !closed && nr + kept + length <= CAPACITY ->
+				kept = kept + length;
+				has = true
 			:: else -> crowded = true
 			fi
 		}
@@ -161,7 +189,11 @@ active [WRITERS] proctype writer()
 			:: atomic { /* put_records() */
 				has = !closed;
 				if
-				:: has -> assert(nr < ROOM); nr++; sent++; kept--
+				:: has ->
+					assert(nr + length <= CAPACITY);
+					nr = nr + length;
+					sent = sent + length;
+					kept = kept - length
 				:: else
 				fi
 			   }
@@ -171,14 +203,19 @@ active [WRITERS] proctype writer()
 			:: has -> wake_readers()
 			:: else ->
 				/* leave_room() */
-				atomic { kept--; tell = crowded; crowded = false }
+				atomic {
+					kept = kept - length;
+					tell = crowded;
+					crowded = false
+				}
 				if
 #if BROKEN != NO_CROWD
 				:: tell -> wake_writers()
 #endif
 				:: else
 				fi
-			fi
+			fi;
+			length = 0
 		fi
 	od;
 	asleep[me] = false;
