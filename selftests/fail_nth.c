@@ -899,6 +899,36 @@ TEST_F(nth, send_that_fails_moves_no_reference)
 	sweep(_metadata, self, &send_sequence);
 }
 
+static void with_two(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	bound(_metadata, self);
+	self->entries[1].word = 2;
+}
+
+static int call_send_two(struct _test_data_nth *self)
+{
+	struct evpl_record records[2] = { self->record, self->record };
+	int sent = evpl_send(self->ends[0], records, 2);
+
+	return sent == 2 ? 0 : sent ?: -EIO;
+}
+
+static bool two_references_are_there(struct _test_data_nth *self)
+{
+	return self->entries[1].word == 2;
+}
+
+TEST_F(nth, send_of_two_that_fails_moves_no_reference)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = with_two,
+		.call = call_send_two,
+		.intact = two_references_are_there,
+		.undo = unmap_and_close_ends,
+		.entries = PAGE,
+	});
+}
+
 static void sent(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	struct evpl_setup setup;
