@@ -1146,6 +1146,7 @@ struct call {
 	struct evpl_record *record;
 	bool writes;
 	int result;
+	pthread_t thread;
 };
 
 static void *make_call(void *arg)
@@ -1157,6 +1158,19 @@ static void *make_call(void *arg)
 	return NULL;
 }
 
+/* Have it made with the record in the page, and wait until it waits for that. */
+static bool begin_call(struct call *call, struct served *served)
+{
+	call->record = served->page;
+	return !pthread_create(&call->thread, NULL, make_call, call) && is_touched(served);
+}
+
+static int end_call(struct call *call)
+{
+	pthread_join(call->thread, NULL);
+	return call->result;
+}
+
 TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 {
 	struct evpl_record sent[2] = {
@@ -1166,7 +1180,6 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	char content[4096] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[1] };
-	pthread_t thread;
 	int ret = serve(&served);
 
 	if (ret == -ENOSYS)
@@ -1176,9 +1189,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	sent[1].cookie = 17;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
-	call.record = served.page;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
-	ASSERT_TRUE(is_touched(&served));
+	ASSERT_TRUE(begin_call(&call, &served));
 
 	/* Its client, its owner and the end itself go on. */
 	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
@@ -1192,8 +1203,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 
 	/* What it reads has been taken back meanwhile, so that it's told so. */
 	ASSERT_EQ(0, give_page(&served, content));
-	pthread_join(thread, NULL);
-	EXPECT_EQ(1, call.result);
+	EXPECT_EQ(1, end_call(&call));
 	EXPECT_EQ(EVPL_RECORD_REVOKED, served.page->flags);
 	EXPECT_EQ(EVPL_LEASE_NONE, served.page->lease);
 	EXPECT_EQ(17, served.page->cookie);
@@ -1212,16 +1222,13 @@ TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_beh
 	char content[4096] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[1] };
-	pthread_t thread;
 	int ret = serve(&served);
 
 	if (ret == -ENOSYS)
 		SKIP(return, "no userfaultfd");
 	ASSERT_EQ(0, ret);
 	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
-	call.record = served.page;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
-	ASSERT_TRUE(is_touched(&served));
+	ASSERT_TRUE(begin_call(&call, &served));
 
 	close_client(&self->receiver);
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));
@@ -1231,8 +1238,7 @@ TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_beh
 	EXPECT_EQ(-ENOTCONN, evpl_recv(self->ends[1], sent, 1));
 
 	ASSERT_EQ(0, give_page(&served, content));
-	pthread_join(thread, NULL);
-	EXPECT_EQ(-ENOTCONN, call.result);
+	EXPECT_EQ(-ENOTCONN, end_call(&call));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	EXPECT_EQ(0, read_counters().records);
 	EXPECT_EQ(0, read_counters().shares);
@@ -1245,7 +1251,6 @@ TEST_F(channel, record_of_ones_own_is_nobodys_when_its_client_goes_meanwhile)
 	char content[4096] = { 0 };
 	struct served served;
 	struct call call = { 0 };
-	pthread_t thread;
 	int ends[2], ret = serve(&served);
 
 	if (ret == -ENOSYS)
@@ -1256,16 +1261,13 @@ TEST_F(channel, record_of_ones_own_is_nobodys_when_its_client_goes_meanwhile)
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[1]));
 	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
 	call.end = ends[1];
-	call.record = served.page;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
-	ASSERT_TRUE(is_touched(&served));
+	ASSERT_TRUE(begin_call(&call, &served));
 
 	close_client(&self->owner);
 	EXPECT_EQ(-ENOTCONN, evpl_recv(ends[1], &got, 1));
 	EXPECT_EQ(0, fdinfo(ends[1], "evpl-bound"));
 	ASSERT_EQ(0, give_page(&served, content));
-	pthread_join(thread, NULL);
-	EXPECT_EQ(-ENOTCONN, call.result);
+	EXPECT_EQ(-ENOTCONN, end_call(&call));
 	EXPECT_EQ(0, read_counters().records);
 	end_service(&served);
 	close(ends[0]);
@@ -1281,7 +1283,6 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 	char content[4096] = { 0 };
 	struct served served;
 	struct call calls[3];
-	pthread_t threads[3];
 	int ret = serve(&served);
 
 	if (ret == -ENOSYS)
@@ -1289,15 +1290,13 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 	ASSERT_EQ(0, ret);
 	ASSERT_EQ(0, fcntl(self->ends[1], F_SETFL, 0));
 	for (int i = 0; i < 3; i++)
-		calls[i] = (struct call){
-			.end = self->ends[1],
-			.record = i ? &got[i - 1] : served.page,
-		};
+		calls[i] = (struct call){ .end = self->ends[1] };
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[0], 1));
-	ASSERT_EQ(0, pthread_create(&threads[0], NULL, make_call, &calls[0]));
-	ASSERT_TRUE(is_touched(&served));
-	for (int i = 1; i < 3; i++)
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL, make_call, &calls[i]));
+	ASSERT_TRUE(begin_call(&calls[0], &served));
+	for (int i = 1; i < 3; i++) {
+		calls[i].record = &got[i - 1];
+		ASSERT_EQ(0, pthread_create(&calls[i].thread, NULL, make_call, &calls[i]));
+	}
 	usleep(100 * 1000);
 	set(&self->owner.entries[2].word, 3);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
@@ -1305,17 +1304,14 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 	EXPECT_EQ(2, read_counters().records);
 
 	ASSERT_EQ(0, give_page(&served, content));
-	pthread_join(threads[0], NULL);
-	EXPECT_EQ(1, calls[0].result);
+	EXPECT_EQ(1, end_call(&calls[0]));
 	/* Nothing else wakes one of them. */
 	for (int i = 0; i < 100 && read_counters().records; i++)
 		usleep(100 * 1000);
 	EXPECT_EQ(0, read_counters().records);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
-	for (int i = 1; i < 3; i++) {
-		pthread_join(threads[i], NULL);
-		EXPECT_EQ(1, calls[i].result);
-	}
+	for (int i = 1; i < 3; i++)
+		EXPECT_EQ(1, end_call(&calls[i]));
 	EXPECT_EQ(got[0].lease, got[1].lease);
 	EXPECT_NE(got[0].lease, served.page->lease);
 	EXPECT_EQ(2, get(&self->receiver.leases[got[0].lease].word));
@@ -1329,16 +1325,13 @@ TEST_F(channel, write_from_a_page_that_is_not_there_yet_holds_nobody_up)
 	char content[4096] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[0], .writes = true };
-	pthread_t thread;
 	int ret = serve(&served);
 
 	if (ret == -ENOSYS)
 		SKIP(return, "no userfaultfd");
 	ASSERT_EQ(0, ret);
 	memcpy(content, &sent, sizeof(sent));
-	call.record = served.page;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, make_call, &call));
-	ASSERT_TRUE(is_touched(&served));
+	ASSERT_TRUE(begin_call(&call, &served));
 
 	fill(&self->owner, 2, 'y');
 	sent.offset = 2 * BUFFER;
@@ -1349,8 +1342,7 @@ TEST_F(channel, write_from_a_page_that_is_not_there_yet_holds_nobody_up)
 	close_client(&self->receiver);
 
 	ASSERT_EQ(0, give_page(&served, content));
-	pthread_join(thread, NULL);
-	EXPECT_EQ(-EPIPE, call.result);
+	EXPECT_EQ(-EPIPE, end_call(&call));
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));
 	EXPECT_EQ(0, read_counters().shares);
 	end_service(&served);
