@@ -69,6 +69,7 @@ struct evpl_user *evpl_user_get(kuid_t uid)
 	if (!new)
 		return NULL;
 	new->uid = uid;
+	evpl_folio_init_user(new);
 
 	spin_lock(&account_lock);
 	user = lookup_user(uid);
@@ -82,6 +83,22 @@ struct evpl_user *evpl_user_get(kuid_t uid)
 
 	kfree(new);
 	return user;
+}
+
+/* Any account there is, with a reference that the caller owns, or NULL. */
+struct evpl_user *evpl_user_any(void)
+{
+	struct evpl_user *user;
+	int bucket;
+
+	spin_lock(&account_lock);
+	hash_for_each(users, bucket, user, node) {
+		user->refs++;
+		spin_unlock(&account_lock);
+		return user;
+	}
+	spin_unlock(&account_lock);
+	return NULL;
 }
 
 void evpl_user_hold(struct evpl_user *user)
@@ -102,6 +119,7 @@ void evpl_user_put(struct evpl_user *user)
 	spin_unlock(&account_lock);
 
 	WARN_ON_ONCE(user->bytes);
+	mutex_destroy(&user->reap_mutex);
 	kfree(user);
 }
 
@@ -129,7 +147,7 @@ static bool try_charge(struct evpl_user *user, u64 bytes)
  * @user: whom
  * @bytes: how much
  *
- * Return: 0; -ENOMEM if it would exceed one of the caps, also after the folios
+ * Return: 0; -ENOMEM if it would exceed one of the caps, also after the user's folios
  * that have been let go of in the meantime went back.
  */
 int evpl_charge(struct evpl_user *user, u64 bytes)
@@ -139,9 +157,9 @@ int evpl_charge(struct evpl_user *user, u64 bytes)
 	if (bytes > READ_ONCE(max_bytes) || bytes > READ_ONCE(max_bytes_per_user))
 		return -ENOMEM;
 
-	/* Whoever frees what is let go of, here or meanwhile: look once more. */
+	/* Look once more, whether the folios were freed here or by the user's reaper. */
 	if (atomic64_read_acquire(&evpl_detached_bytes))
-		evpl_folio_reap();
+		evpl_folio_reap(user);
 	return try_charge(user, bytes) ? 0 : -ENOMEM;
 }
 

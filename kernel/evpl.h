@@ -14,7 +14,7 @@
  *	  evpl_client.lease_sem, also below send_sem
  *	    folio lock
  *	    evpl_client.refs_mutex, also below tree_lock
- *	      reap_mutex (folio.c)
+ *	      evpl_user.reap_mutex
  *		detached_lock (folio.c), account_lock (account.c)
  *	    the xa_lock of evpl_slab.shares, also below tree_lock
  *	ends_lock (channel.c)
@@ -107,16 +107,24 @@ struct seq_file;
 
 /**
  * struct evpl_user - what one user is charged for
- * @node: in the table of users; guarded by the accounting lock
- * @uid: who it is
- * @refs: one for each client and each detached folio; guarded likewise
- * @bytes: charged; guarded likewise
+ * @node: in the table of users; guarded by account_lock (account.c)
+ * @uid: which user this is
+ * @refs: one for each client, channel and detached folio, and one for @reap_work
+ *	while it is scheduled; guarded by account_lock
+ * @bytes: charged; guarded by account_lock
+ * @detached: detached folios that are charged to this user; guarded by detached_lock
+ *	(folio.c)
+ * @reap_mutex: held by the one task that looks through @detached
+ * @reap_work: frees the detached folios that nothing holds any more
  */
 struct evpl_user {
 	struct hlist_node node;
 	kuid_t uid;
 	unsigned long refs;
 	u64 bytes;
+	struct list_head detached;
+	struct mutex reap_mutex; /* see above */
+	struct delayed_work reap_work;
 };
 
 /**
@@ -338,6 +346,9 @@ struct evpl_client {
 	struct list_head list;
 };
 
+/* main.c */
+extern struct workqueue_struct *evpl_wq;
+
 /* client.c */
 extern const struct file_operations evpl_fops;
 int evpl_client_init(void);
@@ -512,12 +523,14 @@ int evpl_mmap(struct file *file, struct vm_area_struct *vma);
 extern atomic64_t evpl_detached_bytes;
 struct folio *evpl_folio_alloc(int node, unsigned int order, bool last);
 void evpl_folio_free(struct folio *folio, struct evpl_user *user);
-void evpl_folio_reap(void);
+void evpl_folio_init_user(struct evpl_user *user);
+void evpl_folio_reap(struct evpl_user *user);
 void evpl_folio_exit(void);
 
 /* account.c */
 void evpl_account_init(void);
 struct evpl_user *evpl_user_get(kuid_t uid);
+struct evpl_user *evpl_user_any(void);
 void evpl_user_hold(struct evpl_user *user);
 void evpl_user_put(struct evpl_user *user);
 int evpl_charge(struct evpl_user *user, u64 bytes);

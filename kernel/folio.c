@@ -8,7 +8,8 @@
  * the caps, and no page reaches another client while a device may write to it.
  * A detached folio is linked through folio->lru, and folio->private names the
  * user that is charged, with a reference that the folio owns: freeing allocates
- * nothing.
+ * nothing. Each user has a list and a reaper of its own, so that nobody looks
+ * through the folios of another user.
  */
 #include <linux/gfp.h>
 #include <linux/list.h>
@@ -20,19 +21,17 @@
 
 #include "evpl.h"
 
+/* How long after the last pass the reaper makes the next one at least, in jiffies. */
 #define REAP_PERIOD	HZ
+/* It waits this many times as long as the last pass took, where that is more. */
+#define REAP_PAUSE_FACTOR 32
+/* In how many folios a pass looks at each page for a memory error. */
+#define REAP_SCANS	16
 
 atomic64_t evpl_detached_bytes;
 
-/* Guards the list. Nothing nests inside it. */
+/* Guards evpl_user.detached of all users. Nothing nests inside it. */
 static DEFINE_SPINLOCK(detached_lock);
-static LIST_HEAD(detached);
-
-/* One at a time looks at the list, so that evpl_folio_reap() has seen all. */
-static DEFINE_MUTEX(reap_mutex);
-
-static void reap_work_fn(struct work_struct *work);
-static DECLARE_DELAYED_WORK(reap_work, reap_work_fn);
 
 /**
  * evpl_folio_alloc() - allocate a zeroed folio
@@ -93,6 +92,15 @@ static bool folio_is_idle(struct folio *folio)
 	return folio_ref_count(folio) == 1 || folio_is_poisoned(folio);
 }
 
+/* Schedule the reaper, which owns a reference on the user while it is scheduled. */
+static void reap_after(struct evpl_user *user, unsigned long delay)
+{
+	evpl_user_hold(user);
+	if (!queue_delayed_work(evpl_wq, &user->reap_work, delay))
+		evpl_user_put(user);
+}
+
+/* The caller has a reference on the user. */
 static void detach(struct folio *folio, struct evpl_user *user)
 {
 	evpl_user_hold(user);
@@ -100,13 +108,13 @@ static void detach(struct folio *folio, struct evpl_user *user)
 	atomic64_add(folio_size(folio), &evpl_detached_bytes);
 
 	spin_lock(&detached_lock);
-	list_add_tail(&folio->lru, &detached);
+	list_add_tail(&folio->lru, &user->detached);
 	spin_unlock(&detached_lock);
 
-	schedule_delayed_work(&reap_work, REAP_PERIOD);
+	reap_after(user, REAP_PERIOD);
 }
 
-/* The folio has been taken off the list of detached ones. */
+/* The folio has been taken off its user's list. */
 static void put_detached(struct folio *folio)
 {
 	struct evpl_user *user = folio->private;
@@ -133,46 +141,89 @@ void evpl_folio_free(struct folio *folio, struct evpl_user *user)
 		detach(folio, user);
 }
 
-/* Free the detached folios that have been let go of. */
-void evpl_folio_reap(void)
+/**
+ * evpl_folio_reap() - free the detached folios of a user that nothing holds any more
+ * @user: the user, on which the caller has a reference
+ *
+ * A folio that only a memory error still holds is found by one of the next passes.
+ */
+void evpl_folio_reap(struct evpl_user *user)
 {
+	unsigned int scans = REAP_SCANS;
 	struct folio *folio, *next;
+	LIST_HEAD(scanned);
 	LIST_HEAD(seen);
 
-	mutex_lock(&reap_mutex);
+	mutex_lock(&user->reap_mutex);
 	spin_lock(&detached_lock);
-	list_splice_init(&detached, &seen);
+	list_splice_init(&user->detached, &seen);
 	spin_unlock(&detached_lock);
 
 	list_for_each_entry_safe(folio, next, &seen, lru) {
-		if (folio_is_idle(folio)) {
+		bool scan = folio_ref_count(folio) > 1 && scans;
+
+		if (folio_ref_count(folio) == 1 || (scan && folio_is_poisoned(folio))) {
 			list_del(&folio->lru);
 			put_detached(folio);
+		} else if (scan) {
+			/* Behind those that the next passes are to scan. */
+			list_move_tail(&folio->lru, &scanned);
 		}
+		scans -= scan;
 		cond_resched();
 	}
 
 	spin_lock(&detached_lock);
-	list_splice(&seen, &detached);
+	list_splice(&seen, &user->detached);
+	list_splice_tail(&scanned, &user->detached);
 	spin_unlock(&detached_lock);
-	mutex_unlock(&reap_mutex);
+	mutex_unlock(&user->reap_mutex);
+}
+
+static bool has_detached(struct evpl_user *user)
+{
+	bool has;
+
+	spin_lock(&detached_lock);
+	has = !list_empty(&user->detached);
+	spin_unlock(&detached_lock);
+	return has;
 }
 
 static void reap_work_fn(struct work_struct *work)
 {
-	evpl_folio_reap();
-	if (atomic64_read(&evpl_detached_bytes))
-		schedule_delayed_work(&reap_work, REAP_PERIOD);
+	struct evpl_user *user = container_of(to_delayed_work(work), struct evpl_user,
+					      reap_work);
+	unsigned long start = jiffies;
+
+	evpl_folio_reap(user);
+	if (has_detached(user))
+		reap_after(user, max_t(unsigned long, REAP_PERIOD,
+				       (jiffies - start) * REAP_PAUSE_FACTOR));
+	evpl_user_put(user);
 }
 
-/* No client is left. Who still holds a folio keeps it, past this module. */
+void evpl_folio_init_user(struct evpl_user *user)
+{
+	INIT_LIST_HEAD(&user->detached);
+	mutex_init(&user->reap_mutex);
+	INIT_DELAYED_WORK(&user->reap_work, reap_work_fn);
+}
+
+/* No client is left. Whatever still holds a folio keeps it, past this module. */
 void evpl_folio_exit(void)
 {
 	struct folio *folio, *next;
+	struct evpl_user *user;
 
-	cancel_delayed_work_sync(&reap_work);
-	list_for_each_entry_safe(folio, next, &detached, lru) {
-		list_del(&folio->lru);
-		put_detached(folio);
+	/* An account that is left has detached folios, or a reaper that is scheduled. */
+	while ((user = evpl_user_any())) {
+		if (cancel_delayed_work_sync(&user->reap_work))
+			evpl_user_put(user);
+		list_for_each_entry_safe(folio, next, &user->detached, lru) {
+			list_del(&folio->lru);
+			put_detached(folio);
+		}
+		evpl_user_put(user);
 	}
 }

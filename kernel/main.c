@@ -5,8 +5,12 @@
 #include <linux/init.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/workqueue.h>
 
 #include "evpl.h"
+
+/* What a client leaves to be looked at holds up nobody else's work. */
+struct workqueue_struct *evpl_wq;
 
 static struct miscdevice evpl_device = {
 	.minor = MISC_DYNAMIC_MINOR,
@@ -20,9 +24,12 @@ static int __init evpl_init(void)
 	int ret;
 
 	evpl_account_init();
+	evpl_wq = alloc_workqueue("evpl", WQ_UNBOUND, 0);
+	if (!evpl_wq)
+		return -ENOMEM;
 	ret = evpl_client_init();
 	if (ret)
-		return ret;
+		goto destroy_wq;
 	evpl_debugfs_init();
 
 	ret = misc_register(&evpl_device);
@@ -33,6 +40,8 @@ static int __init evpl_init(void)
 exit_debugfs:
 	evpl_debugfs_exit();
 	evpl_client_exit();
+destroy_wq:
+	destroy_workqueue(evpl_wq);
 	return ret;
 }
 
@@ -42,6 +51,7 @@ static void __exit evpl_exit(void)
 	evpl_debugfs_exit();
 	evpl_client_exit();
 	evpl_folio_exit();
+	destroy_workqueue(evpl_wq);
 }
 
 module_init(evpl_init);
