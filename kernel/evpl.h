@@ -2,8 +2,9 @@
 /*
  * What the files of this module share. Lock order:
  *
+ *	evpl_slab.look_mutex
  *	evpl_client.send_sem
- *	  evpl_slab.fence_sem
+ *	  evpl_slab.fence_sem, also below look_mutex
  *	    folio lock
  *	mmap_lock
  *	  evpl_client.lock
@@ -151,6 +152,8 @@ struct evpl_part {
  * @live: user space knows of it; before, its range is merely reserved
  * @fence_sem: held for write by who sets @orphaned, after which folios are given back;
  *	for read by who looks at what has them
+ * @look_mutex: held by the one task that looks at the buffers in quarantine, since each
+ *	look leaves notes in evpl_share.seen
  * @orphaned: its client has gone. Changes under the xa_lock of @shares too.
  * @exports: ranges of it that dma-bufs carry without a reference; guarded likewise
  * @refs: one for the client, one for each of @shares and @exports; guarded likewise
@@ -170,6 +173,7 @@ struct evpl_slab {
 	bool live;
 	bool orphaned;
 	struct rw_semaphore fence_sem;
+	struct mutex look_mutex; /* see above */
 	unsigned int exports;
 	unsigned int refs;
 	struct xarray shares;
@@ -184,7 +188,9 @@ struct evpl_slab {
  * @word: of the owner's entry
  * @index: place of the buffer in the slab
  * @revoked: nobody but dma-bufs may touch the buffer for this share's sake any more
- * @fenced: it has had a device lease since its owner last ended a quarantine
+ * @fenced: something may hold the buffer's pages: since its fence was last seen open, or
+ *	its owner last ended a quarantine, it has had one of @holders
+ * @quiet: @holders was 0 when @seen was noted
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @count: one for each record on its way, each lease, each time that a dma-buf
  *	carries it, a quarantine, and who works on it: the kernel's count of the
@@ -192,7 +198,11 @@ struct evpl_slab {
  *	goes when @count is 0, or @holds is and the share is revoked.
  * @holds: one for each time that a dma-buf carries it, for a quarantine, and for who
  *	revokes it
- * @next_serial: of the next lease
+ * @holders: the leases through which pages can be held (see fence.c)
+ * @next_serial: of the next lease. It also grows with a revoke: so a look at the fence
+ *	that began before either is known to be old.
+ * @seen: what @next_serial was when the current pass over the quarantines began to look at
+ *	this buffer's folio; guarded by evpl_slab.look_mutex as well
  * @leases: in the order of their serials
  *
  * The xa_lock of evpl_slab.shares guards @revoked to @leases, and evpl_lease.list. It
@@ -204,10 +214,13 @@ struct evpl_share {
 	u32 index;
 	bool revoked;
 	bool fenced;
+	bool quiet;
 	bool wanted;
 	unsigned long count;
 	unsigned long holds;
+	unsigned long holders;
 	u64 next_serial;
+	u64 seen;
 	struct list_head leases;
 };
 
@@ -307,7 +320,10 @@ struct evpl_lease {
  * @nr_exports: ranges of its memory that dma-bufs carry
  * @zeros: what a touch of a revoked lease finds, or NULL
  * @fence_work: looks at the buffers in quarantine; pending only before @gone
- * @fence_delay: how long after the last time it does, in jiffies; 0 if it won't
+ * @fence_delay: how long after the last pass the next one comes, in jiffies; 0 if none
+ *	is scheduled
+ * @fence_pause: how long a pass is put off at least, in jiffies, so that passes take a
+ *	small part of one processor's time
  * @ends: the ends of channels that are bound to it; ends_lock guards them
  * @wait: who polls the client
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
@@ -338,6 +354,7 @@ struct evpl_client {
 	struct page *zeros;
 	struct delayed_work fence_work;
 	unsigned long fence_delay;
+	unsigned long fence_pause;
 	struct list_head ends;
 	wait_queue_head_t wait;
 	struct inode *inode;
@@ -389,7 +406,8 @@ void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab);
 void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff);
 struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff);
-bool evpl_slab_part_is_shared(struct evpl_slab *slab, struct evpl_part *part);
+unsigned long evpl_slab_part_last(struct evpl_slab *slab, struct evpl_part *part);
+bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_t mark);
 struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff);
 int evpl_slab_free(struct evpl_client *client, pgoff_t start);
 void evpl_slab_get(struct evpl_slab *slab);
@@ -495,6 +513,7 @@ static inline bool evpl_lease_is_io(const struct evpl_lease *lease)
 }
 
 /* fence.c */
+extern atomic_long_t evpl_nr_looks;
 bool evpl_fence_is_open(struct evpl_share *share);
 void evpl_fence_init(struct evpl_client *client);
 void evpl_fence_watch(struct evpl_client *client);

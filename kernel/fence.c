@@ -21,8 +21,12 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* How long after the last look at most, in jiffies. */
+/* How long after the last pass the next one comes at most, in jiffies, if that was cheap. */
 #define DELAY_MAX	HZ
+/* A pass is put off until this many times of what the last one took has gone by. */
+#define PAUSE_FACTOR	32
+
+atomic_long_t evpl_nr_looks;
 
 /*
  * References that are neither the slab's nor a mapping's. A page of the folio is mapped
@@ -62,6 +66,7 @@ bool evpl_fence_is_open(struct evpl_share *share)
 	down_read(&slab->fence_sem);
 	for (; open && !slab->orphaned && part < end && part->index <= last; part++) {
 		refs = other_refs(part->folio);
+		atomic_long_inc(&evpl_nr_looks);
 		floor = READ_ONCE(part->floor);
 		open = refs <= floor;
 		if (!open)
@@ -77,20 +82,28 @@ static void look_after(struct evpl_client *client, unsigned long delay)
 {
 	lockdep_assert_held(&client->tree_lock);
 	if (!client->gone)
-		mod_delayed_work(system_unbound_wq, &client->fence_work, delay);
+		mod_delayed_work(evpl_wq, &client->fence_work, delay);
 }
 
-/* Look at what waits, and less and less often. */
+/* Look at the buffers in quarantine, and less and less often. */
 static void fence_work_fn(struct work_struct *work)
 {
 	struct evpl_client *client = container_of(to_delayed_work(work),
 						  struct evpl_client, fence_work);
-	/* First: what comes from here on sees to a look of its own. */
-	unsigned long delay = xchg(&client->fence_delay, 0);
+	/*
+	 * Reset the delay first, so that a quarantine that begins from now on schedules
+	 * its own pass.
+	 */
+	unsigned long delay = xchg(&client->fence_delay, 0), pause;
+	unsigned long start = jiffies;
+	bool left = evpl_share_look(client);
 
-	if (!evpl_share_look(client))
+	/* A pass of less than a jiffy counts as none: that is little enough. */
+	pause = max((jiffies - start) * PAUSE_FACTOR, 1UL);
+	WRITE_ONCE(client->fence_pause, pause);
+	if (!left)
 		return;
-	delay = min_t(unsigned long, 2 * delay, DELAY_MAX);
+	delay = max(min_t(unsigned long, 2 * delay, DELAY_MAX), pause);
 	down_read(&client->tree_lock);
 	if (!cmpxchg(&client->fence_delay, 0, delay))
 		look_after(client, delay);
@@ -100,18 +113,21 @@ static void fence_work_fn(struct work_struct *work)
 void evpl_fence_init(struct evpl_client *client)
 {
 	INIT_DELAYED_WORK(&client->fence_work, fence_work_fn);
+	client->fence_pause = 1;
 }
 
 /**
- * evpl_fence_watch() - see that a client's buffers in quarantine are looked at
- * @client: the client; another one has been put there
+ * evpl_fence_watch() - see that a client's buffers in quarantine are looked at soon
+ * @client: the client; another buffer is in quarantine, or the owner waits for one
  */
 void evpl_fence_watch(struct evpl_client *client)
 {
+	unsigned long pause = READ_ONCE(client->fence_pause);
+
 	down_read(&client->tree_lock);
-	/* A look that is about to come isn't put off. */
-	if (xchg(&client->fence_delay, 1) != 1)
-		look_after(client, 1);
+	/* A pass that is scheduled so already isn't put off. */
+	if (xchg(&client->fence_delay, pause) != pause)
+		look_after(client, pause);
 	up_read(&client->tree_lock);
 }
 
@@ -125,7 +141,7 @@ static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 	bool shared;
 
 	xa_lock(&slab->shares);
-	shared = evpl_slab_part_is_shared(slab, part);
+	shared = evpl_slab_part_has(slab, part, XA_PRESENT);
 	xa_unlock(&slab->shares);
 	if (shared)
 		return false;

@@ -9,9 +9,9 @@
  * record, which its writer leaves there. Each further one that the kernel is
  * given it takes off the word at once, since the share has one already.
  *
- * Before the owner gets that one back, what held the buffer's pages by a device lease
- * has let go of them: else the buffer is in *quarantine*, which has a count of the
- * share, a hold, and a mark in evpl_slab.shares. Who clears the mark has these.
+ * The owner gets that reference back when the fence is open (fence.c). Until then the
+ * buffer is in *quarantine*. A quarantine has a count of the share, a hold, and a mark in
+ * evpl_slab.shares. A task that clears the mark takes over the count and the hold.
  */
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -235,6 +235,7 @@ int evpl_share_add_lease(struct evpl_lease *lease)
 	revoked = share->revoked;
 	if (!revoked) {
 		share->count++;
+		share->holders += evpl_lease_is_io(lease);
 		share->fenced |= evpl_lease_is_io(lease);
 		lease->serial = share->next_serial++;
 		list_add_tail(&lease->list, &share->leases);
@@ -249,6 +250,8 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 	struct xarray *shares = &lease->share->slab->shares;
 
 	xa_lock(shares);
+	if (!list_empty(&lease->list))
+		lease->share->holders -= evpl_lease_is_io(lease);
 	list_del_init(&lease->list);
 	xa_unlock(shares);
 }
@@ -273,7 +276,7 @@ static bool is_clear(struct evpl_share *share)
 	return clear && serial == share->next_serial;
 }
 
-/* The mark may be another's, if this one was revoked and has left its place. */
+/* The mark may be that of another share, if this one was revoked and has left its place. */
 static bool in_quarantine(struct evpl_share *share)
 {
 	struct xarray *shares = &share->slab->shares;
@@ -295,10 +298,22 @@ static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 	if (slab->orphaned)
 		return NULL;
 	trace_evpl_quarantine_begin(share);
+	/* A pass that is on its way has looked before this. */
+	share->seen = U64_MAX;
 	__xa_set_mark(&slab->shares, share->index, EVPL_QUARANTINED);
 	atomic_long_inc(&evpl_nr_quarantined);
 	slab->refs++;
 	return slab;
+}
+
+/* Whether the folio of a buffer has one in quarantine: then its fence is closed. */
+static bool has_quarantined(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+	struct evpl_part *part = evpl_slab_part(slab, evpl_share_start(share));
+
+	lockdep_assert_held(&slab->shares.xa_lock);
+	return !slab->orphaned && evpl_slab_part_has(slab, part, EVPL_QUARANTINED);
 }
 
 /* After the lock has been let go of. */
@@ -328,9 +343,13 @@ void evpl_share_drop(struct evpl_share *share)
 
 	might_sleep();
 	xa_lock(&slab->shares);
-	/* Of the last one the quarantine may have the use. */
-	if (share->count == 1 && !share->revoked && !slab->orphaned &&
-	    !is_clear(share) && !share->revoked)
+	/*
+	 * The quarantine may take over the last count. Where another buffer of the folio is
+	 * in quarantine the next pass looks for this one too: so the ends of many leases
+	 * don't count the references of one folio many times.
+	 */
+	if (share->count == 1 && !share->revoked && share->fenced &&
+	    (has_quarantined(share) || !is_clear(share)) && !share->revoked)
 		watched = begin_quarantine(share);
 	if (watched) {
 		share->holds++;
@@ -387,8 +406,9 @@ int evpl_share_export(struct evpl_share *share)
 
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
-	if (!revoked)
+	if (!revoked) {
 		share->holds++;
+	}
 	xa_unlock(&share->slab->shares);
 	if (revoked)
 		return -ENOENT;
@@ -396,7 +416,7 @@ int evpl_share_export(struct evpl_share *share)
 	return 0;
 }
 
-/* The inverse. */
+/* Undo evpl_share_export(). No mapping of the dma-buf is left. */
 void evpl_share_unexport(struct evpl_share *share)
 {
 	atomic_long_dec(&share->slab->client->nr_exports);
@@ -422,13 +442,15 @@ static bool is_exported(struct evpl_share *share)
 }
 
 /*
- * Mark a share as revoked, with a count and a hold of it: those of its quarantine, if
- * there is one, since from here on who revokes looks at what has the pages.
+ * Mark a share as revoked, with a count and a hold of it. If the share is in quarantine,
+ * these are the quarantine's: from here on the task that revokes looks at the fence. A
+ * pass that looks just now leaves the share alone, since its serial has changed.
  */
 static void mark_revoked(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
 	share->revoked = true;
+	share->next_serial++;
 	if (in_quarantine(share)) {
 		end_quarantine(share);
 	} else {
@@ -550,14 +572,17 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 	}
 }
 
-/* The first from *index on that is in quarantine, likewise. */
-static struct evpl_share *next_quarantined(struct evpl_slab *slab,
-					   unsigned long *index)
+/*
+ * The first share from *index to last that is in quarantine, with a count of it that the
+ * caller owns; *index is its place.
+ */
+static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long *index,
+					   unsigned long last)
 {
 	struct evpl_share *share;
 
 	xa_lock(&slab->shares);
-	share = xa_find(&slab->shares, index, ULONG_MAX, EVPL_QUARANTINED);
+	share = xa_find(&slab->shares, index, last, EVPL_QUARANTINED);
 	if (share)
 		share->count++;
 	xa_unlock(&slab->shares);
@@ -565,27 +590,26 @@ static struct evpl_share *next_quarantined(struct evpl_slab *slab,
 }
 
 /*
- * End the quarantine of a share if nothing has the pages, or if @anyway. The caller has
- * a count, which goes. Return whether this ended it.
+ * End the quarantine of a share if its fence was seen open and no lease has come since the
+ * look began, or if @anyway. The caller has a count, which goes. Return whether this ended
+ * the quarantine.
  */
-static bool look_at(struct evpl_share *share, bool anyway)
+static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 {
 	struct xarray *shares = &share->slab->shares;
-	bool ended, revoked;
+	bool ended;
 
 	xa_lock(shares);
-	revoked = share->revoked;
-	/* Who revokes meanwhile looks itself, at more: that quarantine is another one. */
-	ended = in_quarantine(share) && (anyway || is_clear(share)) &&
-		in_quarantine(share) && revoked == share->revoked;
+	ended = in_quarantine(share) &&
+		(anyway || (open && share->seen == share->next_serial));
 	if (ended) {
 		end_quarantine(share);
 		share->count--;
 		/*
-		 * What leases that have ended left behind is forgiven, also by who looks at
-		 * it just now and may have the last count.
+		 * Nothing is left to look for when the last count goes. If @anyway, the owner
+		 * forgives what leases that have ended left behind.
 		 */
-		if (anyway && list_empty(&share->leases))
+		if (anyway ? !share->holders : share->quiet)
 			share->fenced = false;
 	}
 	xa_unlock(shares);
@@ -596,21 +620,74 @@ static bool look_at(struct evpl_share *share, bool anyway)
 	return ended;
 }
 
-/* Look at what is in quarantine of a slab. Return whether anything stays there. */
+/*
+ * Note the serial of each buffer in quarantine that shares a folio with this one, before
+ * the folio is looked at. Return the last that may, or the buffer itself if its owner has
+ * gone.
+ */
+static unsigned long note_serials(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+	unsigned long index = share->index, last = share->index;
+	struct evpl_share *other;
+
+	lockdep_assert_held(&slab->look_mutex);
+	xa_lock(&slab->shares);
+	if (!slab->orphaned)
+		last = evpl_slab_part_last(slab,
+					   evpl_slab_part(slab, evpl_share_start(share)));
+	last = max_t(unsigned long, last, share->index);
+	/* A folio has 512 pages, and so no more buffers. */
+	for (other = xa_find(&slab->shares, &index, last, EVPL_QUARANTINED); other;
+	     other = xa_find_after(&slab->shares, &index, last, EVPL_QUARANTINED)) {
+		other->seen = other->next_serial;
+		other->quiet = !other->holders;
+	}
+	xa_unlock(&slab->shares);
+	return last;
+}
+
+/*
+ * Look at the folios of the first buffer from *index to @end that is in quarantine, and end
+ * the quarantine of each buffer there that has nothing to wait for. A folio that has several
+ * buffers is looked at once. Return false if there was no such buffer; *left is set if one
+ * stays in quarantine, and *index goes on.
+ */
+static bool look_at_next(struct evpl_slab *slab, unsigned long *index, unsigned long end,
+			 bool *left)
+{
+	struct evpl_share *share = next_quarantined(slab, index, end);
+	unsigned long last;
+	bool open;
+
+	if (!share)
+		return false;
+	evpl_stop(EVPL_STOP_LOOK);
+	last = note_serials(share);
+	open = evpl_fence_is_open(share);
+	evpl_stop(EVPL_STOP_FENCE);
+	do {
+		*left |= !try_end_quarantine(share, open, false);
+		++*index;
+		cond_resched();
+		share = next_quarantined(slab, index, last);
+	} while (share);
+	*index = last + 1;
+	return true;
+}
+
+/* Look at the buffers of a slab that are in quarantine. Return whether any stays there. */
 static bool look_over(struct evpl_slab *slab)
 {
-	struct evpl_share *share;
 	unsigned long index = 0;
-	bool any = false;
+	bool left = false;
 
-	for (; (share = next_quarantined(slab, &index)); index++) {
-		evpl_stop(EVPL_STOP_LOOK);
-		any |= !look_at(share, false);
-		cond_resched();
-		if (fatal_signal_pending(current))
-			break;
-	}
-	return any;
+	if (mutex_lock_killable(&slab->look_mutex))
+		return true;
+	while (look_at_next(slab, &index, ULONG_MAX, &left) && !fatal_signal_pending(current))
+		;
+	mutex_unlock(&slab->look_mutex);
+	return left;
 }
 
 /* The first slab that ends past *pgoff, which goes on; with a reference. */
@@ -649,6 +726,28 @@ bool evpl_share_look(struct evpl_client *client)
 	return any;
 }
 
+/*
+ * The slab of the buffer that starts here, with a reference, and the buffer's place there;
+ * or NULL.
+ */
+static struct evpl_slab *get_slab(struct evpl_client *client, u64 offset,
+				  unsigned long *index)
+{
+	pgoff_t pgoff = offset >> PAGE_SHIFT;
+	struct evpl_slab *slab;
+
+	down_read(&client->tree_lock);
+	slab = evpl_slab_find(client, pgoff);
+	if (slab && (!slab->live || offset & ((PAGE_SIZE << slab->buffer_shift) - 1)))
+		slab = NULL;
+	if (slab) {
+		evpl_slab_get(slab);
+		*index = (pgoff - slab->start) >> slab->buffer_shift;
+	}
+	up_read(&client->tree_lock);
+	return slab;
+}
+
 /**
  * evpl_share_end_quarantine() - end the quarantine of a buffer, whatever holds it
  * @client: the owner
@@ -658,23 +757,19 @@ bool evpl_share_look(struct evpl_client *client)
  */
 int evpl_share_end_quarantine(struct evpl_client *client, u64 offset)
 {
-	pgoff_t pgoff = offset >> PAGE_SHIFT;
-	struct evpl_share *share = NULL;
+	struct evpl_share *share;
 	struct evpl_slab *slab;
+	unsigned long index;
+	int ret = -ENOENT;
 
-	down_read(&client->tree_lock);
-	slab = evpl_slab_find(client, pgoff);
-	if (slab && slab->live &&
-	    !(offset & ((PAGE_SIZE << slab->buffer_shift) - 1))) {
-		xa_lock(&slab->shares);
-		share = xa_load(&slab->shares,
-				(pgoff - slab->start) >> slab->buffer_shift);
-		if (share)
-			share->count++;
-		xa_unlock(&slab->shares);
-	}
-	up_read(&client->tree_lock);
-	return share && look_at(share, true) ? 0 : -ENOENT;
+	slab = get_slab(client, offset, &index);
+	if (!slab)
+		return -ENOENT;
+	share = next_quarantined(slab, &index, index);
+	if (share && try_end_quarantine(share, false, true))
+		ret = 0;
+	evpl_slab_put(slab);
+	return ret;
 }
 
 /**
@@ -686,8 +781,8 @@ void evpl_share_end_quarantines(struct evpl_slab *slab)
 	struct evpl_share *share;
 	unsigned long index = 0;
 
-	while ((share = next_quarantined(slab, &index))) {
-		look_at(share, true);
+	while ((share = next_quarantined(slab, &index, ULONG_MAX))) {
+		try_end_quarantine(share, false, true);
 		cond_resched();
 	}
 }

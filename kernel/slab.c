@@ -112,6 +112,7 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	}
 	slab->refs = 1;
 	init_rwsem(&slab->fence_sem);
+	mutex_init(&slab->look_mutex);
 	xa_init_flags(&slab->shares, XA_FLAGS_ACCOUNT);
 	evpl_client_get(client);
 	slab->client = client;
@@ -152,20 +153,25 @@ void evpl_slab_put(struct evpl_slab *slab)
 
 	WARN_ON_ONCE(!slab->orphaned || !xa_empty(&slab->shares));
 	trace_evpl_slab_end(slab);
+	mutex_destroy(&slab->look_mutex);
 	evpl_client_put(slab->client);
 	kvfree(slab);
 	atomic_long_dec(&evpl_nr_slabs);
 }
 
-/* Whether others have a part in a buffer that lies in this folio. */
-bool evpl_slab_part_is_shared(struct evpl_slab *slab, struct evpl_part *part)
+/* The place in the slab of the last buffer that lies in this folio, or has a part there. */
+unsigned long evpl_slab_part_last(struct evpl_slab *slab, struct evpl_part *part)
 {
-	pgoff_t first = part->index - slab->start;
-	unsigned long buffer = first >> slab->buffer_shift;
-	unsigned long last = (first + folio_nr_pages(part->folio) - 1) >>
-			     slab->buffer_shift;
+	return (part->index - slab->start + folio_nr_pages(part->folio) - 1) >>
+	       slab->buffer_shift;
+}
 
-	return xa_find(&slab->shares, &buffer, last, XA_PRESENT);
+/* Whether a buffer in this folio has a share with this mark (XA_PRESENT: any share). */
+bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_t mark)
+{
+	unsigned long buffer = (part->index - slab->start) >> slab->buffer_shift;
+
+	return xa_find(&slab->shares, &buffer, evpl_slab_part_last(slab, part), mark);
 }
 
 /**
@@ -184,7 +190,7 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 
 		xa_lock(&slab->shares);
 		if (part->folio && !slab->exports &&
-		    !evpl_slab_part_is_shared(slab, part))
+		    !evpl_slab_part_has(slab, part, XA_PRESENT))
 			swap(folio, part->folio);
 		xa_unlock(&slab->shares);
 

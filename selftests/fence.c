@@ -925,4 +925,93 @@ TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
 	EXPECT_EQ(0, read_counters().quarantined);
 }
 
+#define SMALL		4096
+#define MANY_SLAB	(scaled(1024) / 2 * SLAB_2M)
+#define MANY_BUFFERS	(MANY_SLAB / SMALL)
+
+TEST(pass_looks_once_at_each_folio_however_many_buffers_wait_for_it)
+{
+	struct counters before = read_counters();
+	struct evpl_setup setup[2];
+	struct evpl_record records[64];
+	uint32_t leases[64];
+	long long folios, looks, quarantined;
+	struct evpl_entry *entries, *words;
+	char *own, *guest, page[4096];
+	int fd[2], ends[2], pipe[2], tries;
+	uint64_t offset, i;
+
+	for (i = 0; i < 2; i++) {
+		fd[i] = open(DEVICE, O_RDWR | O_CLOEXEC);
+		ASSERT_EQ(0, evpl_setup(fd[i], SMALL, &setup[i]));
+	}
+	ASSERT_EQ(0, evpl_slab_alloc(fd[0], MANY_SLAB, &offset));
+	folios = fdinfo(fd[0], "evpl-folios-2048kB");
+	if (folios != (long long)(MANY_SLAB / SLAB_2M))
+		SKIP(return, "memory isn't to be had in folios of 2 MiB");
+	own = evpl_map(fd[0], MANY_SLAB, 0);
+	entries = evpl_map(fd[0], MANY_BUFFERS * sizeof(*entries), setup[0].out_refs_offset);
+	guest = map(fd[1], setup[1].out_guest_size, setup[1].out_guest_io_ro_offset, PROT_READ);
+	words = map(fd[1], setup[1].out_leases_size, setup[1].out_leases_offset,
+		    PROT_READ | PROT_WRITE);
+	ASSERT_TRUE(own != MAP_FAILED && entries != MAP_FAILED && guest && words);
+	ASSERT_EQ(0, evpl_channel(fd[0], 64, ends));
+	ASSERT_EQ(0, evpl_bind(fd[0], ends[0]));
+	ASSERT_EQ(0, evpl_bind(fd[1], ends[1]));
+	ASSERT_EQ(0, pipe2(pipe, O_CLOEXEC | O_NONBLOCK));
+	ASSERT_LE(0, fcntl(pipe[1], F_SETPIPE_SZ, MANY_SLAB / SLAB_2M * 4096));
+
+	/* A page of each folio goes into a pipe, then all leases end. */
+	for (offset = 0; offset < MANY_SLAB; offset += sizeof(records) / 32 * SMALL) {
+		for (i = 0; i < 64; i++) {
+			records[i] = (struct evpl_record){
+				.offset = offset + i * SMALL,
+				.length = SMALL,
+				.flags = EVPL_RECORD_DEVICE,
+			};
+			set(&entries[offset / SMALL + i].word, 1);
+		}
+		ASSERT_EQ(64, evpl_send(ends[0], records, 64));
+		ASSERT_EQ(64, evpl_recv(ends[1], records, 64));
+		if (!(offset % SLAB_2M))
+			ASSERT_EQ(4096, into_pipe(pipe[1], guest + records[0].offset -
+						  setup[1].out_guest_io_ro_offset, 4096));
+		for (i = 0; i < 64; i++) {
+			leases[i] = records[i].lease;
+			set(&words[leases[i]].word, 0);
+		}
+		ASSERT_EQ(64, evpl_lease_release(fd[1], leases, 64));
+	}
+	quarantined = read_counters().quarantined;
+	EXPECT_EQ((long long)MANY_BUFFERS, quarantined);
+
+	/* A pass of the kernel's own may fall into a try. */
+	for (tries = 0, looks = 0; tries < 20 && looks != folios; tries++) {
+		looks = number_in(COUNTERS, "looks");
+		EXPECT_EQ(0, evpl_lease_pull(fd[0]));
+		looks = number_in(COUNTERS, "looks") - looks;
+	}
+	EXPECT_EQ(folios, looks);
+	EXPECT_EQ(quarantined, read_counters().quarantined);
+
+	while (read(pipe[0], page, sizeof(page)) == sizeof(page))
+		;
+	for (tries = 0; tries < 600 && read_counters().quarantined; tries++)
+		usleep(100 * 1000);
+	EXPECT_EQ(0, read_counters().quarantined);
+	EXPECT_EQ(0, read_counters().shares);
+	for (i = 0; i < MANY_BUFFERS; i++)
+		ASSERT_EQ(0, get(&entries[i].word));
+	munmap(own, MANY_SLAB);
+	munmap(entries, MANY_BUFFERS * sizeof(*entries));
+	munmap(guest, setup[1].out_guest_size);
+	munmap(words, setup[1].out_leases_size);
+	for (i = 0; i < 2; i++) {
+		close(fd[i]);
+		close(ends[i]);
+		close(pipe[i]);
+	}
+	EXPECT_TRUE(counters_return_to(before));
+}
+
 TEST_HARNESS_MAIN
