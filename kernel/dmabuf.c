@@ -314,7 +314,7 @@ static void release(struct dma_buf *dmabuf)
 		struct piece *piece = &export->pieces[i];
 
 		if (piece->share) {
-			evpl_share_unexport(piece->share);
+			evpl_share_unexport(piece->share, export->writable);
 			evpl_share_drop(piece->share);
 		} else {
 			evpl_slab_unexport(piece->slab);
@@ -362,7 +362,7 @@ static int take_reference(struct piece *piece, struct evpl_client *client,
 			  &piece->lease);
 	if (IS_ERR(share))
 		return PTR_ERR(share) == -EACCES ? -EPERM : PTR_ERR(share);
-	ret = evpl_share_export(share);
+	ret = evpl_share_export(share, write);
 	if (ret) {
 		evpl_take_back(share, piece->lease);
 		return ret;
@@ -388,10 +388,10 @@ static int take_slab(struct piece *piece, struct evpl_client *client,
 	return 0;
 }
 
-static void give_piece_back(struct piece *piece)
+static void give_piece_back(struct piece *piece, bool write)
 {
 	if (piece->share) {
-		evpl_share_unexport(piece->share);
+		evpl_share_unexport(piece->share, write);
 		evpl_take_back(piece->share, piece->lease);
 	} else {
 		evpl_slab_unexport(piece->slab);
@@ -424,7 +424,7 @@ static int take_pieces(struct export *export, struct evpl_client *client,
 	if (!ret)
 		export->nr_pieces = count;
 	while (ret && i--) {
-		give_piece_back(&export->pieces[i]);
+		give_piece_back(&export->pieces[i], write);
 		cond_resched();
 	}
 	up_read(&client->send_sem);

@@ -198,9 +198,9 @@ struct evpl_slab {
  *	goes when @count is 0, or @holds is and the share is revoked.
  * @holds: one for each time that a dma-buf carries it, for a quarantine, and for who
  *	revokes it
- * @holders: the leases through which pages can be held (see fence.c)
- * @next_serial: of the next lease. It also grows with a revoke: so a look at the fence
- *	that began before either is known to be old.
+ * @holders: the leases and dma-bufs through which pages can be held (see fence.c)
+ * @next_serial: of the next lease. It also grows with each writable dma-buf and with a
+ *	revoke: so a look at the fence that began before any of these is known to be old.
  * @seen: what @next_serial was when the current pass over the quarantines began to look at
  *	this buffer's folio; guarded by evpl_slab.look_mutex as well
  * @leases: in the order of their serials
@@ -463,8 +463,8 @@ bool evpl_share_take_home(struct evpl_share *share);
 int evpl_share_add_lease(struct evpl_lease *lease);
 void evpl_share_remove_lease(struct evpl_lease *lease);
 void evpl_share_drop(struct evpl_share *share);
-int evpl_share_export(struct evpl_share *share);
-void evpl_share_unexport(struct evpl_share *share);
+int evpl_share_export(struct evpl_share *share, bool write);
+void evpl_share_unexport(struct evpl_share *share, bool write);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
@@ -507,9 +507,10 @@ struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
 				 pgoff_t *offset);
 u64 evpl_lease_place(struct evpl_lease *lease);
 
-static inline bool evpl_lease_is_io(const struct evpl_lease *lease)
+/* Whether something can hold pages through it, past its end: see fence.c. */
+static inline bool evpl_lease_is_fenced(const struct evpl_lease *lease)
 {
-	return lease->kind >= EVPL_LEASE_IO_RW;
+	return lease->kind != EVPL_LEASE_RO;
 }
 
 /* fence.c */

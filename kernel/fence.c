@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The fence: what stands between a device that may still have a buffer's pages and the
- * buffer's next user. Whoever could pin pages in a guest-io window may have left them
- * with a ring, a pipe, a socket or a device, past the end of its lease and of itself.
- * All of these hold a reference on the folio; not all of them hold a pin. So what
- * counts is the folio's references, less the slab's own and one for each mapping.
+ * The fence stands between a device that may still have a buffer's pages and the buffer's
+ * next user. A client that could pin pages in a guest-io window may have left them with a
+ * ring, a pipe, a socket or a device. These keep the pages past the end of the lease, and
+ * past the end of the client. A writable PFN mapping, of the guest window or of a dma-buf,
+ * can't be pinned, but KVM before Linux 6.13 takes a reference on the first page of a folio
+ * that is mapped so, and lets a guest write to it until the guest lets go. All of these
+ * hold a reference on the folio; not all of them hold a pin. So the fence counts the
+ * folio's references, less the slab's own and one for each mapping.
  *
- * Those of the owner's own registrations are the folio's floor, which the owner sets.
- * Only who can no longer touch the buffer is fenced: share.c asks when all leases have
- * been unmapped and before the owner gets its reference back. If the fence is closed
- * then, the buffer is in quarantine, and is looked at again until it is open.
+ * A read-only lease for the CPU isn't fenced. What is read through it late is read, and
+ * written nowhere.
+ *
+ * The references of the owner's own registrations are the folio's floor, which the owner
+ * sets. share.c asks whether the fence is open when all leases have been unmapped, and
+ * before the owner gets its reference back. If the fence is closed then, the buffer is in
+ * quarantine, and its folio is looked at again until the fence is open.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>

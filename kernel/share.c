@@ -235,8 +235,8 @@ int evpl_share_add_lease(struct evpl_lease *lease)
 	revoked = share->revoked;
 	if (!revoked) {
 		share->count++;
-		share->holders += evpl_lease_is_io(lease);
-		share->fenced |= evpl_lease_is_io(lease);
+		share->holders += evpl_lease_is_fenced(lease);
+		share->fenced |= evpl_lease_is_fenced(lease);
 		lease->serial = share->next_serial++;
 		list_add_tail(&lease->list, &share->leases);
 	}
@@ -251,7 +251,7 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 
 	xa_lock(shares);
 	if (!list_empty(&lease->list))
-		lease->share->holders -= evpl_lease_is_io(lease);
+		lease->share->holders -= evpl_lease_is_fenced(lease);
 	list_del_init(&lease->list);
 	xa_unlock(shares);
 }
@@ -397,10 +397,11 @@ static void unhold(struct evpl_share *share)
  * evpl_share_export() - let a dma-buf carry a buffer
  * @share: of the buffer; the caller has a count, which it keeps until
  *	evpl_share_unexport()
+ * @write: mappings of the dma-buf may be written to, so that pages can be held
  *
  * Return: 0, or -ENOENT if the share has been revoked.
  */
-int evpl_share_export(struct evpl_share *share)
+int evpl_share_export(struct evpl_share *share, bool write)
 {
 	bool revoked;
 
@@ -408,6 +409,9 @@ int evpl_share_export(struct evpl_share *share)
 	revoked = share->revoked;
 	if (!revoked) {
 		share->holds++;
+		share->holders += write;
+		share->fenced |= write;
+		share->next_serial += write;
 	}
 	xa_unlock(&share->slab->shares);
 	if (revoked)
@@ -417,9 +421,12 @@ int evpl_share_export(struct evpl_share *share)
 }
 
 /* Undo evpl_share_export(). No mapping of the dma-buf is left. */
-void evpl_share_unexport(struct evpl_share *share)
+void evpl_share_unexport(struct evpl_share *share, bool write)
 {
 	atomic_long_dec(&share->slab->client->nr_exports);
+	xa_lock(&share->slab->shares);
+	share->holders -= write;
+	xa_unlock(&share->slab->shares);
 	unhold(share);
 }
 

@@ -925,6 +925,128 @@ TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
 	EXPECT_EQ(0, read_counters().quarantined);
 }
 
+#define HOLDER		"/sys/kernel/debug/evpl-holder/"
+
+/*
+ * Have the module of selftests/modules hold the page that the owner has mapped here, as KVM
+ * before Linux 6.13 does by a lessee's mapping. The page's number is asked of the owner's
+ * mapping, since pagemap tells nothing of PFN mappings. Return 0 or -errno; -ENOENT where
+ * there is no such module.
+ */
+static int hold_page(char *memory)
+{
+	const char *module = getenv("EVPL_MODULE");
+	uint64_t entry;
+	char path[512];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "%.*s/tests/evpl_holder.ko",
+		 module ? (int)(strrchr(module, '/') - module) : 0, module ?: "");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = RESULT(syscall(SYS_finit_module, fd, "", 0));
+	close(fd);
+	if (ret && ret != -EEXIST)
+		return ret;
+	if (touch_read(memory))
+		return -EFAULT;
+	fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	ret = pread(fd, &entry, sizeof(entry), (uintptr_t)memory / 4096 * 8) == 8 ? 0 : -EIO;
+	close(fd);
+	/* Bit 63 says that it is there, bits 0 to 54 are its number. */
+	return ret ?: entry >> 63 ? write_number(HOLDER "hold", entry & ((1ULL << 55) - 1)) :
+				    -EFAULT;
+}
+
+static void let_go_of_page(void)
+{
+	write_number(HOLDER "release", 0);
+	syscall(SYS_delete_module, "evpl_holder", 0);
+}
+
+TEST_F(fence, page_of_a_writable_lease_that_kvm_holds_keeps_the_buffer)
+{
+	struct evpl_record got;
+	/* The first page of the folio: no other has a count of its own. */
+	char *memory = lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	int ret = hold_page(self->owner.own);
+
+	if (ret == -ENOENT)
+		SKIP(return, "name the module's file in EVPL_MODULE");
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(SIGBUS, touch_write(memory));
+	EXPECT_TRUE(is_quarantined(&self->owner, 0));
+	let_go_of_page();
+	EXPECT_TRUE(is_returned(&self->owner, 0));
+}
+
+TEST_F(fence, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
+{
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	int ret = hold_page(self->owner.own);
+
+	if (ret == -ENOENT)
+		SKIP(return, "name the module's file in EVPL_MODULE");
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(1, evpl_revoke(self->owner.fd, 0));
+	EXPECT_EQ(SIGBUS, touch_write(memory));
+	EXPECT_TRUE(is_quarantined(&self->owner, 0));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(is_quarantined(&self->owner, 0));
+	let_go_of_page();
+	EXPECT_TRUE(is_returned(&self->owner, 0));
+
+	/* Where nothing holds it, it is complete. */
+	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 0));
+	EXPECT_EQ(0, get(&self->owner.entries[0].word));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+}
+
+TEST_F(fence, page_of_a_writable_dma_buf_that_kvm_holds_keeps_the_buffer)
+{
+	struct evpl_range range = { .offset = 0, .length = BUFFER };
+	char *memory;
+	int fd, ret;
+
+	fill(&self->owner, 0, 'x');
+	fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_WRITE);
+	ASSERT_LE(0, fd);
+	memory = map(fd, BUFFER, 0, PROT_READ | PROT_WRITE);
+	ASSERT_NE(NULL, memory);
+	ret = hold_page(self->owner.own);
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(0, munmap(memory, BUFFER));
+	close(fd);
+	if (ret == -ENOENT)
+		SKIP(return, "name the module's file in EVPL_MODULE");
+	ASSERT_EQ(0, ret);
+	EXPECT_TRUE(is_quarantined(&self->owner, 0));
+	let_go_of_page();
+	EXPECT_TRUE(is_returned(&self->owner, 0));
+}
+
+TEST_F(fence, end_of_a_read_only_lease_looks_at_no_folio)
+{
+	struct evpl_record got;
+	long long looks = number_in(COUNTERS, "looks");
+
+	ASSERT_LE(0, looks);
+	lease(_metadata, self, 0, 0, &got);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(0, get(&self->owner.entries[0].word));
+	EXPECT_EQ(looks, number_in(COUNTERS, "looks"));
+	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(0, get(&self->owner.entries[0].word));
+	EXPECT_EQ(looks + 1, number_in(COUNTERS, "looks"));
+}
+
 #define SMALL		4096
 #define MANY_SLAB	(scaled(1024) / 2 * SLAB_2M)
 #define MANY_BUFFERS	(MANY_SLAB / SMALL)

@@ -26,7 +26,8 @@
  *	The buffers of other clients that this one has a *lease* on, each at its
  *	place, writable or not. The CPU can touch them, and nothing can pin them:
  *	neither vmsplice(2) nor O_DIRECT, io_uring's registered buffers or RDMA
- *	(they give EFAULT), so that taking a lease away is complete and at once.
+ *	(they give EFAULT). So taking a read-only lease away is complete and at once.
+ *	Of a writable lease KVM before Linux 6.13 may hold a page: see DOC: fence.
  *
  * guest-io, guest-io-ro
  *	The same of *device leases*. What is here can be pinned; so when it ends, a
@@ -116,17 +117,21 @@
 /**
  * DOC: fence
  *
- * Who has a device lease can have a device, a pipe or a socket hold the buffer's
- * pages, past the end of the lease and of the process. So when the last that others
- * had of such a buffer ends, the kernel looks at each folio of it: how many references
- * are there that are neither the kernel's own nor a mapping's? If there are more than
- * the folio's *floor*, the owner doesn't get its reference back yet: the buffer is in
- * *quarantine*. Its word stays, its slab can't be freed; unless it has been revoked it
- * can be sent. The kernel
- * looks again, at first after some milliseconds and then less often, down to once a
- * second, and whenever the owner pulls (EVPL_LEASE_PULL); when the references have
- * gone, the owner's word goes down and the buffer is reported, as ever. The owner can
- * also end a quarantine by itself (EVPL_QUARANTINE_END), and it ends with the owner:
+ * A client with a device lease can have a device, a pipe or a socket hold the buffer's
+ * pages past the end of the lease, and past its own end. A writable lease for the CPU can't
+ * be pinned, nor can a mapping of a writable dma-buf; but KVM before Linux 6.13 takes a
+ * reference on such a page and lets a guest write to it for a while. A read-only lease for
+ * the CPU isn't fenced.
+ *
+ * When the last part that others had in a fenced buffer ends, the kernel looks at each folio
+ * of the buffer: how many references are there that are neither the kernel's own nor a
+ * mapping's? If there are more than the folio's *floor*, the owner doesn't get its reference
+ * back yet: the buffer is in *quarantine*. Its word stays, and its slab can't be freed. The
+ * buffer can still be sent, unless it has been revoked. The kernel looks again, at first
+ * after some milliseconds and then less often, down to once a second, or less often where a
+ * look takes long. It also looks whenever the owner pulls (EVPL_LEASE_PULL). When the
+ * references have gone, the owner's word goes down and the buffer is reported. The owner can
+ * also end a quarantine by itself (EVPL_QUARANTINE_END). A quarantine ends with its owner:
  * then the memory goes to nobody before the references have gone.
  *
  * The floor is what the owner's own registrations hold: 0, until it is raised by
@@ -499,9 +504,9 @@ struct evpl_lease_pull {
  *
  * Takes the buffer back from everybody: from all who have a lease on it, whose
  * next touch raises SIGBUS or finds zeros, as they chose; and from all records
- * that carry it, which are delivered as %EVPL_RECORD_REVOKED. On return only the
- * owner can touch the buffer, save what a device lease had pinned. A revoked lease
- * keeps its number and place until its word is 0 and it is released.
+ * that carry it, which are delivered as %EVPL_RECORD_REVOKED. If the call returns 0, only
+ * the owner can touch the buffer. A revoked lease keeps its number and place until its
+ * word is 0 and it is released.
  *
  * Return: 0, also where nobody has it; 1 if something still holds it, and it is in
  * quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
