@@ -544,9 +544,12 @@ int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
 static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
 {
 	u64 start = evpl_share_offset(item->share);
+	/* Before the owner has the reference, lest it believe that the buffer is its own. */
+	bool held = evpl_share_is_held(item->share);
 	int ret;
 
-	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE, 0);
+	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE,
+		       held ? EVPL_RECORD_HELD : 0);
 	if (ret)
 		return ret;
 	if (evpl_share_take_home(item->share))

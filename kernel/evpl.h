@@ -191,6 +191,8 @@ struct evpl_slab {
  * @fenced: something may hold the buffer's pages: since its fence was last seen open, or
  *	its owner last ended a quarantine, it has had one of @holders
  * @quiet: @holders was 0 when @seen was noted
+ * @awaited: the owner has been told that others may still have the buffer, or has asked.
+ *	When the share gives its reference back, that is reported even if the owner has others.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @count: one for each record on its way, each lease, each time that a dma-buf
  *	carries it, a quarantine, and who works on it: the kernel's count of the
@@ -215,6 +217,7 @@ struct evpl_share {
 	bool revoked;
 	bool fenced;
 	bool quiet;
+	bool awaited;
 	bool wanted;
 	unsigned long count;
 	unsigned long holds;
@@ -435,6 +438,7 @@ void evpl_word_inc(atomic64_t *word);
 bool evpl_word_dec(atomic64_t *word);
 void evpl_word_want(atomic64_t *word, bool want);
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer);
+void evpl_refs_report_home(struct evpl_client *client, u64 buffer);
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);
@@ -459,6 +463,7 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 void evpl_share_give_back(struct evpl_share *share);
 void evpl_share_hold(struct evpl_share *share);
 bool evpl_share_is_revoked(struct evpl_share *share);
+bool evpl_share_is_held(struct evpl_share *share);
 bool evpl_share_take_home(struct evpl_share *share);
 int evpl_share_add_lease(struct evpl_lease *lease);
 void evpl_share_remove_lease(struct evpl_lease *lease);
@@ -470,6 +475,7 @@ void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
 bool evpl_share_look(struct evpl_client *client);
 int evpl_share_end_quarantine(struct evpl_client *client, u64 offset);
+int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
 void evpl_share_end_quarantines(struct evpl_slab *slab);
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)

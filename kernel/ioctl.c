@@ -42,6 +42,7 @@ struct evpl_call {
 		struct evpl_floor floor;
 		struct evpl_quarantine_end quarantine_end;
 		struct evpl_export export;
+		struct evpl_buffer_wait buffer_wait;
 	} args;
 };
 
@@ -357,6 +358,17 @@ free_ranges:
 	return ret;
 }
 
+static int ioctl_buffer_wait(struct evpl_call *call)
+{
+	struct evpl_buffer_wait *args = &call->args.buffer_wait;
+
+	if (args->flags & ~EVPL_WAIT_TRY)
+		return -EOPNOTSUPP;
+	if (!evpl_client_shift(call->client))
+		return -ENXIO;
+	return evpl_share_wait(call->client, args->offset, args->flags & EVPL_WAIT_TRY);
+}
+
 /*
  * Indexed by the ioctl's number. @size is the struct that this kernel knows,
  * @min_size the end of the last field that the first version of it had.
@@ -388,6 +400,7 @@ static const struct {
 	CALL(EVPL_QUARANTINE_END, evpl_quarantine_end, offset,
 	     ioctl_quarantine_end),
 	CALL(EVPL_EXPORT, evpl_export, out_fd, ioctl_export),
+	CALL(EVPL_BUFFER_WAIT, evpl_buffer_wait, offset, ioctl_buffer_wait),
 };
 
 /*

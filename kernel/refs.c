@@ -131,24 +131,27 @@ static void *refs_address(struct evpl_client *client, unsigned long index)
 }
 
 /*
- * Tell user space of the entry with this number. All of it is atomic OR, so
- * nothing that user space writes can disturb it.
+ * Tell user space of the entry with this number: by its bit in the bitmap, or, if !@bit, by
+ * the summary alone. All of it is atomic OR, so nothing that user space writes can disturb
+ * it.
  */
-static void report(struct evpl_client *client, unsigned long first, u64 number)
+static void report(struct evpl_client *client, unsigned long first, u64 number, bool bit)
 {
 	unsigned long *bits = refs_address(client, first + number / BITS_PER_PAGE);
 	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
 	bool returned = first == EVPL_REFS_RETURNED;
 	unsigned long *summary;
 
-	if (!bits || !header)
-		return;
-	summary = (unsigned long *)(returned ? &header->returned :
-					       &header->revoked);
-	set_bit(number % BITS_PER_PAGE, bits);
-	/* Who sees the bit in the summary finds the one in the bitmap. */
-	smp_mb__before_atomic();
-	set_bit(number / BITS_PER_PAGE % BITS_PER_LONG, summary);
+	if (bits && header) {
+		summary = (unsigned long *)(returned ? &header->returned :
+						       &header->revoked);
+		if (bit)
+			set_bit(number % BITS_PER_PAGE, bits);
+		/* A client that sees the bit in the summary finds the one in the bitmap. */
+		smp_mb__before_atomic();
+		set_bit(number / BITS_PER_PAGE % BITS_PER_LONG, summary);
+	}
+	/* evpl_share_wait() waits for no bit. */
 	wake_up_poll(&client->wait, returned ? EPOLLIN | EPOLLRDNORM : EPOLLPRI);
 }
 
@@ -223,12 +226,21 @@ void evpl_word_want(atomic64_t *word, bool want)
 
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
 {
-	report(client, EVPL_REFS_RETURNED, buffer);
+	report(client, EVPL_REFS_RETURNED, buffer, true);
+}
+
+/*
+ * Others have the buffer no more, but its owner has. It has no bit: the owner takes a bit
+ * for a buffer that nobody has.
+ */
+void evpl_refs_report_home(struct evpl_client *client, u64 buffer)
+{
+	report(client, EVPL_REFS_RETURNED, buffer, false);
 }
 
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number)
 {
-	report(client, EVPL_REFS_REVOKED, number);
+	report(client, EVPL_REFS_REVOKED, number, true);
 }
 
 /**

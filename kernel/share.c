@@ -44,8 +44,10 @@ static void hand_back(struct evpl_share *share, bool orphaned)
 	if (orphaned)
 		evpl_slab_give_back(slab, start,
 				    start + BIT(slab->buffer_shift) - 1);
-	else
-		word_dec(share);
+	else if (evpl_word_dec(share->word))
+		evpl_refs_report_returned(slab->client, evpl_share_buffer(share));
+	else if (share->awaited)
+		evpl_refs_report_home(slab->client, evpl_share_buffer(share));
 }
 
 /*
@@ -298,8 +300,6 @@ static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 	if (slab->orphaned)
 		return NULL;
 	trace_evpl_quarantine_begin(share);
-	/* A pass that is on its way has looked before this. */
-	share->seen = U64_MAX;
 	__xa_set_mark(&slab->shares, share->index, EVPL_QUARANTINED);
 	atomic_long_inc(&evpl_nr_quarantined);
 	slab->refs++;
@@ -391,6 +391,44 @@ static void unhold(struct evpl_share *share)
 	xa_unlock(&slab->shares);
 	if (settle)
 		hand_back(share, orphaned);
+}
+
+/**
+ * evpl_share_is_held() - whether others than the owner may still have a buffer
+ * @share: of the buffer; the caller has a count, that of a record to its owner
+ *
+ * The fence is looked at before the owner reads the record, so that the record can say
+ * what was found. If nothing but the record is left, and the fence is closed, then the
+ * quarantine begins here.
+ *
+ * Return: true if a lease that is fenced, or a dma-buf, may still lead to the buffer, or
+ * if something holds its pages. The end of that is reported to the owner.
+ */
+bool evpl_share_is_held(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab, *watched = NULL;
+	bool held = false, clear;
+
+	xa_lock(&slab->shares);
+	if (!share->fenced)
+		goto unlock;
+	clear = share->count == 1 && is_clear(share);
+	/* It may have been revoked, orphaned or sent again during the look. */
+	if (share->revoked || slab->orphaned)
+		goto unlock;
+	held = share->count > 1 || !clear;
+	share->fenced = held;
+	share->awaited |= held;
+	if (held && share->count == 1) {
+		watched = begin_quarantine(share);
+		share->count++;
+		share->holds++;
+	}
+unlock:
+	xa_unlock(&slab->shares);
+	if (watched)
+		watch(watched);
+	return held;
 }
 
 /**
@@ -874,4 +912,74 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 			return -EINTR;
 	}
 	return pulled;
+}
+
+/* A share with a count, whose end is to be reported to the owner; or NULL. */
+static struct evpl_share *get_awaited(struct evpl_slab *slab, unsigned long index)
+{
+	struct evpl_share *share;
+
+	xa_lock(&slab->shares);
+	share = xa_load(&slab->shares, index);
+	if (share) {
+		share->awaited = true;
+		share->count++;
+	}
+	xa_unlock(&slab->shares);
+	return share;
+}
+
+/* Look at a buffer now, if it is in quarantine. Return 0 or -EINTR. */
+static int look_at_one(struct evpl_slab *slab, unsigned long index)
+{
+	unsigned long first = index;
+	bool left = false;
+	int ret;
+
+	ret = mutex_lock_killable(&slab->look_mutex);
+	if (ret)
+		return ret;
+	look_at_next(slab, &first, index, &left);
+	mutex_unlock(&slab->look_mutex);
+	return 0;
+}
+
+/**
+ * evpl_share_wait() - wait until nobody but its owner has a buffer
+ * @client: the owner
+ * @offset: where the buffer starts in the own window
+ * @try: look at once, and don't wait
+ *
+ * Idle leases on the buffer are ended, and others are to end as soon as they are idle.
+ *
+ * Return: 0; -ENOENT; -EAGAIN if @try and others have it, or something holds it;
+ * -EINTR or -ERESTARTSYS.
+ */
+int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
+{
+	struct evpl_share *share;
+	struct evpl_slab *slab;
+	unsigned long index;
+	int ret = 0;
+
+	slab = get_slab(client, offset, &index);
+	if (!slab)
+		return -ENOENT;
+	share = get_awaited(slab, index);
+	if (!share)
+		goto put_slab;
+	pull_share(share, true);
+	evpl_share_drop(share);
+	if (try) {
+		ret = look_at_one(slab, index);
+		if (!ret && xa_load(&slab->shares, index))
+			ret = -EAGAIN;
+	} else {
+		evpl_fence_watch(client);
+		/* hand_back() comes after the share has gone, and wakes. */
+		ret = wait_event_interruptible(client->wait, !xa_load(&slab->shares, index));
+	}
+put_slab:
+	evpl_slab_put(slab);
+	return ret;
 }

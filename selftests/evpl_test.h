@@ -171,6 +171,17 @@ static inline int evpl_quarantine_end(int fd, uint64_t offset)
 	return RESULT(ioctl(fd, EVPL_QUARANTINE_END, &end));
 }
 
+static inline int evpl_buffer_wait(int fd, uint64_t offset, uint32_t flags)
+{
+	struct evpl_buffer_wait wait = {
+		.size = sizeof(wait),
+		.flags = flags,
+		.offset = offset,
+	};
+
+	return RESULT(ioctl(fd, EVPL_BUFFER_WAIT, &wait));
+}
+
 /* Return the dma-buf, or -errno. */
 static inline int evpl_export(int fd, const struct evpl_range *ranges, uint32_t count,
 			      uint32_t flags)

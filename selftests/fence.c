@@ -6,6 +6,7 @@
  */
 #include <linux/io_uring.h>
 #include <stdarg.h>
+#include <sys/time.h>
 
 #include "client.h"
 
@@ -1045,6 +1046,112 @@ TEST_F(fence, end_of_a_read_only_lease_looks_at_no_folio)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
 	EXPECT_EQ(looks + 1, number_in(COUNTERS, "looks"));
+}
+
+TEST_F(fence, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
+{
+	struct evpl_record got, home;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char page[4096];
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
+	ASSERT_EQ(0, read_counters().leases);
+	ASSERT_EQ(1, evpl_recv(self->ends[0], &home, 1));
+	EXPECT_EQ(5 * BUFFER, home.offset);
+	EXPECT_EQ(EVPL_LEASE_NONE, home.lease);
+	EXPECT_EQ(EVPL_RECORD_DEVICE | EVPL_RECORD_HELD, home.flags);
+	/* One is the owner's, and one the quarantine's. */
+	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	EXPECT_EQ(1, read_counters().quarantined);
+	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
+
+	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
+	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
+	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(0, read_counters().quarantined);
+	EXPECT_EQ(0, read_counters().shares);
+	/* Told as well, for those that poll. It has no bit, as the owner has it. */
+	EXPECT_FALSE(bit(self->owner.returned, 5));
+	EXPECT_NE(0, get(&self->owner.header->returned));
+	EXPECT_EQ(POLLIN, events_of(self->owner.fd) & POLLIN);
+	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
+	set(&self->owner.entries[5].word, 0);
+}
+
+TEST_F(fence, buffer_that_comes_home_while_others_have_it_says_so)
+{
+	struct evpl_record got[2], home, sent;
+
+	lease(_metadata, self, 5, DEVICE_RW, &got[0]);
+	/* Twice, so that the lease stays when one reference goes home. */
+	set(&self->owner.entries[5].word, 2);
+	sent = (struct evpl_record){ .offset = 5 * BUFFER, .length = BUFFER, .flags = DEVICE_RW };
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got[1], 1));
+	ASSERT_EQ(1, evpl_send(self->ends[1], &got[0], 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[0], &home, 1));
+	EXPECT_EQ(DEVICE_RW | EVPL_RECORD_HELD, home.flags);
+	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
+	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
+	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	set(&self->owner.entries[5].word, 0);
+}
+
+TEST_F(fence, buffer_that_comes_home_free_says_nothing)
+{
+	static const uint32_t kinds[] = {
+		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
+	};
+	struct evpl_record got, home;
+
+	for (int i = 0; i < 4; i++) {
+		char *memory = lease(_metadata, self, 5, kinds[i], &got);
+
+		EXPECT_EQ(0, touch_read(memory));
+		ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
+		ASSERT_EQ(1, evpl_recv(self->ends[0], &home, 1));
+		EXPECT_EQ(kinds[i], home.flags);
+		EXPECT_EQ(1, get(&self->owner.entries[5].word));
+		EXPECT_EQ(0, read_counters().shares);
+		EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
+		set(&self->owner.entries[5].word, 0);
+	}
+}
+
+TEST_F(fence, wait_for_what_is_no_buffer_is_an_error)
+{
+	int fd = self->owner.fd;
+
+	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, SLAB_2M, 0));
+	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, 4096, 0));
+	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, self->owner.setup.out_guest_offset, 0));
+	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, -4096ULL, 0));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_buffer_wait(fd, 0, 2));
+	EXPECT_EQ(0, evpl_buffer_wait(fd, 0, 0));
+}
+
+static void no_op(int signal)
+{
+}
+
+TEST_F(fence, wait_for_a_buffer_ends_with_a_signal)
+{
+	struct sigaction action = { .sa_handler = no_op };
+	struct evpl_record got;
+	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	const struct itimerval often = { { 0, 100000 }, { 0, 100000 } }, never = { 0 };
+
+	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	sigaction(SIGALRM, &action, NULL);
+	/* Again and again, so that one comes while it waits. */
+	setitimer(ITIMER_REAL, &often, NULL);
+	EXPECT_EQ(-EINTR, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
+	setitimer(ITIMER_REAL, &never, NULL);
+	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 }
 
 #define SMALL		4096

@@ -94,7 +94,7 @@ enum {
 	LSEEK, POLL, READ, WRITE, FSYNC, FTRUNCATE, FDINFO, READ_COUNTERS,
 	READ_CLIENTS, SMAPS, SET_CAP, VMSPLICE, DRAIN, FORK, KILL,
 	CHANNEL, BIND, SEND, RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, FLOOR,
-	QUARANTINE_END, EXPORT, MMAP_DMABUF, SYNC, NR_KINDS
+	QUARANTINE_END, BUFFER_WAIT, EXPORT, MMAP_DMABUF, SYNC, NR_KINDS
 };
 
 /* What the workers and the parent share. */
@@ -1211,6 +1211,19 @@ static int do_quarantine_end(struct thread *self, const uint8_t *arg)
 			    place(self, &end, sizeof(end), arg[1], arg[5])));
 }
 
+/* Tries alone: a thread that waits would make no more calls. */
+static int do_buffer_wait(struct thread *self, const uint8_t *arg)
+{
+	struct evpl_buffer_wait wait = { .flags = EVPL_WAIT_TRY | flags_of[arg[2]] };
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+	uint64_t *where;
+
+	wait.offset = pick_slab(slot, arg[3], &where) + wrong_by[arg[4]];
+	return RESULT(ioctl(fd, EVPL_BUFFER_WAIT,
+			    place(self, &wait, sizeof(wait), arg[1], arg[5])));
+}
+
 static void count(unsigned int kind, int ret)
 {
 	add(&shared->results[kind][-ret < NR_RESULTS ? -ret : NR_RESULTS - 1], 1);
@@ -1358,6 +1371,9 @@ static const struct kind {
 	[QUARANTINE_END] = { "quarantine_end", do_quarantine_end, 6, 0, 9,
 			     ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS,
 				  OF(wrong_by), NR_POINTERS) },
+	[BUFFER_WAIT] = { "buffer_wait", do_buffer_wait, 20, 0, 9,
+			  ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS,
+			       OF(wrong_by), NR_POINTERS) },
 };
 
 static uint8_t lottery[2048];
@@ -2177,7 +2193,7 @@ static bool calls_succeed_and_fail(void)
 	static const uint8_t own[] = {
 		SETUP, ALLOC, FREE, MMAP_OWN, MMAP_REFS, TOUCH, CHANNEL, BIND, SEND,
 		RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, FLOOR, QUARANTINE_END,
-		EXPORT, MMAP_DMABUF,
+		BUFFER_WAIT, EXPORT, MMAP_DMABUF,
 	};
 	bool ok = true;
 
@@ -2241,6 +2257,10 @@ static bool errnos_reached(void)
 		{ QUARANTINE_END, E2BIG }, { QUARANTINE_END, EOPNOTSUPP },
 		{ QUARANTINE_END, EINVAL }, { QUARANTINE_END, EFAULT },
 		{ QUARANTINE_END, ENXIO }, { QUARANTINE_END, ENOENT },
+		{ BUFFER_WAIT, E2BIG }, { BUFFER_WAIT, EOPNOTSUPP },
+		{ BUFFER_WAIT, EINVAL }, { BUFFER_WAIT, EFAULT },
+		{ BUFFER_WAIT, ENXIO }, { BUFFER_WAIT, ENOENT },
+		{ BUFFER_WAIT, EAGAIN },
 #ifdef __x86_64__
 		{ ALLOC, EINTR }, { MMAP_OWN, EINTR },
 #endif

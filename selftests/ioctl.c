@@ -36,6 +36,7 @@ union any {
 	struct evpl_floor floor;
 	struct evpl_quarantine_end quarantine_end;
 	struct evpl_export export;
+	struct evpl_buffer_wait buffer_wait;
 	char bytes[8192];
 };
 
@@ -134,6 +135,14 @@ static const struct call {
 			.ranges = (uintptr_t)&a_page,
 			.count = 1,
 		},
+	},
+	{
+		.cmd = EVPL_BUFFER_WAIT,
+		.size = sizeof(struct evpl_buffer_wait),
+		.flags = EVPL_WAIT_TRY,
+		.set_up = true,
+		.slab = true,
+		.no_output = true,
 	},
 };
 
@@ -341,7 +350,7 @@ TEST_F(client, unknown_ioctl_is_ENOTTY)
 {
 	union any args = { .size = 8 };
 
-	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 11), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, ARRAY_SIZE(calls)), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));

@@ -134,6 +134,12 @@
  * also end a quarantine by itself (EVPL_QUARANTINE_END). A quarantine ends with its owner:
  * then the memory goes to nobody before the references have gone.
  *
+ * A lessee can also send the buffer home to its owner. The record that the owner reads then
+ * has %EVPL_RECORD_HELD if others may still have a part in the buffer: a fenced lease, a
+ * dma-buf, or pages that something holds. Without that flag, nothing that others had in a
+ * fenced buffer is left when the record is read. An owner that was told of a part that is
+ * left waits by EVPL_BUFFER_WAIT, or polls for the end of it.
+ *
  * The floor is what the owner's own registrations hold: 0, until it is raised by
  * EVPL_FLOOR. It belongs to a folio, 2 MiB or less; so what holds one buffer of a
  * folio may keep another one of it in quarantine, but no folio that nothing holds, save
@@ -228,9 +234,9 @@ struct evpl_entry {
  * client takes each by exchanging it with 0, then looks through the bitmap,
  * taking its words likewise. A bit is a hint: look at the entry's word.
  *
- * Bit n of the returned bitmap is the own buffer with entry n, whose word the
- * kernel took to 0. Bit n of the revoked one is the lease number n, which was
- * revoked while its word wasn't 0.
+ * Bit n of the returned bitmap is the own buffer with entry n, whose word the kernel
+ * took to 0. It may be that no bit is set: see EVPL_BUFFER_WAIT. Bit n of the revoked
+ * one is the lease number n, which was revoked while its word wasn't 0.
  *
  * The header is there when the first end has been bound to the client, or it has
  * exported something; a page of a bitmap when the first buffer that it tells of was
@@ -417,6 +423,12 @@ struct evpl_channel_bind {
 /* The receiver may have devices read the buffer, and write if it may. */
 #define EVPL_RECORD_DEVICE	_BITUL(2)
 
+/*
+ * Read only, of the reader's own buffer: others may still have a part in it. Wait for
+ * the end of that by EVPL_BUFFER_WAIT. See DOC: fence.
+ */
+#define EVPL_RECORD_HELD	_BITUL(3)
+
 /* No lease: a record of the reader's own buffer, or a revoked one. */
 #define EVPL_LEASE_NONE		0xffffffffU
 
@@ -426,7 +438,7 @@ struct evpl_channel_bind {
  *	of the writer; read, of the reader
  * @length: bytes, not 0, all in one buffer
  * @flags: %EVPL_RECORD_WRITE and %EVPL_RECORD_DEVICE, or 0; read, also
- *	%EVPL_RECORD_REVOKED
+ *	%EVPL_RECORD_REVOKED or %EVPL_RECORD_HELD
  * @cookie: whatever the writer likes
  * @lease: read, the number of the lease, or %EVPL_LEASE_NONE; written, ignored:
  *	@offset says what is meant
@@ -635,5 +647,37 @@ struct evpl_export {
 };
 
 #define EVPL_EXPORT _IOWR(EVPL_IOC_TYPE, 0x0a, struct evpl_export)
+
+/* Say at once whether others have the buffer, instead of waiting. */
+#define EVPL_WAIT_TRY	_BITUL(0)
+
+/**
+ * struct evpl_buffer_wait - ioctl(EVPL_BUFFER_WAIT)
+ * @size: sizeof(struct evpl_buffer_wait)
+ * @flags: %EVPL_WAIT_TRY or 0
+ * @offset: where a buffer starts in the own window
+ *
+ * Waits until nobody but the client has a part in the buffer: it isn't on its way, nobody
+ * has a lease on it, no dma-buf carries it, and it isn't in quarantine. The client's own
+ * references don't matter.
+ *
+ * Leases on the buffer whose words are 0 are ended, and others get %EVPL_WORD_WANTED, as by
+ * EVPL_LEASE_PULL.
+ *
+ * With %EVPL_WAIT_TRY the kernel looks at the fence at once if the buffer is in quarantine.
+ * After EAGAIN, and after a record with %EVPL_RECORD_HELD, the end is reported by @returned
+ * of the header, without a bit in the bitmap if the client has references on the buffer:
+ * so a client may poll, and then try again.
+ *
+ * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there; EAGAIN
+ * with %EVPL_WAIT_TRY, if others have a part in the buffer; EINTR if a signal came.
+ */
+struct evpl_buffer_wait {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 offset;
+};
+
+#define EVPL_BUFFER_WAIT _IOWR(EVPL_IOC_TYPE, 0x0b, struct evpl_buffer_wait)
 
 #endif /* _UAPI_LINUX_EVPL_H */

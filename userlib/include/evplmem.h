@@ -282,21 +282,33 @@ struct evpl_device_ops {
  * Without it nothing can pin what was received: O_DIRECT, RDMA and the like give EFAULT.
  * With it they may read, and with %EVPL_MESSAGE_WRITE write. What such I/O still holds
  * when the receiver has released the buffer, or died, keeps it from its owner until
- * that is over (the kernel's quarantine; linux/evpl.h, DOC: fence).
+ * that is over (the kernel's quarantine; linux/evpl.h, DOC: fence). The same goes for
+ * %EVPL_MESSAGE_WRITE alone, since KVM before Linux 6.13 may hold a page of what a guest
+ * can write to.
  *
  * The sender's own devices don't keep a buffer from it: they are told to the kernel as
- * they register a slab. Attach them before buffers of it are in use; where all of a
- * slab is in use the kernel can't tell whose a registration is, and keeps what is sent
- * so until the registration goes.
+ * they register a slab. Attach them before buffers of it are in use. Where all of a slab
+ * is in use, the kernel can't tell whose a registration is, and keeps what is sent with
+ * either flag until the registration goes.
  */
 #define EVPL_MESSAGE_DEVICE	(1U << 2)
+/**
+ * EVPL_MESSAGE_HELD - received: others may still have the buffer, which is one's own
+ *
+ * A process that sends a buffer home may have a device, a pipe or another reference on it
+ * still. The buffer may change, or be read, until evpl_iovec_wait() returns 0.
+ */
+#define EVPL_MESSAGE_HELD	(1U << 3)
+
+/** EVPL_IOVEC_TRY - evpl_iovec_wait() doesn't wait */
+#define EVPL_IOVEC_TRY		(1U << 0)
 
 /**
  * struct evpl_message - a reference on its way to another process
  * @iovec: the slice, and the reference; received with %EVPL_MESSAGE_REVOKED, empty
  * @cookie: whatever the sender likes
  * @flags: %EVPL_MESSAGE_WRITE and %EVPL_MESSAGE_DEVICE, or 0; received, also
- *	%EVPL_MESSAGE_REVOKED
+ *	%EVPL_MESSAGE_REVOKED or %EVPL_MESSAGE_HELD
  * @reserved: 0
  */
 struct evpl_message {
@@ -337,6 +349,7 @@ int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 			     const struct iovec *src, int niov);
 int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info);
 int evplmem_iovec_revoke(const struct evpl_iovec *iovec);
+int evplmem_iovec_wait(const struct evpl_iovec *iovec, unsigned int flags);
 int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *pool,
 			   unsigned int capacity, unsigned int flags, int *r_peer);
 int evplmem_channel_bind(struct evpl_channel **r_channel, struct evpl_pool *pool, int fd,
@@ -885,8 +898,9 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
  * Their next touch of the buffer raises SIGBUS, or finds zeros (%EVPL_POOL_ZEROS).
  * References on the way arrive as %EVPL_MESSAGE_REVOKED.
  *
- * Return: 0, also where nobody has it; 1 if a device of another process still has the
- * buffer (%EVPL_MESSAGE_DEVICE), and can read or write it until its I/O has ended; or
+ * Return: 0, also where nobody has it; 1 if a device of another process, or a virtual
+ * machine there, still has the buffer (see %EVPL_MESSAGE_DEVICE), and can read or write it
+ * until evpl_iovec_wait() returns 0; or
  *  - -EINVAL: @iovec is empty, or another process's memory
  *  - -EBUSY: another thread revokes it just now, or 1 was returned and that lasts; or
  *    a dma-buf carries it
@@ -895,6 +909,28 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
 static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
 {
 	return evplmem_iovec_revoke(iovec);
+}
+
+/**
+ * evpl_iovec_wait() - wait until no other process has a buffer
+ * @iovec: an iovec of this process's own memory; its references here don't matter
+ * @flags: %EVPL_IOVEC_TRY or 0
+ *
+ * Waits until no message carries the buffer, no process has received it and not released
+ * it, no dma-buf carries it, and nothing holds its pages for them any more.
+ *
+ * Return: 0, or
+ *  - -EAGAIN: %EVPL_IOVEC_TRY, and another process has the buffer. evpl_pool_fd() becomes
+ *    readable when it has the buffer no more. If several threads use the pool, an
+ *    allocation may take that event; try again from time to time.
+ *  - -EINVAL: @iovec is empty, or another process's memory
+ *  - -EINTR: a signal came while it waited
+ *  - -EOPNOTSUPP: an unknown flag, or the anon back end
+ *  - -EPERM: an iovec that was inherited over fork(2)
+ */
+static inline int evpl_iovec_wait(const struct evpl_iovec *iovec, unsigned int flags)
+{
+	return evplmem_iovec_wait(iovec, flags);
 }
 
 /**

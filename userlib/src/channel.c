@@ -152,7 +152,7 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 	if (!err) {
 		for (i = 0; i < n; i++)
 			sharing_hold(pool, &messages[i].iovec, records[i].offset,
-				     messages[i].flags & EVPL_MESSAGE_DEVICE);
+				     messages[i].flags & (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE));
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
 		/* By the offsets: the buffers may be others' already, and their slabs gone. */
@@ -187,6 +187,8 @@ static void take_record(struct evpl_pool *pool, const struct evpl_record *record
 		message->flags |= EVPL_MESSAGE_WRITE;
 	if (record->flags & EVPL_RECORD_DEVICE)
 		message->flags |= EVPL_MESSAGE_DEVICE;
+	if (record->flags & EVPL_RECORD_HELD)
+		message->flags |= EVPL_MESSAGE_HELD;
 	if (record->flags & EVPL_RECORD_REVOKED) {
 		message->flags = EVPL_MESSAGE_REVOKED;
 		message->iovec.length = 0;
@@ -232,12 +234,14 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 	return n;
 }
 
-int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
+/*
+ * The pool's descriptor, and where the buffer of an iovec of its own memory starts in the
+ * own window; or -errno.
+ */
+static int own_buffer(const struct evpl_iovec *iovec, uint64_t *offset)
 {
-	struct evpl_revoke revoke = { .size = sizeof(revoke) };
 	struct evpl_pool *pool;
 	struct slab *slab;
-	int ret;
 
 	if (iovec_is_inherited(iovec))
 		return -EPERM;
@@ -247,9 +251,38 @@ int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
 	pool = slab->pool;
 	if (pool->backing.ops->id != EVPL_BACKEND_MODULE)
 		return -EOPNOTSUPP;
-	revoke.offset = (uint64_t)iovec_entry(iovec)->index * pool->buffer_size;
-	ret = ioctl(pool->backing.fd, EVPL_REVOKE, &revoke);
+	*offset = (uint64_t)iovec_entry(iovec)->index * pool->buffer_size;
+	return pool->backing.fd;
+}
+
+int evplmem_iovec_revoke(const struct evpl_iovec *iovec)
+{
+	struct evpl_revoke revoke = { .size = sizeof(revoke) };
+	uint64_t offset;
+	int fd, ret;
+
+	fd = own_buffer(iovec, &offset);
+	if (fd < 0)
+		return fd;
+	revoke.offset = offset;
+	ret = ioctl(fd, EVPL_REVOKE, &revoke);
 	return ret < 0 ? -errno : ret;
+}
+
+int evplmem_iovec_wait(const struct evpl_iovec *iovec, unsigned int flags)
+{
+	struct evpl_buffer_wait wait = { .size = sizeof(wait) };
+	uint64_t offset;
+	int fd;
+
+	if (flags & ~EVPL_IOVEC_TRY)
+		return -EOPNOTSUPP;
+	fd = own_buffer(iovec, &offset);
+	if (fd < 0)
+		return fd;
+	wait.offset = offset;
+	wait.flags = flags & EVPL_IOVEC_TRY ? EVPL_WAIT_TRY : 0;
+	return ioctl(fd, EVPL_BUFFER_WAIT, &wait) ? -errno : 0;
 }
 
 int evplmem_pool_fd(struct evpl_pool *pool)

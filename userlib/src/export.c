@@ -37,7 +37,7 @@ static int export_slices(struct evpl_pool *pool, const struct evpl_iovec *iovecs
 			return err;
 	}
 	for (i = 0; i < niov; i++)
-		sharing_hold(pool, &iovecs[i], ranges[i].offset, false);
+		sharing_hold(pool, &iovecs[i], ranges[i].offset, flags & EVPL_EXPORT_WRITE);
 	fd = export(pool, ranges, niov, flags);
 	for (i = 0; i < niov; i++)
 		sharing_unhold(pool, &iovecs[i], ranges[i].offset);

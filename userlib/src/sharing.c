@@ -183,19 +183,19 @@ int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint6
 }
 
 /*
- * Before a reference is given up: what is allocated from now on isn't in a buffer that
- * others see, and what holds the buffer for devices here is known to the kernel if
- * devices may have it there. A lease for devices has a reference more until
+ * This is called before a reference is given up. Nothing is allocated from now on in a
+ * buffer that others see. If the kernel is to @fence the buffer, it is told first which
+ * references the devices here have on it. A lease for devices has a reference more until
  * sharing_unhold(), so that its last one goes by sharing_put(), with its registrations.
  */
 void sharing_hold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
-		  bool device)
+		  bool fence)
 {
 	struct slab *slab = iovec_slab(iovec);
 
 	if (slab) {
 		context_retire(iovec_entry(iovec));
-		if (device)
+		if (fence)
 			devices_settle(slab);
 	} else if (sharing_is_io(pool, offset)) {
 		entry_get(iovec_entry(iovec), CALLER());

@@ -29,6 +29,7 @@ TEST(anon_memory_goes_to_nobody)
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	ASSERT_EQ(1, evpl_iovec_alloc(evpl, 100, 1, 1, &iovec));
 	EXPECT_EQ(-EOPNOTSUPP, evpl_iovec_revoke(&iovec));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_iovec_wait(&iovec, 0));
 	evpl_iovec_release(&iovec);
 	evpl_destroy(evpl);
 	EXPECT_EQ(0, evpl_pool_close(pool));
@@ -205,6 +206,35 @@ TEST_F(pair, revoke_says_when_a_device_still_has_the_buffer)
 	EXPECT_EQ(1, word_of(&kept));
 	evpl_iovec_release(&kept);
 	evpl_iovec_release(&got.iovec);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
+TEST_F(pair, buffer_that_comes_home_while_a_device_has_it_can_be_waited_for)
+{
+	struct evpl_message sent = allocate(self->evpl, 4096, 'x'), got, home;
+	struct iovec iovec;
+	char page[4096];
+	int pipe_fds[2];
+
+	ASSERT_EQ(0, pipe(pipe_fds));
+	EXPECT_EQ(0, evpl_iovec_wait(&sent.iovec, 0));
+	sent.flags = EVPL_MESSAGE_DEVICE;
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(-EINVAL, evpl_iovec_wait(&got.iovec, 0));
+	iovec = (struct iovec){ got.iovec.data, 100 };
+	EXPECT_EQ(100, vmsplice(pipe_fds[1], &iovec, 1, 0));
+	ASSERT_EQ(0, evpl_channel_send(self->other_channel, &got, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->channel, &home, 1));
+	EXPECT_EQ(EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_HELD, home.flags);
+	EXPECT_EQ(-EOPNOTSUPP, evpl_iovec_wait(&home.iovec, 2));
+	EXPECT_EQ(-EAGAIN, evpl_iovec_wait(&home.iovec, EVPL_IOVEC_TRY));
+	EXPECT_EQ(100, read(pipe_fds[0], page, sizeof(page)));
+	EXPECT_EQ(0, evpl_iovec_wait(&home.iovec, 0));
+	EXPECT_EQ(1, word_of(&home.iovec));
+	EXPECT_EQ(0, evpl_iovec_wait(&home.iovec, EVPL_IOVEC_TRY));
+	evpl_iovec_release(&home.iovec);
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
 }

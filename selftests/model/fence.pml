@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The fence, as kernel/share.c and fence.c have it, for spin. Two buffers lie in one
+ * folio, which the fence can only look at as a whole. Each has a lessee that gets leases,
+ * holds pages through them past their end, and lets the leases end or sends the buffer
+ * home. A pass looks at the buffers in quarantine meanwhile. An atomic block is what one
+ * lock covers.
+ *
+ * What is checked: when the owner gets a buffer back, or reads a record of it that
+ * doesn't say HELD, nothing that was leased of the buffer is left: no lease, no page that
+ * is held. And in the end nothing is in quarantine.
+ *
+ * BROKEN picks a change that makes it wrong, to see that the checks find it.
+ */
+#ifndef BROKEN
+#define BROKEN	0
+#endif
+#ifndef ROUNDS
+#define ROUNDS	2	/* how often buffer 0 is leased; the other is once */
+#endif
+
+/* Of each broken variant, what it does. */
+#define NO_SERIAL	1	/* a pass goes by what it saw before a lease came */
+#define HELD_LATE	2	/* a record that goes home is delivered, then looked at */
+#define HOLDERS_UNSEEN	3	/* a pass clears @fenced although a lease was there */
+#define HOME_ALONE	4	/* a record that goes home takes other counts for nobody's */
+#define CPU_UNFENCED	5	/* a writable lease for the CPU isn't fenced */
+
+byte count[2];		/* of the share; 0: there is no share */
+bool fenced[2];
+bool quarantined[2];
+bool quiet[2];
+byte holders[2];
+byte serial[2];
+byte seen[2];
+bool lease[2];		/* ghost: through which pages can be held */
+byte held[2];		/* ghost: pages that something holds */
+byte home[2];		/* records that have been sent home */
+bool over[2];		/* the lessee has ended */
+
+#define refs	(held[0] + held[1])
+#if BROKEN == HOME_ALONE
+#define LAST(b)	true
+#else
+#define LAST(b)	(count[b] == 1)
+#endif
+#if BROKEN == NO_SERIAL
+#define is_fresh(b)	true
+#else
+#define is_fresh(b)	(seen[b] == serial[b])
+#endif
+
+/* The owner has the buffer to itself. */
+inline check_home(b)
+{
+	assert(!held[b] && !lease[b])
+}
+
+inline begin_quarantine(b)
+{
+	quarantined[b] = true
+}
+
+/* A count goes. */
+inline put(b)
+{
+	count[b]--;
+	if
+	:: count[b] == 0 ->
+		check_home(b);
+		assert(!quarantined[b]);
+		fenced[b] = false;
+		serial[b] = 0;
+		seen[b] = 0
+	:: else
+	fi
+}
+
+/* evpl_share_drop(): the last count goes, or the quarantine takes it over. */
+inline drop(b, looks, clear, before)
+{
+	atomic {
+		looks = false;
+		if
+		:: count[b] > 1 || !fenced[b] -> put(b)
+		:: else ->
+			if
+			:: quarantined[1 - b] -> begin_quarantine(b)
+			:: else -> looks = true; before = serial[b]
+			fi
+		fi
+	}
+	if
+	:: looks ->
+		clear = (refs == 0);
+		atomic {
+			if
+			:: clear && before == serial[b] -> put(b)
+			:: else -> begin_quarantine(b)
+			fi
+		}
+	:: else
+	fi
+}
+
+/* The owner reads the records that are sent home. */
+proctype owner(byte b)
+{
+	bool clear, says, looks;
+	byte before;
+
+	do
+	:: home[b] > 0 ->
+		home[b]--;
+		says = false;
+#if BROKEN != HELD_LATE
+		atomic {
+			looks = fenced[b] && LAST(b);
+			before = serial[b]
+		}
+		clear = looks && refs == 0;
+		atomic {
+			if
+			:: fenced[b] ->
+				says = !LAST(b) || !clear || before != serial[b];
+				fenced[b] = says;
+				if
+				:: says && count[b] == 1 -> begin_quarantine(b); count[b]++
+				:: else
+				fi
+			:: else
+			fi;
+			if
+			:: !says -> check_home(b)
+			:: else
+			fi
+		}
+#else
+		check_home(b);
+#endif
+		drop(b, looks, clear, before)
+	:: over[b] && home[b] == 0 -> break
+	od
+}
+
+/* A buffer is leased, again and again. The count of its record becomes the lease's. */
+proctype lessee(byte b)
+{
+	bool clear, fence, looks;
+	byte before, round;
+
+	do
+	:: round < (b -> 1 : ROUNDS) ->
+		round++;
+		/* The owner sends the buffer, also while it is in quarantine. */
+		atomic {
+			count[b]++;
+			lease[b] = true;
+			fence = true;
+#if BROKEN == CPU_UNFENCED
+			fence = false;
+#endif
+			holders[b] = holders[b] + fence;
+			fenced[b] = fenced[b] || fence;
+			serial[b]++
+		}
+		/* A page can be held as long as the lease is there. */
+		if
+		:: held[b] = 1
+		:: skip
+		fi;
+		/* The last reference goes home, or is just released. */
+		if
+		:: atomic { count[b]++; home[b]++ }
+		:: skip
+		fi;
+		atomic { lease[b] = false; holders[b] = holders[b] - fence }
+		drop(b, looks, clear, before)
+	:: else -> break
+	od;
+	over[b] = true
+}
+
+/* What holds a page lets go of it at some time. */
+active proctype device()
+{
+end:	do
+	:: held[0] -> held[0] = 0
+	:: held[1] -> held[1] = 0
+	od
+}
+
+/* look_over(), again and again until all is over. */
+active proctype pass()
+{
+	bool clear, looks, open, ended;
+	byte before, b;
+
+	do
+	:: quarantined[0] || quarantined[1] ->
+		atomic {
+			if
+			:: quarantined[0] -> seen[0] = serial[0]; quiet[0] = !holders[0]
+			:: else
+			fi;
+			if
+			:: quarantined[1] -> seen[1] = serial[1]; quiet[1] = !holders[1]
+			:: else
+			fi
+		}
+		open = refs == 0;
+		b = 0;
+		do
+		:: b < 2 ->
+			atomic { ended = quarantined[b]; count[b] = count[b] + ended }
+			if
+			:: ended ->
+				atomic {
+					if
+					:: quarantined[b] && open && is_fresh(b) ->
+						quarantined[b] = false;
+						count[b]--;
+#if BROKEN == HOLDERS_UNSEEN
+						fenced[b] = false
+#else
+						fenced[b] = fenced[b] && !quiet[b]
+#endif
+					:: else
+					fi
+				}
+				drop(b, looks, clear, before)
+			:: else
+			fi;
+			b++
+		:: else -> break
+		od
+	:: over[0] && over[1] && !count[0] && !count[1] && !home[0] && !home[1] -> break
+	od
+}
+
+init {
+	atomic {
+		run owner(0);
+		run owner(1);
+		run lessee(0);
+		run lessee(1)
+	}
+}
