@@ -19,10 +19,7 @@
 
 #include "evpl.h"
 
-/*
- * Guards the list of clients and its length. Opening any misc device may wait for
- * it, so it is never held for long.
- */
+/* Guards the list of clients and its length. */
 static DEFINE_MUTEX(clients_mutex);
 static LIST_HEAD(clients);
 static unsigned long nr_clients;
@@ -57,6 +54,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	struct evpl_client *client;
 	int ret = -ENOMEM;
 
+	evpl_stop(EVPL_STOP_OPEN);
 	client = kzalloc(sizeof(*client), EVPL_GFP);
 	if (!client)
 		return -ENOMEM;

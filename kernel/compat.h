@@ -46,4 +46,11 @@ static inline int evpl_folio_mapcount(struct folio *folio)
 #define EVPL_IMPORT_NS(ns)	MODULE_IMPORT_NS(#ns)
 #endif
 
+/* A class's devnode() looks at the device alone; newer kernels say so by const. */
+#ifdef EVPL_HAS_CONST_DEVNODE
+#define EVPL_DEVNODE_CONST	const
+#else
+#define EVPL_DEVNODE_CONST
+#endif
+
 #endif /* EVPL_COMPAT_H */

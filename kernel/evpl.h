@@ -24,8 +24,7 @@
  * Since evpl_client.lock is taken under mmap_lock (a mapping may set its client
  * up), and lease_sem by page faults, user memory is never touched under them or
  * anything below them, but where page faults are off. They may be held for long. No
- * path holds locks of two clients. clients_mutex (client.c) stands apart: opening any
- * misc device may wait for it, so nothing that may take long is done under it. So does
+ * path holds locks of two clients. clients_mutex (client.c) stands apart. So does
  * the mutex of an export (dmabuf.c), which is taken below locks of the dma-buf's.
  */
 #ifndef EVPL_H
@@ -569,6 +568,7 @@ void evpl_debugfs_exit(void);
 
 /* stop.c */
 enum evpl_stop_nr {
+	EVPL_STOP_OPEN,		/* nothing allocated yet */
 	EVPL_STOP_OWN_FAULT,	/* slab looked up and folio locked, not mapped */
 	EVPL_STOP_SET_UP,	/* first slab published, client not set up yet */
 	EVPL_STOP_GUEST_FAULT,	/* lease looked up, not mapped */

@@ -2,25 +2,39 @@
 /*
  * evpl: pinned memory for fast I/O, handed out through /dev/evpl.
  */
+#include <linux/device.h>
+#include <linux/err.h>
+#include <linux/fs.h>
 #include <linux/init.h>
-#include <linux/miscdevice.h>
+#include <linux/kdev_t.h>
 #include <linux/module.h>
 #include <linux/workqueue.h>
 
+#include "compat.h"
 #include "evpl.h"
 
 /* What a client leaves to be looked at holds up nobody else's work. */
 struct workqueue_struct *evpl_wq;
 
-static struct miscdevice evpl_device = {
-	.minor = MISC_DYNAMIC_MINOR,
-	.name = "evpl",
-	.fops = &evpl_fops,
-	.mode = 0660,
+#define NAME	"evpl"
+
+static char *devnode(EVPL_DEVNODE_CONST struct device *device, umode_t *mode)
+{
+	if (mode)
+		*mode = 0660;
+	return NULL;
+}
+
+static struct class evpl_class = {
+	.name = NAME,
+	.devnode = devnode,
 };
+
+static int major;
 
 static int __init evpl_init(void)
 {
+	struct device *device;
 	int ret;
 
 	evpl_account_init();
@@ -32,11 +46,31 @@ static int __init evpl_init(void)
 		goto destroy_wq;
 	evpl_debugfs_init();
 
-	ret = misc_register(&evpl_device);
+	ret = class_register(&evpl_class);
 	if (ret)
 		goto exit_debugfs;
+	/*
+	 * The device has a number of its own. The misc driver calls open() under one mutex
+	 * for all of its devices, so an opener that waits for memory in its cgroup would
+	 * hold up everybody who opens another of them.
+	 */
+	major = __register_chrdev(0, 0, 1, NAME, &evpl_fops);
+	if (major < 0) {
+		ret = major;
+		goto unregister_class;
+	}
+	/* The node comes last: a program that sees it can open it. */
+	device = device_create(&evpl_class, NULL, MKDEV(major, 0), NULL, NAME);
+	if (IS_ERR(device)) {
+		ret = PTR_ERR(device);
+		goto unregister_chrdev;
+	}
 	return 0;
 
+unregister_chrdev:
+	__unregister_chrdev(major, 0, 1, NAME);
+unregister_class:
+	class_unregister(&evpl_class);
 exit_debugfs:
 	evpl_debugfs_exit();
 	evpl_client_exit();
@@ -45,9 +79,15 @@ destroy_wq:
 	return ret;
 }
 
+/*
+ * Each open file holds a reference on the module, and an open() that begins from here on
+ * gets none, so no client is left and none comes.
+ */
 static void __exit evpl_exit(void)
 {
-	misc_deregister(&evpl_device);
+	device_destroy(&evpl_class, MKDEV(major, 0));
+	__unregister_chrdev(major, 0, 1, NAME);
+	class_unregister(&evpl_class);
 	evpl_debugfs_exit();
 	evpl_client_exit();
 	evpl_folio_exit();

@@ -11,6 +11,7 @@
 #include "evpl.h"
 
 static const char * const names[] = {
+	[EVPL_STOP_OPEN] = "stop-open",
 	[EVPL_STOP_OWN_FAULT] = "stop-own-fault",
 	[EVPL_STOP_SET_UP] = "stop-set-up",
 	[EVPL_STOP_GUEST_FAULT] = "stop-guest-fault",

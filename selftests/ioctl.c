@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The form of the ioctls: sizes, flags, reserved fields, errnos; and set-up. */
+#include <linux/major.h>
+#include <sys/sysmacros.h>
+
 #include "evpl_test.h"
 
 FIXTURE(client)
@@ -209,6 +212,16 @@ static void check(struct __test_metadata *_metadata, const struct call *call,
 			EXPECT_EQ(0, evpl_bind(fd, ends[0]));
 	}
 	close_for(call, fd);
+}
+
+/* Who opens a device of the misc driver holds a lock that all of its devices share. */
+TEST_F(client, device_is_none_of_the_misc_driver)
+{
+	struct stat stat_buf;
+
+	ASSERT_EQ(0, fstat(self->fd, &stat_buf));
+	EXPECT_TRUE(S_ISCHR(stat_buf.st_mode));
+	EXPECT_NE(MISC_MAJOR, major(stat_buf.st_rdev));
 }
 
 TEST_F(client, exact_size_works)

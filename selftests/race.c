@@ -9,6 +9,7 @@
 #include "client.h"
 
 #define STOP		"/sys/kernel/debug/evpl/stop-"
+#define OPEN		STOP "open"
 #define OWN_FAULT	STOP "own-fault"
 #define SET_UP		STOP "set-up"
 #define REAP		STOP "reap"
@@ -79,6 +80,7 @@ FIXTURE_SETUP(race)
 
 FIXTURE_TEARDOWN(race)
 {
+	write_string(OPEN, "0");
 	write_string(OWN_FAULT, "0");
 	write_string(SET_UP, "0");
 	write_string(REAP, "0");
@@ -88,6 +90,51 @@ FIXTURE_TEARDOWN(race)
 	write_number(MAX_BYTES, self->max_bytes);
 	close(self->fd);
 	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Devices of the misc driver, one of which every kernel has. Opening them does nothing. */
+static const char *misc_device(void)
+{
+	static const char * const paths[] = {
+		"/dev/fuse", "/dev/vfio/vfio", "/dev/mapper/control", "/dev/cpu_dma_latency",
+	};
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(paths); i++)
+		if (!access(paths[i], F_OK))
+			return paths[i];
+	return NULL;
+}
+
+/* Wait until a child has ended, but not for ever. Return as reap() does, or -EAGAIN. */
+static int reap_soon(pid_t pid)
+{
+	for (int i = 0; i < 60000; i++) {
+		if (state_of(pid) == 'Z')
+			return reap(pid);
+		usleep(1000);
+	}
+	return -EAGAIN;
+}
+
+TEST_F(race, open_that_is_held_up_holds_up_no_other_device)
+{
+	const char *path = misc_device();
+	pid_t opener, other;
+
+	if (!path)
+		SKIP(return, "a kernel without a misc device to open");
+	ASSERT_EQ(0, write_string(OPEN, "1"));
+	opener = fork();
+	if (!opener)
+		_exit(open(DEVICE, O_RDWR | O_CLOEXEC) < 0);
+	ASSERT_TRUE(wait_at(OPEN, 1));
+	other = fork();
+	if (!other)
+		_exit(open(path, O_RDONLY | O_CLOEXEC) < 0);
+	EXPECT_EQ(0, reap_soon(other));
+	EXPECT_EQ('D', state_of(opener));
+	ASSERT_EQ(0, write_string(OPEN, "0"));
+	EXPECT_EQ(0, reap(opener));
 }
 
 TEST_F(race, slab_freed_while_a_fault_has_found_it_is_never_seen_after)
