@@ -8,7 +8,6 @@
  * Devices that read and write it are the importers' business. Mappings are
  * PFN-mapped: nothing can pin memory through them.
  */
-#include <linux/bsearch.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
 #include <linux/err.h>
@@ -19,6 +18,7 @@
 #include <linux/overflow.h>
 #include <linux/scatterlist.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
@@ -34,16 +34,12 @@ EVPL_IMPORT_NS(DMA_BUF);
  *	the slab's exports
  * @lease: whose reference was given up, to be settled; NULL once it is
  * @start: the first, in the own window of the slab's client
- * @index: the first, in the dma-buf
- * @nr_pages: how many
  */
 struct piece {
 	struct evpl_slab *slab;
 	struct evpl_share *share;
 	struct evpl_lease *lease;
 	pgoff_t start;
-	pgoff_t index;
-	unsigned long nr_pages;
 };
 
 /**
@@ -66,6 +62,8 @@ struct mapping {
  * @mappings: those there are now
  * @writable: importers may write
  * @nr_pages: length
+ * @pages: as many, in their order; the pieces keep them. vmap() wants them in an array,
+ *	which export_vmap() can't allocate: it may not fail.
  * @nr_pieces: entries of @pieces
  * @pieces: in their order, without a gap
  *
@@ -76,51 +74,22 @@ struct export {
 	struct list_head mappings;
 	bool writable;
 	unsigned long nr_pages;
+	struct page **pages;
 	unsigned int nr_pieces;
 	struct piece pieces[];
 };
 
 atomic_long_t evpl_nr_exports;
 
-static int compare(const void *key, const void *element)
+/* How many pages from this one on follow each other in memory also, up to @most. */
+static unsigned long run_at(struct export *export, pgoff_t index, unsigned long most)
 {
-	const struct piece *piece = element;
-	pgoff_t index = *(const pgoff_t *)key;
+	unsigned long pfn = page_to_pfn(export->pages[index]), nr = 1;
 
-	if (index < piece->index)
-		return -1;
-	return index - piece->index >= piece->nr_pages;
-}
-
-/*
- * A page of the dma-buf, and in *@nr how many that follow it lie behind it also in
- * memory, itself included: of those in the same folio.
- */
-static struct page *page_at(struct export *export, pgoff_t index, unsigned long *nr)
-{
-	struct piece *piece = bsearch(&index, export->pieces, export->nr_pieces,
-				      sizeof(*piece), compare);
-	pgoff_t offset = index - piece->index, pgoff = piece->start + offset;
-	struct evpl_part *part = evpl_slab_part(piece->slab, pgoff);
-
-	*nr = min(piece->nr_pages - offset,
-		  folio_nr_pages(part->folio) - (pgoff - part->index));
-	return folio_page(part->folio, pgoff - part->index);
-}
-
-/* Likewise, up to @most, in whatever folios. */
-static struct page *run_at(struct export *export, pgoff_t index,
-			   unsigned long *nr, unsigned long most)
-{
-	struct page *page = page_at(export, index, nr);
-	unsigned long more;
-
-	while (*nr < most && index + *nr < export->nr_pages &&
-	       page_to_pfn(page_at(export, index + *nr, &more)) ==
-	       page_to_pfn(page) + *nr)
-		*nr += more;
-	*nr = min(*nr, most);
-	return page;
+	most = min(most, export->nr_pages - index);
+	while (nr < most && page_to_pfn(export->pages[index + nr]) == pfn + nr)
+		nr++;
+	return nr;
 }
 
 /* A table of all pages, in as few runs as the device can take. */
@@ -135,7 +104,7 @@ static int fill_table(struct sg_table *table, struct export *export,
 	int ret;
 
 	for (index = 0; index < export->nr_pages; index += nr) {
-		run_at(export, index, &nr, most);
+		nr = run_at(export, index, most);
 		nr_runs++;
 		cond_resched();
 	}
@@ -144,9 +113,8 @@ static int fill_table(struct sg_table *table, struct export *export,
 		return ret;
 	index = 0;
 	for_each_sgtable_sg(table, sg, i) {
-		struct page *page = run_at(export, index, &nr, most);
-
-		sg_set_page(sg, page, nr << PAGE_SHIFT, 0);
+		nr = run_at(export, index, most);
+		sg_set_page(sg, export->pages[index], nr << PAGE_SHIFT, 0);
 		index += nr;
 		cond_resched();
 	}
@@ -231,26 +199,17 @@ static int end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused
 	return 0;
 }
 
-/* Mappings of the kernel's. Nothing keeps these from being written to. */
+/*
+ * Mappings of the kernel's. Nothing keeps these from being written to. The core warns of
+ * a vmap that fails, so nothing is allocated here that is charged to a user, or that a
+ * signal interrupts. What vmap() itself allocates is single pages of the system's, which
+ * it gets unless nothing is left of them.
+ */
 static int export_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct export *export = dmabuf->priv;
-	struct page **pages, *page;
-	unsigned long nr, i;
-	pgoff_t index;
-	void *address;
+	void *address = vmap(export->pages, export->nr_pages, VM_MAP, PAGE_KERNEL);
 
-	pages = kvmalloc_array(export->nr_pages, sizeof(*pages), EVPL_GFP);
-	if (!pages)
-		return -ENOMEM;
-	for (index = 0; index < export->nr_pages; index += nr) {
-		page = page_at(export, index, &nr);
-		for (i = 0; i < nr; i++)
-			pages[index + i] = page + i;
-		cond_resched();
-	}
-	address = vmap(pages, export->nr_pages, VM_MAP, PAGE_KERNEL);
-	kvfree(pages);
 	if (!address)
 		return -ENOMEM;
 	iosys_map_set_vaddr(map, address);
@@ -267,13 +226,12 @@ static vm_fault_t export_fault(struct vm_fault *vmf)
 {
 	struct export *export = vmf->vma->vm_private_data;
 	unsigned long end = min(ALIGN(vmf->address + 1, PMD_SIZE), vmf->vma->vm_end);
-	unsigned long address = vmf->address, unused;
+	unsigned long address = vmf->address;
 	struct page *page;
 	vm_fault_t ret;
 
 	for (; address < end; address += PAGE_SIZE) {
-		page = page_at(export, vmf->pgoff + PHYS_PFN(address - vmf->address),
-			       &unused);
+		page = export->pages[vmf->pgoff + PHYS_PFN(address - vmf->address)];
 		ret = unlikely(PageHWPoison(page)) ? VM_FAULT_HWPOISON :
 		      vmf_insert_pfn(vmf->vma, address, page_to_pfn(page));
 		if (ret != VM_FAULT_NOPAGE)
@@ -322,6 +280,7 @@ static void release(struct dma_buf *dmabuf)
 		cond_resched();
 	}
 	mutex_destroy(&export->mutex);
+	kvfree(export->pages);
 	kvfree(export);
 	atomic_long_dec(&evpl_nr_exports);
 }
@@ -398,16 +357,13 @@ static void give_piece_back(struct piece *piece, bool write)
 	}
 }
 
-/* Have the pieces of an export, all or none. */
 static int take_pieces(struct export *export, struct evpl_client *client,
 		       const struct evpl_range *ranges, u32 count, u32 flags)
 {
 	bool write = flags & EVPL_EXPORT_WRITE;
-	pgoff_t index = 0;
-	unsigned int i;
-	int ret = 0;
+	u32 i;
+	int ret;
 
-	down_read(&client->send_sem);
 	for (i = 0; i < count; i++) {
 		struct piece *piece = &export->pieces[i];
 
@@ -415,16 +371,52 @@ static int take_pieces(struct export *export, struct evpl_client *client,
 		      take_slab(piece, client, &ranges[i], write) :
 		      take_reference(piece, client, &ranges[i], write);
 		if (ret)
-			break;
-		piece->index = index;
-		piece->nr_pages = ranges[i].length >> PAGE_SHIFT;
-		index += piece->nr_pages;
+			return ret;
+		export->nr_pieces++;
 		cond_resched();
 	}
-	if (!ret)
-		export->nr_pieces = count;
-	while (ret && i--) {
-		give_piece_back(&export->pieces[i], write);
+	return 0;
+}
+
+/* Only now: the pieces are there, so there is no more of them than memory. */
+static int note_pages(struct export *export, const struct evpl_range *ranges)
+{
+	struct page **page;
+	unsigned int i;
+
+	export->pages = kvmalloc_array(export->nr_pages, sizeof(*page), EVPL_GFP);
+	if (!export->pages)
+		return -ENOMEM;
+	page = export->pages;
+	for (i = 0; i < export->nr_pieces; i++) {
+		struct piece *piece = &export->pieces[i];
+		pgoff_t at = piece->start, end = at + (ranges[i].length >> PAGE_SHIFT);
+
+		while (at < end) {
+			struct evpl_part *part = evpl_slab_part(piece->slab, at);
+			pgoff_t next = part->index + folio_nr_pages(part->folio);
+
+			for (; at < min(end, next); at++)
+				*page++ = folio_page(part->folio, at - part->index);
+			cond_resched();
+		}
+	}
+	return 0;
+}
+
+/* Have the pieces of an export, all or none. */
+static int fill_export(struct export *export, struct evpl_client *client,
+		       const struct evpl_range *ranges, u32 count, u32 flags)
+{
+	unsigned int i;
+	int ret;
+
+	down_read(&client->send_sem);
+	ret = take_pieces(export, client, ranges, count, flags) ?:
+	      note_pages(export, ranges);
+	while (ret && export->nr_pieces) {
+		give_piece_back(&export->pieces[--export->nr_pieces],
+				export->writable);
 		cond_resched();
 	}
 	up_read(&client->send_sem);
@@ -498,7 +490,7 @@ struct file *evpl_export(struct evpl_client *client,
 	}
 	atomic_long_inc(&evpl_nr_exports);
 
-	ret = take_pieces(export, client, ranges, count, flags);
+	ret = fill_export(export, client, ranges, count, flags);
 	if (ret) {
 		/* Of an export without pieces nothing but itself is freed. */
 		dma_buf_put(dmabuf);

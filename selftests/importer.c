@@ -9,6 +9,8 @@
 #include <linux/dma-heap.h>
 #include <linux/udmabuf.h>
 #include <linux/videodev2.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "client.h"
 #include "vgem.h"
@@ -284,6 +286,51 @@ TEST_F(importer, camera_fills_it_with_a_frame)
 	let_go_of_dmabuf(self);
 	EXPECT_EQ(self->before.exports + variant->ours, read_counters().exports);
 	close(video);
+}
+
+#define CGROUP	"/sys/fs/cgroup/evpl-importer"
+#define BIG	(256 * MIB)
+
+/*
+ * The kernel maps it for the camera's driver, and warns where that fails. A pointer to each
+ * page of BIG is more than the cgroup has left, and than what it may have been given ahead.
+ */
+TEST(camera_takes_it_from_a_process_whose_cgroup_is_full)
+{
+	struct counters before = read_counters();
+	struct v4l2_format format;
+	struct evpl_range range = { .length = BIG };
+	struct client owner;
+	int video, fd;
+	pid_t child;
+
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		SKIP(return, "no cgroup of version 2");
+	write_string(CGROUP "/memory.swap.max", "0");
+	video = open_video(&camera, &format);
+	if (video < 0)
+		SKIP(return, "a kernel without vivid");
+	ASSERT_TRUE(open_client(&owner, 0));
+	ASSERT_EQ(0, evpl_slab_alloc(owner.fd, BIG, (uint64_t *)&range.offset));
+	fd = evpl_export(owner.fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	child = fork();
+	if (!child) {
+		if (write_number(CGROUP "/cgroup.procs", getpid()) ||
+		    mlockall(MCL_CURRENT) ||
+		    write_number(CGROUP "/memory.max",
+				 read_number(CGROUP "/memory.current") + 128 * KIB))
+			_exit(1);
+		_exit(-queue(video, camera.type, fd, 0));
+	}
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(0, number_in(CGROUP "/memory.events", "oom_kill"));
+	close(fd);
+	EXPECT_EQ(before.exports + 1, read_counters().exports);
+	close(video);
+	close_client(&owner);
+	EXPECT_TRUE(counters_return_to(before));
+	EXPECT_EQ(0, rmdir(CGROUP));
 }
 
 /* One that may be read alone. */
