@@ -20,6 +20,8 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
+#include <linux/string.h>
 #include <linux/vmalloc.h>
 
 #include "compat.h"
@@ -103,7 +105,10 @@ static int fill_table(struct sg_table *table, struct export *export,
 	pgoff_t index;
 	int ret;
 
+	evpl_stop(EVPL_STOP_MAP);
 	for (index = 0; index < export->nr_pages; index += nr) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		nr = run_at(export, index, most);
 		nr_runs++;
 		cond_resched();
@@ -113,6 +118,10 @@ static int fill_table(struct sg_table *table, struct export *export,
 		return ret;
 	index = 0;
 	for_each_sgtable_sg(table, sg, i) {
+		if (fatal_signal_pending(current)) {
+			sg_free_table(table);
+			return -EINTR;
+		}
 		nr = run_at(export, index, most);
 		sg_set_page(sg, export->pages[index], nr << PAGE_SHIFT, 0);
 		index += nr;
@@ -373,6 +382,9 @@ static int take_pieces(struct export *export, struct evpl_client *client,
 		if (ret)
 			return ret;
 		export->nr_pieces++;
+		evpl_stop(EVPL_STOP_EXPORT);
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		cond_resched();
 	}
 	return 0;
@@ -396,6 +408,8 @@ static int note_pages(struct export *export, const struct evpl_range *ranges)
 			struct evpl_part *part = evpl_slab_part(piece->slab, at);
 			pgoff_t next = part->index + folio_nr_pages(part->folio);
 
+			if (fatal_signal_pending(current))
+				return -EINTR;
 			for (; at < min(end, next); at++)
 				*page++ = folio_page(part->folio, at - part->index);
 			cond_resched();
@@ -446,6 +460,37 @@ static size_t size_of(const struct evpl_range *ranges, u32 count)
 	return size;
 }
 
+static int compare(const void *a, const void *b)
+{
+	const struct evpl_range *left = a, *right = b;
+
+	if (left->offset == right->offset)
+		return 0;
+	return left->offset < right->offset ? -1 : 1;
+}
+
+/*
+ * Return -EINVAL if two of the ranges overlap: a dma-buf isn't longer than the memory that
+ * it is made of, whatever user space writes to its words. What is done for each page of a
+ * dma-buf is bounded by that.
+ */
+static int check_overlap(const struct evpl_range *ranges, u32 count)
+{
+	struct evpl_range *sorted;
+	int ret = 0;
+	u32 i;
+
+	sorted = kmemdup(ranges, count * sizeof(*sorted), EVPL_GFP);
+	if (!sorted)
+		return -ENOMEM;
+	sort(sorted, count, sizeof(*sorted), compare, NULL);
+	for (i = 1; i < count; i++)
+		if (sorted[i].offset - sorted[i - 1].offset < sorted[i - 1].length)
+			ret = -EINVAL;
+	kfree(sorted);
+	return ret;
+}
+
 /**
  * evpl_export() - make a dma-buf
  * @client: whose ranges they are
@@ -467,6 +512,9 @@ struct file *evpl_export(struct evpl_client *client,
 	info.size = size_of(ranges, count);
 	if (!info.size)
 		return ERR_PTR(-EINVAL);
+	ret = check_overlap(ranges, count);
+	if (ret)
+		return ERR_PTR(ret);
 	/* Which buffers come back is told there. */
 	ret = evpl_refs_grow_header(client);
 	if (ret)

@@ -576,6 +576,8 @@ enum evpl_stop_nr {
 	EVPL_STOP_ENTRIES,	/* entries charged, not allocated */
 	EVPL_STOP_REAP,		/* detached folio off the list, not given back */
 	EVPL_STOP_FENCE,	/* fence looked at, share not locked again */
+	EVPL_STOP_EXPORT,	/* a range of an export taken, others not yet */
+	EVPL_STOP_MAP,		/* dma-buf about to be mapped for a device */
 	EVPL_STOP_LOOK,		/* share in quarantine found, not looked at */
 };
 

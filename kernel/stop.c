@@ -19,6 +19,8 @@ static const char * const names[] = {
 	[EVPL_STOP_ENTRIES] = "stop-entries",
 	[EVPL_STOP_REAP] = "stop-reap",
 	[EVPL_STOP_FENCE] = "stop-fence",
+	[EVPL_STOP_EXPORT] = "stop-export",
+	[EVPL_STOP_MAP] = "stop-map",
 	[EVPL_STOP_LOOK] = "stop-look",
 };
 

@@ -154,7 +154,7 @@ TEST_F(dmabuf, references_go_back_with_the_last_descriptor_and_mapping)
 TEST_F(dmabuf, each_range_takes_a_reference)
 {
 	const struct evpl_range ranges[] = {
-		{ BUFFER, 4096 }, { BUFFER, 4096 }, { BUFFER + 8192, 4096 },
+		{ BUFFER, 4096 }, { BUFFER + 4096, 4096 }, { BUFFER + 12288, 4096 },
 	};
 	struct client *owner = &self->owner;
 	int fd;
@@ -338,7 +338,7 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	both[0].length += 4096;
 	EXPECT_EQ(-EINVAL, evpl_export(receiver->fd, both, 1, 0));
 	both[0].length = 4096;
-	both[1] = both[0];
+	both[1] = (struct evpl_range){ both[0].offset + 4096, 4096 };
 	EXPECT_EQ(-ESTALE, evpl_export(receiver->fd, both, 2, 0));
 	EXPECT_EQ(1, get(&receiver->leases[got.lease].word));
 	EXPECT_EQ(1, get(&owner->entries[1].word));
@@ -350,29 +350,77 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(1, let_go(receiver, &got));
 }
 
+/* However many references the words pretend to have, a page is in a dma-buf once. */
+TEST_F(dmabuf, ranges_that_overlap_are_EINVAL)
+{
+	static const struct {
+		int error;
+		struct evpl_range ranges[3];
+	} cases[] = {
+		{ -EINVAL, { { BUFFER, 4096 }, { 3 * BUFFER, 4096 }, { BUFFER, 4096 } } },
+		{ -EINVAL, { { BUFFER + 4096, 8192 }, { 0, 4096 }, { BUFFER, 8192 } } },
+		{ -EINVAL, { { BUFFER, BUFFER }, { 0, 4096 }, { BUFFER + 8192, 4096 } } },
+		{ -EINVAL, { { 0, 4096 }, { 4096, BUFFER - 4096 }, { BUFFER - 4096, 4096 } } },
+		{ 0, { { BUFFER + 4096, 4096 }, { 0, BUFFER }, { BUFFER, 4096 } } },
+	};
+	struct client *owner = &self->owner;
+	struct evpl_range *same = calloc(EVPL_EXPORT_RANGES_MAX, sizeof(*same));
+	int fd;
+
+	for (int flags = 0; flags <= EVPL_EXPORT_SLAB; flags += EVPL_EXPORT_SLAB)
+		for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+			for (int n = 0; n < 4; n++)
+				set(&owner->entries[n].word, 5);
+			fd = evpl_export(owner->fd, cases[i].ranges, 3, flags);
+			if (fd >= 0)
+				fd = RESULT(close(fd));
+			EXPECT_EQ(cases[i].error, fd) TH_LOG("case %d", i);
+			EXPECT_EQ(0, read_counters().exports);
+			EXPECT_EQ(0, fdinfo(owner->fd, "evpl-exports"));
+			for (int n = 0; n < 4 && cases[i].error; n++)
+				EXPECT_EQ(5, get(&owner->entries[n].word));
+		}
+
+	for (int i = 0; i < EVPL_EXPORT_RANGES_MAX; i++)
+		same[i] = (struct evpl_range){ 0, SLAB_2M };
+	EXPECT_EQ(-EINVAL, evpl_export(owner->fd, same, EVPL_EXPORT_RANGES_MAX,
+				       EVPL_EXPORT_SLAB));
+	for (int n = 0; n < 4; n++)
+		set(&owner->entries[n].word, 0);
+	free(same);
+}
+
 TEST_F(dmabuf, carries_as_many_ranges_as_it_says)
 {
 	struct client *owner = &self->owner;
 	struct evpl_range *ranges = calloc(EVPL_EXPORT_RANGES_MAX, sizeof(*ranges));
-	char *memory;
+	const unsigned int nr = EVPL_EXPORT_RANGES_MAX, buffers = 2 * SLAB_2M / BUFFER;
+	uint64_t offset;
+	char *memory, *own;
 	int fd;
 
-	fill(owner, 1, 'x');
-	set(&owner->entries[1].word, EVPL_EXPORT_RANGES_MAX);
-	for (int i = 0; i < EVPL_EXPORT_RANGES_MAX; i++)
-		ranges[i] = (struct evpl_range){ BUFFER + i % 16 * 4096, 4096 };
-	fd = evpl_export(owner->fd, ranges, EVPL_EXPORT_RANGES_MAX, EVPL_EXPORT_WRITE);
+	/* All pages of the two slabs, from the last to the first. */
+	ASSERT_EQ(0, evpl_slab_alloc(owner->fd, SLAB_2M, &offset));
+	ASSERT_EQ(SLAB_2M, offset);
+	own = map(owner->fd, 2 * SLAB_2M, 0, RW);
+	ASSERT_NE(NULL, own);
+	for (int i = 0; i < buffers; i++)
+		set(&owner->entries[i].word, BUFFER / 4096);
+	for (int i = 0; i < nr; i++)
+		ranges[i] = (struct evpl_range){ (nr - 1 - i) * 4096, 4096 };
+	fd = evpl_export(owner->fd, ranges, nr, EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
-	memory = map(fd, EVPL_EXPORT_RANGES_MAX * 4096, 0, RW);
+	memory = map(fd, nr * 4096, 0, RW);
 	ASSERT_NE(NULL, memory);
-	for (int i = 0; i < EVPL_EXPORT_RANGES_MAX; i++)
-		memory[i * 4096] = i;
-	for (int i = 0; i < 16; i++)
-		EXPECT_EQ((char)(EVPL_EXPORT_RANGES_MAX - 16 + i),
-			  owner->own[BUFFER + i * 4096]);
-	munmap(memory, EVPL_EXPORT_RANGES_MAX * 4096);
+	for (int i = 0; i < nr; i++)
+		memcpy(memory + i * 4096, &i, sizeof(i));
+	for (int i = 0; i < nr; i++)
+		EXPECT_EQ(0, memcmp(own + (nr - 1 - i) * 4096, &i, sizeof(i)));
+	munmap(memory, nr * 4096);
 	close(fd);
-	EXPECT_EQ(0, get(&owner->entries[1].word));
+	for (int i = 0; i < buffers; i++)
+		EXPECT_EQ(0, get(&owner->entries[i].word));
+	munmap(own, 2 * SLAB_2M);
 	free(ranges);
 }
 
@@ -568,8 +616,10 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 {
 	struct client *owner = &self->owner;
 	const struct evpl_range ranges[] = {
-		{ SLAB_2M - 4096, 4096 }, { BUFFER - 4096, 8192 }, { 0, SLAB_2M },
+		{ SLAB_2M - 4096, 4096 }, { BUFFER - 4096, 8192 },
+		{ 2 * BUFFER, SLAB_2M - 3 * BUFFER },
 	};
+	const size_t size = 3 * 4096 + SLAB_2M - 3 * BUFFER;
 	struct counters before = read_counters();
 	char *memory;
 	int fd;
@@ -585,13 +635,14 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 	EXPECT_EQ(before.exports + 1, read_counters().exports);
 	EXPECT_EQ(0, read_counters().shares);
 	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-buffers-in-use"));
-	EXPECT_EQ(3 * 4096 + SLAB_2M, lseek(fd, 0, SEEK_END));
-	memory = map(fd, 3 * 4096 + SLAB_2M, 0, RW);
+	EXPECT_EQ(size, lseek(fd, 0, SEEK_END));
+	memory = map(fd, size, 0, RW);
 	ASSERT_NE(NULL, memory);
 	EXPECT_TRUE(is_filled_with(memory, 'z', 4096));
 	EXPECT_TRUE(is_filled_with(memory + 4096, 'a', 4096));
 	EXPECT_TRUE(is_filled_with(memory + 8192, 'b', 4096));
-	EXPECT_EQ(0, memcmp(memory + 3 * 4096, owner->own, SLAB_2M));
+	EXPECT_EQ(0, memcmp(memory + 3 * 4096, owner->own + 2 * BUFFER,
+			    SLAB_2M - 3 * BUFFER));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
 	EXPECT_EQ(0, touch_write(owner->own));
 
@@ -601,7 +652,7 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 	EXPECT_GE(other, 0);
 	close(other);
 	EXPECT_TRUE(is_filled_with(memory + 4096, 'x', 4096));
-	munmap(memory, 3 * 4096 + SLAB_2M);
+	munmap(memory, size);
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
 	close(fd);
 	EXPECT_EQ(0, evpl_slab_free(owner->fd, 0));

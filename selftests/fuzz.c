@@ -1100,7 +1100,7 @@ static int do_mmap_guest(struct thread *self, const uint8_t *arg)
 		   map_length[arg[3]], arg[4], arg[5] ? PAGE : 0);
 }
 
-/* The first range is made up; others are the first page. */
+/* The first range is made up; others are a page each. */
 static int do_export(struct thread *self, const uint8_t *arg)
 {
 	static const uint64_t lengths[] = {
@@ -1135,7 +1135,7 @@ static int do_export(struct thread *self, const uint8_t *arg)
 
 	range[0] = (struct evpl_range){ offsets[arg[3] % 8], lengths[arg[3] / 8] };
 	for (unsigned int i = 1; i < export.count && i < EVPL_EXPORT_RANGES_MAX; i++)
-		range[i] = (struct evpl_range){ slab, PAGE };
+		range[i] = (struct evpl_range){ slab + i * PAGE, PAGE };
 	if (arg[3] % 8 == 2 || arg[3] % 8 == 3)
 		fd = load(&fds[load(&got->client)]);
 	else if (slot == NR_FDS - 1 && arg[4] % 4)

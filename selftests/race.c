@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include "client.h"
+#include "vgem.h"
 
 #define STOP		"/sys/kernel/debug/evpl/stop-"
 #define OPEN		STOP "open"
@@ -16,6 +17,8 @@
 #define GUEST_FAULT	STOP "guest-fault"
 #define RESERVED	STOP "reserved"
 #define ENTRIES		STOP "entries"
+#define EXPORT		STOP "export"
+#define MAP		STOP "map"
 #define FENCE		STOP "fence"
 #define LOOK		STOP "look"
 
@@ -87,6 +90,8 @@ FIXTURE_TEARDOWN(race)
 	write_string(GUEST_FAULT, "0");
 	write_string(RESERVED, "0");
 	write_string(ENTRIES, "0");
+	write_string(EXPORT, "0");
+	write_string(MAP, "0");
 	write_number(MAX_BYTES, self->max_bytes);
 	close(self->fd);
 	EXPECT_TRUE(counters_return_to(self->before));
@@ -379,6 +384,66 @@ TEST_F(race, who_is_killed_while_entries_are_had_takes_none)
 	EXPECT_TRUE(counters_return_to(before));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
 	EXPECT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+}
+
+TEST_F(race, who_is_killed_while_an_export_takes_its_ranges_gives_up_none)
+{
+	const struct evpl_range ranges[] = { { 0, 4096 }, { MIB, 4096 } };
+	struct evpl_setup setup;
+	struct evpl_entry *entries;
+	uint64_t offset;
+	pid_t child;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	entries = evpl_map(self->fd, 4096, setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, entries);
+	entries[0].word = 1;
+	entries[1].word = 1;
+	ASSERT_EQ(0, write_string(EXPORT, "1"));
+	child = fork();
+	if (!child)
+		_exit(evpl_export(self->fd, ranges, 2, 0) < 0);
+	ASSERT_TRUE(wait_at(EXPORT, 1));
+	kill(child, SIGKILL);
+	ASSERT_EQ(0, write_string(EXPORT, "0"));
+	EXPECT_EQ(-SIGKILL, reap(child));
+	EXPECT_EQ(1, get(&entries[0].word));
+	EXPECT_EQ(1, get(&entries[1].word));
+	EXPECT_EQ(self->before.exports, read_counters().exports);
+	munmap(entries, 4096);
+}
+
+TEST_F(race, who_is_killed_while_a_dmabuf_is_mapped_maps_nothing)
+{
+	const struct evpl_range range = { 0, SLAB_2M };
+	int gpu = open_vgem(), dmabuf;
+	struct evpl_setup setup;
+	uint64_t offset;
+	pid_t child;
+
+	if (gpu < 0)
+		SKIP(return, "a kernel without vgem");
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	dmabuf = evpl_export(self->fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
+	ASSERT_GE(dmabuf, 0);
+	ASSERT_EQ(0, write_string(MAP, "1"));
+	child = fork();
+	if (!child) {
+		struct drm_prime prime = { .fd = dmabuf };
+
+		_exit(ioctl(gpu, DRM_FD_TO_HANDLE, &prime) < 0);
+	}
+	ASSERT_TRUE(wait_at(MAP, 1));
+	kill(child, SIGKILL);
+	ASSERT_EQ(0, write_string(MAP, "0"));
+	EXPECT_EQ(-SIGKILL, reap(child));
+	/* The handle would belong to this process also, and keep the dma-buf. */
+	close(dmabuf);
+	EXPECT_EQ(self->before.exports, read_counters().exports);
+	EXPECT_EQ(0, evpl_slab_free(self->fd, 0));
+	close(gpu);
 }
 
 TEST_F(race, what_another_frees_just_now_can_be_had)

@@ -175,7 +175,7 @@
  *  - ENOMEM: memory is short, or a cap of the user, of the system or of the
  *    memory cgroup is reached
  *  - ENOSPC: the window has no free range as long as was asked for
- *  - EINTR: a fatal signal came while memory was being allocated
+ *  - EINTR: a fatal signal came before the call was done
  *
  * mmap(2) gives
  *
@@ -612,7 +612,8 @@ struct evpl_range {
  * @out_fd: the dma-buf, close-on-exec
  *
  * Makes a dma-buf of the ranges, one after the other, which devices and processes
- * that know nothing of evpl can use.
+ * that know nothing of evpl can use. No two ranges overlap, so a dma-buf isn't longer
+ * than the memory that it shows.
  *
  * Each range lies in one buffer, in the own or a guest window, and for each the
  * client gives up one reference, that of its word, as by writing a record to a
@@ -630,8 +631,9 @@ struct evpl_range {
  *
  * Return: 0, or -1 and errno, with no reference given up:
  *
- *  - EINVAL: also a range that goes past the end of its buffer, or slab
- *  - ENXIO, EMFILE, ENFILE, ENOMEM: as above
+ *  - EINVAL: also a range that goes past the end of its buffer, or slab; two that
+ *    overlap
+ *  - ENXIO, EMFILE, ENFILE, ENOMEM, EINTR: as above
  *  - ENOENT: an offset is in no slab and no lease of the client, or in a revoked one
  *  - ESTALE: the word of a buffer, or of a lease, has no reference to give
  *  - EPERM: a lease isn't one for devices; %EVPL_EXPORT_WRITE, and a lease, or the

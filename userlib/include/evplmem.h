@@ -963,7 +963,7 @@ static inline int evpl_pool_fd(struct evpl_pool *pool)
  *
  * Return: the dma-buf, a descriptor that is closed on exec; or
  *  - -EINVAL: @niov is out of range; an iovec is empty, of another pool, or no whole
- *    pages
+ *    pages; two overlap
  *  - -EPERM: a buffer that devices may not have here; %EVPL_DMABUF_WRITE, and one that
  *    may not be written here
  *  - -EOPNOTSUPP: an unknown flag, or the anon back end

@@ -199,6 +199,11 @@ TEST_F(export, each_bad_export_has_its_error_and_keeps_the_references)
 	evpl_destroy(evpl);
 	EXPECT_EQ(0, evpl_pool_close(pool));
 	iovecs[1] = bad;
+	iovecs[1].data = (char *)bad.data + PAGE;
+	iovecs[1].length = PAGE;
+	/* Its second page would be there twice. */
+	EXPECT_EQ(-EINVAL, evpl_iovec_export(iovecs, 2, 0));
+	iovecs[0].length = PAGE;
 
 	/* The context's hold went with the first attempt that reached the kernel. */
 	EXPECT_EQ(2, word_of(&iovecs[0]));
@@ -211,19 +216,34 @@ TEST_F(export, each_bad_export_has_its_error_and_keeps_the_references)
 
 TEST_F(export, as_many_slices_as_the_kernel_takes_and_no_more)
 {
-	struct evpl_iovec *iovecs = calloc(1025, sizeof(*iovecs));
+	struct evpl_iovec *iovecs = calloc(1025, sizeof(*iovecs)), buffers[2 * PER_SLAB];
+	const int pages = BUFFER / PAGE;
 	int fd;
 
-	iovecs[0] = allocate(self->evpl, PAGE, 'x');
-	for (int i = 1; i < 1025; i++)
-		evpl_iovec_clone(&iovecs[i], &iovecs[0]);
+	/* Each page of the pool, and one of them once more. */
+	ASSERT_EQ(1024, 2 * PER_SLAB * pages);
+	ASSERT_EQ(0, take_slab(self->evpl, buffers));
+	ASSERT_EQ(0, take_slab(self->evpl, buffers + PER_SLAB));
+	for (int i = 0; i < 1025; i++) {
+		const struct evpl_iovec *buffer = &buffers[i / pages % (2 * PER_SLAB)];
+
+		if (i % pages || i == 1024)
+			evpl_iovec_clone(&iovecs[i], buffer);
+		else
+			iovecs[i] = *buffer;
+		iovecs[i].data = (char *)buffer->data + i % pages * PAGE;
+		iovecs[i].length = PAGE;
+	}
 	EXPECT_EQ(-EINVAL, evpl_iovec_export(iovecs, 1025, 0));
-	EXPECT_EQ(1025, word_of(&iovecs[0]));
+	EXPECT_EQ(pages + 1, word_of(&iovecs[0]));
+	EXPECT_EQ(pages, word_of(&iovecs[1023]));
 	fd = evpl_iovec_export(iovecs, 1024, 0);
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(2, word_of(&iovecs[0]));
+	EXPECT_EQ(1, word_of(&iovecs[1023]));
 	close(fd);
 	EXPECT_EQ(1, word_of(&iovecs[0]));
+	EXPECT_EQ(0, word_of(&iovecs[1023]));
 	evpl_iovec_release(&iovecs[1024]);
 	free(iovecs);
 }
