@@ -11,36 +11,68 @@
  */
 #include <linux/hashtable.h>
 #include <linux/mm.h>
+#include <linux/mmzone.h>
 #include <linux/moduleparam.h>
+#include <linux/nodemask.h>
 #include <linux/overflow.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/vmstat.h>
 
 #include "evpl.h"
 
 static unsigned long max_bytes;
 module_param(max_bytes, ulong, 0644);
 MODULE_PARM_DESC(max_bytes,
-		 "most bytes for the system (0 when loaded: 3/4 of RAM)");
+		 "most bytes for the system (0 when loaded: 3/4 of what can be had)");
 
 static unsigned long max_bytes_per_user;
 module_param(max_bytes_per_user, ulong, 0644);
 MODULE_PARM_DESC(max_bytes_per_user,
-		 "most bytes for each user (0 when loaded: 1/2 of RAM)");
+		 "most bytes for each user (0 when loaded: 1/2 of what can be had)");
 
 /* Guards everything below, and the users' fields. Nothing nests inside it. */
 static DEFINE_SPINLOCK(account_lock);
 static DEFINE_HASHTABLE(users, 6);
 static u64 charged_bytes;
 
+/*
+ * How many pages slabs could be made of: those that are free, or that processes and the
+ * page cache have, in the zones that GFP_KERNEL takes from. ZONE_MOVABLE isn't one of
+ * them, and CMA lends movable pages alone. The pools of hugetlb aren't counted, since their
+ * pages are neither free nor on an LRU list, and nor is what the kernel itself has.
+ */
+static unsigned long __init pages_to_be_had(void)
+{
+	static const enum zone_stat_item items[] = {
+		NR_FREE_PAGES, NR_ZONE_INACTIVE_ANON, NR_ZONE_ACTIVE_ANON,
+		NR_ZONE_INACTIVE_FILE, NR_ZONE_ACTIVE_FILE, NR_ZONE_UNEVICTABLE,
+	};
+	unsigned long pages = 0, here;
+	enum zone_type type;
+	unsigned int i;
+	int node;
+
+	for_each_online_node(node)
+		for (type = 0; type <= ZONE_NORMAL; type++) {
+			struct zone *zone = &NODE_DATA(node)->node_zones[type];
+
+			here = 0;
+			for (i = 0; i < ARRAY_SIZE(items); i++)
+				here += zone_page_state(zone, items[i]);
+			pages += here - min(here, zone_cma_pages(zone));
+		}
+	return pages;
+}
+
 void __init evpl_account_init(void)
 {
-	unsigned long ram = totalram_pages() << PAGE_SHIFT;
+	unsigned long bytes = pages_to_be_had() << PAGE_SHIFT;
 
 	if (!max_bytes)
-		max_bytes = ram / 4 * 3;
+		max_bytes = bytes / 4 * 3;
 	if (!max_bytes_per_user)
-		max_bytes_per_user = ram / 2;
+		max_bytes_per_user = bytes / 2;
 }
 
 static struct evpl_user *lookup_user(kuid_t uid)
