@@ -98,10 +98,12 @@ static unsigned long run_at(struct export *export, pgoff_t index, unsigned long 
 static int fill_table(struct sg_table *table, struct export *export,
 		      struct device *device)
 {
-	unsigned long most = max(dma_get_max_seg_size(device) >> PAGE_SHIFT, 1U);
+	/* A device with bounce buffers takes no more at once than one of them holds. */
+	size_t bytes = min_t(size_t, dma_get_max_seg_size(device),
+			     dma_max_mapping_size(device));
+	unsigned long most = max(bytes >> PAGE_SHIFT, 1UL), nr;
 	unsigned int nr_runs = 0, i;
 	struct scatterlist *sg;
-	unsigned long nr;
 	pgoff_t index;
 	int ret;
 
