@@ -482,8 +482,9 @@ static inline int evpl_pool_eventfd(struct evpl_pool *pool)
 /**
  * evpl_last_error() - why the last call failed, in words
  *
- * Return: a sentence on the last evpl_pool_open() of this thread that failed;
- * empty if none did. Valid until the thread's next evpl_pool_open().
+ * Return: a sentence on the last evpl_pool_open() of this thread that failed, or on its
+ * last channel or dma-buf that failed because of mlockall(2); empty if none did. Valid
+ * until the thread's next call of that kind.
  */
 static inline const char *evpl_last_error(void)
 {

@@ -28,6 +28,7 @@ struct range;
  * @buffer_size: bytes of a buffer
  * @entries: all entries, mapped as long as the pool is open
  * @entries_size: bytes of @entries
+ * @by_pieces: the module's: no more of @entries is mapped than slabs have had
  * @own_size: bytes of the own window
  * @fd: the module's: the client
  * @setup: the module's: where its windows are
@@ -38,6 +39,7 @@ struct backing {
 	size_t buffer_size;
 	struct entry *entries;
 	size_t entries_size;
+	bool by_pieces;
 	uint64_t own_size;
 	int fd;
 	struct evpl_setup setup;

@@ -13,9 +13,49 @@
 #include <unistd.h>
 
 #include "backend.h"
+#include "entry.h"
 #include "mapping.h"
 
 #define DEFAULT_DEVICE "/dev/evpl"
+#define PAGE 4096UL
+
+/*
+ * All entries, most of which there will never be. Where mlockall(MCL_FUTURE) has so much
+ * address space exceed RLIMIT_MEMLOCK, it is only reserved, and map_entries() maps what
+ * is used.
+ */
+static int open_entries(struct backing *backing, int fd, const struct evpl_setup *setup)
+{
+	void *entries = mmap(NULL, setup->out_refs_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			     (off_t)setup->out_refs_offset);
+
+	backing->by_pieces = entries == MAP_FAILED && errno == EAGAIN;
+	if (backing->by_pieces)
+		entries = map_reserve(setup->out_refs_size);
+	if (entries == MAP_FAILED)
+		return -errno;
+	backing->entries = entries;
+	backing->entries_size = setup->out_refs_size;
+	return 0;
+}
+
+/* See that the entries of a slab are mapped. They stay when it goes. */
+static int map_entries(struct backing *backing, uint64_t offset, size_t length)
+{
+	uint64_t first = offset / backing->buffer_size * sizeof(struct entry);
+	uint64_t end = (offset + length) / backing->buffer_size * sizeof(struct entry);
+
+	if (!backing->by_pieces)
+		return 0;
+	/* Another slab's entries in the first page or the last are mapped anew: the same. */
+	first &= ~(PAGE - 1);
+	end = (end + PAGE - 1) & ~(PAGE - 1);
+	if (mmap((char *)backing->entries + first, end - first, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_FIXED, backing->fd,
+		 (off_t)(backing->setup.out_refs_offset + first)) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
 
 static int module_open(struct backing *backing, const struct evpl_pool_config *config)
 {
@@ -25,7 +65,6 @@ static int module_open(struct backing *backing, const struct evpl_pool_config *c
 			 (config->flags & EVPL_POOL_REVOKE ? EVPL_SETUP_REVOKE : 0),
 		.buffer_size = backing->buffer_size,
 	};
-	void *entries;
 	int err, fd;
 
 	fd = open(config->device ? config->device : DEFAULT_DEVICE, O_RDWR | O_CLOEXEC);
@@ -35,16 +74,11 @@ static int module_open(struct backing *backing, const struct evpl_pool_config *c
 		err = -errno;
 		goto close_fd;
 	}
-	entries = mmap(NULL, setup.out_refs_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		       (off_t)setup.out_refs_offset);
-	if (entries == MAP_FAILED) {
-		err = -errno;
+	err = open_entries(backing, fd, &setup);
+	if (err)
 		goto close_fd;
-	}
 
 	backing->fd = fd;
-	backing->entries = entries;
-	backing->entries_size = setup.out_refs_size;
 	backing->own_size = setup.out_own_size;
 	backing->setup = setup;
 	return 0;
@@ -81,14 +115,22 @@ static int module_slab_alloc(struct backing *backing, size_t length, int node, b
 		return -errno;
 
 	err = map_aligned(&extent->base, length, align, 0, backing->fd, alloc.out_offset);
+	if (err)
+		goto undo;
+	err = map_entries(backing, alloc.out_offset, length);
 	if (err) {
-		undo.offset = alloc.out_offset;
-		ioctl(backing->fd, EVPL_SLAB_FREE, &undo);
-		return err;
+		munmap(extent->base, length);
+		goto undo;
 	}
 	extent->length = length;
 	extent->offset = alloc.out_offset;
 	return 0;
+
+undo:
+	undo.offset = alloc.out_offset;
+	ioctl(backing->fd, EVPL_SLAB_FREE, &undo);
+	/* The limit of mlockall(2). There may be room for a shorter one. */
+	return err == -EAGAIN ? -ENOMEM : err;
 }
 
 static int module_slab_free(struct backing *backing, const struct extent *extent)

@@ -6,6 +6,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/resource.h>
 
 #include "evplmem.h"
 
@@ -18,6 +19,19 @@ void error_set(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(last_error, sizeof(last_error), format, args);
 	va_end(args);
+}
+
+/* A mapping was refused with EAGAIN. */
+void error_explain_mlockall(const char *doing)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &limit))
+		limit.rlim_cur = 0;
+	error_set("%s: after mlockall(2) with MCL_FUTURE the whole length of each mapping "
+		  "counts against RLIMIT_MEMLOCK, which is %llu KiB: make it unlimited, or give "
+		  "CAP_IPC_LOCK, or do this before", doing,
+		  (unsigned long long)limit.rlim_cur / 1024);
 }
 
 const char *evplmem_last_error(void)

@@ -3,5 +3,6 @@
 #define EVPLMEM_ERROR_H
 
 void error_set(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void error_explain_mlockall(const char *doing);
 
 #endif /* EVPLMEM_ERROR_H */

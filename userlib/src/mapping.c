@@ -10,6 +10,36 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#define PAGE	4096UL
+
+/**
+ * map_reserve() - have address space in which nothing is mapped
+ * @length: bytes, a multiple of the page size
+ *
+ * After mlockall(MCL_FUTURE) the whole length of a new mapping counts against
+ * RLIMIT_MEMLOCK, though nothing of it is ever touched. What mremap() adds to a page that
+ * isn't locked doesn't.
+ *
+ * Return: where it is, or MAP_FAILED and errno.
+ */
+void *map_reserve(size_t length)
+{
+	void *page, *start;
+	int err;
+
+	page = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (page == MAP_FAILED)
+		return page;
+	munlock(page, PAGE);
+	start = mremap(page, PAGE, length, MREMAP_MAYMOVE);
+	if (start == MAP_FAILED) {
+		err = errno;
+		munmap(page, PAGE);
+		errno = err;
+	}
+	return start;
+}
+
 /**
  * map_aligned() - map shared memory, readable and writable
  * @r_base: where it was mapped
@@ -27,7 +57,7 @@ int map_aligned(void **r_base, size_t length, size_t align, int flags, int fd, u
 	char *start, *base;
 	int err;
 
-	start = mmap(NULL, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	start = map_reserve(reserve);
 	if (start == MAP_FAILED)
 		return -errno;
 	head = -(uintptr_t)start & (align - 1);

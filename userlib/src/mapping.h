@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+void *map_reserve(size_t length);
 int map_aligned(void **r_base, size_t length, size_t align, int flags, int fd, uint64_t offset);
 
 #endif /* EVPLMEM_MAPPING_H */

@@ -178,6 +178,9 @@ static void explain_open(const struct evpl_pool_config *config, int err)
 	case ENOTTY:
 		error_set("%s isn't a device of evpl.ko", device);
 		break;
+	case EAGAIN:
+		error_explain_mlockall("opening the pool");
+		break;
 	default:
 		error_set("opening the pool: %s", strerror(-err));
 	}

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "context.h"
+#include "error.h"
 #include "guest.h"
 #include "recycle.h"
 #include "slab.h"
@@ -127,6 +128,11 @@ int sharing_make(struct evpl_pool *pool)
 
 		if (p == MAP_FAILED) {
 			err = -errno;
+			/* Here EAGAIN would say that a channel has no record, or no room. */
+			if (err == -EAGAIN) {
+				error_explain_mlockall("mapping what others send");
+				err = -ENOMEM;
+			}
 			unmap(windows, i);
 			free(sharing);
 			goto unlock;

@@ -23,17 +23,23 @@ struct limited {
  * Of this thread alone, so that what was opened before still works: the kernel compares
  * the credentials of who opened a device.
  */
-static inline void *run_limited(void *arg)
+static inline void drop_ipc_lock(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
-	struct limited *limited = arg;
 
 	if (syscall(SYS_capget, &header, data))
 		abort();
 	data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective &= ~CAP_TO_MASK(CAP_IPC_LOCK);
 	if (syscall(SYS_capset, &header, data))
 		abort();
+}
+
+static inline void *run_limited(void *arg)
+{
+	struct limited *limited = arg;
+
+	drop_ipc_lock();
 	return limited->function(limited->arg);
 }
 
