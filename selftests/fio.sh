@@ -1,29 +1,72 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Unmodified fio: four jobs, each an open of /dev/evpl of its own, write and
-# verify an NVMe disk through io_uring from this memory; as registered buffers
-# where the kernel takes file-backed memory for those (6.1 doesn't).
+# Unmodified fio on this memory. Four jobs, each an open of /dev/evpl of its own, write
+# and verify an NVMe disk: through io_uring, as registered buffers where the kernel takes
+# file-backed memory for those (6.1 doesn't), and through libaio. Then one fio sends and
+# another receives, over TCP, and over soft-RoCE, with which both register the memory.
 set -u
 
 disk=${EVPL_TEST_DISK:-}
 counters=/sys/kernel/debug/evpl/counters
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+address=192.0.2.1
+port=8765
+tmp=$(mktemp -d)
 
-run_fio() {
-	fio --name=evpl --filename="$disk" --direct=1 --ioengine=io_uring \
-		--iodepth=8 --rw=randwrite --bs=64k --size=32M \
-		--offset_increment=32M --numjobs=4 --mem=mmapshared:/dev/evpl \
-		--verify=crc32c --verify_fatal=1 --group_reporting "$@" \
-		>"$log" 2>&1
+clean_up() {
+	rdma link delete evpl-rxe 2>/dev/null
+	ip link delete evpl-dummy 2>/dev/null
+	rm -rf "$tmp"
+}
+trap clean_up EXIT
+
+on_disk() {
+	rm -f "$tmp"/*
+	fio --name=evpl --filename="$disk" --direct=1 --iodepth=8 --rw=randwrite \
+		--bs=64k --size=32M --offset_increment=32M --numjobs=4 \
+		--mem=mmapshared:/dev/evpl --verify=crc32c --verify_fatal=1 \
+		--group_reporting "$@" >"$tmp/fio" 2>&1
+}
+
+# Whether the receiver waits for the sender, who would be refused before.
+is_there() {
+	case $1 in
+	net) ss -Htln "sport = :$port" ;;
+	rdma) rdma resource show cm_id ;;
+	esac | grep -q ":$port\b"
+}
+
+# between ENGINE RECEIVER SENDER: one fio sends to another, each with an engine's options.
+between() {
+	local both=(--ioengine="$1" --port="$port" --bs=64k --size=8M --mem=mmapshared:/dev/evpl)
+	local receiver status=0
+	rm -f "$tmp"/*
+	# shellcheck disable=SC2086
+	timeout 120 fio --name=receiver "${both[@]}" --rw=read $2 >"$tmp/receiver" 2>&1 &
+	receiver=$!
+	for _ in $(seq 600); do
+		is_there "$1" && break
+		sleep 0.1
+	done
+	# shellcheck disable=SC2086
+	timeout 120 fio --name=sender "${both[@]}" --rw=write $3 >"$tmp/sender" 2>&1 || status=1
+	wait "$receiver" || status=1
+	return $status
+}
+
+have_rxe() {
+	modprobe -q -a dummy rdma_rxe &&
+		ip link add evpl-dummy type dummy &&
+		ip address add $address/24 dev evpl-dummy &&
+		ip link set evpl-dummy up &&
+		rdma link add evpl-rxe type rxe netdev evpl-dummy
 }
 
 result() {
 	local ok=$1
 	shift
 	[ "$ok" = 0 ] && echo "ok $*" && return
-	sed 's/^/# /' "$log"
+	tail -n 40 "$tmp"/* | sed 's/^/# /'
 	echo "not ok $*"
 }
 
@@ -36,25 +79,39 @@ command -v fio >/dev/null || skip "fio is not installed"
 [ -b "$disk" ] || skip "name a disk that may be overwritten in EVPL_TEST_DISK"
 
 echo "TAP version 13"
-echo "1..3"
+echo "1..6"
 before=$(cat "$counters")
 
-run_fio
+on_disk --ioengine=io_uring
 result $? "1 fio writes and verifies from this memory"
 
 # What the kernel can is asked of the kernel, not of its version.
-run_fio --fixedbufs
+on_disk --ioengine=io_uring --fixedbufs
 status=$?
-if [ $status != 0 ] && grep -q 'Operation not supported' "$log"; then
+if [ $status != 0 ] && grep -q 'Operation not supported' "$tmp/fio"; then
 	echo "ok 2 fio registers this memory # SKIP this kernel registers no file-backed memory"
 else
 	result $status "2 fio registers this memory"
+fi
+
+on_disk --ioengine=libaio
+result $? "3 fio writes and verifies from this memory through libaio"
+
+between net --listen --hostname=127.0.0.1
+result $? "4 fio sends and receives this memory over TCP"
+
+if have_rxe; then
+	between rdma --iodepth=16 "--hostname=$address --verb=write --iodepth_batch_complete=1"
+	result $? "5 fio sends and receives this memory by RDMA"
+else
+	echo "ok 5 fio sends and receives this memory by RDMA # SKIP no soft-RoCE device can be made"
 fi
 
 for _ in $(seq 100); do
 	[ "$(cat "$counters")" = "$before" ] && break
 	sleep 0.1
 done
-cat "$counters" >"$log"
+rm -f "$tmp"/*
+cat "$counters" >"$tmp/counters"
 [ "$(cat "$counters")" = "$before" ]
-result $? "3 fio leaves nothing behind"
+result $? "6 fio leaves nothing behind"
