@@ -175,14 +175,19 @@ static void check_workers(struct __test_metadata *_metadata, const pid_t *pids,
 
 /*
  * Page tables are charged to the cgroup too, and unlike slabs at the price of a
- * process: have them, and all else that a worker touches, before it joins.
+ * process: have them, and all else that a worker touches, before it joins. Lock it
+ * there as well: the text of this program and of libc can be reclaimed, and is charged
+ * to the cgroup of the process that touches it next.
  */
 static int work_in_cgroup(void)
 {
 	enum { ROUNDS = 10 };
 	static struct worker worker = { .node = -1, .length = SLAB_2M, .most = 24 };
-	int failure = worker_start(&worker, true) ?: worker_rounds(&worker, 1);
+	int failure;
 
+	if (mlockall(MCL_CURRENT))
+		return BAD_SETUP;
+	failure = worker_start(&worker, true) ?: worker_rounds(&worker, 1);
 	if (failure)
 		return failure;
 	if (worker.refused)
