@@ -49,6 +49,21 @@ void evpl_client_exit(void)
 	kern_unmount(evpl_mnt);
 }
 
+/*
+ * The core asks before it evicts a folio of a mapping from the page cache, or splits it.
+ * Ours are in no page cache, and stay whole.
+ */
+static bool evpl_release_folio(struct folio *folio, gfp_t gfp)
+{
+	return false;
+}
+
+/* Of the folios of a client's slabs: see join_mapping(). */
+static const struct address_space_operations evpl_aops = {
+	.dirty_folio = noop_dirty_folio,
+	.release_folio = evpl_release_folio,
+};
+
 static int evpl_open(struct inode *inode, struct file *file)
 {
 	struct evpl_client *client;
@@ -82,6 +97,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 		ret = PTR_ERR(client->inode);
 		goto put_user;
 	}
+	client->inode->i_mapping->a_ops = &evpl_aops;
 	/* Keeps NUMA balancing away; GFP_DMA has no other meaning here. */
 	mapping_set_gfp_mask(client->inode->i_mapping, GFP_DMA);
 	client->pid = get_pid(task_tgid(current));

@@ -74,10 +74,10 @@ struct seq_file;
 			 __GFP_RETRY_MAYFAIL)
 
 /*
- * Folios of 2 MiB where they can be had, and not below four pages: GUP-fast refuses
- * single ones of a mapping like this. A kernel that can't split large folios thinks
- * that it has when madvise(MADV_PAGEOUT) meets a part of one, and tries again for
- * ever: such a kernel gets single pages.
+ * Folios of 2 MiB where they can be had, and not below four pages: many a call looks at
+ * each folio of a slab. A kernel that can't split large folios thinks that it has when
+ * madvise(MADV_PAGEOUT) meets a part of one, and tries again for ever: such a kernel
+ * gets single pages.
  */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 #define EVPL_FOLIO_ORDER_MIN	2

@@ -174,6 +174,32 @@ bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_
 	return xa_find(&slab->shares, &buffer, evpl_slab_part_last(slab, part), mark);
 }
 
+/*
+ * A folio of the own window belongs to the mapping of its client's inode, as a file's
+ * does, though it is in no page cache: by folio->mapping, futexes of several processes
+ * meet, and the core unmaps a page that has a memory error. PG_private has the core ask
+ * release_folio() before it evicts a folio of a mapping or splits it (client.c).
+ */
+static void join_mapping(struct folio *folio, struct evpl_client *client, pgoff_t index)
+{
+	folio->index = index;
+	folio->mapping = client->inode->i_mapping;
+	folio_set_private(folio);
+}
+
+/*
+ * Something may still have references on the folio, but nobody can map it any more. Who
+ * relies on its mapping holds the folio's lock, or reads it once under RCU: the inode
+ * is freed later, and after a grace period.
+ */
+static void leave_mapping(struct folio *folio)
+{
+	folio_lock(folio);
+	folio_clear_private(folio);
+	WRITE_ONCE(folio->mapping, NULL);
+	folio_unlock(folio);
+}
+
 /**
  * evpl_slab_give_back() - free what nobody can touch any more of an orphaned slab
  * @slab: the slab; the caller has a reference
@@ -194,8 +220,10 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 			swap(folio, part->folio);
 		xa_unlock(&slab->shares);
 
-		if (folio)
+		if (folio) {
+			leave_mapping(folio);
 			evpl_folio_free(folio, slab->client->user);
+		}
 		cond_resched();
 	}
 }
@@ -344,7 +372,7 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 	index = slab->start;
 	for (i = 0; i < slab->nr_parts; i++) {
 		slab->parts[i].index = index;
-		slab->parts[i].folio->index = index;
+		join_mapping(slab->parts[i].folio, client, index);
 		index += folio_nr_pages(slab->parts[i].folio);
 	}
 

@@ -17,8 +17,8 @@
  * The page is returned with its folio locked, and the core keeps it so until
  * the page is mapped. The folio is locked under tree_lock: evpl_slab_remove()
  * takes the slab out of the tree, then waits for the lock of each folio. The core
- * maps a folio of 2 MiB by one PMD where the VMA is aligned. It can't unmap a
- * poisoned page by folio->mapping, which is NULL here, so it gets none.
+ * maps a folio of 2 MiB by one PMD where the VMA is aligned. It also looks whether
+ * the page has a memory error, and then unmaps it everywhere and maps nothing.
  */
 static vm_fault_t own_fault(struct vm_fault *vmf)
 {
@@ -26,7 +26,6 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	struct evpl_slab *slab;
 	struct evpl_part *part;
 	struct folio *folio;
-	struct page *page;
 
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, vmf->pgoff);
@@ -42,13 +41,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	up_read(&client->tree_lock);
 	evpl_stop(EVPL_STOP_OWN_FAULT);
 
-	page = folio_page(folio, vmf->pgoff - folio->index);
-	if (unlikely(PageHWPoison(page))) {
-		folio_unlock(folio);
-		folio_put(folio);
-		return VM_FAULT_HWPOISON;
-	}
-	vmf->page = page;
+	vmf->page = folio_page(folio, vmf->pgoff - folio->index);
 	return VM_FAULT_LOCKED;
 }
 

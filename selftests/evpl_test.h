@@ -355,6 +355,22 @@ static inline int touch(volatile char *byte, bool write)
 	return signal;
 }
 
+/*
+ * Have the kernel believe that a page which this thread has mapped has a memory error.
+ * Return 0, or -errno: -EINVAL if this kernel can't. It may raise SIGBUS like a touch.
+ */
+static inline int strike(void *page)
+{
+	struct sigaction action = { .sa_handler = touch_handler }, bus;
+	int ret = 0;
+
+	sigaction(SIGBUS, &action, &bus);
+	if (!sigsetjmp(touch_jump, 1))
+		ret = RESULT(madvise(page, 4096, MADV_HWPOISON));
+	sigaction(SIGBUS, &bus, NULL);
+	return ret;
+}
+
 #define touch_read(byte)	touch((void *)(byte), false)
 #define touch_write(byte)	touch((void *)(byte), true)
 
@@ -481,6 +497,32 @@ static inline int into_pipe(int fd, void *memory, size_t length)
 static inline int from_pipe(int fd, void *memory, size_t length)
 {
 	return into_pipe(fd, memory, length);
+}
+
+/* Whether a task sleeps in a system call, before so many looks have passed. */
+static inline bool sleeps_in(pid_t pid, long call)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", pid);
+	for (int tries = 0; tries < 60000; tries++) {
+		siginfo_t info = {};
+		long now = -1;
+		FILE *file = fopen(path, "re");
+
+		if (!file)
+			return false;
+		if (fscanf(file, "%ld", &now) != 1)
+			now = -1; /* it runs */
+		fclose(file);
+		if (now == call)
+			return true;
+		/* One that has ended, and isn't reaped, is in none. */
+		if (!waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid)
+			return false;
+		usleep(1000);
+	}
+	return false;
 }
 
 /* Wait for a child. Return its exit status, or -signal. */

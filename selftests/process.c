@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The life of a process: fork, exec, a descriptor sent on, death at any point. */
+#include <pthread.h>
+#include <semaphore.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -124,6 +126,101 @@ TEST_F(process, module_cannot_be_unloaded_while_a_descriptor_or_mapping_lives)
 	EXPECT_EQ(-EWOULDBLOCK, RESULT(syscall(SYS_delete_module, "evpl",
 					       O_NONBLOCK)));
 	EXPECT_TRUE(is_filled_with(self->memory, 3, SLAB_2M));
+}
+
+/* A mutex or semaphore of several processes may lie anywhere, in any page of a folio. */
+#define SHARED_AT	(37 * 4096 + 64)
+
+static bool shared_mutex(pthread_mutex_t *mutex, int protocol)
+{
+	pthread_mutexattr_t attributes;
+
+	pthread_mutexattr_init(&attributes);
+	return !pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) &&
+	       !pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) &&
+	       !pthread_mutexattr_setprotocol(&attributes, protocol) &&
+	       !pthread_mutex_init(mutex, &attributes);
+}
+
+static const int protocols[] = { PTHREAD_PRIO_NONE, PTHREAD_PRIO_INHERIT };
+
+TEST_F(process, child_waits_for_a_mutex_that_its_parent_holds)
+{
+	pthread_mutex_t *mutex = (void *)(self->memory + SHARED_AT);
+
+	for (size_t i = 0; i < ARRAY_SIZE(protocols); i++) {
+		pid_t child;
+
+		ASSERT_TRUE(shared_mutex(mutex, protocols[i]));
+		ASSERT_EQ(0, pthread_mutex_lock(mutex));
+		self->memory[0] = 1;
+		child = fork();
+		if (!child) {
+			if (pthread_mutex_lock(mutex))
+				_exit(1);
+			if (self->memory[0] != 2)
+				_exit(2);
+			_exit(pthread_mutex_unlock(mutex) ? 3 : 0);
+		}
+		EXPECT_TRUE(sleeps_in(child, SYS_futex));
+		self->memory[0] = 2;
+		EXPECT_EQ(0, pthread_mutex_unlock(mutex));
+		EXPECT_EQ(0, reap(child));
+		EXPECT_EQ(0, pthread_mutex_destroy(mutex));
+	}
+}
+
+TEST_F(process, who_waits_for_a_mutex_learns_that_its_owner_died)
+{
+	pthread_mutex_t *mutex = (void *)(self->memory + SHARED_AT);
+
+	for (size_t i = 0; i < ARRAY_SIZE(protocols); i++) {
+		pid_t owner, waiter;
+		int locked[2];
+		char byte;
+
+		ASSERT_TRUE(shared_mutex(mutex, protocols[i]));
+		ASSERT_EQ(0, pipe(locked));
+		owner = fork();
+		if (!owner) {
+			if (pthread_mutex_lock(mutex) || write(locked[1], "", 1) != 1)
+				_exit(1);
+			for (;;)
+				pause();
+		}
+		ASSERT_EQ(1, read(locked[0], &byte, 1));
+		waiter = fork();
+		if (!waiter) {
+			if (pthread_mutex_lock(mutex) != EOWNERDEAD)
+				_exit(1);
+			if (pthread_mutex_consistent(mutex))
+				_exit(2);
+			_exit(pthread_mutex_unlock(mutex) ? 3 : 0);
+		}
+		EXPECT_TRUE(sleeps_in(waiter, SYS_futex));
+		kill(owner, SIGKILL);
+		EXPECT_EQ(-SIGKILL, reap(owner));
+		EXPECT_EQ(0, reap(waiter));
+		EXPECT_EQ(0, pthread_mutex_lock(mutex));
+		EXPECT_EQ(0, pthread_mutex_unlock(mutex));
+		close(locked[0]);
+		close(locked[1]);
+	}
+}
+
+TEST_F(process, semaphore_of_its_parent_wakes_a_child)
+{
+	sem_t *semaphore = (void *)(self->memory + SHARED_AT);
+	pid_t child;
+
+	ASSERT_EQ(0, sem_init(semaphore, 1, 0));
+	child = fork();
+	if (!child)
+		_exit(sem_wait(semaphore) ? 1 : 0);
+	EXPECT_TRUE(sleeps_in(child, SYS_futex));
+	EXPECT_EQ(0, sem_post(semaphore));
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(0, sem_destroy(semaphore));
 }
 
 /* What a client that will be killed tells of itself, in memory of its parent. */

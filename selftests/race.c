@@ -4,6 +4,7 @@
  * and another does meanwhile what rarely falls there. A task that is held up
  * inside mmap or a fault holds its mmap_lock, so each is a process of its own.
  */
+#include <pthread.h>
 #include <sys/uio.h>
 
 #include "client.h"
@@ -178,6 +179,52 @@ TEST_F(race, slab_freed_while_a_fault_has_found_it_is_never_seen_after)
 	munmap(memory, SLAB_2M);
 	close(freed[0]);
 	close(freed[1]);
+}
+
+struct error {
+	char *page;
+	pid_t tid;
+	int result;
+};
+
+static void *strike_page(void *arg)
+{
+	struct error *error = arg;
+
+	__atomic_store_n(&error->tid, gettid(), __ATOMIC_RELEASE);
+	error->result = strike(error->page);
+	return NULL;
+}
+
+TEST_F(race, memory_error_during_a_fault_raises_SIGBUS_in_every_mapping)
+{
+	char *memory = evpl_map(self->fd, SLAB_2M, 0);
+	struct error error = { .page = memory + 7 * 4096 };
+	pthread_t thread;
+	pid_t toucher;
+
+	ASSERT_NE(MAP_FAILED, memory);
+	ASSERT_EQ(0, touch_write(error.page));
+	ASSERT_EQ(0, write_string(OWN_FAULT, "1"));
+	toucher = fork();
+	if (!toucher)
+		_exit(touch_read(error.page));
+	ASSERT_TRUE(wait_at(OWN_FAULT, 1));
+
+	/* The page is marked, then the folio's lock waited for: the fault has it. */
+	ASSERT_EQ(0, pthread_create(&thread, NULL, strike_page, &error));
+	while (!__atomic_load_n(&error.tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+	EXPECT_TRUE(is_held_up(error.tid));
+	ASSERT_EQ(0, write_string(OWN_FAULT, "0"));
+	EXPECT_EQ(SIGBUS, reap(toucher));
+	pthread_join(thread, NULL);
+	EXPECT_NE(-EINVAL, error.result);
+
+	/* The fault that met the error has unmapped the page here too. */
+	EXPECT_EQ(SIGBUS, touch_read(error.page));
+	EXPECT_EQ(0, touch_write(error.page + 4096));
+	munmap(memory, SLAB_2M);
 }
 
 TEST_F(race, calls_while_a_mapping_sets_up_find_the_client_as_it_was)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Windows: what may be mapped, what a touch finds, and the life of a mapping. */
+#include <linux/futex.h>
 #include <poll.h>
+#include <pthread.h>
 
-#include "evpl_test.h"
+#include "client.h"
 
 FIXTURE(window)
 {
@@ -419,7 +421,7 @@ TEST_F(window, page_with_a_memory_error_raises_SIGBUS_in_every_mapping)
 	ASSERT_NE(MAP_FAILED, a);
 	ASSERT_NE(MAP_FAILED, b);
 	memset(a, 5, SLAB_2M);
-	if (madvise(a + 8192, 4096, MADV_HWPOISON) && errno == EINVAL)
+	if (strike(a + 8192) == -EINVAL)
 		SKIP(return, "the kernel has no MADV_HWPOISON");
 	EXPECT_EQ(SIGBUS, touch_read(b + 8192));
 	EXPECT_EQ(0, touch_read(b));
@@ -446,7 +448,7 @@ TEST_F(window, entries_with_a_memory_error_are_in_use_for_good)
 	ASSERT_NE(MAP_FAILED, entries);
 	EXPECT_EQ(0, entries[0].word);
 	/* The kernel can't do anything about such a page but remember it. */
-	if (madvise(entries, 4096, MADV_HWPOISON) && errno == EINVAL)
+	if (strike(entries) == -EINVAL)
 		SKIP(return, "the kernel has no MADV_HWPOISON");
 	EXPECT_EQ(2, fdinfo(self->fd, "evpl-buffers-in-use"));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->fd, offset));
@@ -455,6 +457,78 @@ TEST_F(window, entries_with_a_memory_error_are_in_use_for_good)
 	ASSERT_NE(MAP_FAILED, entries);
 	EXPECT_EQ(SIGBUS, touch_read((char *)entries));
 	munmap(entries, 4096);
+}
+
+/* Not FUTEX_PRIVATE_FLAG: a word of several processes, or of several mappings. */
+static long futex(uint32_t *word, int operation, uint32_t value)
+{
+	return syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
+}
+
+struct sleeper {
+	uint32_t *word;
+	pthread_t thread;
+	pid_t tid;
+	int error;
+};
+
+static void *sleep_on(void *arg)
+{
+	struct sleeper *sleeper = arg;
+
+	__atomic_store_n(&sleeper->tid, gettid(), __ATOMIC_RELEASE);
+	sleeper->error = futex(sleeper->word, FUTEX_WAIT, 0) ? errno : 0;
+	return NULL;
+}
+
+static bool begin_sleep(struct sleeper *sleeper, uint32_t *word)
+{
+	*sleeper = (struct sleeper){ .word = word };
+	if (pthread_create(&sleeper->thread, NULL, sleep_on, sleeper))
+		return false;
+	while (!__atomic_load_n(&sleeper->tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+	return sleeps_in(sleeper->tid, SYS_futex);
+}
+
+static int end_sleep(struct sleeper *sleeper)
+{
+	pthread_join(sleeper->thread, NULL);
+	return sleeper->error;
+}
+
+TEST_F(window, futex_is_the_same_in_every_mapping)
+{
+	const size_t at = 37 * 4096 + 64;
+	struct sleeper sleeper;
+	uint64_t offset;
+	char *a, *b, *other;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 2 * SLAB_2M, &offset));
+	a = evpl_map(self->fd, 2 * SLAB_2M, offset);
+	b = evpl_map(self->fd, 2 * SLAB_2M, offset);
+	other = evpl_map(fd, 2 * SLAB_2M, 0);
+	ASSERT_NE(MAP_FAILED, a);
+	ASSERT_NE(MAP_FAILED, b);
+	ASSERT_NE(MAP_FAILED, other);
+	for (int i = 0; i < 2; i++, a += SLAB_2M, b += SLAB_2M) {
+		EXPECT_EQ(-1, futex((void *)(a + at), FUTEX_WAIT, 1));
+		EXPECT_EQ(EAGAIN, errno);
+		ASSERT_TRUE(begin_sleep(&sleeper, (void *)(a + at)));
+		/* Neither another word, nor the same one of another client. */
+		EXPECT_EQ(0, futex((void *)(b + at + 4), FUTEX_WAKE, 1));
+		EXPECT_EQ(0, futex((void *)(b + at + 4096), FUTEX_WAKE, 1));
+		EXPECT_EQ(0, futex((void *)(i ? b + at - SLAB_2M : b + at + SLAB_2M),
+				   FUTEX_WAKE, 1));
+		EXPECT_EQ(0, futex((void *)(other + i * SLAB_2M + at), FUTEX_WAKE, 1));
+		EXPECT_EQ(1, futex((void *)(b + at), FUTEX_WAKE, 1));
+		EXPECT_EQ(0, end_sleep(&sleeper));
+	}
+	munmap(a - 2 * SLAB_2M, 2 * SLAB_2M);
+	munmap(b - 2 * SLAB_2M, 2 * SLAB_2M);
+	munmap(other, 2 * SLAB_2M);
+	close(fd);
 }
 
 TEST_F(window, mlock_works)
@@ -495,6 +569,86 @@ TEST_F(window, is_left_out_of_a_core_dump)
 	EXPECT_NE(NULL, strstr(flags, " dd"));
 	EXPECT_NE(NULL, strstr(flags, " de"));
 	munmap(memory, SLAB_2M);
+}
+
+/* A buffer of an owner's that a lessee has, for the CPU alone or for devices too. */
+FIXTURE(lent)
+{
+	struct counters before;
+	struct client owner, lessee;
+	int ends[2];
+};
+
+FIXTURE_SETUP(lent)
+{
+	self->before = read_counters();
+	ASSERT_TRUE(open_client(&self->owner, 0));
+	ASSERT_TRUE(open_client(&self->lessee, 0));
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+}
+
+FIXTURE_TEARDOWN(lent)
+{
+	close(self->ends[0]);
+	close(self->ends[1]);
+	close_client(&self->owner);
+	close_client(&self->lessee);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Buffer n, as the lessee gets it with these flags. */
+static struct evpl_record lend(struct __test_metadata *_metadata,
+			       struct _test_data_lent *self, unsigned int n, uint32_t flags)
+{
+	struct evpl_record record = fill(&self->owner, n, 0);
+
+	record.flags = flags;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &record, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &record, 1));
+	return record;
+}
+
+TEST_F(lent, futex_is_its_owners_where_devices_may_have_it_and_else_EFAULT)
+{
+	struct evpl_record record = lend(_metadata, self, 3, EVPL_RECORD_WRITE);
+	uint32_t *words = (void *)memory_of(&self->lessee, &record);
+	struct sleeper sleeper;
+
+	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAIT, 0));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAKE, 1));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+
+	record = lend(_metadata, self, 4, DEVICE_RW);
+	words = (void *)memory_of(&self->lessee, &record);
+	ASSERT_TRUE(begin_sleep(&sleeper, words + 5));
+	EXPECT_EQ(0, futex((void *)(self->owner.own + 3 * BUFFER + 20), FUTEX_WAKE, 1));
+	EXPECT_EQ(1, futex((void *)(self->owner.own + 4 * BUFFER + 20), FUTEX_WAKE, 1));
+	EXPECT_EQ(0, end_sleep(&sleeper));
+	ASSERT_TRUE(begin_sleep(&sleeper, (void *)(self->owner.own + 4 * BUFFER + 20)));
+	EXPECT_EQ(1, futex(words + 5, FUTEX_WAKE, 1));
+	EXPECT_EQ(0, end_sleep(&sleeper));
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+}
+
+/* The memory outlives its owner, and so do the futexes in it. */
+TEST_F(lent, futex_works_when_the_owner_has_gone)
+{
+	struct evpl_record record = lend(_metadata, self, 4, DEVICE_RW);
+	uint32_t *words = (void *)memory_of(&self->lessee, &record);
+	struct sleeper sleeper;
+
+	ASSERT_TRUE(begin_sleep(&sleeper, words + 5));
+	close(self->ends[0]);
+	close_client(&self->owner);
+	EXPECT_EQ(1, futex(words + 5, FUTEX_WAKE, 1));
+	EXPECT_EQ(0, end_sleep(&sleeper));
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAKE, 1));
+	EXPECT_EQ(EFAULT, errno);
 }
 
 TEST_HARNESS_MAIN

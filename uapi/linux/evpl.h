@@ -15,7 +15,8 @@
  *
  * own
  *	The client's slabs, readable and writable, from offset 0. Ordinary
- *	shared memory: anything can pin it. It is read-only where the descriptor
+ *	shared memory: anything can pin it, and futexes in it are those of all
+ *	processes and mappings that have it. It is read-only where the descriptor
  *	was opened O_RDONLY.
  *
  * refs
@@ -28,10 +29,13 @@
  *	neither vmsplice(2) nor O_DIRECT, io_uring's registered buffers or RDMA
  *	(they give EFAULT). So taking a read-only lease away is complete and at once.
  *	Of a writable lease KVM before Linux 6.13 may hold a page: see DOC: fence.
+ *	Nor can a futex of several processes be here (futex(2) gives EFAULT without
+ *	FUTEX_PRIVATE_FLAG): the kernel finds it by its page, as what pins does.
  *
  * guest-io, guest-io-ro
  *	The same of *device leases*. What is here can be pinned; so when it ends, a
- *	device may still have it: see DOC: fence.
+ *	device may still have it: see DOC: fence. Futexes here are those of the own
+ *	window of the buffer's owner.
  *
  * leases
  *	A &struct evpl_entry for each lease, by its number.
