@@ -547,6 +547,7 @@ int evpl_mmap(struct file *file, struct vm_area_struct *vma);
 /* folio.c */
 extern atomic64_t evpl_detached_bytes;
 struct folio *evpl_folio_alloc(int node, unsigned int order, bool last);
+bool evpl_folio_is_poisoned(struct folio *folio);
 void evpl_folio_free(struct folio *folio, struct evpl_user *user);
 void evpl_folio_init_user(struct evpl_user *user);
 void evpl_folio_reap(struct evpl_user *user);

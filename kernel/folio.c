@@ -59,7 +59,11 @@ struct folio *evpl_folio_alloc(int node, unsigned int order, bool last)
 	return page ? page_folio(page) : NULL;
 }
 
-static bool folio_is_poisoned(struct folio *folio)
+/**
+ * evpl_folio_is_poisoned() - whether a page of a folio has a memory error
+ * @folio: the folio
+ */
+bool evpl_folio_is_poisoned(struct folio *folio)
 {
 	unsigned long i;
 
@@ -78,7 +82,7 @@ static void give_back(struct folio *folio, struct evpl_user *user)
 {
 	size_t size = folio_size(folio);
 
-	if (likely(!folio_is_poisoned(folio)))
+	if (likely(!evpl_folio_is_poisoned(folio)))
 		folio_put(folio);
 	evpl_uncharge(user, size);
 }
@@ -89,7 +93,7 @@ static void give_back(struct folio *folio, struct evpl_user *user)
  */
 static bool folio_is_idle(struct folio *folio)
 {
-	return folio_ref_count(folio) == 1 || folio_is_poisoned(folio);
+	return folio_ref_count(folio) == 1 || evpl_folio_is_poisoned(folio);
 }
 
 /* Schedule the reaper, which owns a reference on the user while it is scheduled. */
@@ -162,7 +166,7 @@ void evpl_folio_reap(struct evpl_user *user)
 	list_for_each_entry_safe(folio, next, &seen, lru) {
 		bool scan = folio_ref_count(folio) > 1 && scans;
 
-		if (folio_ref_count(folio) == 1 || (scan && folio_is_poisoned(folio))) {
+		if (folio_ref_count(folio) == 1 || (scan && evpl_folio_is_poisoned(folio))) {
 			list_del(&folio->lru);
 			put_detached(folio);
 		} else if (scan) {

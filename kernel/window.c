@@ -14,11 +14,23 @@
 #include "evpl.h"
 
 /*
+ * The core would map a folio of 2 MiB by one PMD, a page with a memory error included: it
+ * marks a folio that has one only if it could take the page away, which of ours it can't.
+ * So the marking is done here, once for each PMD that may be mapped.
+ */
+static void mark_poisoned(struct vm_fault *vmf, struct folio *folio)
+{
+	if (pmd_none(READ_ONCE(*vmf->pmd)) && folio_order(folio) == EVPL_HUGE_ORDER &&
+	    unlikely(evpl_folio_is_poisoned(folio)))
+		folio_set_has_hwpoisoned(folio);
+}
+
+/*
  * The page is returned with its folio locked, and the core keeps it so until
  * the page is mapped. The folio is locked under tree_lock: evpl_slab_remove()
  * takes the slab out of the tree, then waits for the lock of each folio. The core
- * maps a folio of 2 MiB by one PMD where the VMA is aligned. It also looks whether
- * the page has a memory error, and then unmaps it everywhere and maps nothing.
+ * maps a folio of 2 MiB by one PMD where the VMA is aligned and no page has a memory
+ * error. If the page itself has one, it unmaps it everywhere and maps nothing.
  */
 static vm_fault_t own_fault(struct vm_fault *vmf)
 {
@@ -41,6 +53,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	up_read(&client->tree_lock);
 	evpl_stop(EVPL_STOP_OWN_FAULT);
 
+	mark_poisoned(vmf, folio);
 	vmf->page = folio_page(folio, vmf->pgoff - folio->index);
 	return VM_FAULT_LOCKED;
 }

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include <linux/evpl.h>
+#include <linux/kernel-page-flags.h>
 #include <linux/membarrier.h>
 
 /* A program that isn't made of tests says so. */
@@ -497,6 +498,36 @@ static inline int into_pipe(int fd, void *memory, size_t length)
 static inline int from_pipe(int fd, void *memory, size_t length)
 {
 	return into_pipe(fd, memory, length);
+}
+
+/* A word of a file of 8 bytes for each; 0 without. */
+static inline uint64_t word_of(const char *path, uint64_t index)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t word = 0;
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &word, sizeof(word), index * sizeof(word)) != sizeof(word))
+		word = 0;
+	close(fd);
+	return word;
+}
+
+/*
+ * Have the kernel take a page offline that this process has mapped, as for an error that
+ * the hardware reports, before anything meets it. Return whether it has marked the page.
+ */
+static inline bool take_offline(void *page)
+{
+	uint64_t frame = word_of("/proc/self/pagemap", (uintptr_t)page / 4096) &
+			 ((1ULL << 55) - 1);
+	char string[32];
+
+	/* It says EBUSY of a page that it has marked and can do no more about. */
+	snprintf(string, sizeof(string), "0x%llx", (unsigned long long)frame * 4096);
+	write_string("/sys/devices/system/memory/hard_offline_page", string);
+	return frame && word_of("/proc/kpageflags", frame) >> KPF_HWPOISON & 1;
 }
 
 /* Whether a task sleeps in a system call, before so many looks have passed. */

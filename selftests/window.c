@@ -438,6 +438,41 @@ TEST_F(window, page_with_a_memory_error_raises_SIGBUS_in_every_mapping)
 	munmap(b, SLAB_2M);
 }
 
+TEST_F(window, page_that_was_taken_offline_raises_SIGBUS_and_its_neighbours_work)
+{
+	const size_t bad = 7 * 4096;
+	uint64_t offset;
+	char *memory, *part;
+	bool offline;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	memory = evpl_map(self->fd, SLAB_2M, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	memset(memory, 5, SLAB_2M);
+	offline = take_offline(memory + bad);
+	munmap(memory, SLAB_2M);
+	if (!offline)
+		SKIP(return, "the kernel takes no page offline");
+
+	/* A neighbour comes first, which may not bring the page with it. */
+	memory = evpl_map(self->fd, SLAB_2M, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	EXPECT_EQ(0, touch_write(memory + SLAB_2M - 1));
+	EXPECT_EQ(SIGBUS, touch_read(memory + bad));
+	EXPECT_EQ(SIGBUS, touch_write(memory + bad + 4095));
+	EXPECT_TRUE(is_filled_with(memory, 5, bad));
+	EXPECT_TRUE(is_filled_with(memory + bad + 4096, 5, SLAB_2M - bad - 4096));
+
+	/* Nor in a mapping that is no multiple of 2 MiB. */
+	part = evpl_map(self->fd, 16 * 4096, offset);
+	ASSERT_NE(MAP_FAILED, part);
+	EXPECT_EQ(0, touch_write(part + bad + 4096));
+	EXPECT_EQ(SIGBUS, touch_read(part + bad));
+	munmap(part, 16 * 4096);
+	munmap(memory, SLAB_2M);
+	EXPECT_EQ(0, evpl_slab_free(self->fd, offset));
+}
+
 TEST_F(window, entries_with_a_memory_error_are_in_use_for_good)
 {
 	struct evpl_entry *entries;
