@@ -309,6 +309,8 @@ const struct file_operations evpl_fops = {
 	.compat_ioctl = compat_ptr_ioctl,
 	.mmap = evpl_mmap,
 	.poll = evpl_poll,
+	/* Programs call msync(2) and fsync(2) on what they map. Memory has nothing to write. */
+	.fsync = noop_fsync,
 	.get_unmapped_area = thp_get_unmapped_area,
 	.show_fdinfo = evpl_show_fdinfo,
 };

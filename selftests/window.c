@@ -274,10 +274,37 @@ TEST_F(window, what_a_file_can_do_and_this_cannot_is_answered_at_once)
 	EXPECT_EQ(-EINVAL, RESULT(read(self->fd, &byte, 1)));
 	EXPECT_EQ(-EINVAL, RESULT(write(self->fd, &byte, 1)));
 	EXPECT_EQ(-EINVAL, RESULT(pread(self->fd, &byte, 1, 0)));
-	EXPECT_EQ(-EINVAL, RESULT(fsync(self->fd)));
-	EXPECT_EQ(-EINVAL, RESULT(fdatasync(self->fd)));
 	EXPECT_EQ(-EINVAL, RESULT(ftruncate(self->fd, 4096)));
 	EXPECT_EQ(-ENODEV, RESULT(fallocate(self->fd, 0, 0, 4096)));
+}
+
+TEST_F(window, is_always_in_sync)
+{
+	const struct evpl_setup *setup = &self->setup;
+	const uint64_t offsets[] = {
+		setup->out_refs_offset, setup->out_guest_offset, setup->out_guest_io_offset,
+	};
+	uint64_t offset;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	memory = evpl_map(self->fd, SLAB_2M, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	memset(memory, 5, SLAB_2M);
+	EXPECT_EQ(0, RESULT(msync(memory, SLAB_2M, MS_SYNC)));
+	EXPECT_EQ(0, RESULT(msync(memory + 4096, 4096, MS_SYNC | MS_INVALIDATE)));
+	EXPECT_EQ(0, RESULT(msync(memory, SLAB_2M, MS_ASYNC)));
+	EXPECT_EQ(0, RESULT(fsync(self->fd)));
+	EXPECT_EQ(0, RESULT(fdatasync(self->fd)));
+	EXPECT_TRUE(is_filled_with(memory, 5, SLAB_2M));
+	munmap(memory, SLAB_2M);
+
+	for (size_t i = 0; i < ARRAY_SIZE(offsets); i++) {
+		memory = evpl_map(self->fd, 4096, offsets[i]);
+		ASSERT_NE(MAP_FAILED, memory);
+		EXPECT_EQ(0, RESULT(msync(memory, 4096, MS_SYNC)));
+		munmap(memory, 4096);
+	}
 }
 
 TEST_F(window, memory_outlives_the_descriptor)

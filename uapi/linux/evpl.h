@@ -190,7 +190,8 @@
  *  - ENOMEM, EINTR: as above, where the mapping allocates a slab
  *
  * mprotect(2) to PROT_EXEC gives EACCES, a mremap(2) that grows gives EFAULT,
- * MADV_REMOVE gives an error and keeps the memory.
+ * MADV_REMOVE gives an error and keeps the memory. msync(2), fsync(2) and fdatasync(2)
+ * succeed and do nothing.
  */
 
 #define EVPL_IOC_TYPE	0xEB
