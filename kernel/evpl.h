@@ -320,6 +320,7 @@ struct evpl_lease {
  * @lease_tree: those that records can be delivered to
  * @nr_leases: how many are in @leases; written with @lease_sem, may be read without
  * @nr_exports: ranges of its memory that dma-bufs carry
+ * @nr_guest_vmas: how many VMAs there are over its guest windows, in all processes
  * @zeros: what a touch of a revoked lease finds, or NULL
  * @fence_work: looks at the buffers in quarantine; pending only before @gone
  * @fence_delay: how long after the last pass the next one comes, in jiffies; 0 if none
@@ -353,6 +354,7 @@ struct evpl_client {
 	struct rb_root lease_tree;
 	unsigned long nr_leases;
 	atomic_long_t nr_exports;
+	atomic_t nr_guest_vmas;
 	struct page *zeros;
 	struct delayed_work fence_work;
 	unsigned long fence_delay;

@@ -13,6 +13,11 @@
 #include "compat.h"
 #include "evpl.h"
 
+static struct evpl_client *client_of(struct vm_area_struct *vma)
+{
+	return vma->vm_file->private_data;
+}
+
 /*
  * The core would map a folio of 2 MiB by one PMD, a page with a memory error included: it
  * marks a folio that has one only if it could take the page away, which of ours it can't.
@@ -34,7 +39,7 @@ static void mark_poisoned(struct vm_fault *vmf, struct folio *folio)
  */
 static vm_fault_t own_fault(struct vm_fault *vmf)
 {
-	struct evpl_client *client = vmf->vma->vm_file->private_data;
+	struct evpl_client *client = client_of(vmf->vma);
 	struct evpl_slab *slab;
 	struct evpl_part *part;
 	struct folio *folio;
@@ -65,7 +70,7 @@ static const struct vm_operations_struct own_vm_ops = {
 /* A page of the refs window stays until its last VMA has gone. */
 static vm_fault_t refs_fault(struct vm_fault *vmf)
 {
-	struct evpl_client *client = vmf->vma->vm_file->private_data;
+	struct evpl_client *client = client_of(vmf->vma);
 	struct page *page;
 
 	page = xa_load(&client->refs, vmf->pgoff - EVPL_REFS_START);
@@ -207,7 +212,7 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
  */
 static vm_fault_t guest_fault(struct vm_fault *vmf)
 {
-	struct evpl_client *client = vmf->vma->vm_file->private_data;
+	struct evpl_client *client = client_of(vmf->vma);
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	struct evpl_lease *lease;
 	pgoff_t offset;
@@ -224,21 +229,61 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 }
 
 /*
+ * Who ends a lease unmaps it from each VMA that lies over its place, and may be the owner
+ * who waits for that. So a client's VMAs over guest windows are counted, and bounded: a
+ * mapping that would be one too many fails, and what would split one. What can't fail
+ * may take the count past the bound, and then nothing is mapped or split before it has
+ * come down again: a moved VMA for as long as both are there, several processes that
+ * split theirs at once, and a fork, in whose child MADV_DOFORK has up to as many VMAs as
+ * in its parent. So the bound is one for each process that a client has.
+ */
+static int add_guest_vma(struct evpl_client *client)
+{
+	if (atomic_inc_return(&client->nr_guest_vmas) <= EVPL_GUEST_MAPPINGS_MAX)
+		return 0;
+	atomic_dec(&client->nr_guest_vmas);
+	return -ENOMEM;
+}
+
+static int guest_may_split(struct vm_area_struct *vma, unsigned long unused)
+{
+	int nr = atomic_read(&client_of(vma)->nr_guest_vmas);
+
+	return nr < EVPL_GUEST_MAPPINGS_MAX ? 0 : -ENOMEM;
+}
+
+static void guest_open(struct vm_area_struct *vma)
+{
+	atomic_inc(&client_of(vma)->nr_guest_vmas);
+}
+
+static void guest_close(struct vm_area_struct *vma)
+{
+	atomic_dec(&client_of(vma)->nr_guest_vmas);
+}
+
+/*
  * fork(2) copies what a child may inherit, MADV_DOFORK, without the lock of its folio.
  * Not of a VMA that is to be wiped: the child's own faults map its pages.
  */
 static void guest_io_open(struct vm_area_struct *vma)
 {
+	guest_open(vma);
 	if (vma->vm_mm != current->mm)
 		vm_flags_mod(vma, VM_WIPEONFORK, 0);
 }
 
 static const struct vm_operations_struct guest_vm_ops = {
+	.open = guest_open,
+	.close = guest_close,
+	.may_split = guest_may_split,
 	.fault = guest_fault,
 };
 
 static const struct vm_operations_struct guest_io_vm_ops = {
 	.open = guest_io_open,
+	.close = guest_close,
+	.may_split = guest_may_split,
 	.fault = guest_fault,
 };
 
@@ -274,12 +319,18 @@ static int set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
  * Without VM_MAYWRITE, no write fault makes a page of guest-ro writable. VM_IO keeps
  * whatever pins out.
  */
-static int mmap_guest(struct vm_area_struct *vma, enum evpl_lease_kind kind)
+static int mmap_guest(struct evpl_client *client, struct vm_area_struct *vma,
+		      enum evpl_lease_kind kind)
 {
 	bool readonly = kind == EVPL_LEASE_RO || kind == EVPL_LEASE_IO_RO;
+	int ret;
 
 	if (readonly && vma->vm_flags & VM_WRITE)
 		return -EACCES;
+	/* Nothing fails after this: guest_close() is its inverse from here on. */
+	ret = add_guest_vma(client);
+	if (ret)
+		return ret;
 	if (kind == EVPL_LEASE_RW || kind == EVPL_LEASE_RO) {
 		vm_flags_mod(vma, VM_PFNMAP | VM_IO, 0);
 		vma->vm_ops = &guest_vm_ops;
@@ -321,7 +372,7 @@ static int mmap_refs_or_guest(struct evpl_client *client,
 	for (kind = 0; kind < EVPL_LEASE_KINDS; kind++)
 		if (vma_within(vma, EVPL_GUEST_START + kind * EVPL_GUEST_PAGES,
 			       EVPL_GUEST_PAGES))
-			return mmap_guest(vma, kind);
+			return mmap_guest(client, vma, kind);
 	return -ENXIO;
 }
 

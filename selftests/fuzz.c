@@ -2210,7 +2210,8 @@ static bool calls_succeed_and_fail(void)
 }
 
 /*
- * What linux/evpl.h says of each call, but ENOSPC: the own window has 8 TiB, and
+ * What linux/evpl.h says of each call, but ENOMEM of a client that has a thousand
+ * mappings of guest windows, and but ENOSPC: the own window has 8 TiB, and
  * a slab looks for its range only when it has all of its memory. Since the
  * lowest range is taken, holes can't drive slabs to the window's end with less
  * than some hundred GiB either.

@@ -633,6 +633,150 @@ TEST_F(window, is_left_out_of_a_core_dump)
 	munmap(memory, SLAB_2M);
 }
 
+/* Map a page of a guest window until that fails. Return how often it worked. */
+static int fill_up(int fd, uint64_t offset, char *pages[], int *error)
+{
+	for (int i = 0; i <= EVPL_GUEST_MAPPINGS_MAX; i++) {
+		pages[i] = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, offset);
+		if (pages[i] == MAP_FAILED) {
+			*error = errno;
+			return i;
+		}
+	}
+	return EVPL_GUEST_MAPPINGS_MAX + 1;
+}
+
+TEST_F(window, mappings_of_guest_windows_are_bounded)
+{
+	const struct evpl_setup *setup = &self->setup;
+	const uint64_t offsets[] = {
+		setup->out_guest_offset, setup->out_guest_ro_offset,
+		setup->out_guest_io_offset, setup->out_guest_io_ro_offset,
+	};
+	const int most = EVPL_GUEST_MAPPINGS_MAX;
+	static char *pages[EVPL_GUEST_MAPPINGS_MAX + 1];
+	uint64_t offset;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
+	for (size_t i = 0; i < ARRAY_SIZE(offsets); i++) {
+		int error = 0, nr = fill_up(self->fd, offsets[i], pages, &error);
+
+		EXPECT_EQ(most, nr);
+		EXPECT_EQ(ENOMEM, error);
+		for (size_t j = 0; j < ARRAY_SIZE(offsets); j++)
+			EXPECT_EQ(-ENOMEM, try_map(self->fd, PROT_READ, MAP_SHARED,
+						   offsets[j], 4096));
+		/* Neither another client's nor another window. */
+		memory = evpl_map(self->fd, SLAB_2M, offset);
+		ASSERT_NE(MAP_FAILED, memory);
+		EXPECT_EQ(0, mprotect(memory + 4096, 4096, PROT_READ));
+		EXPECT_EQ(0, munmap(memory, SLAB_2M));
+		EXPECT_EQ(0, try_map(self->fd, RW, MAP_SHARED, setup->out_refs_offset, 4096));
+		/* As many as have gone. */
+		EXPECT_EQ(0, munmap(pages[0], 4096));
+		EXPECT_EQ(0, munmap(pages[1], 4096));
+		pages[0] = mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->fd, offsets[i]);
+		pages[1] = mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->fd, offsets[i]);
+		EXPECT_NE(MAP_FAILED, pages[0]);
+		EXPECT_NE(MAP_FAILED, pages[1]);
+		EXPECT_EQ(-ENOMEM, try_map(self->fd, PROT_READ, MAP_SHARED, offsets[i], 4096));
+		for (int j = 0; j < nr; j++)
+			EXPECT_EQ(0, munmap(pages[j], 4096));
+	}
+}
+
+/* A mapping of so many pages, each second of which has become one by itself. */
+TEST_F(window, split_of_a_guest_window_past_the_bound_is_ENOMEM)
+{
+	const uint64_t offset = self->setup.out_guest_offset;
+	const int splits = EVPL_GUEST_MAPPINGS_MAX / 2 - 1;
+	const size_t length = (2 * splits + 8) * 4096UL;
+	char *memory = evpl_map(self->fd, length, offset), *moved, *page;
+	char *place = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, memory);
+	ASSERT_NE(MAP_FAILED, place);
+	for (int i = 0; i < splits; i++)
+		ASSERT_EQ(0, mprotect(memory + (2 * i + 1) * 4096, 4096, PROT_READ));
+	page = evpl_map(self->fd, 4096, offset);
+	ASSERT_NE(MAP_FAILED, page);
+	EXPECT_EQ(-ENOMEM, try_map(self->fd, RW, MAP_SHARED, offset, 4096));
+
+	EXPECT_EQ(-ENOMEM, RESULT(mprotect(memory + length - 2 * 4096, 4096, PROT_READ)));
+	EXPECT_EQ(-ENOMEM, RESULT(munmap(memory + length - 2 * 4096, 4096)));
+	/* madvise(2) has another word for it. */
+	EXPECT_EQ(-EAGAIN, RESULT(madvise(memory + length - 2 * 4096, 4096, MADV_RANDOM)));
+	EXPECT_EQ(MAP_FAILED, mremap(memory + length - 2 * 4096, 4096, 4096,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, place));
+	EXPECT_EQ(ENOMEM, errno);
+	/* It is there, and as it was: what no lease backs raises SIGBUS for a write too. */
+	EXPECT_EQ(SIGBUS, touch_write(memory + length - 2 * 4096));
+
+	/* A whole one may change, and move. */
+	EXPECT_EQ(0, mprotect(memory + 4096, 4096, PROT_NONE));
+	place = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	moved = mremap(memory + 4096, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+	EXPECT_EQ(place, moved);
+	EXPECT_EQ(-ENOMEM, try_map(self->fd, RW, MAP_SHARED, offset, 4096));
+
+	EXPECT_EQ(0, munmap(moved, 4096));
+	EXPECT_EQ(0, RESULT(munmap(memory + length - 4096, 4096)));
+	EXPECT_EQ(0, try_map(self->fd, RW, MAP_SHARED, offset, 4096));
+	EXPECT_EQ(0, munmap(memory, length));
+	munmap(page, 4096);
+}
+
+TEST_F(window, fork_takes_guest_windows_past_the_bound_and_then_none_is_mapped)
+{
+	static char *pages[EVPL_GUEST_MAPPINGS_MAX + 1];
+	const uint64_t offset = self->setup.out_guest_io_ro_offset;
+	int error = 0, nr = fill_up(self->fd, offset, pages, &error);
+	int looked[2], go[2];
+	char byte;
+	pid_t child;
+
+	ASSERT_EQ(EVPL_GUEST_MAPPINGS_MAX, nr);
+	if (madvise(pages[0], 4096, MADV_DOFORK)) {
+		for (int i = 0; i < nr; i++)
+			munmap(pages[i], 4096);
+		SKIP(return, "the kernel lets no child inherit a guest window");
+	}
+	ASSERT_EQ(0, madvise(pages[1], 4096, MADV_DOFORK));
+	ASSERT_EQ(0, pipe(looked));
+	ASSERT_EQ(0, pipe(go));
+	child = fork();
+	if (!child) {
+		if (try_map(self->fd, PROT_READ, MAP_SHARED, offset, 4096) != -ENOMEM)
+			_exit(1);
+		if (touch_read(pages[1]) != SIGBUS || touch_read(pages[2]) != SIGSEGV)
+			_exit(2);
+		if (write(looked[1], "", 1) != 1)
+			_exit(3);
+		_exit(read(go[0], &byte, 1) == 1 ? 0 : 4);
+	}
+	close(looked[1]);
+	ASSERT_EQ(1, read(looked[0], &byte, 1));
+	/* Of two more, two have to go, and one beside. */
+	EXPECT_EQ(0, munmap(pages[2], 4096));
+	EXPECT_EQ(-ENOMEM, try_map(self->fd, PROT_READ, MAP_SHARED, offset, 4096));
+	EXPECT_EQ(0, munmap(pages[3], 4096));
+	EXPECT_EQ(-ENOMEM, try_map(self->fd, PROT_READ, MAP_SHARED, offset, 4096));
+	EXPECT_EQ(0, munmap(pages[4], 4096));
+	EXPECT_EQ(0, try_map(self->fd, PROT_READ, MAP_SHARED, offset, 4096));
+	ASSERT_EQ(1, write(go[1], "", 1));
+	EXPECT_EQ(0, reap(child));
+	for (int i = 0; i < nr; i++)
+		if (i < 2 || i > 4)
+			munmap(pages[i], 4096);
+	EXPECT_EQ(nr, fill_up(self->fd, offset, pages, &error));
+	for (int i = 0; i < nr; i++)
+		munmap(pages[i], 4096);
+	close(looked[0]);
+	close(go[0]);
+	close(go[1]);
+}
+
 /* A buffer of an owner's that a lessee has, for the CPU alone or for devices too. */
 FIXTURE(lent)
 {

@@ -188,6 +188,11 @@
  *  - ENXIO: a range that isn't within one window, or an offset other than 0
  *    before the client was set up
  *  - ENOMEM, EINTR: as above, where the mapping allocates a slab
+ *  - ENOMEM: the client has %EVPL_GUEST_MAPPINGS_MAX mappings of guest windows
+ *
+ * The same ENOMEM has what would split such a mapping: mprotect(2), munmap(2) or
+ * mremap(2) of a part of it; madvise(2) makes EAGAIN of it. What a fork(2) copies counts
+ * too, but isn't refused.
  *
  * mprotect(2) to PROT_EXEC gives EACCES, a mremap(2) that grows gives EFAULT,
  * MADV_REMOVE gives an error and keeps the memory. msync(2), fsync(2) and fdatasync(2)
@@ -195,6 +200,9 @@
  */
 
 #define EVPL_IOC_TYPE	0xEB
+
+/* Mappings that a client has of its four guest windows together, in all processes. */
+#define EVPL_GUEST_MAPPINGS_MAX	1024
 
 /* Slabs start at multiples of this in the own window; so do their lengths. */
 #define EVPL_SLAB_ALIGN		_BITUL(21)
