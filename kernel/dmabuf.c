@@ -241,6 +241,8 @@ static vm_fault_t export_fault(struct vm_fault *vmf)
 	struct page *page;
 	vm_fault_t ret;
 
+	if (unlikely(evpl_fault_is_marked(vmf)))
+		return VM_FAULT_SIGBUS;
 	for (; address < end; address += PAGE_SIZE) {
 		page = export->pages[vmf->pgoff + PHYS_PFN(address - vmf->address)];
 		ret = unlikely(PageHWPoison(page)) ? VM_FAULT_HWPOISON :

@@ -543,6 +543,16 @@ extern atomic_long_t evpl_nr_exports;
 struct file *evpl_export(struct evpl_client *client,
 			 const struct evpl_range *ranges, u32 count, u32 flags);
 
+/*
+ * Whether there is a marker where a fault was: an entry that maps nothing, but by which
+ * the core remembers something. What inserts a page or a page frame leaves it as it is,
+ * so the fault would come again and again.
+ */
+static inline bool evpl_fault_is_marked(const struct vm_fault *vmf)
+{
+	return vmf->flags & FAULT_FLAG_ORIG_PTE_VALID && !pte_none(vmf->orig_pte);
+}
+
 /* window.c */
 int evpl_mmap(struct file *file, struct vm_area_struct *vma);
 

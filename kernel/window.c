@@ -217,6 +217,8 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 	struct evpl_lease *lease;
 	pgoff_t offset;
 
+	if (unlikely(evpl_fault_is_marked(vmf)))
+		return VM_FAULT_SIGBUS;
 	down_read(&client->lease_sem);
 	lease = evpl_lease_at(client, vmf->pgoff, &offset);
 	evpl_stop(EVPL_STOP_GUEST_FAULT);

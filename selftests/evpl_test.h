@@ -530,6 +530,28 @@ static inline bool take_offline(void *page)
 	return frame && word_of("/proc/kpageflags", frame) >> KPF_HWPOISON & 1;
 }
 
+/*
+ * Load a module of selftests/modules, which lies beside evpl.ko. Return 0 or -errno:
+ * -ENOENT where EVPL_MODULE doesn't name a file that it lies beside.
+ */
+static inline int load_module(const char *name)
+{
+	const char *module = getenv("EVPL_MODULE");
+	char path[512];
+	int fd, ret;
+
+	if (!module || !strrchr(module, '/'))
+		return -ENOENT;
+	snprintf(path, sizeof(path), "%.*s/tests/%s.ko",
+		 (int)(strrchr(module, '/') - module), module, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = RESULT(syscall(SYS_finit_module, fd, "", 0));
+	close(fd);
+	return ret == -EEXIST ? 0 : ret;
+}
+
 /* Whether a task sleeps in a system call, before so many looks have passed. */
 static inline bool sleeps_in(pid_t pid, long call)
 {

@@ -857,4 +857,53 @@ TEST_F(lent, futex_works_when_the_owner_has_gone)
 	EXPECT_EQ(EFAULT, errno);
 }
 
+#define MARKER		"/sys/kernel/debug/evpl-marker/plant"
+
+/* The core remembers something there, and nothing can be mapped. */
+TEST_F(lent, marker_in_place_of_a_page_raises_SIGBUS)
+{
+	const uint32_t flags[] = {
+		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
+	};
+	struct evpl_range range = { .length = SLAB_2M };
+	struct evpl_record record;
+	int ret = load_module("evpl_marker"), fd;
+	char *memory;
+
+	if (ret == -ENOENT)
+		SKIP(return, "name the module's file in EVPL_MODULE");
+	ASSERT_EQ(0, ret);
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		record = lend(_metadata, self, 3 + i, flags[i]);
+		memory = memory_of(&self->lessee, &record);
+		ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
+		EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
+		EXPECT_EQ(0, touch_read(memory));
+		EXPECT_EQ(0, touch_read(memory + 8192));
+		EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
+		EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], memory + 4096, 32)));
+		EXPECT_EQ(1, let_go(&self->lessee, &record));
+	}
+
+	fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
+	ASSERT_LE(0, fd);
+	memory = evpl_map(fd, SLAB_2M, 0);
+	ASSERT_NE(MAP_FAILED, memory);
+	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
+	EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(0, touch_write(memory + 8192));
+	EXPECT_EQ(SIGBUS, touch_write(memory + 4096));
+	munmap(memory, SLAB_2M);
+	close(fd);
+
+	/* In the own window the page takes the marker's place. */
+	memory = evpl_map(self->owner.fd, SLAB_2M, 0);
+	ASSERT_NE(MAP_FAILED, memory);
+	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
+	EXPECT_EQ(0, touch_read(memory + 4096));
+	munmap(memory, SLAB_2M);
+	syscall(SYS_delete_module, "evpl_marker", 0);
+}
+
 TEST_HARNESS_MAIN

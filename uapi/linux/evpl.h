@@ -195,8 +195,9 @@
  * too, but isn't refused.
  *
  * mprotect(2) to PROT_EXEC gives EACCES, a mremap(2) that grows gives EFAULT,
- * MADV_REMOVE gives an error and keeps the memory. msync(2), fsync(2) and fdatasync(2)
- * succeed and do nothing.
+ * MADV_REMOVE gives an error and keeps the memory. What userfaultfd(2) has protected from
+ * writes, on a kernel that lets it, raises SIGBUS in guest windows and dma-bufs. msync(2),
+ * fsync(2) and fdatasync(2) succeed and do nothing.
  */
 
 #define EVPL_IOC_TYPE	0xEB
