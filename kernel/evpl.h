@@ -10,21 +10,29 @@
  *	  evpl_client.lock
  *	    evpl_client.tree_lock, also below send_sem
  *	      folio lock
- *		i_mmap_rwsem
+ *	      evpl_client.refs_mutex
+ *		evpl_user.reap_mutex
+ *		  detached_lock (folio.c), account_lock (account.c)
+ *	      evpl_client.lease_sem, also below mmap_lock and send_sem
+ *		folio lock
  *		  page table lock
- *	  evpl_client.lease_sem, also below send_sem
- *	    folio lock
- *	    evpl_client.refs_mutex, also below tree_lock
- *	      evpl_user.reap_mutex
- *		detached_lock (folio.c), account_lock (account.c)
- *	    the xa_lock of evpl_slab.shares, also below tree_lock
+ *		the xa_lock of evpl_slab.shares, also below tree_lock and fence_sem
+ *	    i_mmap_rwsem, also below send_sem
+ *	      page table lock
  *	ends_lock (channel.c)
  *	  evpl_channel.lock, also below send_sem
  *
  * Since evpl_client.lock is taken under mmap_lock (a mapping may set its client
  * up), and lease_sem by page faults, user memory is never touched under them or
- * anything below them, but where page faults are off. They may be held for long. No
- * path holds locks of two clients. clients_mutex (client.c) stands apart. So does
+ * anything below them, but where page faults are off. They may be held for long, save
+ * lease_sem: the owner of a leased buffer takes the lessee's lease_sem to end or revoke
+ * the lease. So whatever is done under lease_sem is bounded and allocates nothing. A task
+ * that waits there for the lock of a folio waits for one that maps a page of it, or counts
+ * its references. The page table for that is there as well.
+ *
+ * One path holds locks of two clients: a task that sends, under its send_sem, may give a
+ * buffer back, and takes the tree_lock of the buffer's owner then. No task takes a send_sem
+ * under a tree_lock. clients_mutex (client.c) stands apart. So does
  * the mutex of an export (dmabuf.c), which is taken below locks of the dma-buf's.
  */
 #ifndef EVPL_H
@@ -302,7 +310,7 @@ struct evpl_lease {
  *	who sends a buffer
  * @lease_sem: guards @lease_tree and what @leases leads to. A fault holds it for
  *	read until it has mapped what it found; who ends a lease holds it for write
- *	to strike the lease out, then unmaps.
+ *	to strike the lease out, then unmaps. Nothing is allocated under it.
  * @send_sem: held for read by who sends, until the records are on their way or all
  *	references given back; held for write by who marks a share as revoked
  * @refs_mutex: held by who adds to @refs
@@ -510,6 +518,7 @@ void evpl_lease_revoke(struct evpl_lease *lease);
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count);
 void evpl_lease_end_all(struct evpl_client *client);
 void evpl_lease_put(struct evpl_lease *lease);
+unsigned long evpl_lease_pages_at(pgoff_t pgoff);
 struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
 				 pgoff_t *offset);
 u64 evpl_lease_place(struct evpl_lease *lease);
@@ -585,6 +594,7 @@ enum evpl_stop_nr {
 	EVPL_STOP_OWN_FAULT,	/* slab looked up and folio locked, not mapped */
 	EVPL_STOP_SET_UP,	/* first slab published, client not set up yet */
 	EVPL_STOP_GUEST_FAULT,	/* lease looked up, not mapped */
+	EVPL_STOP_TABLES,	/* fault of a guest window, page tables to be allocated */
 	EVPL_STOP_RESERVED,	/* slab in the tree, user space doesn't know */
 	EVPL_STOP_ENTRIES,	/* entries charged, not allocated */
 	EVPL_STOP_REAP,		/* detached folio off the list, not given back */

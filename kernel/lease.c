@@ -93,6 +93,12 @@ u64 evpl_lease_place(struct evpl_lease *lease)
 	return (u64)place_of(lease->number) << PAGE_SHIFT;
 }
 
+/* How many pages the buffer has that would be at this page of a guest window. */
+unsigned long evpl_lease_pages_at(pgoff_t pgoff)
+{
+	return BIT(order_of(number_at(pgoff)));
+}
+
 /**
  * evpl_lease_at() - find the lease that a page of a guest window belongs to
  * @client: the client, locked by lease_sem
@@ -250,13 +256,14 @@ static void want(struct evpl_lease *lease)
  * @soon: else have it end as soon as it is
  *
  * Return: whether it was ended; not, if it has references, or one is just being given
- * up, or it has ended already.
+ * up, or it has ended already, or the caller was killed.
  */
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 {
 	bool idle;
 
-	down_write(&lease->client->lease_sem);
+	if (down_write_killable(&lease->client->lease_sem))
+		return false;
 	idle = strike_out_idle(lease);
 	if (soon && !idle && !lease->ended) {
 		want(lease);
@@ -269,74 +276,81 @@ bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 	return idle;
 }
 
-/* Make a lease that is in the tables. */
-static struct evpl_lease *create(struct evpl_client *client,
-				 struct evpl_share *share,
-				 enum evpl_lease_kind kind)
+/*
+ * Have all that a lease needs, before lease_sem is taken: it may take long, as its memory
+ * is charged to a cgroup. The number is taken, but leads to nothing yet.
+ */
+static struct evpl_lease *prepare(struct evpl_client *client,
+				  struct evpl_share *share,
+				  enum evpl_lease_kind kind)
 {
 	unsigned int order = share->slab->buffer_shift;
+	u32 first = number_of(kind, order, 0);
 	struct evpl_lease *lease;
-	u32 first, number;
 	int ret;
 
-	lockdep_assert_held_write(&client->lease_sem);
 	lease = kzalloc(sizeof(*lease), EVPL_GFP);
 	if (!lease)
 		return ERR_PTR(-ENOMEM);
-
-	first = number_of(kind, order, 0);
-	ret = xa_alloc(&client->leases, &number, NULL,
+	ret = xa_alloc(&client->leases, &lease->number, NULL,
 		       XA_LIMIT(first, first + BIT(PLACES_SHIFT - order) - 1),
 		       EVPL_GFP);
 	if (ret) {
 		ret = ret == -EBUSY ? -ENOSPC : ret;
 		goto free_lease;
 	}
-	ret = evpl_refs_grow_lease(client, number);
+	ret = evpl_refs_grow_lease(client, lease->number);
 	if (ret)
 		goto erase_number;
 
 	lease->client = client;
 	lease->share = share;
-	lease->number = number;
 	lease->kind = kind;
-	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, number);
+	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, lease->number);
 	refcount_set(&lease->refs, 1);
-	ret = evpl_share_add_lease(lease);
-	if (ret)
-		goto erase_number;
-
-	evpl_client_get(client);
-	insert(client, lease);
-	/* Needs no memory: the place is reserved. */
-	xa_store(&client->leases, number, lease, 0);
-	WRITE_ONCE(client->nr_leases, client->nr_leases + 1);
-	atomic_long_inc(&evpl_nr_leases);
-	trace_evpl_lease_begin(lease);
 	return lease;
 
 erase_number:
-	xa_erase(&client->leases, number);
+	xa_erase(&client->leases, lease->number);
 free_lease:
 	kfree(lease);
 	return ERR_PTR(ret);
 }
 
-/**
- * evpl_lease_deliver() - deliver a record to a client: copy it out, and count it in the
- *	client's lease on the buffer, in one
- * @client: the client
- * @item: the record, which asks for the kind of the lease
- * @to: where to
- *
- * Return: 0; or with nothing counted, -EFAULT if the page isn't there, or not to be
- * written to; -ECANCELED if the buffer has been revoked, -ENOTCONN if the client has
- * gone, -ENOSPC, -ENOMEM or -EINTR.
- */
-int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
-		       struct iov_iter *to)
+/* The inverse, for what isn't in the tables. */
+static void discard(struct evpl_lease *lease)
 {
-	enum evpl_lease_kind kind = kind_for(item->flags);
+	xa_erase(&lease->client->leases, lease->number);
+	kfree(lease);
+}
+
+/* Put what was prepared into the tables. Return 0, or -ECANCELED with nothing changed. */
+static int add(struct evpl_lease *lease)
+{
+	struct evpl_client *client = lease->client;
+	int ret;
+
+	lockdep_assert_held_write(&client->lease_sem);
+	ret = evpl_share_add_lease(lease);
+	if (ret)
+		return ret;
+	evpl_client_get(client);
+	insert(client, lease);
+	/* Needs no memory: the place is reserved. */
+	xa_store(&client->leases, lease->number, lease, 0);
+	WRITE_ONCE(client->nr_leases, client->nr_leases + 1);
+	atomic_long_inc(&evpl_nr_leases);
+	trace_evpl_lease_begin(lease);
+	return 0;
+}
+
+/*
+ * If there is no lease on the buffer, *@spare becomes it, and is NULL then; or it is an
+ * error pointer, and that is returned.
+ */
+static int deliver(struct evpl_client *client, const struct evpl_item *item,
+		   struct iov_iter *to, struct evpl_lease **spare)
+{
 	struct evpl_share *share = item->share;
 	bool made = false, idle = false;
 	struct evpl_lease *lease;
@@ -347,17 +361,19 @@ int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
 		ret = -ENOTCONN;
 		goto unlock;
 	}
-	lease = find(client, share, kind);
+	lease = find(client, share, kind_for(item->flags));
 	if (!lease) {
-		lease = create(client, share, kind);
+		lease = *spare;
+		ret = PTR_ERR_OR_ZERO(lease) ?: add(lease);
+		if (ret)
+			goto unlock;
+		*spare = NULL;
 		made = true;
 	}
-	if (IS_ERR(lease))
-		ret = PTR_ERR(lease);
-	else if (lease->revoked)
+	if (lease->revoked) {
 		ret = -ECANCELED;
-	if (ret)
 		goto unlock;
+	}
 
 	pagefault_disable();
 	ret = evpl_item_copy_out(item, to, lease);
@@ -374,6 +390,34 @@ unlock:
 	up_write(&client->lease_sem);
 	if (idle)
 		finish(lease);
+	return ret;
+}
+
+/**
+ * evpl_lease_deliver() - deliver a record to a client: copy it out, and count it in the
+ *	client's lease on the buffer, in one
+ * @client: the client
+ * @item: the record, which asks for the kind of the lease
+ * @to: where to
+ *
+ * Return: 0; or with nothing counted, -EFAULT if the page isn't there, or not to be
+ * written to; -ECANCELED if the buffer has been revoked, -ENOTCONN if the client has
+ * gone, -ENOSPC, -ENOMEM or -EINTR.
+ */
+int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
+		       struct iov_iter *to)
+{
+	struct evpl_lease *spare = ERR_PTR(-EAGAIN);
+	int ret;
+
+	ret = deliver(client, item, to, &spare);
+	if (ret != -EAGAIN)
+		return ret;
+	/* If that fails, another reader may have made the lease meanwhile. */
+	spare = prepare(client, item->share, kind_for(item->flags));
+	ret = deliver(client, item, to, &spare);
+	if (!IS_ERR_OR_NULL(spare))
+		discard(spare);
 	return ret;
 }
 

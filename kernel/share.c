@@ -539,7 +539,7 @@ static bool revoke(struct evpl_share *share)
  * @offset: where the buffer starts in the own window
  *
  * Return: 0; 1 if it is in quarantine then; -ENOENT, or -EBUSY if it is being revoked
- * or in quarantine since, or if a dma-buf carries it.
+ * or in quarantine since, or if a dma-buf carries it; -EINTR with nothing done.
  */
 int evpl_share_revoke(struct evpl_client *client, u64 offset)
 {
@@ -548,7 +548,9 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 	struct evpl_slab *slab;
 	int ret = 0;
 
-	down_write(&client->send_sem);
+	/* Somebody may send just now, and wait for memory. */
+	if (down_write_killable(&client->send_sem))
+		return -EINTR;
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, pgoff);
 	if (!slab || !slab->live ||

@@ -15,6 +15,7 @@ static const char * const names[] = {
 	[EVPL_STOP_OWN_FAULT] = "stop-own-fault",
 	[EVPL_STOP_SET_UP] = "stop-set-up",
 	[EVPL_STOP_GUEST_FAULT] = "stop-guest-fault",
+	[EVPL_STOP_TABLES] = "stop-tables",
 	[EVPL_STOP_RESERVED] = "stop-reserved",
 	[EVPL_STOP_ENTRIES] = "stop-entries",
 	[EVPL_STOP_REAP] = "stop-reap",

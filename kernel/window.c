@@ -93,7 +93,7 @@ static const struct vm_operations_struct refs_vm_ops = {
 
 /*
  * For a device, the page is mapped with the folio's lock held: the fence reads references
- * and mappings under it. There mostly is a page table, so nothing is allocated.
+ * and mappings under it. The page table is there, so nothing is allocated.
  */
 static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
 			      struct page *page)
@@ -160,70 +160,82 @@ static int insert_pfn_around(pte_t *pte, unsigned long address, void *data)
 }
 
 /*
- * The page that was touched, then what else of the buffer lies in the VMA, near
- * it. Those that are mapped already stay.
+ * Map the page that was touched, then the others from @first up to @end. Those that are
+ * mapped already stay.
  */
 static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
-			       pgoff_t offset)
+			       pgoff_t offset, unsigned long first, unsigned long end)
 {
 	struct evpl_share *share = lease->share;
 	struct vm_area_struct *vma = vmf->vma;
-	pgoff_t size = BIT(share->slab->buffer_shift);
 	struct around around = {
 		.vma = vma,
 		.share = share,
 		.start = vmf->address - offset * PAGE_SIZE,
 	};
-	pgoff_t before, first, last, i;
-	unsigned long address, length;
+	unsigned long address;
 	vm_fault_t ret;
 
-	before = min3(offset, vmf->pgoff - vma->vm_pgoff,
-		      offset % FAULT_AROUND);
-	first = offset - before;
-	last = min(size - 1, first + FAULT_AROUND - 1);
-	last = min(last, offset + (vma->vm_pgoff + vma_pages(vma) - 1 - vmf->pgoff));
-
-	address = vmf->address - before * PAGE_SIZE;
-	length = (last - first + 1) * PAGE_SIZE;
-
-	if (vma->vm_flags & VM_MIXEDMAP &&
-	    apply_to_page_range(vma->vm_mm, address, length, NULL, NULL))
-		return VM_FAULT_OOM;
 	ret = insert_page(vma, vmf->address, share_page(share, offset));
 	if (ret != VM_FAULT_NOPAGE)
 		return ret;
 	/* All in one walk: page by page is what takes the time of a large buffer. */
 	if (vma->vm_flags & VM_PFNMAP) {
-		apply_to_page_range(vma->vm_mm, address, length, insert_pfn_around, &around);
+		apply_to_page_range(vma->vm_mm, first, end - first, insert_pfn_around, &around);
 		return VM_FAULT_NOPAGE;
 	}
-	for (i = first; i <= last; i++)
-		if (i != offset &&
-		    insert_page(vma, vmf->address + (i - offset) * PAGE_SIZE,
-				share_page(share, i)) != VM_FAULT_NOPAGE)
+	for (address = first; address < end; address += PAGE_SIZE)
+		if (address != vmf->address &&
+		    insert_page(vma, address,
+				share_page(share, (address - around.start) >> PAGE_SHIFT)) !=
+		    VM_FAULT_NOPAGE)
 			break;
 	return VM_FAULT_NOPAGE;
 }
 
 /*
+ * The part of a VMA that one fault may map: near the page that was touched, and of the
+ * buffer that would be there.
+ */
+static unsigned long around_fault(struct vm_fault *vmf, unsigned long *end)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	pgoff_t size = min(evpl_lease_pages_at(vmf->pgoff), FAULT_AROUND);
+	pgoff_t before = min(vmf->pgoff % size, vmf->pgoff - vma->vm_pgoff);
+
+	*end = min(vmf->address + (size - vmf->pgoff % size) * PAGE_SIZE, vma->vm_end);
+	return vmf->address - before * PAGE_SIZE;
+}
+
+/*
  * Who ends or revokes a lease strikes it out with lease_sem held for write, then
  * unmaps: what was looked up here is mapped before that, or not at all.
+ *
+ * The owner of the buffer may wait for the lock, so page tables are allocated before it
+ * is taken. No kernel frees them while a fault is served, but for those that free empty
+ * ones on madvise(MADV_DONTNEED): there, a client that calls it meanwhile may have one
+ * allocated again under the lock.
  */
 static vm_fault_t guest_fault(struct vm_fault *vmf)
 {
 	struct evpl_client *client = client_of(vmf->vma);
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	struct evpl_lease *lease;
+	unsigned long first, end;
 	pgoff_t offset;
 
 	if (unlikely(evpl_fault_is_marked(vmf)))
 		return VM_FAULT_SIGBUS;
+	first = around_fault(vmf, &end);
+	evpl_stop(EVPL_STOP_TABLES);
+	if (apply_to_page_range(vmf->vma->vm_mm, first, end - first, NULL, NULL))
+		return VM_FAULT_OOM;
+
 	down_read(&client->lease_sem);
 	lease = evpl_lease_at(client, vmf->pgoff, &offset);
 	evpl_stop(EVPL_STOP_GUEST_FAULT);
 	if (lease && !lease->revoked)
-		ret = insert_lease(vmf, lease, offset);
+		ret = insert_lease(vmf, lease, offset, first, end);
 	else if (lease && client->zeros)
 		ret = insert_page(vmf->vma, vmf->address, client->zeros);
 	up_read(&client->lease_sem);

@@ -578,6 +578,22 @@ static inline bool sleeps_in(pid_t pid, long call)
 	return false;
 }
 
+/* The letter in /proc for what a process does; 0 without one. */
+static inline char state_of(pid_t pid)
+{
+	char path[64], state = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+		state = 0;
+	fclose(file);
+	return state;
+}
+
 /* Wait for a child. Return its exit status, or -signal. */
 static inline int reap(pid_t pid)
 {

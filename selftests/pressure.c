@@ -2,7 +2,8 @@
 /*
  * Many clients where memory is short: in a memory cgroup at its limit, at the
  * caps, in fragmented memory, on a node that has no more. What can't be had is
- * ENOMEM, contents stay whole, and nobody is killed.
+ * ENOMEM, contents stay whole, and nobody is killed. Who has to wait for memory has
+ * nobody else wait.
  */
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>
@@ -436,6 +437,114 @@ TEST_F(pressure, clients_in_fragmented_memory_do_not_disturb_each_other)
 	EXPECT_LT(0, *small);
 	munmap(small, sizeof(*small));
 	unfragment(&fragments);
+}
+
+/* As many buffers as a channel carries, of 4 KiB each. */
+#define NR_SENT		EVPL_CHANNEL_CAPACITY_MAX
+/* So many are revoked one after the other. */
+#define NR_REVOKED	100
+
+/* An owner of that many buffers, all of which it has sent to the other end. */
+static int send_all(int ends[2])
+{
+	size_t refs = NR_SENT * sizeof(struct evpl_entry);
+	static struct evpl_record records[NR_SENT];
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct evpl_entry *entries;
+	struct evpl_setup setup;
+	uint64_t offset;
+
+	if (fd < 0 || evpl_setup(fd, PAGE, &setup) ||
+	    evpl_slab_alloc(fd, NR_SENT * PAGE, &offset) ||
+	    evpl_channel(fd, NR_SENT, ends) || evpl_bind(fd, ends[0]))
+		return -1;
+	entries = evpl_map(fd, refs, setup.out_refs_offset);
+	if (entries == MAP_FAILED)
+		return -1;
+	for (int i = 0; i < NR_SENT; i++) {
+		entries[i].word = 1;
+		records[i] = (struct evpl_record){ .offset = i * PAGE, .length = PAGE };
+	}
+	munmap(entries, refs);
+	return evpl_send(ends[0], records, NR_SENT) == NR_SENT ? fd : -1;
+}
+
+/* Receive all in one call, in a cgroup that has the caller sleep for what it allocates. */
+static int receive_all(int end)
+{
+	static struct evpl_record records[NR_SENT];
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct evpl_setup setup;
+
+	if (fd < 0 || evpl_setup(fd, PAGE, &setup) || evpl_bind(fd, end) ||
+	    mlockall(MCL_CURRENT) || write_number(CGROUP "/cgroup.procs", getpid()))
+		return BAD_SETUP;
+	return evpl_recv(end, records, NR_SENT) == NR_SENT ? 0 : BAD_ERRNO;
+}
+
+/* How often a process has waited; -1 if it doesn't wait just now. */
+static long long waits_of(pid_t pid)
+{
+	char path[64];
+
+	if (state_of(pid) != 'D')
+		return -1;
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	return number_in(path, "voluntary_ctxt_switches");
+}
+
+/*
+ * Whether buffers could be revoked one after the other while the lessee slept in the middle
+ * of its call: it had leases still to make, and didn't wake up meanwhile. With a lock held, on which each of these calls would have waited,
+ * that can't be seen.
+ */
+static bool revoked_while_it_sleeps(int fd, pid_t lessee, int *nr_revoked)
+{
+	long long waits = waits_of(lessee);
+
+	/* Only what has come: with the others no lock of the lessee's is taken. */
+	if (waits < 0 || read_counters().leases < *nr_revoked + NR_REVOKED)
+		return false;
+	for (int i = 0; i < NR_REVOKED; i++)
+		if (evpl_revoke(fd, (*nr_revoked)++ * PAGE))
+			return false;
+	return read_counters().leases < NR_SENT && waits_of(lessee) == waits;
+}
+
+TEST_F(pressure, lessee_that_sleeps_for_memory_does_not_hold_its_owner_up)
+{
+	bool seen = false, ended = false;
+	int ends[2], fd, nr_revoked = 0;
+	pid_t lessee;
+
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		SKIP(return, "no cgroup of version 2");
+	ASSERT_EQ(0, write_number(CGROUP "/memory.high", MIB));
+	fd = send_all(ends);
+	ASSERT_GE(fd, 0);
+	lessee = fork();
+	if (!lessee) {
+		/* The parent is the owner. */
+		close(fd);
+		_exit(receive_all(ends[1]));
+	}
+	while (!seen && !ended && nr_revoked + NR_REVOKED <= NR_SENT) {
+		siginfo_t info = {};
+
+		ASSERT_EQ(0, waitid(P_PID, lessee, &info, WEXITED | WNOHANG | WNOWAIT));
+		ended = info.si_pid;
+		seen = revoked_while_it_sleeps(fd, lessee, &nr_revoked);
+		usleep(1000);
+	}
+	EXPECT_TRUE(seen);
+	TH_LOG("%d revoked, %lld leases", nr_revoked, read_counters().leases);
+	EXPECT_LT(0, number_in(CGROUP "/memory.events", "high"));
+	kill(lessee, SIGKILL);
+	reap(lessee);
+	for (int i = 0; i < 2; i++)
+		close(ends[i]);
+	close(fd);
+	EXPECT_EQ(0, rmdir(CGROUP));
 }
 
 /* Bytes that a node has free. */

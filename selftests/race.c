@@ -16,6 +16,7 @@
 #define SET_UP		STOP "set-up"
 #define REAP		STOP "reap"
 #define GUEST_FAULT	STOP "guest-fault"
+#define TABLES		STOP "tables"
 #define RESERVED	STOP "reserved"
 #define ENTRIES		STOP "entries"
 #define EXPORT		STOP "export"
@@ -29,21 +30,6 @@ static bool wait_at(const char *stop, unsigned long long tasks)
 	for (int i = 0; i < 60000 && read_number(stop) != tasks; i++)
 		usleep(1000);
 	return read_number(stop) == tasks;
-}
-
-static char state_of(pid_t pid)
-{
-	char path[64], state = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	file = fopen(path, "re");
-	if (!file)
-		return 0;
-	if (fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
-		state = 0;
-	fclose(file);
-	return state;
 }
 
 /*
@@ -63,6 +49,18 @@ static bool is_held_up(pid_t pid)
 		usleep(1000);
 	}
 	return seen == 50;
+}
+
+/* Only the returned process has the client from here on: its death is the client's. */
+static pid_t last_of(struct client *client)
+{
+	pid_t pid = fork();
+
+	if (!pid)
+		for (;;)
+			pause();
+	close_client(client);
+	return pid;
 }
 
 FIXTURE(race)
@@ -664,18 +662,6 @@ static pid_t revoker(struct _test_data_quarantine *self)
 	return pid;
 }
 
-/* Only this process has the owner from here on: its death is the owner's. */
-static pid_t last_of_the_owner(struct _test_data_quarantine *self)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		for (;;)
-			pause();
-	close_client(&self->owner);
-	return pid;
-}
-
 /* All of the owner's has gone, save what the pipe holds. */
 static bool owner_is_gone(void)
 {
@@ -723,7 +709,7 @@ TEST_F(quarantine, owner_that_dies_while_a_release_finds_it_held_leaves_none)
 
 	set(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_fence(_metadata, self, true);
-	owner = last_of_the_owner(self);
+	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
 	EXPECT_EQ(-SIGKILL, reap(owner));
 	ASSERT_EQ(0, write_string(FENCE, "0"));
@@ -739,7 +725,7 @@ TEST_F(quarantine, owner_that_revokes_by_dying_while_a_release_finds_it_held_lea
 	open_owner(_metadata, self, EVPL_SETUP_REVOKE);
 	set(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_fence(_metadata, self, true);
-	owner = last_of_the_owner(self);
+	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
 	ASSERT_TRUE(wait_at(FENCE, 2));
 	ASSERT_EQ(0, write_string(FENCE, "0"));
@@ -844,7 +830,7 @@ TEST_F(quarantine, owner_that_dies_waits_for_the_kernels_look)
 
 	set(&self->owner.entries[N].word, 1);
 	look_up_to_fence(_metadata, self, true);
-	owner = last_of_the_owner(self);
+	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
 	EXPECT_TRUE(is_held_up(owner));
 	ASSERT_EQ(0, write_string(FENCE, "0"));
@@ -906,6 +892,176 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 		.charged = read_counters().charged,
 		.channels = self->before.channels + 1,
 	}));
+}
+
+/*
+ * A task of a lessee is held up in the middle of a call or a fault. Its owner, which
+ * revokes what it had sent when it dies, isn't. Buffers 0 to 2 are on lease.
+ */
+FIXTURE(stalled)
+{
+	struct counters before;
+	struct client owner, lessee;
+	struct evpl_record records[3];
+	int ends[2];
+};
+
+FIXTURE_SETUP(stalled)
+{
+	if (access(TABLES, F_OK))
+		SKIP(return, "built without EVPL_DEBUG=1");
+	self->before = read_counters();
+	ASSERT_TRUE(open_client(&self->lessee, 0));
+	ASSERT_TRUE(open_client(&self->owner, EVPL_SETUP_REVOKE));
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+}
+
+FIXTURE_TEARDOWN(stalled)
+{
+	write_string(ENTRIES, "0");
+	write_string(TABLES, "0");
+	write_string(GUEST_FAULT, "0");
+	for (int i = 0; i < 2; i++)
+		close(self->ends[i]);
+	close_client(&self->owner);
+	close_client(&self->lessee);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* The lessee has references on all but the first. */
+static void lease_three(struct __test_metadata *_metadata, struct _test_data_stalled *self)
+{
+	struct evpl_record record;
+
+	for (int i = 0; i < 3; i++) {
+		record = fill(&self->owner, i, 'a' + i);
+		ASSERT_EQ(1, evpl_send(self->ends[0], &record, 1));
+		ASSERT_EQ(1, evpl_recv(self->ends[1], &self->records[i], 1));
+	}
+	set(&self->lessee.leases[self->records[0].lease].word, 0);
+}
+
+static void owner_pulls_revokes_and_dies(struct __test_metadata *_metadata,
+					 struct _test_data_stalled *self)
+{
+	pid_t puller, revoker, owner;
+
+	puller = fork();
+	if (!puller)
+		_exit(evpl_lease_pull(self->owner.fd));
+	EXPECT_EQ(1, reap_soon(puller));
+	revoker = fork();
+	if (!revoker)
+		_exit(evpl_revoke(self->owner.fd, BUFFER));
+	EXPECT_EQ(0, reap_soon(revoker));
+	owner = last_of(&self->owner);
+	kill(owner, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap_soon(owner));
+}
+
+/* Of what the owner had on lease: the lessee has let go of the first. */
+static void check_all_is_revoked(struct __test_metadata *_metadata,
+				 struct _test_data_stalled *self)
+{
+	for (int i = 1; i < 3; i++)
+		EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->lessee, &self->records[i])));
+	EXPECT_EQ(2, fdinfo(self->lessee.fd, "evpl-leases"));
+}
+
+TEST_F(stalled, lessee_that_allocates_a_lease_does_not_hold_its_owner_up)
+{
+	struct evpl_record record;
+	pid_t reader;
+
+	lease_three(_metadata, self);
+	/* Of another kind, so that its entry is the first of a page. */
+	record = fill(&self->owner, 3, 'd');
+	record.flags = EVPL_RECORD_DEVICE;
+	ASSERT_EQ(1, evpl_send(self->ends[0], &record, 1));
+	ASSERT_EQ(0, write_string(ENTRIES, "1"));
+	reader = fork();
+	if (!reader) {
+		close_client(&self->owner);
+		if (evpl_recv(self->ends[1], &record, 1) != 1)
+			_exit(1);
+		_exit(record.flags & EVPL_RECORD_REVOKED ? 0 : 2);
+	}
+	ASSERT_TRUE(wait_at(ENTRIES, 1));
+	owner_pulls_revokes_and_dies(_metadata, self);
+	ASSERT_EQ(0, write_string(ENTRIES, "0"));
+	EXPECT_EQ(0, reap(reader));
+	check_all_is_revoked(_metadata, self);
+}
+
+/* A child that touches a record's first page, which it has mapped anew. */
+static pid_t toucher(struct _test_data_stalled *self, const struct evpl_record *record)
+{
+	pid_t pid = fork();
+	char *memory;
+
+	if (pid)
+		return pid;
+	close_client(&self->owner);
+	memory = map(self->lessee.fd, 4096, record->offset, PROT_READ);
+	_exit(memory ? touch_read(memory) : 1);
+}
+
+TEST_F(stalled, lessee_whose_fault_allocates_page_tables_does_not_hold_its_owner_up)
+{
+	pid_t pid;
+
+	lease_three(_metadata, self);
+	ASSERT_EQ(0, write_string(TABLES, "1"));
+	pid = toucher(self, &self->records[1]);
+	ASSERT_TRUE(wait_at(TABLES, 1));
+	owner_pulls_revokes_and_dies(_metadata, self);
+	ASSERT_EQ(0, write_string(TABLES, "0"));
+	EXPECT_EQ(SIGBUS, reap(pid));
+	check_all_is_revoked(_metadata, self);
+}
+
+TEST_F(stalled, owner_that_pulls_while_a_fault_maps_can_be_killed)
+{
+	pid_t pid, puller;
+
+	lease_three(_metadata, self);
+	ASSERT_EQ(0, write_string(GUEST_FAULT, "1"));
+	pid = toucher(self, &self->records[1]);
+	ASSERT_TRUE(wait_at(GUEST_FAULT, 1));
+	puller = fork();
+	if (!puller)
+		_exit(evpl_lease_pull(self->owner.fd));
+	EXPECT_TRUE(is_held_up(puller));
+	kill(puller, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap_soon(puller));
+	EXPECT_EQ(3, fdinfo(self->lessee.fd, "evpl-leases"));
+	ASSERT_EQ(0, write_string(GUEST_FAULT, "0"));
+	EXPECT_EQ(0, reap(pid));
+	EXPECT_EQ(1, evpl_lease_pull(self->owner.fd));
+}
+
+TEST_F(stalled, owner_that_revokes_while_it_sends_can_be_killed)
+{
+	struct evpl_record record = fill(&self->owner, 0, 'a');
+	pid_t sender, revoker;
+
+	ASSERT_EQ(0, write_string(ENTRIES, "1"));
+	sender = fork();
+	if (!sender)
+		_exit(evpl_send(self->ends[0], &record, 1));
+	ASSERT_TRUE(wait_at(ENTRIES, 1));
+	revoker = fork();
+	if (!revoker)
+		_exit(evpl_revoke(self->owner.fd, 0));
+	EXPECT_TRUE(is_held_up(revoker));
+	kill(revoker, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap_soon(revoker));
+	ASSERT_EQ(0, write_string(ENTRIES, "0"));
+	EXPECT_EQ(1, reap(sender));
+	EXPECT_EQ(1, evpl_recv(self->ends[1], &record, 1));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &record)));
 }
 
 TEST_HARNESS_MAIN

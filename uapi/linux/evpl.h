@@ -537,7 +537,8 @@ struct evpl_lease_pull {
  * Return: 0, also where nobody has it; 1 if something still holds it, and it is in
  * quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
  * no buffer of a slab starts there; EBUSY while another call revokes it, while it is
- * in quarantine since one, or while a dma-buf carries references on it.
+ * in quarantine since one, or while a dma-buf carries references on it; EINTR, and
+ * nothing is revoked, if a fatal signal came while another thread was sending.
  */
 struct evpl_revoke {
 	__u32 size;
