@@ -4,9 +4,9 @@
  *
  * Slabs, the pages of refs windows and channels are charged before they are
  * allocated and uncharged after they went back, so what is charged for them is never
- * less than what they use. Leases and shares, which are small and have an entry each
- * in a page that is charged, are the memory cgroup's alone. The caps share memory out
- * fairly; the boundary that holds against somebody who has many users, as the
+ * less than what they use. Leases and shares are charged with the page of their entries,
+ * as many as can be there (refs.c): so none of them takes the lock below. The caps share
+ * memory out fairly; the boundary that holds against somebody who has many users, as the
  * owner of a user namespace does, is the memory cgroup.
  */
 #include <linux/hashtable.h>

@@ -313,7 +313,7 @@ struct evpl_lease {
  *	to strike the lease out, then unmaps. Nothing is allocated under it.
  * @send_sem: held for read by who sends, until the records are on their way or all
  *	references given back; held for write by who marks a share as revoked
- * @refs_mutex: held by who adds to @refs
+ * @refs_mutex: held by who adds to @refs, or pays for what its pages lead to
  * @gone: the file has gone. Set under @tree_lock and @lease_sem.
  * @writable: it was opened for writing
  * @flags: EVPL_SETUP_*; written before @buffer_shift
@@ -437,7 +437,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 int evpl_refs_grow_entries(struct evpl_client *client, u64 first, u64 last);
 int evpl_refs_grow_header(struct evpl_client *client);
 int evpl_refs_grow_lease(struct evpl_client *client, u32 number);
-int evpl_refs_grow_returned(struct evpl_client *client, u64 buffer);
+int evpl_refs_grow_share(struct evpl_client *client, u64 buffer);
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab);
 atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,

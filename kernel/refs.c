@@ -7,23 +7,55 @@
  * which may belong to several slabs. Since slabs take the lowest free range, and
  * leases the lowest free number, the pages go as far as these ever did.
  *
+ * A page of entries is also charged for the shares, or leases, that have them. How much
+ * that is stands in its private field, which refs_mutex guards.
+ *
  * User space writes all of it. Nothing here believes what it reads, loops on it,
  * or indexes by it.
  */
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
 
 #include "evpl.h"
 
 #define ENTRIES_PER_PAGE	(PAGE_SIZE / sizeof(struct evpl_entry))
 #define BITS_PER_PAGE		(8 * PAGE_SIZE)
 
+/*
+ * What shares, or leases, cost whose entries are in one page, in the objects and in the
+ * table that leads to them. A lease that was revoked keeps its share, while the buffer may
+ * get another; so a lease pays for both.
+ */
+static u64 shares_cost(void)
+{
+	return ENTRIES_PER_PAGE * kmalloc_size_roundup(sizeof(struct evpl_share)) +
+	       ENTRIES_PER_PAGE / XA_CHUNK_SIZE * sizeof(struct xa_node);
+}
+
+static u64 leases_cost(void)
+{
+	return shares_cost() +
+	       ENTRIES_PER_PAGE * kmalloc_size_roundup(sizeof(struct evpl_lease));
+}
+
+/*
+ * What a page is charged for beside itself, when it comes. Entries of buffers are, when
+ * the first of the buffers is sent.
+ */
+static u64 cost_beside(unsigned long index)
+{
+	return index >= EVPL_REFS_LEASES && index < EVPL_REFS_LEASES + EVPL_LEASES_PAGES ?
+	       leases_cost() : 0;
+}
+
 /**
  * evpl_refs_grow() - see that a range of pages is there
  * @client: the client
  * @first: the first, counted from EVPL_REFS_START
- * @last: the last
+ * @last: the last, of the same kind
  *
  * Return: 0; -ENOMEM or -EINTR with nothing changed.
  */
@@ -31,8 +63,10 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		   unsigned long last)
 {
 	unsigned long index, missing = 0;
+	u64 beside = cost_beside(first);
 	struct page *page, *next;
 	LIST_HEAD(pages);
+	u64 bytes;
 	int ret;
 
 	mutex_lock(&client->refs_mutex);
@@ -41,7 +75,8 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 			missing++;
 		cond_resched();
 	}
-	ret = evpl_charge(client->user, (u64)missing << PAGE_SHIFT);
+	bytes = missing * (PAGE_SIZE + beside);
+	ret = evpl_charge(client->user, bytes);
 	if (ret)
 		goto unlock;
 	evpl_stop(EVPL_STOP_ENTRIES);
@@ -58,6 +93,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		page = alloc_page(EVPL_GFP | __GFP_ZERO);
 		if (!page)
 			goto undo;
+		set_page_private(page, beside);
 		list_add(&page->lru, &pages);
 		if (xa_reserve(&client->refs, index, EVPL_GFP))
 			goto undo;
@@ -84,7 +120,7 @@ undo:
 		list_del(&page->lru);
 		__free_page(page);
 	}
-	evpl_uncharge(client->user, (u64)missing << PAGE_SHIFT);
+	evpl_uncharge(client->user, bytes);
 unlock:
 	mutex_unlock(&client->refs_mutex);
 	return ret;
@@ -109,10 +145,32 @@ int evpl_refs_grow_header(struct evpl_client *client)
 	return grow_one(client, EVPL_REFS_HEADER);
 }
 
-/* What tells that an own buffer was given back. */
-int evpl_refs_grow_returned(struct evpl_client *client, u64 buffer)
+/* Charge for the shares of the buffers whose entries are in one page. */
+static int pay_for_shares(struct evpl_client *client, struct page *page)
 {
-	return grow_one(client, EVPL_REFS_RETURNED + buffer / BITS_PER_PAGE);
+	int ret = 0;
+
+	mutex_lock(&client->refs_mutex);
+	if (!page_private(page)) {
+		ret = evpl_charge(client->user, shares_cost());
+		if (!ret)
+			WRITE_ONCE(page->private, shares_cost());
+	}
+	mutex_unlock(&client->refs_mutex);
+	return ret;
+}
+
+/* What a share of an own buffer needs: it is paid for, and what tells that it has gone. */
+int evpl_refs_grow_share(struct evpl_client *client, u64 buffer)
+{
+	struct page *page = xa_load(&client->refs, EVPL_REFS_ENTRIES +
+						   buffer / ENTRIES_PER_PAGE);
+	int ret = 0;
+
+	/* Once it is paid for, it is until the client is freed. */
+	if (!READ_ONCE(page->private))
+		ret = pay_for_shares(client, page);
+	return ret ?: grow_one(client, EVPL_REFS_RETURNED + buffer / BITS_PER_PAGE);
 }
 
 /* The entry of a lease, and what tells that it was revoked. */
@@ -287,6 +345,8 @@ void evpl_refs_destroy(struct evpl_client *client)
 	struct page *page;
 
 	xa_for_each(&client->refs, index, page) {
+		evpl_uncharge(client->user, page_private(page));
+		set_page_private(page, 0);
 		evpl_folio_free(page_folio(page), client->user);
 		cond_resched();
 	}

@@ -266,4 +266,75 @@ TEST_F(account, more_than_the_memory_cgroup_has_is_ENOMEM_and_kills_nobody)
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 }
 
+#define NR_LEASES	EVPL_CHANNEL_CAPACITY_MAX
+
+/* What the memory cgroup counts, which is late by what its processors have at hand. */
+#define AT_HAND		MIB
+
+/*
+ * Send that many buffers of one client to another. Return 0, or where it failed; in *@used
+ * what that took of the cgroup, in *@charged what it was charged for.
+ */
+static int lease_all(int fd, long long *used, long long *charged)
+{
+	static struct evpl_record records[NR_LEASES];
+	size_t refs = NR_LEASES * sizeof(struct evpl_entry);
+	int lessee = open(DEVICE, O_RDWR | O_CLOEXEC), ends[2];
+	struct evpl_entry *entries;
+	struct evpl_setup setup;
+	uint64_t offset;
+
+	if (evpl_setup(lessee, 4 * KIB, &setup) || evpl_setup(fd, 4 * KIB, &setup) ||
+	    evpl_slab_alloc(fd, NR_LEASES * 4 * KIB, &offset) ||
+	    evpl_channel(fd, NR_LEASES, ends) || evpl_bind(fd, ends[0]) ||
+	    evpl_bind(lessee, ends[1]))
+		return 2;
+	entries = evpl_map(fd, refs, setup.out_refs_offset);
+	if (entries == MAP_FAILED)
+		return 3;
+	for (int i = 0; i < NR_LEASES; i++) {
+		entries[i].word = 1;
+		records[i] = (struct evpl_record){
+			.offset = i * 4 * KIB,
+			.length = 4 * KIB,
+		};
+	}
+	*used = -read_number(CGROUP "/memory.current");
+	*charged = -read_counters().charged;
+	if (evpl_send(ends[0], records, NR_LEASES) != NR_LEASES ||
+	    evpl_recv(ends[1], records, NR_LEASES) != NR_LEASES)
+		return 4;
+	*used += read_number(CGROUP "/memory.current");
+	*charged += read_counters().charged;
+	return 0;
+}
+
+TEST_F(account, leases_and_shares_are_charged_for_what_they_take)
+{
+	long long used, charged;
+	pid_t child;
+
+	close(self->fd);
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		SKIP(return, "no cgroup of version 2");
+	child = fork();
+	if (!child) {
+		int failed = 1;
+
+		if (!write_number(CGROUP "/cgroup.procs", getpid()))
+			failed = lease_all(self->fd, &used, &charged);
+		if (failed)
+			_exit(failed);
+		fprintf(stderr, "# %lld KiB were used, %lld KiB charged\n",
+			used >> 10, charged >> 10);
+		/* That all of it was counted, and all of it charged. */
+		if (used < NR_LEASES * (long long)sizeof(struct evpl_entry))
+			_exit(5);
+		_exit(charged < used - (long long)AT_HAND ? 6 : 0);
+	}
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(0, rmdir(CGROUP));
+}
+
 TEST_HARNESS_MAIN
