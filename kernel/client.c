@@ -2,8 +2,8 @@
 /*
  * Clients: an open file description of /dev/evpl each. A client goes with its
  * last descriptor and its last VMA, in whatever task that happens: nothing on
- * the way out looks at current. What others still need of it, entries and the
- * account, is freed with the last reference.
+ * the way out looks at current. Its entries go then; what others still need of it, as
+ * the account, is freed with the last reference.
  */
 #include <linux/compat.h>
 #include <linux/fs.h>
@@ -125,9 +125,6 @@ void evpl_client_free(struct kref *kref)
 {
 	struct evpl_client *client = container_of(kref, struct evpl_client, kref);
 
-	evpl_refs_destroy(client);
-	if (client->zeros)
-		evpl_folio_free(page_folio(client->zeros), client->user);
 	xa_destroy(&client->leases);
 	put_pid(client->pid);
 	iput(client->inode);
@@ -149,7 +146,7 @@ static int evpl_release(struct inode *inode, struct file *file)
 	/* Who writes to an end or reads from it may still be about it. */
 	down_write(&client->tree_lock);
 	down_write(&client->lease_sem);
-	client->gone = true;
+	WRITE_ONCE(client->gone, true);
 	up_write(&client->lease_sem);
 	up_write(&client->tree_lock);
 	cancel_delayed_work_sync(&client->fence_work);
@@ -157,6 +154,9 @@ static int evpl_release(struct inode *inode, struct file *file)
 	evpl_channel_client_gone(client);
 	evpl_lease_end_all(client);
 	evpl_slab_orphan_all(client);
+	evpl_refs_destroy(client);
+	if (client->zeros)
+		evpl_folio_free(page_folio(client->zeros), client->user);
 	evpl_client_put(client);
 	return 0;
 }

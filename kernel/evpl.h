@@ -314,7 +314,7 @@ struct evpl_lease {
  * @send_sem: held for read by who sends, until the records are on their way or all
  *	references given back; held for write by who marks a share as revoked
  * @refs_mutex: held by who adds to @refs, or pays for what its pages lead to
- * @gone: the file has gone. Set under @tree_lock and @lease_sem.
+ * @gone: the file has gone. Set under @tree_lock and @lease_sem; may be read without.
  * @writable: it was opened for writing
  * @flags: EVPL_SETUP_*; written before @buffer_shift
  * @buffer_shift: log2 of the buffer size, or 0 before the client is set up.
@@ -323,7 +323,7 @@ struct evpl_lease {
  * @nr_slabs: how many; written with @lock, may be read without
  * @nr_pages: how many pages they have; likewise
  * @refs: pages of the refs windows, by their place from EVPL_REFS_START. A page
- *	that is there stays until the client is freed.
+ *	that is there stays until the client has gone.
  * @leases: by number
  * @lease_tree: those that records can be delivered to
  * @nr_leases: how many are in @leases; written with @lease_sem, may be read without
@@ -448,6 +448,7 @@ bool evpl_word_dec(atomic64_t *word);
 void evpl_word_want(atomic64_t *word, bool want);
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer);
 void evpl_refs_report_home(struct evpl_client *client, u64 buffer);
+void evpl_refs_wake_returned(struct evpl_client *client);
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);

@@ -306,7 +306,6 @@ static struct evpl_lease *prepare(struct evpl_client *client,
 	lease->client = client;
 	lease->share = share;
 	lease->kind = kind;
-	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, lease->number);
 	refcount_set(&lease->refs, 1);
 	return lease;
 
@@ -331,6 +330,8 @@ static int add(struct evpl_lease *lease)
 	int ret;
 
 	lockdep_assert_held_write(&client->lease_sem);
+	/* The client hasn't gone, so the word is there; prepare() has seen to that. */
+	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, lease->number);
 	ret = evpl_share_add_lease(lease);
 	if (ret)
 		return ret;
@@ -536,7 +537,11 @@ void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
 		evpl_share_give_back(share);
 		return;
 	}
-	evpl_word_inc(lease->word);
+	down_write(&lease->client->lease_sem);
+	/* As the reference is pending, only the client's death can have ended it. */
+	if (!lease->ended)
+		evpl_word_inc(lease->word);
+	up_write(&lease->client->lease_sem);
 	evpl_share_drop(share);
 	evpl_lease_settle(lease);
 }

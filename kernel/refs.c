@@ -2,8 +2,11 @@
 /*
  * The refs windows: entries of buffers and of leases, the bitmaps that tell what
  * happened to them, and the header. Pages come when they are first needed; once
- * there a page stays until the client is freed, so that neither a fault nor a
- * reader of it can meet its end. A page of entries holds those of many buffers,
+ * there a page stays until the client's file has gone, its leases have ended and its
+ * slabs are orphaned, so that neither a fault nor a reader of it can meet its end. Who
+ * is late, as a record that comes home, looks at that under the lock which guards it:
+ * the xa_lock of evpl_slab.shares for the word of a buffer, and what tells of it;
+ * evpl_client.lease_sem for those of a lease. A page of entries holds those of many buffers,
  * which may belong to several slabs. Since slabs take the lowest free range, and
  * leases the lowest free number, the pages go as far as these ever did.
  *
@@ -57,7 +60,7 @@ static u64 cost_beside(unsigned long index)
  * @first: the first, counted from EVPL_REFS_START
  * @last: the last, of the same kind
  *
- * Return: 0; -ENOMEM or -EINTR with nothing changed.
+ * Return: 0; -ENOMEM, -EINTR, or -ENOTCONN if the client has gone, with nothing changed.
  */
 int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		   unsigned long last)
@@ -70,6 +73,10 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 	int ret;
 
 	mutex_lock(&client->refs_mutex);
+	/* Who takes the pages away has seen to it that this is set, and comes after us. */
+	ret = -ENOTCONN;
+	if (READ_ONCE(client->gone))
+		goto unlock;
 	for (index = first; index <= last; index++) {
 		if (!xa_load(&client->refs, index))
 			missing++;
@@ -197,20 +204,17 @@ static void report(struct evpl_client *client, unsigned long first, u64 number, 
 {
 	unsigned long *bits = refs_address(client, first + number / BITS_PER_PAGE);
 	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
-	bool returned = first == EVPL_REFS_RETURNED;
 	unsigned long *summary;
 
-	if (bits && header) {
-		summary = (unsigned long *)(returned ? &header->returned :
-						       &header->revoked);
-		if (bit)
-			set_bit(number % BITS_PER_PAGE, bits);
-		/* A client that sees the bit in the summary finds the one in the bitmap. */
-		smp_mb__before_atomic();
-		set_bit(number / BITS_PER_PAGE % BITS_PER_LONG, summary);
-	}
-	/* evpl_share_wait() waits for no bit. */
-	wake_up_poll(&client->wait, returned ? EPOLLIN | EPOLLRDNORM : EPOLLPRI);
+	if (!bits || !header)
+		return;
+	summary = (unsigned long *)(first == EVPL_REFS_RETURNED ? &header->returned :
+								  &header->revoked);
+	if (bit)
+		set_bit(number % BITS_PER_PAGE, bits);
+	/* A client that sees the bit in the summary finds the one in the bitmap. */
+	smp_mb__before_atomic();
+	set_bit(number / BITS_PER_PAGE % BITS_PER_LONG, summary);
 }
 
 /* What poll(2) says of the client. */
@@ -232,8 +236,8 @@ __poll_t evpl_refs_poll(struct evpl_client *client)
  * @first: EVPL_REFS_ENTRIES or EVPL_REFS_LEASES
  * @number: of an own buffer or a lease that has its entry
  *
- * Return: the word, which stays until the client is freed. A memory error may take it
- * at any time; so it is for the functions below alone.
+ * Return: the word, which stays as long as the top of this file says. A memory error may
+ * take it at any time; so it is for the functions below alone.
  */
 atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 			   u64 number)
@@ -282,6 +286,7 @@ void evpl_word_want(atomic64_t *word, bool want)
 		atomic64_andnot(EVPL_WORD_WANTED, word);
 }
 
+/* To be followed by evpl_refs_wake_returned(), which needs no lock. */
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
 {
 	report(client, EVPL_REFS_RETURNED, buffer, true);
@@ -296,9 +301,15 @@ void evpl_refs_report_home(struct evpl_client *client, u64 buffer)
 	report(client, EVPL_REFS_RETURNED, buffer, false);
 }
 
+void evpl_refs_wake_returned(struct evpl_client *client)
+{
+	wake_up_poll(&client->wait, EPOLLIN | EPOLLRDNORM);
+}
+
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number)
 {
 	report(client, EVPL_REFS_REVOKED, number, true);
+	wake_up_poll(&client->wait, EPOLLPRI);
 }
 
 /**
@@ -337,13 +348,15 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 
 /**
  * evpl_refs_destroy() - free the refs windows of a client
- * @client: the client; nobody else knows of it, and none of its VMAs is left
+ * @client: the client, marked as gone; none of its VMAs is left, nor of its leases, and
+ *	its slabs are orphaned
  */
 void evpl_refs_destroy(struct evpl_client *client)
 {
 	unsigned long index;
 	struct page *page;
 
+	mutex_lock(&client->refs_mutex);
 	xa_for_each(&client->refs, index, page) {
 		evpl_uncharge(client->user, page_private(page));
 		set_page_private(page, 0);
@@ -351,4 +364,5 @@ void evpl_refs_destroy(struct evpl_client *client)
 		cond_resched();
 	}
 	xa_destroy(&client->refs);
+	mutex_unlock(&client->refs_mutex);
 }

@@ -24,30 +24,64 @@
 
 atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
 
-/* An owner whose last reference of the buffer that was is told. */
-static void word_dec(struct evpl_share *share)
+/*
+ * Take one off the owner's word. Return whether that was its last reference of the buffer:
+ * the owner is to be woken up. The words are there, since the caller has the lock, and the
+ * slab isn't orphaned; or the caller holds tree_lock, and the slab is live.
+ */
+static bool word_dec(struct evpl_share *share)
 {
-	if (evpl_word_dec(share->word))
-		evpl_refs_report_returned(share->slab->client,
-					  evpl_share_buffer(share));
+	if (!evpl_word_dec(share->word))
+		return false;
+	evpl_refs_report_returned(share->slab->client, evpl_share_buffer(share));
+	return true;
 }
 
+/* Likewise; not if the owner has gone, and the words with it. */
+static void word_inc(struct evpl_share *share)
+{
+	lockdep_assert_held(&share->slab->shares.xa_lock);
+	if (!share->slab->orphaned)
+		evpl_word_inc(share->word);
+}
+
+/* What is to be done with a buffer that was settled, after the lock was let go of. */
+enum settled {
+	NOTHING,
+	WAKE_OWNER,
+	GIVE_BACK,
+};
+
 /*
- * Nobody can touch the buffer for this share's sake any more, and it isn't in
- * evpl_slab.shares: the owner gets its reference back.
+ * Nobody can touch the buffer for this share's sake any more. It leaves evpl_slab.shares,
+ * and the owner gets its reference back; or the memory is freed, if the owner has gone.
  */
-static void hand_back(struct evpl_share *share, bool orphaned)
+static enum settled settle(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+
+	lockdep_assert_held(&slab->shares.xa_lock);
+	__xa_erase(&slab->shares, share->index);
+	if (slab->orphaned)
+		return GIVE_BACK;
+	if (word_dec(share))
+		return WAKE_OWNER;
+	if (!share->awaited)
+		return NOTHING;
+	evpl_refs_report_home(slab->client, evpl_share_buffer(share));
+	return WAKE_OWNER;
+}
+
+/* The caller has a reference on the slab. */
+static void after_settled(struct evpl_share *share, enum settled settled)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t start = evpl_share_start(share);
 
-	if (orphaned)
-		evpl_slab_give_back(slab, start,
-				    start + BIT(slab->buffer_shift) - 1);
-	else if (evpl_word_dec(share->word))
-		evpl_refs_report_returned(slab->client, evpl_share_buffer(share));
-	else if (share->awaited)
-		evpl_refs_report_home(slab->client, evpl_share_buffer(share));
+	if (settled == WAKE_OWNER)
+		evpl_refs_wake_returned(slab->client);
+	else if (settled == GIVE_BACK)
+		evpl_slab_give_back(slab, start, start + BIT(slab->buffer_shift) - 1);
 }
 
 /*
@@ -160,8 +194,8 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 		goto unlock;
 	if (made)
 		atomic_long_inc(&evpl_nr_shares);
-	else
-		word_dec(share);
+	else if (word_dec(share))
+		evpl_refs_wake_returned(client);
 unlock:
 	up_read(&client->tree_lock);
 	return share;
@@ -175,7 +209,9 @@ unlock:
 void evpl_share_give_back(struct evpl_share *share)
 {
 	/* First: the word mustn't come to 0 on the way. */
-	evpl_word_inc(share->word);
+	xa_lock(&share->slab->shares);
+	word_inc(share);
+	xa_unlock(&share->slab->shares);
 	evpl_share_drop(share);
 }
 
@@ -215,7 +251,7 @@ bool evpl_share_take_home(struct evpl_share *share)
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
 	if (!revoked)
-		evpl_word_inc(share->word);
+		word_inc(share);
 	xa_unlock(&share->slab->shares);
 	return !revoked;
 }
@@ -338,7 +374,8 @@ static void end_quarantine(struct evpl_share *share)
 void evpl_share_drop(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab, *watched = NULL;
-	bool last, settle, orphaned;
+	enum settled settled = NOTHING;
+	bool last;
 
 	might_sleep();
 	xa_lock(&slab->shares);
@@ -357,16 +394,13 @@ void evpl_share_drop(struct evpl_share *share)
 		return;
 	}
 	last = !--share->count;
-	settle = last && !share->revoked;
-	if (settle)
-		__xa_erase(&slab->shares, share->index);
-	orphaned = slab->orphaned;
+	if (last && !share->revoked)
+		settled = settle(share);
 	xa_unlock(&slab->shares);
 
-	if (settle)
-		hand_back(share, orphaned);
 	if (!last)
 		return;
+	after_settled(share, settled);
 	WARN_ON_ONCE(!list_empty(&share->leases));
 	kfree(share);
 	atomic_long_dec(&evpl_nr_shares);
@@ -380,16 +414,13 @@ void evpl_share_drop(struct evpl_share *share)
 static void unhold(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
-	bool settle, orphaned;
+	enum settled settled = NOTHING;
 
 	xa_lock(&slab->shares);
-	settle = !--share->holds && share->revoked;
-	if (settle)
-		__xa_erase(&slab->shares, share->index);
-	orphaned = slab->orphaned;
+	if (!--share->holds && share->revoked)
+		settled = settle(share);
 	xa_unlock(&slab->shares);
-	if (settle)
-		hand_back(share, orphaned);
+	after_settled(share, settled);
 }
 
 /**
@@ -977,7 +1008,7 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 			ret = -EAGAIN;
 	} else {
 		evpl_fence_watch(client);
-		/* hand_back() comes after the share has gone, and wakes. */
+		/* after_settled() comes after the share has gone, and wakes. */
 		ret = wait_event_interruptible(client->wait, !xa_load(&slab->shares, index));
 	}
 put_slab:

@@ -305,6 +305,58 @@ TEST_F(channel, leased_memory_outlives_its_owner_folio_by_folio)
 	EXPECT_EQ(now.slabs - 2, read_counters().slabs);
 }
 
+/*
+ * An owner of many small buffers goes when one of them is on its way, or also on lease, if
+ * it is @read. What stays charged is the folio, the ring, and what the receiver has of its own.
+ */
+static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
+				       struct _test_data_channel *self, bool read)
+{
+	const long long folio = has_huge() ? SLAB_2M : 4 * KIB, few_pages = 16 * 4 * KIB;
+	struct counters before = read_counters();
+	struct evpl_record record = { .length = 4 * KIB };
+	struct evpl_entry *entries;
+	struct evpl_setup setup;
+	int fd, ends[2];
+	uint64_t offset;
+
+	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(0, evpl_setup(fd, 4 * KIB, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, 64 * MIB, &offset));
+	entries = map(fd, 4096, setup.out_refs_offset, PROT_READ | PROT_WRITE);
+	ASSERT_NE(NULL, entries);
+	set(&entries[0].word, 1);
+	ASSERT_EQ(0, evpl_channel(fd, 1, ends));
+	ASSERT_EQ(0, evpl_bind(fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
+	if (read)
+		ASSERT_EQ(1, evpl_recv(ends[1], &record, 1));
+	EXPECT_LE(before.charged + 65 * (long long)MIB, read_counters().charged);
+	munmap(entries, 4096);
+	close(fd);
+	EXPECT_LE(before.charged + folio, read_counters().charged);
+	EXPECT_GE(before.charged + folio + few_pages, read_counters().charged);
+
+	if (!read)
+		ASSERT_EQ(1, evpl_recv(ends[1], &record, 1));
+	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &record)));
+	EXPECT_EQ(1, let_go(&self->receiver, &record));
+	close(ends[0]);
+	close(ends[1]);
+	EXPECT_GE(before.charged + few_pages, read_counters().charged);
+}
+
+TEST_F(channel, owner_that_goes_leaves_the_folio_of_a_lease_and_no_entries)
+{
+	check_what_an_owner_leaves(_metadata, self, true);
+}
+
+TEST_F(channel, owner_that_goes_leaves_the_folio_of_a_record_and_no_entries)
+{
+	check_what_an_owner_leaves(_metadata, self, false);
+}
+
 TEST_F(channel, owner_that_asked_for_it_takes_its_leases_along)
 {
 	struct client owner;
