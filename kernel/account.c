@@ -5,9 +5,10 @@
  * Slabs, the pages of refs windows and channels are charged before they are
  * allocated and uncharged after they went back, so what is charged for them is never
  * less than what they use. Leases and shares are charged with the page of their entries,
- * as many as can be there (refs.c): so none of them takes the lock below. The caps share
- * memory out fairly; the boundary that holds against somebody who has many users, as the
- * owner of a user namespace does, is the memory cgroup.
+ * as many as can be there (refs.c): so none of them takes the lock below. When a client
+ * has gone, the user of a lease is charged for the folios that the lease keeps (slab.c).
+ * The caps share memory out fairly; the boundary that holds against somebody who has many
+ * users, as the owner of a user namespace does, is the memory cgroup.
  */
 #include <linux/hashtable.h>
 #include <linux/mm.h>
@@ -200,6 +201,20 @@ void evpl_uncharge(struct evpl_user *user, u64 bytes)
 	spin_lock(&account_lock);
 	charged_bytes -= bytes;
 	user->bytes -= bytes;
+	spin_unlock(&account_lock);
+}
+
+/**
+ * evpl_recharge() - charge one user for what another was charged for
+ * @from: the other
+ * @to: whom; even past its cap, and then it is charged for nothing new
+ * @bytes: how much
+ */
+void evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes)
+{
+	spin_lock(&account_lock);
+	from->bytes -= bytes;
+	to->bytes += bytes;
 	spin_unlock(&account_lock);
 }
 

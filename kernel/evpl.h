@@ -17,6 +17,7 @@
  *		folio lock
  *		  page table lock
  *		the xa_lock of evpl_slab.shares, also below tree_lock and fence_sem
+ *		  account_lock
  *	    i_mmap_rwsem, also below send_sem
  *	      page table lock
  *	ends_lock (channel.c)
@@ -142,9 +143,12 @@ struct evpl_user {
  * @index: its first page in the own window
  * @floor: how many references its owner's registrations have on it; changes under
  *	evpl_client.lock, and may be read without
+ * @user: who is charged for the folio of an orphaned slab, with a reference that the part
+ *	owns; NULL as long as its client's user is. Changes with @folio.
  */
 struct evpl_part {
 	struct folio *folio;
+	struct evpl_user *user;
 	pgoff_t index;
 	int floor;
 };
@@ -161,7 +165,8 @@ struct evpl_part {
  *	for read by who looks at what has them
  * @look_mutex: held by the one task that looks at the buffers in quarantine, since each
  *	look leaves notes in evpl_share.seen
- * @orphaned: its client has gone. Changes under the xa_lock of @shares too.
+ * @orphaned: its client has gone. Changes under the xa_lock of @shares too; may be read
+ *	without, by who has seen or changed @shares under it before
  * @exports: ranges of it that dma-bufs carry without a reference; guarded likewise
  * @refs: one for the client, one for each of @shares and @exports; guarded likewise
  * @shares: by the place of the buffer in the slab, what others may touch of it
@@ -425,6 +430,7 @@ int evpl_slab_free(struct evpl_client *client, pgoff_t start);
 void evpl_slab_get(struct evpl_slab *slab);
 void evpl_slab_put(struct evpl_slab *slab);
 void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
+void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
 void evpl_slab_orphan(struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
 				   u64 length, bool write);
@@ -583,6 +589,7 @@ void evpl_user_hold(struct evpl_user *user);
 void evpl_user_put(struct evpl_user *user);
 int evpl_charge(struct evpl_user *user, u64 bytes);
 void evpl_uncharge(struct evpl_user *user, u64 bytes);
+void evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes);
 u64 evpl_charged_bytes(void);
 
 /* debugfs.c */

@@ -222,12 +222,25 @@ static void strike_out(struct evpl_lease *lease)
 static void finish(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
+	struct evpl_share *share = lease->share;
+	struct evpl_slab *slab = share->slab;
+	pgoff_t start = evpl_share_start(share);
+	bool orphaned;
 
 	unmap(lease);
 	trace_evpl_lease_end(lease);
 	evpl_share_remove_lease(lease);
+	/* An owner that goes after this look finds the lease gone. */
+	orphaned = READ_ONCE(slab->orphaned);
+	if (orphaned)
+		evpl_slab_get(slab);
 	xa_erase(&client->leases, lease->number);
-	evpl_share_drop(lease->share);
+	evpl_share_drop(share);
+	/* After that: what nothing keeps any more is charged to nobody else. */
+	if (orphaned) {
+		evpl_slab_recharge(slab, start, start + BIT(slab->buffer_shift) - 1);
+		evpl_slab_put(slab);
+	}
 	atomic_long_dec(&evpl_nr_leases);
 	evpl_lease_put(lease);
 }
@@ -353,6 +366,8 @@ static int deliver(struct evpl_client *client, const struct evpl_item *item,
 		   struct iov_iter *to, struct evpl_lease **spare)
 {
 	struct evpl_share *share = item->share;
+	struct evpl_slab *slab = share->slab;
+	pgoff_t start = evpl_share_start(share);
 	bool made = false, idle = false;
 	struct evpl_lease *lease;
 	int ret = 0;
@@ -389,8 +404,11 @@ static int deliver(struct evpl_client *client, const struct evpl_item *item,
 	}
 unlock:
 	up_write(&client->lease_sem);
+	/* An owner that goes after this look finds the lease. */
 	if (idle)
 		finish(lease);
+	else if (made && READ_ONCE(slab->orphaned))
+		evpl_slab_recharge(slab, start, start + BIT(slab->buffer_shift) - 1);
 	return ret;
 }
 

@@ -6,6 +6,7 @@
  */
 #include <linux/err.h>
 #include <linux/fs.h>
+#include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/pagemap.h>
@@ -212,18 +213,88 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 	struct evpl_part *end = slab->parts + slab->nr_parts;
 
 	for (; part < end && part->index <= last; part++) {
+		struct evpl_user *user = NULL;
 		struct folio *folio = NULL;
 
 		xa_lock(&slab->shares);
 		if (part->folio && !slab->exports &&
-		    !evpl_slab_part_has(slab, part, XA_PRESENT))
+		    !evpl_slab_part_has(slab, part, XA_PRESENT)) {
 			swap(folio, part->folio);
+			swap(user, part->user);
+		}
 		xa_unlock(&slab->shares);
 
 		if (folio) {
 			leave_mapping(folio);
-			evpl_folio_free(folio, slab->client->user);
+			evpl_folio_free(folio, user ?: slab->client->user);
 		}
+		if (user)
+			evpl_user_put(user);
+		cond_resched();
+	}
+}
+
+/* The user of the first lease on a buffer that lies in this folio, or NULL. */
+static struct evpl_user *lessee(struct evpl_slab *slab, struct evpl_part *part)
+{
+	unsigned long first = (part->index - slab->start) >> slab->buffer_shift, index;
+	struct evpl_lease *lease;
+	struct evpl_share *share;
+
+	lockdep_assert_held(&slab->shares.xa_lock);
+	xa_for_each_range(&slab->shares, index, share, first,
+			  evpl_slab_part_last(slab, part)) {
+		lease = list_first_entry_or_null(&share->leases, struct evpl_lease, list);
+		if (lease)
+			return lease->client->user;
+	}
+	return NULL;
+}
+
+/*
+ * Have this user charged for a folio, or the client's if it is NULL. Return who was, if
+ * the reference on that user is to be put.
+ */
+static struct evpl_user *charge_part(struct evpl_slab *slab, struct evpl_part *part,
+				     struct evpl_user *user)
+{
+	struct evpl_user *owner = slab->client->user;
+
+	lockdep_assert_held(&slab->shares.xa_lock);
+	if (user == part->user)
+		return NULL;
+	if (user)
+		evpl_user_hold(user);
+	evpl_recharge(part->user ?: owner, user ?: owner, folio_size(part->folio));
+	swap(user, part->user);
+	return user;
+}
+
+/**
+ * evpl_slab_recharge() - have an orphaned slab charged to those who keep it
+ * @slab: the slab; the caller has a reference
+ * @first: where to look: the first page in the own window
+ * @last: the last page
+ *
+ * Each folio is charged to the user of a client that has a lease on a buffer there. What
+ * only records on their way or dma-bufs keep stays charged to the slab's client's user.
+ * To be called after a lease on such a slab has come or gone.
+ */
+void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
+{
+	struct evpl_part *part = evpl_slab_part(slab, first);
+	struct evpl_part *end = slab->parts + slab->nr_parts;
+
+	for (; part < end && part->index <= last; part++) {
+		struct evpl_user *user = NULL;
+
+		xa_lock(&slab->shares);
+		if (part->folio)
+			user = charge_part(slab, part, lessee(slab, part));
+		xa_unlock(&slab->shares);
+
+		if (user)
+			evpl_user_put(user);
 		cond_resched();
 	}
 }
@@ -233,18 +304,20 @@ void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
  * @slab: not in the client's tree, and mapped nowhere in the own window; the
  *	client's reference on it goes
  *
- * What others have a part in stays until they let go of it, the rest is freed. There
- * is no quarantine any more: a folio goes to nobody while something holds it.
+ * What others have a part in stays until they let go of it, charged to one of those that
+ * have leases; the rest is freed. There is no quarantine any more: a folio goes to nobody
+ * while something holds it.
  */
 void evpl_slab_orphan(struct evpl_slab *slab)
 {
 	down_write(&slab->fence_sem);
 	xa_lock(&slab->shares);
-	slab->orphaned = true;
+	WRITE_ONCE(slab->orphaned, true);
 	xa_unlock(&slab->shares);
 	up_write(&slab->fence_sem);
 	evpl_share_end_quarantines(slab);
 	evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
+	evpl_slab_recharge(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_put(slab);
 }
 

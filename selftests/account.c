@@ -337,4 +337,228 @@ TEST_F(account, leases_and_shares_are_charged_for_what_they_take)
 	EXPECT_EQ(0, rmdir(CGROUP));
 }
 
+/*
+ * Users that aren't there otherwise, each a process with a client, which does what it is
+ * asked to do by a letter, and answers with 0 or -errno.
+ */
+#define FIRST_UID	12345
+
+struct actor {
+	pid_t pid;
+	int socket;
+	int fd;
+	int end;			/* that its client is bound to, or -1 */
+	int next;			/* the end that it passes on by, or -1 */
+	struct evpl_setup setup;
+	struct evpl_entry *entries, *lease;
+	struct evpl_record record;
+	uint64_t offset;
+};
+
+static int start(struct actor *actor, uid_t uid)
+{
+	if (setgid(0) || setuid(uid))
+		return -EPERM;
+	actor->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (actor->fd < 0)
+		return -errno;
+	return evpl_setup(actor->fd, 0, &actor->setup) ?:
+	       (actor->end < 0 ? 0 : evpl_bind(actor->fd, actor->end)) ?:
+	       (actor->next < 0 ? 0 : evpl_bind(actor->fd, actor->next));
+}
+
+static int give(struct actor *actor)
+{
+	actor->entries = evpl_map(actor->fd, 4096, actor->setup.out_refs_offset);
+	if (actor->entries == MAP_FAILED)
+		return -errno;
+	actor->entries[0].word = 1;
+	actor->record = (struct evpl_record){ .offset = actor->offset, .length = MIB };
+	return evpl_send(actor->end, &actor->record, 1) == 1 ? 0 : -EIO;
+}
+
+static int take(struct actor *actor)
+{
+	if (evpl_recv(actor->end, &actor->record, 1) != 1)
+		return -EIO;
+	actor->lease = evpl_map(actor->fd, 4096, actor->setup.out_leases_offset +
+				(actor->record.lease * sizeof(*actor->lease) & -4096UL));
+	if (actor->lease == MAP_FAILED)
+		return -errno;
+	actor->lease += actor->record.lease % (4096 / sizeof(*actor->lease));
+	return actor->lease->word == 1 ? 0 : -EIO;
+}
+
+static int let_go(struct actor *actor)
+{
+	actor->lease->word--;
+	return evpl_lease_release(actor->fd, &actor->record.lease, 1) == 1 ? 0 : -EIO;
+}
+
+/* Another reference of the lease, so that it stays. */
+static int pass_on(struct actor *actor)
+{
+	actor->lease->word++;
+	return evpl_send(actor->next, &actor->record, 1) == 1 ? 0 : -EIO;
+}
+
+static int act(struct actor *actor, char what)
+{
+	switch (what) {
+	case 'a':
+		return evpl_slab_alloc(actor->fd, 2 * MIB, &actor->offset);
+	case 'f':
+		return evpl_slab_free(actor->fd, actor->offset);
+	case 'g':
+		return give(actor);
+	case 't':
+		return take(actor);
+	case 'l':
+		return let_go(actor);
+	default:
+		return pass_on(actor);
+	}
+}
+
+/* Have an actor do something. Return what it answers, or -EPIPE. */
+static int ask(struct actor *actor, char what)
+{
+	signed char answer;
+
+	if (write(actor->socket, &what, 1) != 1 || read(actor->socket, &answer, 1) != 1)
+		return -EPIPE;
+	return answer;
+}
+
+/* Return what it says when it has started. */
+static int enter(struct actor *actor, uid_t uid, int end, int next)
+{
+	signed char answer;
+	int sockets[2];
+	char what;
+
+	*actor = (struct actor){ .end = end, .next = next };
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
+		return -errno;
+	actor->pid = fork();
+	if (!actor->pid) {
+		close(sockets[0]);
+		answer = start(actor, uid);
+		do {
+			if (write(sockets[1], &answer, 1) != 1 ||
+			    read(sockets[1], &what, 1) != 1)
+				_exit(0);
+			answer = act(actor, what);
+		} while (true);
+	}
+	close(sockets[1]);
+	actor->socket = sockets[0];
+	return read(actor->socket, &answer, 1) == 1 ? answer : -EPIPE;
+}
+
+static void leave(struct actor *actor)
+{
+	kill(actor->pid, SIGKILL);
+	reap(actor->pid);
+	close(actor->socket);
+}
+
+/* A service has sent a buffer by the first channel, and dies; its user has no more. */
+FIXTURE(service)
+{
+	struct counters before;
+	unsigned long long max_bytes_per_user;
+	int fd, first[2], second[2];
+	struct actor service, again;
+};
+
+FIXTURE_SETUP(service)
+{
+	struct evpl_setup setup;
+
+	self->before = read_counters();
+	self->max_bytes_per_user = read_number(MAX_BYTES_PER_USER);
+	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, evpl_channel(self->fd, 1, self->first));
+	ASSERT_EQ(0, evpl_channel(self->fd, 1, self->second));
+	ASSERT_EQ(0, enter(&self->service, FIRST_UID, self->first[0], -1));
+	ASSERT_EQ(0, ask(&self->service, 'a'));
+	ASSERT_EQ(0, ask(&self->service, 'g'));
+	ASSERT_EQ(0, enter(&self->again, FIRST_UID, -1, -1));
+	/* A slab, and of entries, leases and shares what the first ones take. */
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 2 * MIB + 64 * KIB));
+	ASSERT_EQ(-ENOMEM, ask(&self->again, 'a'));
+}
+
+FIXTURE_TEARDOWN(service)
+{
+	leave(&self->again);
+	EXPECT_EQ(0, write_number(MAX_BYTES_PER_USER, self->max_bytes_per_user));
+	for (int i = 0; i < 2; i++) {
+		close(self->first[i]);
+		close(self->second[i]);
+	}
+	close(self->fd);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(service, that_dies_is_not_charged_for_what_a_lessee_keeps)
+{
+	struct actor lessee;
+
+	ASSERT_EQ(0, enter(&lessee, FIRST_UID + 1, self->first[1], -1));
+	ASSERT_EQ(0, ask(&lessee, 't'));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'f'));
+	leave(&self->service);
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+
+	/* The lessee is, until it lets go. */
+	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'l'));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	leave(&lessee);
+}
+
+TEST_F(service, that_dies_is_charged_for_a_record_until_it_is_read)
+{
+	struct actor lessee;
+
+	leave(&self->service);
+	EXPECT_EQ(-ENOMEM, ask(&self->again, 'a'));
+	ASSERT_EQ(0, enter(&lessee, FIRST_UID + 1, self->first[1], -1));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'f'));
+	ASSERT_EQ(0, ask(&lessee, 't'));
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
+	/* It dies with the lease. */
+	leave(&lessee);
+	EXPECT_EQ(0, ask(&self->again, 'f'));
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+}
+
+TEST_F(service, that_dies_leaves_it_to_one_lessee_after_the_other)
+{
+	struct actor lessees[2];
+
+	ASSERT_EQ(0, enter(&lessees[0], FIRST_UID + 1, self->first[1], self->second[0]));
+	ASSERT_EQ(0, enter(&lessees[1], FIRST_UID + 2, self->second[1], -1));
+	ASSERT_EQ(0, ask(&lessees[0], 't'));
+	leave(&self->service);
+	ASSERT_EQ(0, ask(&lessees[0], 'p'));
+	ASSERT_EQ(0, ask(&lessees[1], 't'));
+	EXPECT_EQ(-ENOMEM, ask(&lessees[0], 'a'));
+	EXPECT_EQ(0, ask(&lessees[1], 'a'));
+	EXPECT_EQ(0, ask(&lessees[1], 'f'));
+
+	leave(&lessees[0]);
+	EXPECT_EQ(-ENOMEM, ask(&lessees[1], 'a'));
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+	EXPECT_EQ(0, ask(&lessees[1], 'l'));
+	EXPECT_EQ(0, ask(&lessees[1], 'a'));
+	leave(&lessees[1]);
+}
+
 TEST_HARNESS_MAIN

@@ -55,7 +55,9 @@
  *
  * A client, its slabs and whatever it was charged for live until the last
  * descriptor and mapping of its open file description are gone. What others have
- * a lease on lives until that ends.
+ * a lease on lives until that ends. Each folio of it is charged to the user of a client
+ * that has one of these leases from then on, even past that user's cap, and to the
+ * memory cgroup that it was charged to before.
  */
 
 /**
