@@ -686,6 +686,7 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 {
 	struct evpl_end *end = file->private_data;
 	struct evpl_channel *channel;
+	bool waiters = false;
 	int ret;
 
 	if (file->f_op != &evpl_end_fops)
@@ -703,9 +704,17 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 		evpl_client_get(client);
 		end->client = client;
 		list_add_tail(&end->node, &client->ends);
+		waiters = has_waiters(end);
 	}
 	spin_unlock(&channel->lock);
 	spin_unlock(&ends_lock);
+	/*
+	 * A read or a write gave ENOTCONN until now, whatever poll said. So whoever polls
+	 * is told again. For the other end nothing has changed: its records could wait here
+	 * before.
+	 */
+	if (waiters)
+		wake(end, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 	return ret;
 }
 

@@ -1096,6 +1096,63 @@ TEST_F(channel, epoll_tells_of_records_of_room_and_of_the_end)
 	close(writer);
 }
 
+TEST_F(channel, binding_an_end_wakes_who_polls_it)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLET };
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	int bound = epoll_create1(EPOLL_CLOEXEC), peer = epoll_create1(EPOLL_CLOEXEC);
+	int ends[2];
+
+	ASSERT_GE(bound, 0);
+	ASSERT_GE(peer, 0);
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
+	ASSERT_EQ(0, epoll_ctl(bound, EPOLL_CTL_ADD, ends[1], &event));
+	ASSERT_EQ(0, epoll_ctl(peer, EPOLL_CTL_ADD, ends[0], &event));
+	EXPECT_EQ(EPOLLIN | EPOLLOUT, edges(bound));
+	EXPECT_EQ(EPOLLOUT, edges(peer));
+	EXPECT_EQ(-ENOTCONN, evpl_recv(ends[1], &got, 1));
+	EXPECT_EQ(-ENOTCONN, evpl_send(ends[1], &sent, 1));
+	EXPECT_EQ(0, edges(bound));
+
+	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	EXPECT_EQ(EPOLLIN | EPOLLOUT, edges(bound));
+	EXPECT_EQ(0, edges(bound));
+	/* The other end could be written to before, and there is nothing to read. */
+	EXPECT_EQ(0, edges(peer));
+	EXPECT_EQ(-EBUSY, evpl_bind(self->receiver.fd, ends[1]));
+	EXPECT_EQ(0, edges(bound));
+	EXPECT_EQ(1, fdinfo(ends[1], "evpl-records-to-read"));
+	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	close(bound);
+	close(peer);
+	close(ends[0]);
+	close(ends[1]);
+}
+
+TEST_F(channel, binding_an_end_that_has_nothing_to_read_tells_of_room)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLET };
+	struct evpl_record sent = fill(&self->owner, 1, 'x');
+	int epoll = epoll_create1(EPOLL_CLOEXEC), ends[2];
+
+	ASSERT_GE(epoll, 0);
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
+	ASSERT_EQ(0, epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event));
+	EXPECT_EQ(EPOLLOUT, edges(epoll));
+	EXPECT_EQ(-ENOTCONN, evpl_send(ends[0], &sent, 1));
+	EXPECT_EQ(0, edges(epoll));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	EXPECT_EQ(EPOLLOUT, edges(epoll));
+	EXPECT_EQ(1, evpl_send(ends[0], &sent, 1));
+	close(epoll);
+	close(ends[0]);
+	close(ends[1]);
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+}
+
 TEST_F(channel, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 {
 	const uint64_t length = 64 * MIB, places = (1ULL << 25) / (length / 4096);

@@ -3,7 +3,9 @@
  * One end of a channel, as kernel/channel.c has it, for spin: two read from it, some write
  * into its ring, and its client may go at any moment. An atomic block is what
  * evpl_channel.lock covers. Readers sleep in this end's wait queue, writers in the peer's:
- * who sleeps looks only after he has put himself there.
+ * who sleeps looks only after he has put himself there. A poller (POLLS) reads too, but
+ * never sleeps in a read: it is woken, polls, and reads until it is refused (epoll(7) by
+ * edges). With BINDS the end is bound to its client at any moment, and refuses before.
  *
  * What is checked: nobody sleeps for ever beside what he waits for; a record goes to one
  * reader or is given back, and that once; the client's reference goes once, and nobody
@@ -23,9 +25,18 @@
 #define EARLY_LOOK	3	/* who sleeps looks, then puts himself into the queue */
 #define CLIENT_GOES	4	/* an end that closes takes the client from its reader */
 #define RECORD_GOES	5	/* and the record */
+#define QUIET_BIND	6	/* binding wakes nobody */
 
 #define CAPACITY	2
+#ifndef READERS
 #define READERS	2
+#endif
+#ifndef POLLS
+#define POLLS	0
+#endif
+#ifndef BINDS
+#define BINDS	0
+#endif
 #ifndef WRITERS
 #define WRITERS	2
 #endif
@@ -36,14 +47,16 @@
 byte nr, kept;
 bool reading, turned_away, crowded, closed;
 bool client = true;	/* the end has its reference */
+bool bound = !BINDS;
 byte put_client;	/* ghost: how often that has gone */
 byte sent, gone;	/* ghost: records that came into the ring, and left it */
-byte readers = READERS, writers = WRITERS;	/* who haven't ended */
-bool asleep[READERS + WRITERS];	/* in the queue, and not woken */
+byte readers = READERS + POLLS, writers = WRITERS;	/* who haven't ended */
+#define POLLER	(READERS + WRITERS)
+bool asleep[READERS + WRITERS + 1];	/* in the queue, and not woken */
 
 inline wake_readers()
 {
-	d_step { asleep[0] = false; asleep[1] = false }
+	d_step { asleep[0] = false; asleep[READERS - 1] = false; asleep[POLLER] = false }
 }
 
 inline wake_writers()
@@ -70,6 +83,60 @@ inline put_the_client()
 #define PREPARE(me)	asleep[me] = true
 #endif
 
+/* Who has the first record does this with it, and with others after it. */
+inline read_records()
+{
+	do
+	:: /* It works for the client. It may be that it can't be copied out. */
+		assert(put_client == 0);
+		if
+		:: delivered = true
+		:: delivered = false
+		fi;
+		if
+		:: more = delivered
+		:: more = false
+		fi;
+		/* end_read() */
+		atomic {
+			tell = false;
+			wakes = false;
+			if
+			:: closed ->
+				gone++;
+#if BROKEN != CLIENT_GOES
+				client = false;
+				put_the_client()
+#endif
+			:: !closed && delivered -> nr--; gone++; wakes = true
+			:: else
+			fi;
+			more = more && !closed && nr > 0;
+			if
+			:: more
+			:: else ->
+				reading = false;
+#if BROKEN != NOT_TOLD
+				tell = turned_away;
+#endif
+				turned_away = false
+			fi
+		}
+		if
+		:: wakes -> wake_writers()
+		:: else
+		fi;
+		if
+		:: tell -> wake_readers()
+		:: else
+		fi;
+		if
+		:: more
+		:: !more -> break
+		fi
+	od
+}
+
 active [READERS] proctype reader()
 {
 	byte me = _pid;
@@ -81,10 +148,10 @@ active [READERS] proctype reader()
 		atomic {
 			has = false;
 			if
-			:: closed -> break
-			:: !closed && reading -> turned_away = true
-			:: !closed && !reading && nr > 0 -> has = true; reading = true
-			:: !closed && !reading && nr == 0 && writers == 0 -> break
+			:: closed || !bound -> break
+			:: !closed && bound && reading -> turned_away = true
+			:: !closed && bound && !reading && nr > 0 -> has = true; reading = true
+			:: !closed && bound && !reading && nr == 0 && writers == 0 -> break
 			:: else
 			fi
 		}
@@ -92,53 +159,7 @@ active [READERS] proctype reader()
 		:: !has -> SLEEP(me)
 		:: has ->
 			asleep[me] = false;
-again:			/* It works for the client. It may be that it can't be copied out. */
-			assert(put_client == 0);
-			if
-			:: delivered = true
-			:: delivered = false
-			fi;
-			if
-			:: more = delivered
-			:: more = false
-			fi;
-			/* end_read() */
-			atomic {
-				tell = false;
-				wakes = false;
-				if
-				:: closed ->
-					gone++;
-#if BROKEN != CLIENT_GOES
-					client = false;
-					put_the_client()
-#endif
-				:: !closed && delivered -> nr--; gone++; wakes = true
-				:: else
-				fi;
-				more = more && !closed && nr > 0;
-				if
-				:: more
-				:: else ->
-					reading = false;
-#if BROKEN != NOT_TOLD
-					tell = turned_away;
-#endif
-					turned_away = false
-				fi
-			}
-			if
-			:: wakes -> wake_writers()
-			:: else
-			fi;
-			if
-			:: tell -> wake_readers()
-			:: else
-			fi;
-			if
-			:: more -> goto again
-			:: else
-			fi;
+			read_records();
 			/* It reads again, or never. */
 			if
 			:: true
@@ -226,6 +247,58 @@ active [WRITERS] proctype writer()
 	:: else
 	fi
 }
+
+#if POLLS
+active proctype poller()
+{
+	bool told, has, delivered, more, tell, wakes;
+
+	do
+	:: /* end_poll() */
+		asleep[POLLER] = true;
+		atomic { told = nr > 0 || writers == 0 || closed }
+		do
+		:: !told -> break
+		:: told ->
+			/* begin_read() */
+			atomic {
+				has = false;
+				if
+				:: closed -> goto end
+				:: !closed && !bound
+				:: !closed && bound && reading -> turned_away = true
+				:: !closed && bound && !reading && nr > 0 ->
+					has = true;
+					reading = true
+				:: !closed && bound && !reading && nr == 0 && writers == 0 ->
+					goto end
+				:: else
+				fi
+			}
+			if
+			:: !has -> break
+			:: has -> read_records()
+			fi
+		od;
+		/* What it was refused it tries again when there is news, and not before. */
+		!asleep[POLLER]
+	od;
+end:
+	asleep[POLLER] = false;
+	readers--
+}
+#endif
+
+#if BINDS
+active proctype binder()
+{
+	atomic { bound = true }
+#if BROKEN != QUIET_BIND
+	wake_readers();
+	wake_writers()
+#endif
+}
+#endif
 
 #if CLOSES
 active proctype closer()
