@@ -37,7 +37,8 @@
  * @reading: somebody reads, one at a time, and has the first record. If the end is closed
  *	meanwhile the reader owns that, which is in @ring no more, and the reference in
  *	@client.
- * @turned_away: somebody else wanted to
+ * @turned_away: somebody else was refused for that reason, by a read or by poll, and is
+ *	woken when the reader is done
  * @crowded: somebody wanted to write more than there was room for in the peer's ring
  * @ring: what is on its way to this end
  * @first: place of the first record in @ring
@@ -494,7 +495,10 @@ static int end_read(struct evpl_end *end, struct evpl_item *item, bool delivered
 		drop(share);
 	if (room_wanted)
 		wake(end->peer, EPOLLOUT | EPOLLWRNORM);
-	/* They try again: poll may have nothing new to tell otherwise. */
+	/*
+	 * They try again. Nothing else wakes them: the record that the reader has left in
+	 * the ring, or the end of all records, is no news for anybody but them.
+	 */
 	if (turned_away)
 		wake(end, EPOLLIN | EPOLLRDNORM);
 	if (client)
@@ -634,7 +638,10 @@ static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
 
 	poll_wait(file, &end->wait, table);
 	spin_lock(&end->channel->lock);
-	if (end->nr || end->peer->closed)
+	/* A read would be turned away while another one goes on. */
+	if (end->reading)
+		end->turned_away = true;
+	else if (end->nr || end->peer->closed)
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (end->peer->closed || end->closed)
 		events |= EPOLLHUP;

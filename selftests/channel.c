@@ -1302,7 +1302,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 
 	/* Its client, its owner and the end itself go on. */
 	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	set(&self->owner.entries[1].word, 1);
@@ -1321,6 +1321,116 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
 	end_service(&served);
+}
+
+TEST_F(channel, poll_says_nothing_of_a_record_that_another_reads)
+{
+	struct epoll_event by_edges = { .events = EPOLLIN | EPOLLET };
+	struct epoll_event by_level = { .events = EPOLLIN };
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	int edge = epoll_create1(EPOLL_CLOEXEC), level = epoll_create1(EPOLL_CLOEXEC);
+	char content[4096] = { 0 };
+	struct served served;
+	struct call call = { .end = self->ends[1] };
+	int ret = serve(&served);
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	set(&self->owner.entries[1].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	ASSERT_TRUE(begin_call(&call, &served));
+
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	ASSERT_EQ(0, epoll_ctl(edge, EPOLL_CTL_ADD, self->ends[1], &by_edges));
+	ASSERT_EQ(0, epoll_ctl(level, EPOLL_CTL_ADD, self->ends[1], &by_level));
+	EXPECT_EQ(0, edges(edge));
+	EXPECT_EQ(0, edges(level));
+	/* Nor can the next be read before that: its place is the second. */
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(0, edges(edge));
+	EXPECT_EQ(0, edges(level));
+	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
+
+	ASSERT_EQ(0, give_page(&served, content));
+	EXPECT_EQ(1, end_call(&call));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(EPOLLIN, edges(edge));
+	EXPECT_EQ(0, edges(edge));
+	EXPECT_EQ(EPOLLIN, edges(level));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(0, edges(level));
+	EXPECT_EQ(2, get(&self->receiver.leases[got.lease].word));
+	end_service(&served);
+	close(edge);
+	close(level);
+}
+
+TEST_F(channel, poll_tells_of_a_record_that_a_reader_gives_back)
+{
+	struct epoll_event by_edges = { .events = EPOLLIN | EPOLLET };
+	struct epoll_event by_level = { .events = EPOLLIN };
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	int edge = epoll_create1(EPOLL_CLOEXEC), level = epoll_create1(EPOLL_CLOEXEC);
+	struct served served;
+	struct call call = { .end = self->ends[1] };
+	int ret = serve(&served);
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, epoll_ctl(level, EPOLL_CTL_ADD, self->ends[1], &by_level));
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(EPOLLIN, edges(level));
+	ASSERT_TRUE(begin_call(&call, &served));
+	EXPECT_EQ(0, edges(level));
+	ASSERT_EQ(0, epoll_ctl(edge, EPOLL_CTL_ADD, self->ends[1], &by_edges));
+	EXPECT_EQ(0, edges(edge));
+
+	/* The page goes, so the record can't be copied out. */
+	end_service(&served);
+	EXPECT_EQ(-EFAULT, end_call(&call));
+	EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
+	EXPECT_EQ(EPOLLIN, edges(level));
+	EXPECT_EQ(EPOLLIN, edges(edge));
+	EXPECT_EQ(0, edges(edge));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(0, edges(level));
+	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	close(edge);
+	close(level);
+}
+
+TEST_F(channel, poll_tells_of_the_end_when_the_last_record_has_been_read)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	char content[4096] = { 0 };
+	struct served served;
+	struct call call = { .end = self->ends[1] };
+	int ret = serve(&served);
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_TRUE(begin_call(&call, &served));
+	ASSERT_EQ(0, epoll_ctl(epoll, EPOLL_CTL_ADD, self->ends[1], &event));
+	close(self->ends[0]);
+	EXPECT_EQ(POLLHUP, events_of(self->ends[1]));
+	EXPECT_EQ(EPOLLHUP, edges(epoll));
+	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
+
+	ASSERT_EQ(0, give_page(&served, content));
+	EXPECT_EQ(1, end_call(&call));
+	EXPECT_EQ(EPOLLIN | EPOLLHUP, edges(epoll));
+	EXPECT_EQ(0, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(1, let_go(&self->receiver, served.page));
+	end_service(&served);
+	close(epoll);
 }
 
 TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_behind)

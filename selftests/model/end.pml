@@ -7,7 +7,8 @@
  * never sleeps in a read: it is woken, polls, and reads until it is refused (epoll(7) by
  * edges). With BINDS the end is bound to its client at any moment, and refuses before.
  *
- * What is checked: nobody sleeps for ever beside what he waits for; a record goes to one
+ * What is checked: nobody sleeps for ever beside what he waits for; poll says that there is
+ * something to read only where a read isn't refused; a record goes to one
  * reader or is given back, and that once; the client's reference goes once, and nobody
  * works for the client afterwards.
  *
@@ -26,6 +27,8 @@
 #define CLIENT_GOES	4	/* an end that closes takes the client from its reader */
 #define RECORD_GOES	5	/* and the record */
 #define QUIET_BIND	6	/* binding wakes nobody */
+#define EAGER_POLL	7	/* poll says that there is a record which another reads */
+#define NO_POLL_MARK	8	/* it doesn't, but leaves no mark for the reader */
 
 #define CAPACITY	2
 #ifndef READERS
@@ -256,7 +259,18 @@ active proctype poller()
 	do
 	:: /* end_poll() */
 		asleep[POLLER] = true;
-		atomic { told = nr > 0 || writers == 0 || closed }
+		atomic {
+#if BROKEN == EAGER_POLL
+			told = nr > 0 || writers == 0 || closed;
+#else
+			told = !reading && (nr > 0 || writers == 0) || closed;
+#endif
+			/* What it is told is what a read would find. */
+			assert(!told || closed || !reading && (nr > 0 || writers == 0));
+#if BROKEN != NO_POLL_MARK
+			turned_away = turned_away || reading
+#endif
+		}
 		do
 		:: !told -> break
 		:: told ->

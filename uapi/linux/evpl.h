@@ -117,9 +117,12 @@
  *
  * Both give EINTR when a signal comes while they wait, and nothing has moved.
  * poll(2) says POLLIN when there is a record or the end of them, POLLOUT when one
- * fits, POLLHUP when the other end has gone. It says so of an end that isn't bound as
- * well. Binding the end wakes whoever polls it, by edges too (EPOLLET): what gave
- * ENOTCONN can be tried again then.
+ * fits, POLLHUP when the other end has gone. One read of an end goes on at a time.
+ * Until it returns, another one would wait or give EAGAIN, so poll(2) doesn't say
+ * POLLIN.
+ *
+ * poll(2) says the same of an end that isn't bound. Binding the end wakes whoever polls
+ * it, by edges too (EPOLLET): what gave ENOTCONN can be tried again then.
  */
 
 /**
