@@ -207,6 +207,11 @@ void evpl_channel_client_gone(struct evpl_client *client)
 	}
 }
 
+/*
+ * Whether the caller waits neither for a record nor for room. It waits for locks, memory and
+ * its own pages all the same, so an end has no FMODE_NOWAIT. io_uring sets IOCB_NOWAIT
+ * without that too, where poll says that there is something.
+ */
 static bool is_nonblocking(struct kiocb *iocb)
 {
 	return iocb->ki_flags & IOCB_NOWAIT ||
@@ -745,7 +750,6 @@ static struct file *end_file(struct evpl_end *end)
 	if (IS_ERR(file))
 		return file;
 	stream_open(file_inode(file), file);
-	file->f_mode |= FMODE_NOWAIT;
 	return file;
 }
 

@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "client.h"
+#include "ring.h"
 
 /* NULL, but the compiler doesn't know. */
 static void *volatile nowhere;
@@ -1564,6 +1565,197 @@ TEST_F(channel, write_from_a_page_that_is_not_there_yet_holds_nobody_up)
 	EXPECT_EQ(-EPIPE, end_call(&call));
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));
 	EXPECT_EQ(0, read_counters().shares);
+	end_service(&served);
+}
+
+TEST_F(channel, RWF_NOWAIT_is_EOPNOTSUPP_and_moves_nothing)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	struct iovec from = { .iov_base = &sent, .iov_len = sizeof(sent) };
+	struct iovec to = { .iov_base = &got, .iov_len = sizeof(got) };
+
+	for (int i = 0; i < 2; i++) {
+		for (int j = 0; j < 2; j++)
+			ASSERT_EQ(0, fcntl(self->ends[j], F_SETFL, i ? O_NONBLOCK : 0));
+		set(&self->owner.entries[1].word, 1);
+		EXPECT_EQ(-EOPNOTSUPP, RESULT(pwritev2(self->ends[0], &from, 1, -1, RWF_NOWAIT)));
+		EXPECT_EQ(0, fdinfo(self->ends[1], "evpl-records-to-read"));
+		EXPECT_EQ(1, get(&self->owner.entries[1].word));
+		EXPECT_EQ(0, read_counters().shares);
+		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+		EXPECT_EQ(-EOPNOTSUPP, RESULT(preadv2(self->ends[1], &to, 1, -1, RWF_NOWAIT)));
+		EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
+		EXPECT_EQ(0, read_counters().leases);
+		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+		EXPECT_EQ(1, let_go(&self->receiver, &got));
+	}
+}
+
+static struct io_uring_sqe request(uint8_t opcode, int end, struct evpl_record *record)
+{
+	return (struct io_uring_sqe){
+		.opcode = opcode,
+		.fd = end,
+		.addr = (uintptr_t)record,
+		.len = sizeof(*record),
+		.user_data = opcode,
+	};
+}
+
+TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
+{
+	struct evpl_record sent[8], got[8], one = fill(&self->owner, 1, 'x');
+	struct io_uring_sqe sqe;
+	struct ring ring;
+
+	ASSERT_TRUE(ring_open(&ring));
+	for (int i = 0; i < 8; i++)
+		sent[i] = one;
+	/* Ends that wait and ends that don't; where the task submits, and where a worker does. */
+	for (int i = 0; i < 4; i++) {
+		for (int j = 0; j < 2; j++)
+			ASSERT_EQ(0, fcntl(self->ends[j], F_SETFL, i & 1 ? O_NONBLOCK : 0));
+		sqe = request(IORING_OP_READ, self->ends[1], got);
+		sqe.flags = i & 2 ? IOSQE_ASYNC : 0;
+		ASSERT_EQ(0, ring_submit(&ring, &sqe));
+		EXPECT_FALSE(ring_has_result(&ring));
+		set(&self->owner.entries[1].word, 1);
+		ASSERT_EQ(1, evpl_send(self->ends[0], &one, 1));
+		ASSERT_EQ(sizeof(*got), ring_wait(&ring)) {
+			TH_LOG("case %d", i);
+		}
+		EXPECT_EQ(0, read_counters().records);
+		EXPECT_EQ(1, get(&self->receiver.leases[got->lease].word));
+		EXPECT_EQ(1, let_go(&self->receiver, got));
+
+		set(&self->owner.entries[1].word, 9);
+		ASSERT_EQ(8, evpl_send(self->ends[0], sent, 8));
+		sqe = request(IORING_OP_WRITE, self->ends[0], &one);
+		sqe.flags = i & 2 ? IOSQE_ASYNC : 0;
+		ASSERT_EQ(0, ring_submit(&ring, &sqe));
+		EXPECT_FALSE(ring_has_result(&ring));
+		EXPECT_EQ(8, read_counters().records);
+		ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
+		ASSERT_EQ(sizeof(one), ring_wait(&ring)) {
+			TH_LOG("case %d", i);
+		}
+		EXPECT_EQ(8, fdinfo(self->ends[1], "evpl-records-to-read"));
+		EXPECT_EQ(1, get(&self->owner.entries[1].word));
+		ASSERT_EQ(8, evpl_recv(self->ends[1], got, 8));
+		EXPECT_EQ(9, get(&self->receiver.leases[got->lease].word));
+		set(&self->receiver.leases[got->lease].word, 1);
+		EXPECT_EQ(1, let_go(&self->receiver, got));
+	}
+	ring_close(&ring);
+}
+
+/* Cancel what has been submitted. Return its result. */
+static int cancel(struct ring *ring, const struct io_uring_sqe *sqe)
+{
+	int results[2] = { 0 };
+	uint64_t user_data = 0;
+	int ret = ring_submit(ring, &(struct io_uring_sqe){
+		.opcode = IORING_OP_ASYNC_CANCEL,
+		.addr = sqe->user_data,
+		.user_data = IORING_OP_ASYNC_CANCEL,
+	});
+
+	if (ret)
+		return ret;
+	/* Each of the two has a result. */
+	for (int i = 0; i < 2; i++) {
+		ret = ring_result(ring, &user_data);
+		if (ret == -ETIME)
+			return ret;
+		results[user_data == sqe->user_data] = ret;
+	}
+	return results[1];
+}
+
+TEST_F(channel, ring_that_cancels_a_read_takes_no_record)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got, mine = { .length = 0 };
+	struct io_uring_sqe sqe = request(IORING_OP_READ, self->ends[1], &mine);
+	struct ring ring;
+
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, fcntl(self->ends[1], F_SETFL, i ? O_NONBLOCK : 0));
+		ASSERT_TRUE(ring_open(&ring));
+		ASSERT_EQ(0, ring_submit(&ring, &sqe));
+		EXPECT_EQ(-ECANCELED, cancel(&ring, &sqe));
+		set(&self->owner.entries[1].word, 1);
+		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+		EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
+		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+		EXPECT_EQ(1, let_go(&self->receiver, &got));
+		EXPECT_EQ(0, mine.length);
+		ring_close(&ring);
+	}
+}
+
+TEST_F(channel, ring_that_goes_lets_go_of_the_end_that_it_reads)
+{
+	struct io_uring_sqe sqe;
+	struct evpl_record got;
+	struct pollfd gone = { .fd = self->ends[0] };
+	struct ring ring;
+
+	ASSERT_EQ(0, fcntl(self->ends[1], F_SETFL, 0));
+	ASSERT_TRUE(ring_open(&ring));
+	sqe = request(IORING_OP_READ, self->ends[1], &got);
+	ASSERT_EQ(0, ring_submit(&ring, &sqe));
+	close(self->ends[1]);
+	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+	ring_close(&ring);
+	EXPECT_EQ(1, poll(&gone, 1, LIMIT * 1000));
+	EXPECT_EQ(POLLHUP, gone.revents);
+}
+
+TEST_F(channel, worker_of_a_ring_that_sleeps_in_a_read_can_be_stopped)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+	char content[4096] = { 0 };
+	struct io_uring_sqe sqe;
+	struct served served;
+	struct ring ring;
+	struct call call = { .end = self->ends[1] };
+	int ret = serve(&served);
+	pid_t child;
+
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	ASSERT_EQ(0, fcntl(self->ends[1], F_SETFL, 0));
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_TRUE(begin_call(&call, &served));
+	/* poll says POLLHUP, so the worker reads instead of polling, and is turned away. */
+	close(self->ends[0]);
+	sqe = request(IORING_OP_READ, self->ends[1], &got);
+	sqe.flags = IOSQE_ASYNC;
+
+	ASSERT_TRUE(ring_open(&ring));
+	ASSERT_EQ(0, ring_submit(&ring, &sqe));
+	usleep(100 * 1000);
+	EXPECT_FALSE(ring_has_result(&ring));
+	ret = cancel(&ring, &sqe);
+	/* It may not have begun. */
+	EXPECT_TRUE(ret == -EINTR || ret == -ECANCELED) {
+		TH_LOG("%d", ret);
+	}
+	ring_close(&ring);
+
+	child = fork();
+	if (!child) {
+		ret = ring_open(&ring) && !ring_submit(&ring, &sqe) ? 0 : 1;
+		usleep(100 * 1000);
+		_exit(ret);
+	}
+	EXPECT_EQ(0, reap(child));
+
+	ASSERT_EQ(0, give_page(&served, content));
+	EXPECT_EQ(1, end_call(&call));
+	EXPECT_EQ(1, let_go(&self->receiver, served.page));
+	EXPECT_EQ(0, evpl_recv(self->ends[1], &got, 1));
 	end_service(&served);
 }
 

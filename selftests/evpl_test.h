@@ -47,6 +47,9 @@
 #define MIB		(1024UL * KIB)
 #define SLAB_2M		EVPL_SLAB_ALIGN
 
+/* Seconds after which what a test waits for isn't waited for any longer. */
+#define LIMIT		120
+
 /* Return 0, or -errno, so that an errno can be compared by value. */
 #define RESULT(call)	((call) < 0 ? -errno : 0)
 

@@ -4,11 +4,11 @@
  * owner gets the buffer back when nothing holds it any more, and not before. Slow I/O is
  * that of dm-delay, with a delay that doesn't end before the test says so.
  */
-#include <linux/io_uring.h>
 #include <stdarg.h>
 #include <sys/time.h>
 
 #include "client.h"
+#include "ring.h"
 
 #define TRACING		"/sys/kernel/tracing/"
 
@@ -24,82 +24,6 @@ static int run(const char *format, ...)
 	va_end(args);
 	status = system(command);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* The smallest ring that reads: one request at a time. */
-struct ring {
-	int fd;
-	char *rings;
-	struct io_uring_sqe *sqe;
-	struct io_uring_params params;
-};
-
-static bool ring_open(struct ring *ring)
-{
-	ring->params = (struct io_uring_params){ 0 };
-	ring->fd = syscall(__NR_io_uring_setup, 1, &ring->params);
-	if (ring->fd < 0)
-		return false;
-	ring->rings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
-			   IORING_OFF_SQ_RING);
-	ring->sqe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
-			 IORING_OFF_SQES);
-	return ring->rings != MAP_FAILED && ring->sqe != MAP_FAILED;
-}
-
-static void ring_close(struct ring *ring)
-{
-	munmap(ring->rings, 4096);
-	munmap(ring->sqe, 4096);
-	close(ring->fd);
-}
-
-static int ring_register(struct ring *ring, void *memory, size_t length)
-{
-	struct iovec iovec = { .iov_base = memory, .iov_len = length };
-
-	return RESULT(syscall(__NR_io_uring_register, ring->fd,
-			      IORING_REGISTER_BUFFERS, &iovec, 1));
-}
-
-static int ring_unregister(struct ring *ring)
-{
-	return RESULT(syscall(__NR_io_uring_register, ring->fd,
-			      IORING_UNREGISTER_BUFFERS, NULL, 0));
-}
-
-/* Submit a read, which goes on when this returns. */
-static int ring_read(struct ring *ring, int fd, void *memory, unsigned int length, bool fixed)
-{
-	uint32_t *tail = (uint32_t *)(ring->rings + ring->params.sq_off.tail);
-	uint32_t *array = (uint32_t *)(ring->rings + ring->params.sq_off.array);
-
-	*ring->sqe = (struct io_uring_sqe){
-		.opcode = fixed ? IORING_OP_READ_FIXED : IORING_OP_READ,
-		/* Punted to a worker, which may wait where this task must not. */
-		.flags = IOSQE_ASYNC,
-		.fd = fd,
-		.addr = (uintptr_t)memory,
-		.len = length,
-	};
-	array[0] = 0;
-	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
-	return syscall(__NR_io_uring_enter, ring->fd, 1, 0, 0, NULL, 0) == 1 ? 0 : -errno;
-}
-
-/* Wait for the one that was submitted. */
-static int ring_wait(struct ring *ring)
-{
-	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);
-	struct io_uring_cqe *cqes = (void *)(ring->rings + ring->params.cq_off.cqes);
-	uint32_t mask = *(uint32_t *)(ring->rings + ring->params.cq_off.ring_mask);
-	int ret;
-
-	if (syscall(__NR_io_uring_enter, ring->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
-		return -errno;
-	ret = cqes[*head & mask].res;
-	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
-	return ret;
 }
 
 FIXTURE(fence)

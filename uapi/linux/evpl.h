@@ -123,6 +123,12 @@
  *
  * poll(2) says the same of an end that isn't bound. Binding the end wakes whoever polls
  * it, by edges too (EPOLLET): what gave ENOTCONN can be tried again then.
+ *
+ * O_NONBLOCK is about records and room alone. A read or a write takes locks, allocates
+ * memory and touches the caller's pages, and it may sleep for each of these. So RWF_NOWAIT
+ * gives EOPNOTSUPP. io_uring waits for an end by polling it, and then reads or writes in
+ * the task that submitted; but Linux 6.1 has a worker thread do it, where it costs more,
+ * unless the end is O_NONBLOCK.
  */
 
 /**

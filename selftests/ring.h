@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The smallest io_uring(7): one request is submitted at a time, two can be under way. */
+#ifndef EVPL_RING_H
+#define EVPL_RING_H
+
+#include <linux/io_uring.h>
+#include <linux/time_types.h>
+
+#include "evpl_test.h"
+
+struct ring {
+	int fd;
+	char *rings;
+	struct io_uring_sqe *sqe;
+	struct io_uring_params params;
+};
+
+static inline bool ring_open(struct ring *ring)
+{
+	ring->params = (struct io_uring_params){ 0 };
+	ring->fd = syscall(__NR_io_uring_setup, 1, &ring->params);
+	if (ring->fd < 0)
+		return false;
+	ring->rings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
+			   IORING_OFF_SQ_RING);
+	ring->sqe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
+			 IORING_OFF_SQES);
+	return ring->rings != MAP_FAILED && ring->sqe != MAP_FAILED;
+}
+
+static inline void ring_close(struct ring *ring)
+{
+	munmap(ring->rings, 4096);
+	munmap(ring->sqe, 4096);
+	close(ring->fd);
+}
+
+static inline int ring_register(struct ring *ring, void *memory, size_t length)
+{
+	struct iovec iovec = { .iov_base = memory, .iov_len = length };
+
+	return RESULT(syscall(__NR_io_uring_register, ring->fd,
+			      IORING_REGISTER_BUFFERS, &iovec, 1));
+}
+
+static inline int ring_unregister(struct ring *ring)
+{
+	return RESULT(syscall(__NR_io_uring_register, ring->fd,
+			      IORING_UNREGISTER_BUFFERS, NULL, 0));
+}
+
+/* Submit a request, which may go on when this returns. */
+static inline int ring_submit(struct ring *ring, const struct io_uring_sqe *sqe)
+{
+	uint32_t *tail = (uint32_t *)(ring->rings + ring->params.sq_off.tail);
+	uint32_t *array = (uint32_t *)(ring->rings + ring->params.sq_off.array);
+
+	*ring->sqe = *sqe;
+	array[0] = 0;
+	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+	return syscall(__NR_io_uring_enter, ring->fd, 1, 0, 0, NULL, 0) == 1 ? 0 : -errno;
+}
+
+/* Submit a read that a worker does, who may wait where this task must not. */
+static inline int ring_read(struct ring *ring, int fd, void *memory, unsigned int length,
+			    bool fixed)
+{
+	return ring_submit(ring, &(struct io_uring_sqe){
+		.opcode = fixed ? IORING_OP_READ_FIXED : IORING_OP_READ,
+		.flags = IOSQE_ASYNC,
+		.fd = fd,
+		.addr = (uintptr_t)memory,
+		.len = length,
+	});
+}
+
+/* Whether a request has been done whose result hasn't been taken. */
+static inline bool ring_has_result(struct ring *ring)
+{
+	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);
+	uint32_t *tail = (uint32_t *)(ring->rings + ring->params.cq_off.tail);
+
+	return *head != __atomic_load_n(tail, __ATOMIC_ACQUIRE);
+}
+
+/* Wait for a result, and take it. Return it, and whose it is; -ETIME if none comes. */
+static inline int ring_result(struct ring *ring, uint64_t *user_data)
+{
+	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);
+	struct io_uring_cqe *cqes = (void *)(ring->rings + ring->params.cq_off.cqes), *cqe;
+	uint32_t mask = *(uint32_t *)(ring->rings + ring->params.cq_off.ring_mask);
+	const struct __kernel_timespec limit = { .tv_sec = LIMIT };
+	const struct io_uring_getevents_arg arg = { .ts = (uintptr_t)&limit };
+	int ret;
+
+	if (!ring_has_result(ring) &&
+	    syscall(__NR_io_uring_enter, ring->fd, 0, 1,
+		    IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof(arg)) < 0)
+		return -errno;
+	cqe = &cqes[*head & mask];
+	*user_data = cqe->user_data;
+	ret = cqe->res;
+	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
+	return ret;
+}
+
+static inline int ring_wait(struct ring *ring)
+{
+	uint64_t user_data;
+
+	return ring_result(ring, &user_data);
+}
+
+#endif /* EVPL_RING_H */
