@@ -202,7 +202,8 @@ struct evpl_slab {
  * @revoked: nobody but dma-bufs may touch the buffer for this share's sake any more
  * @fenced: something may hold the buffer's pages: since its fence was last seen open, or
  *	its owner last ended a quarantine, it has had one of @holders
- * @quiet: @holders was 0 when @seen was noted
+ * @quiet: @holders was 0 when @seen was noted; guarded by evpl_slab.look_mutex as well
+ * @lent: a record, or a dma-buf, was given that can become one of @holders
  * @awaited: the owner has been told that others may still have the buffer, or has asked.
  *	When the share gives its reference back, that is reported even if the owner has others.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
@@ -229,6 +230,7 @@ struct evpl_share {
 	bool revoked;
 	bool fenced;
 	bool quiet;
+	bool lent;
 	bool awaited;
 	bool wanted;
 	unsigned long count;
@@ -336,10 +338,10 @@ struct evpl_lease {
  * @nr_guest_vmas: how many VMAs there are over its guest windows, in all processes
  * @zeros: what a touch of a revoked lease finds, or NULL
  * @fence_work: looks at the buffers in quarantine; pending only before @gone
- * @fence_delay: how long after the last pass the next one comes, in jiffies; 0 if none
- *	is scheduled
- * @fence_pause: how long a pass is put off at least, in jiffies, so that passes take a
- *	small part of one processor's time
+ * @fence_soon: a pass is scheduled that isn't put off
+ * @fence_delay: how long after the last pass the next one came, in jiffies; the work's own
+ * @fence_pause: when the next pass may come, in jiffies, so that passes take a small part
+ *	of one processor's time; written by the work, may be read without
  * @ends: the ends of channels that are bound to it; ends_lock guards them
  * @wait: who polls the client
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
@@ -370,6 +372,7 @@ struct evpl_client {
 	atomic_t nr_guest_vmas;
 	struct page *zeros;
 	struct delayed_work fence_work;
+	bool fence_soon;
 	unsigned long fence_delay;
 	unsigned long fence_pause;
 	struct list_head ends;
@@ -475,7 +478,7 @@ static inline unsigned long evpl_returned_pages(unsigned int buffer_shift)
 /* share.c */
 extern atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
 struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
-				   u32 length, bool write);
+				   u32 length, u32 flags);
 void evpl_share_give_back(struct evpl_share *share);
 void evpl_share_hold(struct evpl_share *share);
 bool evpl_share_is_revoked(struct evpl_share *share);

@@ -17,6 +17,8 @@
  * before the owner gets its reference back. If the fence is closed then, the buffer is in
  * quarantine, and its folio is looked at again until the fence is open.
  */
+#include <linux/jiffies.h>
+#include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched.h>
@@ -29,8 +31,9 @@
 
 /* How long after the last pass the next one comes at most, in jiffies, if that was cheap. */
 #define DELAY_MAX	HZ
-/* A pass is put off until this many times of what the last one took has gone by. */
+/* After a pass, this many times as long as it took goes by before the next, up to a limit. */
 #define PAUSE_FACTOR	32
+#define PAUSE_MAX	(10 * HZ)
 
 atomic_long_t evpl_nr_looks;
 
@@ -83,12 +86,12 @@ bool evpl_fence_is_open(struct evpl_share *share)
 	return open;
 }
 
-/* Look after so many jiffies. The client is there: the caller holds tree_lock. */
-static void look_after(struct evpl_client *client, unsigned long delay)
+/* How long it is until the next pass may come, in jiffies. */
+static unsigned long until_next(struct evpl_client *client)
 {
-	lockdep_assert_held(&client->tree_lock);
-	if (!client->gone)
-		mod_delayed_work(evpl_wq, &client->fence_work, delay);
+	unsigned long pause = READ_ONCE(client->fence_pause), now = jiffies;
+
+	return time_after(pause, now) ? pause - now : 1;
 }
 
 /* Look at the buffers in quarantine, and less and less often. */
@@ -96,30 +99,35 @@ static void fence_work_fn(struct work_struct *work)
 {
 	struct evpl_client *client = container_of(to_delayed_work(work),
 						  struct evpl_client, fence_work);
-	/*
-	 * Reset the delay first, so that a quarantine that begins from now on schedules
-	 * its own pass.
-	 */
-	unsigned long delay = xchg(&client->fence_delay, 0), pause;
-	unsigned long start = jiffies;
-	bool left = evpl_share_look(client);
+	u64 start = ktime_get_ns();
+	unsigned long pause;
+	bool left;
 
-	/* A pass of less than a jiffy counts as none: that is little enough. */
-	pause = max((jiffies - start) * PAUSE_FACTOR, 1UL);
-	WRITE_ONCE(client->fence_pause, pause);
+	/*
+	 * Clear the flag first, so that a quarantine that begins from now on schedules a
+	 * pass of its own.
+	 */
+	client->fence_delay = xchg(&client->fence_soon, false) ? 1 :
+			      min_t(unsigned long, 2 * client->fence_delay, DELAY_MAX);
+	left = evpl_share_look(client);
+
+	pause = nsecs_to_jiffies(PAUSE_FACTOR * (ktime_get_ns() - start));
+	pause = min_t(unsigned long, pause, PAUSE_MAX);
+	WRITE_ONCE(client->fence_pause, jiffies + pause);
 	if (!left)
 		return;
-	delay = max(min_t(unsigned long, 2 * delay, DELAY_MAX), pause);
 	down_read(&client->tree_lock);
-	if (!cmpxchg(&client->fence_delay, 0, delay))
-		look_after(client, delay);
+	/* If a pass is scheduled already it stays, as it comes earlier. */
+	if (!client->gone)
+		queue_delayed_work(evpl_wq, &client->fence_work,
+				   max(client->fence_delay, pause));
 	up_read(&client->tree_lock);
 }
 
 void evpl_fence_init(struct evpl_client *client)
 {
 	INIT_DELAYED_WORK(&client->fence_work, fence_work_fn);
-	client->fence_pause = 1;
+	client->fence_pause = jiffies;
 }
 
 /**
@@ -128,12 +136,9 @@ void evpl_fence_init(struct evpl_client *client)
  */
 void evpl_fence_watch(struct evpl_client *client)
 {
-	unsigned long pause = READ_ONCE(client->fence_pause);
-
 	down_read(&client->tree_lock);
-	/* A pass that is scheduled so already isn't put off. */
-	if (xchg(&client->fence_delay, pause) != pause)
-		look_after(client, pause);
+	if (!client->gone && !xchg(&client->fence_soon, true))
+		mod_delayed_work(evpl_wq, &client->fence_work, until_next(client));
 	up_read(&client->tree_lock);
 }
 

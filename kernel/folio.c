@@ -23,8 +23,9 @@
 
 /* How long after the last pass the reaper makes the next one at least, in jiffies. */
 #define REAP_PERIOD	HZ
-/* It waits this many times as long as the last pass took, where that is more. */
+/* It waits this many times as long as the last pass took where that is more, up to a limit. */
 #define REAP_PAUSE_FACTOR 32
+#define REAP_PAUSE_MAX	(10 * HZ)
 /* In how many folios a pass looks at each page for a memory error. */
 #define REAP_SCANS	16
 
@@ -202,8 +203,8 @@ static void reap_work_fn(struct work_struct *work)
 
 	evpl_folio_reap(user);
 	if (has_detached(user))
-		reap_after(user, max_t(unsigned long, REAP_PERIOD,
-				       (jiffies - start) * REAP_PAUSE_FACTOR));
+		reap_after(user, clamp_t(unsigned long, (jiffies - start) * REAP_PAUSE_FACTOR,
+					 REAP_PERIOD, REAP_PAUSE_MAX));
 	evpl_user_put(user);
 }
 

@@ -536,8 +536,7 @@ struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
 {
 	*lease = NULL;
 	if (offset < EVPL_OWN_SIZE)
-		return evpl_share_give(client, offset, length,
-				       flags & EVPL_RECORD_WRITE);
+		return evpl_share_give(client, offset, length, flags);
 	if (!is_guest_offset(offset))
 		return ERR_PTR(-ENOENT);
 	*lease = give(client, offset, length, flags);

@@ -74,6 +74,8 @@ unregister_class:
 exit_debugfs:
 	evpl_debugfs_exit();
 	evpl_client_exit();
+	/* Whoever opened the device by a node of its own may have left folios behind. */
+	evpl_folio_exit();
 destroy_wq:
 	destroy_workqueue(evpl_wq);
 	return ret;

@@ -86,9 +86,10 @@ static void after_settled(struct evpl_share *share, enum settled settled)
 
 /*
  * Find the share of a buffer and take a count of it, if its owner has a reference to
- * give. The caller has the lock. Return NULL if there is no share.
+ * give; @lend says that pages can be held by what is made of it. The caller has the lock.
+ * Return NULL if there is no share.
  */
-static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index)
+static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index, bool lend)
 {
 	struct evpl_share *share = xa_load(&slab->shares, index);
 
@@ -100,12 +101,13 @@ static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index)
 	if (share->revoked)
 		return ERR_PTR(-EBUSY);
 	share->count++;
+	share->lent |= lend;
 	return share;
 }
 
 /* Make a share, with a count, if nobody else does so first. Set *@made if so. */
 static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index,
-				     bool *made)
+				     bool lend, bool *made)
 {
 	u64 buffer = (slab->start >> slab->buffer_shift) + index;
 	struct evpl_client *client = slab->client;
@@ -125,11 +127,12 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
 	new->word = word;
 	new->index = index;
 	new->count = 1;
+	new->lent = lend;
 	INIT_LIST_HEAD(&new->leases);
 
 	xa_lock(&slab->shares);
 	do {
-		share = get_share(slab, index);
+		share = get_share(slab, index, lend);
 		ret = share ? 0 :
 		      __xa_insert(&slab->shares, index, new, EVPL_GFP);
 	} while (ret == -EBUSY);
@@ -150,18 +153,18 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
  * @client: the owner
  * @offset: of the first byte, in the own window
  * @length: bytes
- * @write: the receiver may write
+ * @flags: EVPL_RECORD_*: what the receiver may do
  *
  * Return: the share, with a count that the caller owns; or an error pointer, and
  * the reference is the owner's still.
  */
 struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
-				   u32 length, bool write)
+				   u32 length, u32 flags)
 {
+	bool made = false, lend = flags & (EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE);
 	struct evpl_share *share;
 	struct evpl_slab *slab;
 	unsigned long index;
-	bool made = false;
 	u64 size;
 
 	down_read(&client->tree_lock);
@@ -179,17 +182,17 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 		share = ERR_PTR(-EINVAL);
 		goto unlock;
 	}
-	if (write && !client->writable) {
+	if (flags & EVPL_RECORD_WRITE && !client->writable) {
 		share = ERR_PTR(-EACCES);
 		goto unlock;
 	}
 
 	index = ((offset >> PAGE_SHIFT) - slab->start) >> slab->buffer_shift;
 	xa_lock(&slab->shares);
-	share = get_share(slab, index);
+	share = get_share(slab, index, lend);
 	xa_unlock(&slab->shares);
 	if (!share)
-		share = make_share(slab, index, &made);
+		share = make_share(slab, index, lend, &made);
 	if (IS_ERR(share))
 		goto unlock;
 	if (made)
@@ -408,19 +411,14 @@ void evpl_share_drop(struct evpl_share *share)
 }
 
 /*
- * Who revokes a share, its quarantine, and each dma-buf that carries it come here, and
- * the last of them gives the owner back what was revoked. The caller has a count.
+ * A hold goes: that of a task which revokes the share, of its quarantine, or of a dma-buf
+ * that carries it. The last one gives the owner back what was revoked. The caller has the
+ * lock, and a count.
  */
-static void unhold(struct evpl_share *share)
+static enum settled unhold(struct evpl_share *share)
 {
-	struct evpl_slab *slab = share->slab;
-	enum settled settled = NOTHING;
-
-	xa_lock(&slab->shares);
-	if (!--share->holds && share->revoked)
-		settled = settle(share);
-	xa_unlock(&slab->shares);
-	after_settled(share, settled);
+	lockdep_assert_held(&share->slab->shares.xa_lock);
+	return !--share->holds && share->revoked ? settle(share) : NOTHING;
 }
 
 /**
@@ -429,10 +427,11 @@ static void unhold(struct evpl_share *share)
  *
  * The fence is looked at before the owner reads the record, so that the record can say
  * what was found. If nothing but the record is left, and the fence is closed, then the
- * quarantine begins here.
+ * quarantine begins here. Of a buffer that was never lent so that its pages can be held,
+ * this is false.
  *
- * Return: true if a lease that is fenced, or a dma-buf, may still lead to the buffer, or
- * if something holds its pages. The end of that is reported to the owner.
+ * Return: true if another record, a lease or a dma-buf may still lead to the buffer, or if
+ * something holds its pages. The end of that is reported to the owner.
  */
 bool evpl_share_is_held(struct evpl_share *share)
 {
@@ -440,14 +439,14 @@ bool evpl_share_is_held(struct evpl_share *share)
 	bool held = false, clear;
 
 	xa_lock(&slab->shares);
-	if (!share->fenced)
+	if (!share->lent)
 		goto unlock;
 	clear = share->count == 1 && is_clear(share);
 	/* It may have been revoked, orphaned or sent again during the look. */
 	if (share->revoked || slab->orphaned)
 		goto unlock;
 	held = share->count > 1 || !clear;
-	share->fenced = held;
+	share->fenced &= held;
 	share->awaited |= held;
 	if (held && share->count == 1) {
 		watched = begin_quarantine(share);
@@ -491,11 +490,14 @@ int evpl_share_export(struct evpl_share *share, bool write)
 /* Undo evpl_share_export(). No mapping of the dma-buf is left. */
 void evpl_share_unexport(struct evpl_share *share, bool write)
 {
+	enum settled settled;
+
 	atomic_long_dec(&share->slab->client->nr_exports);
 	xa_lock(&share->slab->shares);
 	share->holders -= write;
+	settled = unhold(share);
 	xa_unlock(&share->slab->shares);
-	unhold(share);
+	after_settled(share, settled);
 }
 
 static struct evpl_lease *first_lease(struct evpl_share *share)
@@ -674,6 +676,7 @@ static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long
 static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 {
 	struct xarray *shares = &share->slab->shares;
+	enum settled settled = NOTHING;
 	bool ended;
 
 	xa_lock(shares);
@@ -682,6 +685,7 @@ static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 	if (ended) {
 		end_quarantine(share);
 		share->count--;
+		settled = unhold(share);
 		/*
 		 * Nothing is left to look for when the last count goes. If @anyway, the owner
 		 * forgives what leases that have ended left behind.
@@ -691,8 +695,7 @@ static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 	}
 	xa_unlock(shares);
 
-	if (ended)
-		unhold(share);
+	after_settled(share, settled);
 	evpl_share_drop(share);
 	return ended;
 }
@@ -740,6 +743,7 @@ static bool look_at_next(struct evpl_slab *slab, unsigned long *index, unsigned 
 	if (!share)
 		return false;
 	evpl_stop(EVPL_STOP_LOOK);
+	mutex_lock(&slab->look_mutex);
 	last = note_serials(share);
 	open = evpl_fence_is_open(share);
 	evpl_stop(EVPL_STOP_FENCE);
@@ -749,6 +753,7 @@ static bool look_at_next(struct evpl_slab *slab, unsigned long *index, unsigned 
 		cond_resched();
 		share = next_quarantined(slab, index, last);
 	} while (share);
+	mutex_unlock(&slab->look_mutex);
 	*index = last + 1;
 	return true;
 }
@@ -759,11 +764,8 @@ static bool look_over(struct evpl_slab *slab)
 	unsigned long index = 0;
 	bool left = false;
 
-	if (mutex_lock_killable(&slab->look_mutex))
-		return true;
 	while (look_at_next(slab, &index, ULONG_MAX, &left) && !fatal_signal_pending(current))
 		;
-	mutex_unlock(&slab->look_mutex);
 	return left;
 }
 
@@ -946,8 +948,11 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 	return pulled;
 }
 
-/* A share with a count, whose end is to be reported to the owner; or NULL. */
-static struct evpl_share *get_awaited(struct evpl_slab *slab, unsigned long index)
+/*
+ * The share of a buffer, whose end is reported to the owner from now on; or NULL. If
+ * @count, with a count of it.
+ */
+static struct evpl_share *await(struct evpl_slab *slab, unsigned long index, bool count)
 {
 	struct evpl_share *share;
 
@@ -955,25 +960,10 @@ static struct evpl_share *get_awaited(struct evpl_slab *slab, unsigned long inde
 	share = xa_load(&slab->shares, index);
 	if (share) {
 		share->awaited = true;
-		share->count++;
+		share->count += count;
 	}
 	xa_unlock(&slab->shares);
 	return share;
-}
-
-/* Look at a buffer now, if it is in quarantine. Return 0 or -EINTR. */
-static int look_at_one(struct evpl_slab *slab, unsigned long index)
-{
-	unsigned long first = index;
-	bool left = false;
-	int ret;
-
-	ret = mutex_lock_killable(&slab->look_mutex);
-	if (ret)
-		return ret;
-	look_at_next(slab, &first, index, &left);
-	mutex_unlock(&slab->look_mutex);
-	return 0;
 }
 
 /**
@@ -985,31 +975,32 @@ static int look_at_one(struct evpl_slab *slab, unsigned long index)
  * Idle leases on the buffer are ended, and others are to end as soon as they are idle.
  *
  * Return: 0; -ENOENT; -EAGAIN if @try and others have it, or something holds it;
- * -EINTR or -ERESTARTSYS.
+ * -ERESTARTSYS.
  */
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 {
+	unsigned long index, first;
 	struct evpl_share *share;
 	struct evpl_slab *slab;
-	unsigned long index;
+	bool left = false;
 	int ret = 0;
 
 	slab = get_slab(client, offset, &index);
 	if (!slab)
 		return -ENOENT;
-	share = get_awaited(slab, index);
+	share = await(slab, index, true);
 	if (!share)
 		goto put_slab;
 	pull_share(share, true);
 	evpl_share_drop(share);
 	if (try) {
-		ret = look_at_one(slab, index);
-		if (!ret && xa_load(&slab->shares, index))
-			ret = -EAGAIN;
+		first = index;
+		look_at_next(slab, &first, index, &left);
+		ret = await(slab, index, false) ? -EAGAIN : 0;
 	} else {
 		evpl_fence_watch(client);
-		/* after_settled() comes after the share has gone, and wakes. */
-		ret = wait_event_interruptible(client->wait, !xa_load(&slab->shares, index));
+		/* If the owner sends the buffer again meanwhile, the end of that is awaited. */
+		ret = wait_event_interruptible(client->wait, !await(slab, index, false));
 	}
 put_slab:
 	evpl_slab_put(slab);

@@ -152,10 +152,12 @@
  * then the memory goes to nobody before the references have gone.
  *
  * A lessee can also send the buffer home to its owner. The record that the owner reads then
- * has %EVPL_RECORD_HELD if others may still have a part in the buffer: a fenced lease, a
- * dma-buf, or pages that something holds. Without that flag, nothing that others had in a
- * fenced buffer is left when the record is read. An owner that was told of a part that is
- * left waits by EVPL_BUFFER_WAIT, or polls for the end of it.
+ * has %EVPL_RECORD_HELD if the buffer is fenced and others may still have a part in it:
+ * another record on its way, a lease, a dma-buf, or pages that something holds. Without
+ * that flag, nothing that others had in a fenced buffer is left when the record is read.
+ * An owner that was told of a part that is left waits by EVPL_BUFFER_WAIT, or polls for
+ * the end of it. Records that are on their way to the owner itself are such parts too: an
+ * owner reads them before it waits.
  *
  * The floor is what the owner's own registrations hold: 0, until it is raised by
  * EVPL_FLOOR. It belongs to a folio, 2 MiB or less; so what holds one buffer of a
@@ -641,7 +643,8 @@ struct evpl_range {
  *
  * Makes a dma-buf of the ranges, one after the other, which devices and processes
  * that know nothing of evpl can use. No two ranges overlap, so a dma-buf isn't longer
- * than the memory that it shows.
+ * than the memory that it shows; but a buffer that the client has two leases on lies in
+ * two places.
  *
  * Each range lies in one buffer, in the own or a guest window, and for each the
  * client gives up one reference, that of its word, as by writing a record to a

@@ -918,7 +918,8 @@ static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
  * @flags: %EVPL_IOVEC_TRY or 0
  *
  * Waits until no message carries the buffer, no process has received it and not released
- * it, no dma-buf carries it, and nothing holds its pages for them any more.
+ * it, no dma-buf carries it, and nothing holds its pages for them any more. A message to
+ * this process that hasn't been received yet is one that carries it.
  *
  * Return: 0, or
  *  - -EAGAIN: %EVPL_IOVEC_TRY, and another process has the buffer. evpl_pool_fd() becomes
