@@ -33,8 +33,8 @@
  *
  * One path holds locks of two clients: a task that sends, under its send_sem, may give a
  * buffer back, and takes the tree_lock of the buffer's owner then. No task takes a send_sem
- * under a tree_lock. clients_mutex (client.c) stands apart. So does
- * the mutex of an export (dmabuf.c), which is taken below locks of the dma-buf's.
+ * under a tree_lock. clients_mutex (client.c) stands apart. So does the mutex of an export
+ * (dmabuf.c), which is taken below locks of the dma-buf's.
  */
 #ifndef EVPL_H
 #define EVPL_H
@@ -118,7 +118,8 @@ struct seq_file;
  * struct evpl_user - what one user is charged for
  * @node: in the table of users; guarded by account_lock (account.c)
  * @uid: which user this is
- * @refs: one for each client, channel and detached folio, and one for @reap_work
+ * @refs: one for each client, channel and detached folio, for each part of an orphaned
+ *	slab that is charged to it instead of its client's user, and one for @reap_work
  *	while it is scheduled; guarded by account_lock
  * @bytes: charged; guarded by account_lock
  * @detached: detached folios that are charged to this user; guarded by detached_lock
@@ -320,7 +321,7 @@ struct evpl_lease {
  *	to strike the lease out, then unmaps. Nothing is allocated under it.
  * @send_sem: held for read by who sends, until the records are on their way or all
  *	references given back; held for write by who marks a share as revoked
- * @refs_mutex: held by who adds to @refs, or pays for what its pages lead to
+ * @refs_mutex: guards the coming and going of @refs, and what its pages are charged for
  * @gone: the file has gone. Set under @tree_lock and @lease_sem; may be read without.
  * @writable: it was opened for writing
  * @flags: EVPL_SETUP_*; written before @buffer_shift
@@ -446,7 +447,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 int evpl_refs_grow_entries(struct evpl_client *client, u64 first, u64 last);
 int evpl_refs_grow_header(struct evpl_client *client);
 int evpl_refs_grow_lease(struct evpl_client *client, u32 number);
-int evpl_refs_grow_share(struct evpl_client *client, u64 buffer);
+int evpl_refs_grow_share(struct evpl_client *client, u64 buffer, atomic64_t *word);
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab);
 atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,

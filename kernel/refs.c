@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The refs windows: entries of buffers and of leases, the bitmaps that tell what
- * happened to them, and the header. Pages come when they are first needed; once
- * there a page stays until the client's file has gone, its leases have ended and its
- * slabs are orphaned, so that neither a fault nor a reader of it can meet its end. Who
- * is late, as a record that comes home, looks at that under the lock which guards it:
- * the xa_lock of evpl_slab.shares for the word of a buffer, and what tells of it;
- * evpl_client.lease_sem for those of a lease. A page of entries holds those of many buffers,
- * which may belong to several slabs. Since slabs take the lowest free range, and
- * leases the lowest free number, the pages go as far as these ever did.
+ * happened to them, and the header. Pages come when they are first needed. Once there a
+ * page stays until the client's file has gone, its leases have ended and its slabs are
+ * orphaned, so that neither a fault nor a reader of it can meet its end. A task that comes
+ * late, as one that reads a record which comes home, looks at that first, and holds the
+ * lock that guards it: the xa_lock of evpl_slab.shares for the word and the bit of a
+ * buffer, evpl_client.lease_sem for those of a lease.
+ *
+ * A page of entries holds those of many buffers, which may belong to several slabs. Since
+ * slabs take the lowest free range, and leases the lowest free number, the pages go as far
+ * as these ever did.
  *
  * A page of entries is also charged for the shares, or leases, that have them. How much
  * that is stands in its private field, which refs_mutex guards.
@@ -73,7 +75,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 	int ret;
 
 	mutex_lock(&client->refs_mutex);
-	/* Who takes the pages away has seen to it that this is set, and comes after us. */
+	/* It is set before evpl_refs_destroy() takes the lock: that frees what comes now. */
 	ret = -ENOTCONN;
 	if (READ_ONCE(client->gone))
 		goto unlock;
@@ -167,11 +169,13 @@ static int pay_for_shares(struct evpl_client *client, struct page *page)
 	return ret;
 }
 
-/* What a share of an own buffer needs: it is paid for, and what tells that it has gone. */
-int evpl_refs_grow_share(struct evpl_client *client, u64 buffer)
+/*
+ * What the share of an own buffer with this word needs: it is paid for, and there is a bit
+ * that tells that it has gone.
+ */
+int evpl_refs_grow_share(struct evpl_client *client, u64 buffer, atomic64_t *word)
 {
-	struct page *page = xa_load(&client->refs, EVPL_REFS_ENTRIES +
-						   buffer / ENTRIES_PER_PAGE);
+	struct page *page = virt_to_page(word);
 	int ret = 0;
 
 	/* Once it is paid for, it is until the client is freed. */

@@ -117,7 +117,7 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
 
 	if (!(evpl_word_read(word) & EVPL_WORD_COUNT))
 		return ERR_PTR(-ESTALE);
-	ret = evpl_refs_grow_share(client, buffer);
+	ret = evpl_refs_grow_share(client, buffer, word);
 	if (ret)
 		return ERR_PTR(ret);
 	new = kzalloc(sizeof(*new), EVPL_GFP);
