@@ -28,6 +28,7 @@ FIXTURE(channel)
 
 FIXTURE_SETUP(channel)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	ASSERT_TRUE(open_client(&self->owner, 0));
 	ASSERT_TRUE(open_client(&self->receiver, 0));
@@ -852,7 +853,7 @@ TEST_F(channel, write_sleeps_until_all_of_it_fits)
 	set(&self->owner.entries[1].word, 100);
 	ASSERT_EQ(0, fcntl(self->ends[0], F_SETFL, 0));
 	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
-	child = fork();
+	child = fork_child();
 	if (!child)
 		_exit(evpl_send(self->ends[0], sent, 8) == 8 ? 0 : 1);
 	usleep(100 * 1000);
@@ -869,11 +870,13 @@ TEST_F(channel, read_sleeps_until_there_is_a_record)
 	pid_t child;
 
 	ASSERT_EQ(0, fcntl(self->ends[1], F_SETFL, 0));
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		usleep(100 * 1000);
 		_exit(evpl_send(self->ends[0], &sent, 1) == 1 ? 0 : 1);
 	}
+	/* Should the child end without having sent, there is nothing left to wait for. */
+	close(self->ends[0]);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(0, reap(child));
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
@@ -987,7 +990,7 @@ TEST_F(channel, guest_windows_and_words_are_not_inherited)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	memory = memory_of(&self->receiver, &got);
 	EXPECT_EQ(0, touch_read(memory));
-	child = fork();
+	child = fork_child();
 	if (!child)
 		_exit(touch_read(memory) == SIGSEGV &&
 		      touch_read(self->receiver.leases) == SIGSEGV ? 0 : 1);
@@ -1214,7 +1217,7 @@ static int serve(struct served *served)
 	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	served->fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	served->fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (served->fd < 0 || page == MAP_FAILED)
 		return -errno;
 	served->page = page;
@@ -1224,12 +1227,14 @@ static int serve(struct served *served)
 	       RESULT(ioctl(served->fd, UFFDIO_REGISTER, &range));
 }
 
-/* Wait until somebody waits for the page. */
+/* Whether somebody waits for the page, or does so soon. */
 static bool is_touched(struct served *served)
 {
+	struct pollfd news = { .fd = served->fd, .events = POLLIN };
 	struct uffd_msg message;
 
-	return read(served->fd, &message, sizeof(message)) == sizeof(message) &&
+	return poll(&news, 1, 100) == 1 &&
+	       read(served->fd, &message, sizeof(message)) == sizeof(message) &&
 	       message.event == UFFD_EVENT_PAGEFAULT;
 }
 
@@ -1268,17 +1273,30 @@ static void *make_call(void *arg)
 	return NULL;
 }
 
-/* Have it made with the record in the page, and wait until it waits for that. */
+/*
+ * Have it made with the record in the page, and wait until it waits for that. Return false
+ * if it doesn't: it may have failed before, and have ended.
+ */
 static bool begin_call(struct call *call, struct served *served)
 {
 	call->record = served->page;
-	return !pthread_create(&call->thread, NULL, make_call, call) && is_touched(served);
+	if (pthread_create(&call->thread, NULL, make_call, call))
+		return false;
+	for (int tries = 0; tries < 10 * LIMIT; tries++) {
+		if (is_touched(served))
+			return true;
+		if (!pthread_tryjoin_np(call->thread, NULL))
+			return false;
+	}
+	return false;
 }
 
+/* Wait for its end. Return its result; -ETIMEDOUT if it doesn't end. */
 static int end_call(struct call *call)
 {
-	pthread_join(call->thread, NULL);
-	return call->result;
+	const struct timespec limit = { .tv_sec = time(NULL) + LIMIT };
+
+	return -pthread_timedjoin_np(call->thread, NULL, &limit) ?: call->result;
 }
 
 TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
@@ -1744,7 +1762,7 @@ TEST_F(channel, worker_of_a_ring_that_sleeps_in_a_read_can_be_stopped)
 	}
 	ring_close(&ring);
 
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		ret = ring_open(&ring) && !ring_submit(&ring, &sqe) ? 0 : 1;
 		usleep(100 * 1000);

@@ -6,12 +6,16 @@ Two processes, each with a client. What is written to an end and read from it is
 and unpacked by hand, as is what the ioctls take.
 """
 import ctypes
+import faulthandler
 import fcntl
 import mmap
 import os
 import select
+import signal
 import struct
 
+LIMIT = 240                         # seconds that each of the two processes has
+PR_SET_PDEATHSIG = 1
 SLAB = 2 << 20
 TEXT = b'from one process to another'
 AT = 3 << 20 >> 1                   # where it is, in the second buffer
@@ -50,7 +54,7 @@ def receive(end):
     call(fd, 4, BIND, 0, end, 0)
     poll = select.poll()
     poll.register(end, select.POLLIN)
-    poll.poll(600_000)
+    poll.poll()
     offset, length, _, cookie, lease, _ = RECORD.unpack(os.read(end, RECORD.size))
     memory, at = window(fd, offset, length, mmap.PROT_READ)
     good = memory[at:at + length] == TEXT and cookie == 17
@@ -71,7 +75,10 @@ def main():
     ends = call(fd, 3, CREATE, 0, 0, 0, 0, 0)[4:]
     call(fd, 4, BIND, 0, ends[0], 0)
     child = os.fork()
+    # A process that takes longer ends, and prints where it was. Each has a thread for that.
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
     if not child:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.close(ends[0])
         os._exit(0 if receive(ends[1]) else 1)
     os.close(ends[1])

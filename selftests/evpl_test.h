@@ -15,9 +15,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -47,8 +49,12 @@
 #define MIB		(1024UL * KIB)
 #define SLAB_2M		EVPL_SLAB_ALIGN
 
-/* Seconds after which what a test waits for isn't waited for any longer. */
-#define LIMIT		120
+/*
+ * No test waits for ever. What it waits for has this many seconds, and its children have as
+ * many to live (see fork_child()). It has a minute more itself (see limit_sleeps()), so that
+ * it tells which step failed. The harness ends it later, and can't tell that.
+ */
+#define LIMIT		240
 
 /* Return 0, or -errno, so that an errno can be compared by value. */
 #define RESULT(call)	((call) < 0 ? -errno : 0)
@@ -595,6 +601,43 @@ static inline char state_of(pid_t pid)
 		state = 0;
 	fclose(file);
 	return state;
+}
+
+static inline void do_nothing(int signal)
+{
+}
+
+/*
+ * A test calls this first. Should it still run when its time is over, then whatever it
+ * sleeps in gives EINTR, at once or a second later. So that step fails, and the rest fails
+ * or ends.
+ */
+static inline void limit_sleeps(void)
+{
+	const struct sigaction action = { .sa_handler = do_nothing };
+	const struct itimerval timer = {
+		.it_value.tv_sec = LIMIT + 60,
+		.it_interval.tv_sec = 1,
+	};
+
+	sigaction(SIGALRM, &action, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/* fork(2) a child that is killed when its parent ends, or its time is over. */
+static inline pid_t fork_child(void)
+{
+	pid_t parent = getpid(), child = fork();
+
+	if (child)
+		return child;
+	signal(SIGALRM, SIG_DFL);
+	alarm(LIMIT);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* The parent may have ended before that. */
+	if (getppid() != parent)
+		_exit(1);
+	return 0;
 }
 
 /* Wait for a child. Return its exit status, or -signal. */

@@ -12,18 +12,22 @@
 
 #define TRACING		"/sys/kernel/tracing/"
 
-/* Run a command; return its exit status. */
+/* Run a command, for a minute at most. Return its exit status, or -signal. */
 static int run(const char *format, ...)
 {
 	char command[256];
 	va_list args;
-	int status;
+	pid_t child;
 
 	va_start(args, format);
 	vsnprintf(command, sizeof(command), format, args);
 	va_end(args);
-	status = system(command);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	child = fork_child();
+	if (!child) {
+		execlp("timeout", "timeout", "60", "sh", "-c", command, NULL);
+		_exit(127);
+	}
+	return reap(child);
 }
 
 FIXTURE(fence)
@@ -35,6 +39,7 @@ FIXTURE(fence)
 
 FIXTURE_SETUP(fence)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	self->slow[0] = self->slow[1] = -1;
 	ASSERT_TRUE(open_client(&self->owner, 0));
@@ -631,7 +636,7 @@ static int lessee_that_reads(int end, int disk, bool fixed, pid_t *pid)
 
 	if (pipe2(told, O_CLOEXEC))
 		return -errno;
-	*pid = fork();
+	*pid = fork_child();
 	if (*pid) {
 		close(told[1]);
 		if (read(told[0], &ret, sizeof(ret)) != sizeof(ret))
@@ -661,7 +666,7 @@ static int in_flight(int nr)
 	int reads = -1;
 	FILE *status;
 
-	snprintf(command, sizeof(command), "dmsetup status evpl-slow%d", nr);
+	snprintf(command, sizeof(command), "timeout 60 dmsetup status evpl-slow%d", nr);
 	status = popen(command, "re");
 	if (!status)
 		return -1;
@@ -684,7 +689,7 @@ static bool kill_lessee(struct _test_data_fence *self, pid_t pid)
 {
 	long long clients = read_counters().clients;
 
-	if (kill(pid, SIGKILL) || waitpid(pid, NULL, 0) != pid)
+	if (kill(pid, SIGKILL) || reap(pid) != -SIGKILL)
 		return false;
 	for (int tries = 0; tries < 600 && read_counters().clients == clients; tries++)
 		usleep(100 * 1000);
@@ -803,26 +808,30 @@ TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
 	struct evpl_record got;
 	char *memory = lease(_metadata, self, 5, DEVICE_RW, &got);
 	long long found[2];
+	int told[2];
 	pid_t pid;
 
 	EXPECT_EQ(0, madvise(self->lessee.guest_io, self->lessee.setup.out_guest_size,
 			     MADV_DOFORK));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	EXPECT_LE((long long)BUFFER, resident(memory));
-	pid = fork();
+	ASSERT_EQ(0, pipe2(told, O_CLOEXEC));
+	pid = fork_child();
 	if (!pid) {
 		long long found[2] = { resident(memory) };
 
 		/* It can have what its parent has, by faults of its own. */
 		found[1] = is_filled_with(memory, 'x', BUFFER) ? resident(memory) : -1;
-		if (write(self->pipe[1], found, sizeof(found)) != sizeof(found))
+		if (write(told[1], found, sizeof(found)) != sizeof(found))
 			_exit(1);
 		for (;;)
 			pause();
 	}
 	ASSERT_LT(0, pid);
-	EXPECT_EQ(0, fcntl(self->pipe[0], F_SETFL, 0));
-	ASSERT_EQ(sizeof(found), read(self->pipe[0], found, sizeof(found)));
+	/* Should the child end before it has told, the pipe does too. */
+	close(told[1]);
+	ASSERT_EQ(sizeof(found), read(told[0], found, sizeof(found)));
+	close(told[0]);
 	EXPECT_EQ(0, found[0]);
 	EXPECT_LE((long long)BUFFER, found[1]);
 	/* Its mappings don't count, and end with the lease. */
@@ -830,7 +839,7 @@ TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, read_counters().quarantined);
 	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	EXPECT_EQ(-SIGKILL, reap(pid));
 }
 
 TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
