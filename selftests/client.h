@@ -168,7 +168,7 @@ static inline const char *what_can_pin(char *memory)
 /* Whether the owner has got buffer n back. It may take the kernel's next look. */
 static inline bool is_returned(struct client *owner, unsigned int n)
 {
-	for (int tries = 0; tries < 600; tries++) {
+	for (int tries = 0; tries < 10 * LIMIT; tries++) {
 		if (!get(&owner->entries[n].word))
 			return fdinfo(owner->fd, "evpl-buffers-in-quarantine") == 0 &&
 			       bit(owner->returned, n);

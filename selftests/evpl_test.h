@@ -288,7 +288,7 @@ static inline bool counters_equal(struct counters a, struct counters b)
 /* What something else still held may take a while: wait, but not for ever. */
 static inline bool counters_return_to(struct counters before)
 {
-	int tries = 600;
+	int tries = 10 * LIMIT;
 
 	while (!counters_equal(read_counters(), before)) {
 		if (!tries--)
@@ -523,14 +523,19 @@ static inline uint64_t word_of(const char *path, uint64_t index)
 	return word;
 }
 
+/* The number of the page frame that is mapped here; 0 without. */
+static inline uint64_t frame_of(const void *page)
+{
+	return word_of("/proc/self/pagemap", (uintptr_t)page / 4096) & ((1ULL << 55) - 1);
+}
+
 /*
  * Have the kernel take a page offline that this process has mapped, as for an error that
  * the hardware reports, before anything meets it. Return whether it has marked the page.
  */
 static inline bool take_offline(void *page)
 {
-	uint64_t frame = word_of("/proc/self/pagemap", (uintptr_t)page / 4096) &
-			 ((1ULL << 55) - 1);
+	uint64_t frame = frame_of(page);
 	char string[32];
 
 	/* It says EBUSY of a page that it has marked and can do no more about. */

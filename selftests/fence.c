@@ -869,28 +869,15 @@ TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
  */
 static int hold_page(char *memory)
 {
-	const char *module = getenv("EVPL_MODULE");
-	uint64_t entry;
-	char path[512];
-	int fd, ret;
+	int ret = load_module("evpl_holder");
+	uint64_t frame;
 
-	snprintf(path, sizeof(path), "%.*s/tests/evpl_holder.ko",
-		 module ? (int)(strrchr(module, '/') - module) : 0, module ?: "");
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = RESULT(syscall(SYS_finit_module, fd, "", 0));
-	close(fd);
-	if (ret && ret != -EEXIST)
+	if (ret)
 		return ret;
 	if (touch_read(memory))
 		return -EFAULT;
-	fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	ret = pread(fd, &entry, sizeof(entry), (uintptr_t)memory / 4096 * 8) == 8 ? 0 : -EIO;
-	close(fd);
-	/* Bit 63 says that it is there, bits 0 to 54 are its number. */
-	return ret ?: entry >> 63 ? write_number(HOLDER "hold", entry & ((1ULL << 55) - 1)) :
-				    -EFAULT;
+	frame = frame_of(memory);
+	return frame ? write_number(HOLDER "hold", frame) : -EFAULT;
 }
 
 static void let_go_of_page(void)

@@ -3,12 +3,12 @@
  * The fence, as kernel/share.c and fence.c have it, for spin. Two buffers lie in one
  * folio, which the fence can only look at as a whole. Each has a lessee that gets leases,
  * holds pages through them past their end, and lets the leases end or sends the buffer
- * home. A pass looks at the buffers in quarantine meanwhile. An atomic block is what one
- * lock covers.
+ * home. The lessee of buffer 0 may also pass it on to another client. A pass looks at the
+ * buffers in quarantine meanwhile. An atomic block is what one lock covers.
  *
  * What is checked: when the owner gets a buffer back, or reads a record of it that
  * doesn't say HELD, nothing that was leased of the buffer is left: no lease, no page that
- * is held. And in the end nothing is in quarantine.
+ * is held, no record that makes another lease.
  *
  * BROKEN picks a change that makes it wrong, to see that the checks find it.
  */
@@ -24,7 +24,8 @@
 #define HELD_LATE	2	/* a record that goes home is delivered, then looked at */
 #define HOLDERS_UNSEEN	3	/* a pass clears @fenced although a lease was there */
 #define HOME_ALONE	4	/* a record that goes home takes other counts for nobody's */
-#define CPU_UNFENCED	5	/* a writable lease for the CPU isn't fenced */
+#define FLY_UNSEEN	5	/* nor does it tell of records that can make leases */
+#define CPU_UNFENCED	6	/* a writable lease for the CPU isn't fenced */
 
 byte count[2];		/* of the share; 0: there is no share */
 bool fenced[2];
@@ -33,7 +34,9 @@ bool quiet[2];
 byte holders[2];
 byte serial[2];
 byte seen[2];
-bool lease[2];		/* ghost: through which pages can be held */
+bool lent[2];
+byte lease[2];		/* ghost: those through which pages can be held */
+byte fly[2];		/* records on their way to another client */
 byte held[2];		/* ghost: pages that something holds */
 byte home[2];		/* records that have been sent home */
 bool over[2];		/* the lessee has ended */
@@ -44,6 +47,11 @@ bool over[2];		/* the lessee has ended */
 #else
 #define LAST(b)	(count[b] == 1)
 #endif
+#if BROKEN == FLY_UNSEEN
+#define WAS_LENT(b)	fenced[b]
+#else
+#define WAS_LENT(b)	lent[b]
+#endif
 #if BROKEN == NO_SERIAL
 #define is_fresh(b)	true
 #else
@@ -53,7 +61,7 @@ bool over[2];		/* the lessee has ended */
 /* The owner has the buffer to itself. */
 inline check_home(b)
 {
-	assert(!held[b] && !lease[b])
+	assert(!held[b] && !lease[b] && !fly[b])
 }
 
 inline begin_quarantine(b)
@@ -70,6 +78,7 @@ inline put(b)
 		check_home(b);
 		assert(!quarantined[b]);
 		fenced[b] = false;
+		lent[b] = false;
 		serial[b] = 0;
 		seen[b] = 0
 	:: else
@@ -106,7 +115,7 @@ inline drop(b, looks, clear, before)
 /* The owner reads the records that are sent home. */
 proctype owner(byte b)
 {
-	bool clear, says, looks;
+	bool clear, says, looks, asks;
 	byte before;
 
 	do
@@ -115,19 +124,18 @@ proctype owner(byte b)
 		says = false;
 #if BROKEN != HELD_LATE
 		atomic {
-			looks = fenced[b] && LAST(b);
-			before = serial[b]
+			asks = WAS_LENT(b);
+			looks = asks && LAST(b);
+			before = serial[b];
+			clear = looks && !fenced[b]
 		}
-		clear = looks && refs == 0;
+		clear = clear || (looks && refs == 0);
 		atomic {
+			clear = clear && before == serial[b];
+			says = asks && (!LAST(b) || !clear);
+			fenced[b] = fenced[b] && (says || !asks);
 			if
-			:: fenced[b] ->
-				says = !LAST(b) || !clear || before != serial[b];
-				fenced[b] = says;
-				if
-				:: says && count[b] == 1 -> begin_quarantine(b); count[b]++
-				:: else
-				fi
+			:: says && count[b] == 1 -> begin_quarantine(b); count[b]++
 			:: else
 			fi;
 			if
@@ -155,7 +163,8 @@ proctype lessee(byte b)
 		/* The owner sends the buffer, also while it is in quarantine. */
 		atomic {
 			count[b]++;
-			lease[b] = true;
+			lease[b]++;
+			lent[b] = true;
 			fence = true;
 #if BROKEN == CPU_UNFENCED
 			fence = false;
@@ -169,16 +178,40 @@ proctype lessee(byte b)
 		:: held[b] = 1
 		:: skip
 		fi;
+		if
+		:: atomic { b == 0 && round == ROUNDS -> count[b]++; fly[b]++ }
+		:: skip
+		fi;
 		/* The last reference goes home, or is just released. */
 		if
 		:: atomic { count[b]++; home[b]++ }
 		:: skip
 		fi;
-		atomic { lease[b] = false; holders[b] = holders[b] - fence }
+		atomic { lease[b]--; holders[b] = holders[b] - fence }
 		drop(b, looks, clear, before)
 	:: else -> break
 	od;
 	over[b] = true
+}
+
+/* Another client reads a record that was passed on, and lets the lease end. */
+active proctype other()
+{
+	bool clear, looks;
+	byte before;
+
+end:	do
+	:: atomic {
+		fly[0] > 0 ->
+		fly[0]--;
+		lease[0]++;
+		holders[0]++;
+		fenced[0] = true;
+		serial[0]++
+	   };
+		atomic { lease[0]--; holders[0]-- };
+		drop(0, looks, clear, before)
+	od
 }
 
 /* What holds a page lets go of it at some time. */
