@@ -149,7 +149,7 @@ static int evpl_release(struct inode *inode, struct file *file)
 	WRITE_ONCE(client->gone, true);
 	up_write(&client->lease_sem);
 	up_write(&client->tree_lock);
-	cancel_delayed_work_sync(&client->fence_work);
+	evpl_fence_exit(client);
 
 	evpl_channel_client_gone(client);
 	evpl_lease_end_all(client);

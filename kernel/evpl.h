@@ -338,11 +338,13 @@ struct evpl_lease {
  * @nr_exports: ranges of its memory that dma-bufs carry
  * @nr_guest_vmas: how many VMAs there are over its guest windows, in all processes
  * @zeros: what a touch of a revoked lease finds, or NULL
- * @fence_work: looks at the buffers in quarantine; pending only before @gone
+ * @fence_lock: guards what follows up to @fence_work
+ * @fence_off: the client goes, and no pass is scheduled any more
  * @fence_soon: a pass is scheduled that isn't put off
- * @fence_delay: how long after the last pass the next one came, in jiffies; the work's own
+ * @fence_delay: how long after the last pass the next one comes, in jiffies
  * @fence_pause: when the next pass may come, in jiffies, so that passes take a small part
- *	of one processor's time; written by the work, may be read without
+ *	of one processor's time
+ * @fence_work: a pass, which looks at the buffers in quarantine
  * @ends: the ends of channels that are bound to it; ends_lock guards them
  * @wait: who polls the client
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
@@ -372,10 +374,12 @@ struct evpl_client {
 	atomic_long_t nr_exports;
 	atomic_t nr_guest_vmas;
 	struct page *zeros;
-	struct delayed_work fence_work;
+	spinlock_t fence_lock; /* see above */
+	bool fence_off;
 	bool fence_soon;
 	unsigned long fence_delay;
 	unsigned long fence_pause;
+	struct delayed_work fence_work;
 	struct list_head ends;
 	wait_queue_head_t wait;
 	struct inode *inode;
@@ -544,6 +548,7 @@ static inline bool evpl_lease_is_fenced(const struct evpl_lease *lease)
 extern atomic_long_t evpl_nr_looks;
 bool evpl_fence_is_open(struct evpl_share *share);
 void evpl_fence_init(struct evpl_client *client);
+void evpl_fence_exit(struct evpl_client *client);
 void evpl_fence_watch(struct evpl_client *client);
 int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
 		     unsigned long nr_pages, u32 flags);

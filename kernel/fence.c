@@ -22,6 +22,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched.h>
+#include <linux/spinlock.h>
 
 #include "compat.h"
 #include "evpl.h"
@@ -89,9 +90,10 @@ bool evpl_fence_is_open(struct evpl_share *share)
 /* How long it is until the next pass may come, in jiffies. */
 static unsigned long until_next(struct evpl_client *client)
 {
-	unsigned long pause = READ_ONCE(client->fence_pause), now = jiffies;
+	unsigned long now = jiffies;
 
-	return time_after(pause, now) ? pause - now : 1;
+	lockdep_assert_held(&client->fence_lock);
+	return time_after(client->fence_pause, now) ? client->fence_pause - now : 1;
 }
 
 /* Look at the buffers in quarantine, and less and less often. */
@@ -107,27 +109,39 @@ static void fence_work_fn(struct work_struct *work)
 	 * Clear the flag first, so that a quarantine that begins from now on schedules a
 	 * pass of its own.
 	 */
-	client->fence_delay = xchg(&client->fence_soon, false) ? 1 :
+	spin_lock(&client->fence_lock);
+	client->fence_delay = client->fence_soon ? 1 :
 			      min_t(unsigned long, 2 * client->fence_delay, DELAY_MAX);
-	left = evpl_share_look(client);
+	client->fence_soon = false;
+	spin_unlock(&client->fence_lock);
 
+	left = evpl_share_look(client);
 	pause = nsecs_to_jiffies(PAUSE_FACTOR * (ktime_get_ns() - start));
 	pause = min_t(unsigned long, pause, PAUSE_MAX);
-	WRITE_ONCE(client->fence_pause, jiffies + pause);
-	if (!left)
-		return;
-	down_read(&client->tree_lock);
+
+	spin_lock(&client->fence_lock);
+	client->fence_pause = jiffies + pause;
 	/* If a pass is scheduled already it stays, as it comes earlier. */
-	if (!client->gone)
+	if (left && !client->fence_off)
 		queue_delayed_work(evpl_wq, &client->fence_work,
 				   max(client->fence_delay, pause));
-	up_read(&client->tree_lock);
+	spin_unlock(&client->fence_lock);
 }
 
 void evpl_fence_init(struct evpl_client *client)
 {
+	spin_lock_init(&client->fence_lock);
 	INIT_DELAYED_WORK(&client->fence_work, fence_work_fn);
 	client->fence_pause = jiffies;
+}
+
+/* The client goes: no pass runs any more when this returns, and none comes. */
+void evpl_fence_exit(struct evpl_client *client)
+{
+	spin_lock(&client->fence_lock);
+	client->fence_off = true;
+	spin_unlock(&client->fence_lock);
+	cancel_delayed_work_sync(&client->fence_work);
 }
 
 /**
@@ -136,10 +150,13 @@ void evpl_fence_init(struct evpl_client *client)
  */
 void evpl_fence_watch(struct evpl_client *client)
 {
-	down_read(&client->tree_lock);
-	if (!client->gone && !xchg(&client->fence_soon, true))
+	/* A lessee comes here too, so this waits for nothing of the owner's. */
+	spin_lock(&client->fence_lock);
+	if (!client->fence_off && !client->fence_soon) {
+		client->fence_soon = true;
 		mod_delayed_work(evpl_wq, &client->fence_work, until_next(client));
-	up_read(&client->tree_lock);
+	}
+	spin_unlock(&client->fence_lock);
 }
 
 /* Whether nobody has a reference on a buffer in this folio. */

@@ -56,7 +56,7 @@ enum settled {
  * Nobody can touch the buffer for this share's sake any more. It leaves evpl_slab.shares,
  * and the owner gets its reference back; or the memory is freed, if the owner has gone.
  */
-static enum settled settle(struct evpl_share *share)
+static enum settled __must_check settle(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 
@@ -415,7 +415,7 @@ void evpl_share_drop(struct evpl_share *share)
  * that carries it. The last one gives the owner back what was revoked. The caller has the
  * lock, and a count.
  */
-static enum settled unhold(struct evpl_share *share)
+static enum settled __must_check unhold(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
 	return !--share->holds && share->revoked ? settle(share) : NOTHING;
@@ -543,6 +543,7 @@ static void mark_revoked(struct evpl_share *share)
 static bool revoke(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab, *watched = NULL;
+	enum settled settled = NOTHING;
 	struct evpl_lease *lease;
 
 	/* No lease comes any more. */
@@ -555,12 +556,14 @@ static bool revoke(struct evpl_share *share)
 	xa_lock(&slab->shares);
 	if (!slab->orphaned && !is_clear(share))
 		watched = begin_quarantine(share);
+	if (!watched)
+		settled = unhold(share);
 	xa_unlock(&slab->shares);
 	if (watched) {
 		watch(watched);
 		return true;
 	}
-	unhold(share);
+	after_settled(share, settled);
 	evpl_share_drop(share);
 	return false;
 }
