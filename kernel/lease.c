@@ -359,57 +359,21 @@ static int add(struct evpl_lease *lease)
 }
 
 /*
- * If there is no lease on the buffer, *@spare becomes it, and is NULL then; or it is an
- * error pointer, and that is returned.
+ * A lease was prepared, in vain unless @made. It was struck out again if @idle. If neither,
+ * it may have ended already. The caller has a count of the share.
  */
-static int deliver(struct evpl_client *client, const struct evpl_item *item,
-		   struct iov_iter *to, struct evpl_lease **spare)
+static noinline void after_prepared(struct evpl_lease *lease, struct evpl_share *share,
+				    bool made, bool idle)
 {
-	struct evpl_share *share = item->share;
-	struct evpl_slab *slab = share->slab;
 	pgoff_t start = evpl_share_start(share);
-	bool made = false, idle = false;
-	struct evpl_lease *lease;
-	int ret = 0;
 
-	down_write(&client->lease_sem);
-	if (client->gone) {
-		ret = -ENOTCONN;
-		goto unlock;
-	}
-	lease = find(client, share, kind_for(item->flags));
-	if (!lease) {
-		lease = *spare;
-		ret = PTR_ERR_OR_ZERO(lease) ?: add(lease);
-		if (ret)
-			goto unlock;
-		*spare = NULL;
-		made = true;
-	}
-	if (lease->revoked) {
-		ret = -ECANCELED;
-		goto unlock;
-	}
-
-	pagefault_disable();
-	ret = evpl_item_copy_out(item, to, lease);
-	pagefault_enable();
-	if (!ret) {
-		/* A pull that comes after this look finds the lease in its share. */
-		if (READ_ONCE(share->wanted))
-			want(lease);
-		evpl_word_inc(lease->word);
-	} else if (made) {
-		idle = strike_out_idle(lease);
-	}
-unlock:
-	up_write(&client->lease_sem);
-	/* An owner that goes after this look finds the lease. */
-	if (idle)
+	if (!made)
+		discard(lease);
+	else if (idle)
 		finish(lease);
-	else if (made && READ_ONCE(slab->orphaned))
-		evpl_slab_recharge(slab, start, start + BIT(slab->buffer_shift) - 1);
-	return ret;
+	else if (READ_ONCE(share->slab->orphaned))
+		evpl_slab_recharge(share->slab, start,
+				   start + BIT(share->slab->buffer_shift) - 1);
 }
 
 /**
@@ -426,17 +390,51 @@ unlock:
 int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
 		       struct iov_iter *to)
 {
-	struct evpl_lease *spare = ERR_PTR(-EAGAIN);
+	enum evpl_lease_kind kind = kind_for(item->flags);
+	struct evpl_lease *lease, *spare = NULL;
+	struct evpl_share *share = item->share;
+	bool made = false, idle = false;
 	int ret;
 
-	ret = deliver(client, item, to, &spare);
-	if (ret != -EAGAIN)
-		return ret;
-	/* If that fails, another reader may have made the lease meanwhile. */
-	spare = prepare(client, item->share, kind_for(item->flags));
-	ret = deliver(client, item, to, &spare);
+again:
+	down_write(&client->lease_sem);
+	ret = -ENOTCONN;
+	if (client->gone)
+		goto unlock;
+	lease = find(client, share, kind);
+	if (unlikely(!lease)) {
+		if (!spare) {
+			up_write(&client->lease_sem);
+			spare = prepare(client, share, kind);
+			/* Also if that failed: another reader may have made it meanwhile. */
+			goto again;
+		}
+		ret = PTR_ERR_OR_ZERO(spare) ?: add(spare);
+		if (ret)
+			goto unlock;
+		lease = spare;
+		made = true;
+	}
+	ret = -ECANCELED;
+	if (lease->revoked)
+		goto unlock;
+
+	pagefault_disable();
+	ret = evpl_item_copy_out(item, to, lease);
+	pagefault_enable();
+	if (!ret) {
+		/* A pull that comes after this look finds the lease in its share. */
+		if (READ_ONCE(share->wanted))
+			want(lease);
+		evpl_word_inc(lease->word);
+	} else if (made) {
+		idle = strike_out_idle(lease);
+	}
+unlock:
+	up_write(&client->lease_sem);
+	/* An owner that goes after this finds the lease. */
 	if (!IS_ERR_OR_NULL(spare))
-		discard(spare);
+		after_prepared(spare, share, made, idle);
 	return ret;
 }
 

@@ -370,24 +370,23 @@ static void end_quarantine(struct evpl_share *share)
 	atomic_long_dec(&evpl_nr_quarantined);
 }
 
-/**
- * evpl_share_drop() - let go of a count of a share
- * @share: the share
+/*
+ * The last count goes, unless another one comes while the fence is looked at. The caller
+ * has the lock, which is let go of.
  */
-void evpl_share_drop(struct evpl_share *share)
+static noinline void drop_last(struct evpl_share *share)
+	__releases(&share->slab->shares.xa_lock)
 {
 	struct evpl_slab *slab = share->slab, *watched = NULL;
 	enum settled settled = NOTHING;
 	bool last;
 
-	might_sleep();
-	xa_lock(&slab->shares);
 	/*
 	 * The quarantine may take over the last count. Where another buffer of the folio is
 	 * in quarantine the next pass looks for this one too: so the ends of many leases
 	 * don't count the references of one folio many times.
 	 */
-	if (share->count == 1 && !share->revoked && share->fenced &&
+	if (!share->revoked && share->fenced &&
 	    (has_quarantined(share) || !is_clear(share)) && !share->revoked)
 		watched = begin_quarantine(share);
 	if (watched) {
@@ -408,6 +407,24 @@ void evpl_share_drop(struct evpl_share *share)
 	kfree(share);
 	atomic_long_dec(&evpl_nr_shares);
 	evpl_slab_put(slab);
+}
+
+/**
+ * evpl_share_drop() - let go of a count of a share
+ * @share: the share
+ */
+void evpl_share_drop(struct evpl_share *share)
+{
+	struct xarray *shares = &share->slab->shares;
+
+	might_sleep();
+	xa_lock(shares);
+	if (share->count == 1) {
+		drop_last(share);
+		return;
+	}
+	share->count--;
+	xa_unlock(shares);
 }
 
 /*
