@@ -207,15 +207,24 @@ void evpl_uncharge(struct evpl_user *user, u64 bytes)
 /**
  * evpl_recharge() - charge one user for what another was charged for
  * @from: the other
- * @to: whom; even past its cap, and then it is charged for nothing new
+ * @to: whom
  * @bytes: how much
+ * @anyway: even past the cap of @to
+ *
+ * Return: whether it was; not, unless @anyway, if it would exceed the cap of @to.
  */
-void evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes)
+bool evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes, bool anyway)
 {
+	bool fits;
+
 	spin_lock(&account_lock);
-	from->bytes -= bytes;
-	to->bytes += bytes;
+	fits = anyway || to->bytes + bytes <= READ_ONCE(max_bytes_per_user);
+	if (fits) {
+		from->bytes -= bytes;
+		to->bytes += bytes;
+	}
 	spin_unlock(&account_lock);
+	return fits;
 }
 
 u64 evpl_charged_bytes(void)

@@ -598,7 +598,7 @@ void evpl_user_hold(struct evpl_user *user);
 void evpl_user_put(struct evpl_user *user);
 int evpl_charge(struct evpl_user *user, u64 bytes);
 void evpl_uncharge(struct evpl_user *user, u64 bytes);
-void evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes);
+bool evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes, bool anyway);
 u64 evpl_charged_bytes(void);
 
 /* debugfs.c */

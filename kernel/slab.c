@@ -252,20 +252,26 @@ static struct evpl_user *lessee(struct evpl_slab *slab, struct evpl_part *part)
 }
 
 /*
- * Have this user charged for a folio, or the client's if it is NULL. Return who was, if
- * the reference on that user is to be put.
+ * Have this user charged for a folio, or the client's if it is NULL or its cap has no room.
+ * Without that limit an owner could use up the cap of each client that has a lease of it,
+ * and its own again and again. Return who was charged, if the reference on that user is to
+ * be put.
  */
 static struct evpl_user *charge_part(struct evpl_slab *slab, struct evpl_part *part,
 				     struct evpl_user *user)
 {
-	struct evpl_user *owner = slab->client->user;
+	struct evpl_user *owner = slab->client->user, *from = part->user ?: owner;
+	size_t size = folio_size(part->folio);
 
 	lockdep_assert_held(&slab->shares.xa_lock);
 	if (user == part->user)
 		return NULL;
-	if (user)
+	if (user && evpl_recharge(from, user, size, false)) {
 		evpl_user_hold(user);
-	evpl_recharge(part->user ?: owner, user ?: owner, folio_size(part->folio));
+	} else {
+		user = NULL;
+		evpl_recharge(from, owner, size, true);
+	}
 	swap(user, part->user);
 	return user;
 }
@@ -276,8 +282,9 @@ static struct evpl_user *charge_part(struct evpl_slab *slab, struct evpl_part *p
  * @first: where to look: the first page in the own window
  * @last: the last page
  *
- * Each folio is charged to the user of a client that has a lease on a buffer there. What
- * only records on their way or dma-bufs keep stays charged to the slab's client's user.
+ * Each folio is charged to the user of a client that has a lease on a buffer there, if that
+ * user's cap has room. What only records on their way or dma-bufs keep stays charged to the
+ * slab's client's user.
  * To be called after a lease on such a slab has come or gone.
  */
 void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)

@@ -521,6 +521,24 @@ TEST_F(service, that_dies_is_not_charged_for_what_a_lessee_keeps)
 	leave(&lessee);
 }
 
+TEST_F(service, that_dies_fills_no_cap_of_a_lessee)
+{
+	struct actor lessee;
+
+	ASSERT_EQ(0, enter(&lessee, FIRST_UID + 1, self->first[1], -1));
+	ASSERT_EQ(0, ask(&lessee, 't'));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	leave(&self->service);
+	/* It has no room, so the service pays until the lease ends. */
+	EXPECT_EQ(-ENOMEM, ask(&self->again, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'l'));
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'f'));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	leave(&lessee);
+}
+
 TEST_F(service, that_dies_is_charged_for_a_record_until_it_is_read)
 {
 	struct actor lessee;

@@ -56,8 +56,9 @@
  * A client, its slabs and whatever it was charged for live until the last
  * descriptor and mapping of its open file description are gone. What others have
  * a lease on lives until that ends. Each folio of it is charged to the user of a client
- * that has one of these leases from then on, even past that user's cap, and to the
- * memory cgroup that it was charged to before.
+ * that has one of these leases from then on, if that user's cap has room for it, and to
+ * the memory cgroup that it was charged to before. An owner that mustn't go on paying for
+ * what others keep is set up with %EVPL_SETUP_REVOKE.
  */
 
 /**
