@@ -555,7 +555,13 @@ static bool begin_sleep(struct sleeper *sleeper, uint32_t *word)
 
 static int end_sleep(struct sleeper *sleeper)
 {
-	pthread_join(sleeper->thread, NULL);
+	struct timespec limit;
+
+	/* The program ends, should the thread sleep on. */
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += LIMIT;
+	if (pthread_timedjoin_np(sleeper->thread, NULL, &limit))
+		sleeper->error = ETIMEDOUT;
 	return sleeper->error;
 }
 
