@@ -144,8 +144,8 @@ struct evpl_user {
  * @index: its first page in the own window
  * @floor: how many references its owner's registrations have on it; changes under
  *	evpl_client.lock, and may be read without
- * @user: who is charged for the folio of an orphaned slab, with a reference that the part
- *	owns; NULL as long as its client's user is. Changes with @folio.
+ * @user: the user that is charged for the folio of an orphaned slab, on which the part owns
+ *	a reference; or NULL: the user of the slab's client is charged. Changes with @folio.
  */
 struct evpl_part {
 	struct folio *folio;

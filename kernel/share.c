@@ -344,7 +344,7 @@ static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 	return slab;
 }
 
-/* Whether the folio of a buffer has one in quarantine: then its fence is closed. */
+/* Whether a buffer in the same folio is in quarantine: the fence was closed when last seen. */
 static bool has_quarantined(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;

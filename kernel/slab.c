@@ -189,9 +189,9 @@ static void join_mapping(struct folio *folio, struct evpl_client *client, pgoff_
 }
 
 /*
- * Something may still have references on the folio, but nobody can map it any more. Who
- * relies on its mapping holds the folio's lock, or reads it once under RCU: the inode
- * is freed later, and after a grace period.
+ * Something may still have references on the folio, but nobody can map it any more. Core code
+ * that relies on folio->mapping holds the folio's lock, or reads it once under RCU. The
+ * inode is freed later, and after a grace period.
  */
 static void leave_mapping(struct folio *folio)
 {

@@ -243,13 +243,14 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 }
 
 /*
- * Who ends a lease unmaps it from each VMA that lies over its place, and may be the owner
- * who waits for that. So a client's VMAs over guest windows are counted, and bounded: a
- * mapping that would be one too many fails, and what would split one. What can't fail
- * may take the count past the bound, and then nothing is mapped or split before it has
- * come down again: a moved VMA for as long as both are there, several processes that
- * split theirs at once, and a fork, in whose child MADV_DOFORK has up to as many VMAs as
- * in its parent. So the bound is one for each process that a client has.
+ * A task that ends a lease unmaps it from each VMA that lies over its place, and this task
+ * may be the buffer's owner. So the VMAs that a client has over guest windows are counted and
+ * bounded: a mmap() that would be one too many fails, and so does a call that would split a
+ * VMA. Some calls can't fail, and may take the count past the bound. Then nothing is mapped
+ * or split until the count has come down again. These calls are a mremap(), while both the
+ * old VMA and the new one are there; splits by several processes at once; and a fork(), whose
+ * child can get as many VMAs as its parent has by MADV_DOFORK. So the bound is one for each
+ * process of a client.
  */
 static int add_guest_vma(struct evpl_client *client)
 {

@@ -28,7 +28,7 @@ on_disk() {
 		--group_reporting "$@" >"$tmp/fio" 2>&1
 }
 
-# Whether the receiver waits for the sender, who would be refused before.
+# Whether the receiver listens. A sender that comes before it does is refused.
 is_there() {
 	case $1 in
 	net) ss -Htln "sport = :$port" ;;

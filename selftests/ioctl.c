@@ -214,7 +214,7 @@ static void check(struct __test_metadata *_metadata, const struct call *call,
 	close_for(call, fd);
 }
 
-/* Who opens a device of the misc driver holds a lock that all of its devices share. */
+/* A task that opens a device of the misc driver holds a lock that all such devices share. */
 TEST_F(client, device_is_none_of_the_misc_driver)
 {
 	struct stat stat_buf;

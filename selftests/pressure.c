@@ -2,8 +2,8 @@
 /*
  * Many clients where memory is short: in a memory cgroup at its limit, at the
  * caps, in fragmented memory, on a node that has no more. What can't be had is
- * ENOMEM, contents stay whole, and nobody is killed. Who has to wait for memory has
- * nobody else wait.
+ * ENOMEM, contents stay whole, and nobody is killed. A client that has to wait for memory
+ * makes no other client wait.
  */
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>

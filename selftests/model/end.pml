@@ -3,7 +3,7 @@
  * One end of a channel, as kernel/channel.c has it, for spin: two read from it, some write
  * into its ring, and its client may go at any moment. An atomic block is what
  * evpl_channel.lock covers. Readers sleep in this end's wait queue, writers in the peer's:
- * who sleeps looks only after he has put himself there. A poller (POLLS) reads too, but
+ * a task looks only after it has put itself there, then sleeps. A poller (POLLS) reads too, but
  * never sleeps in a read: it is woken, polls, and reads until it is refused (epoll(7) by
  * edges). With BINDS the end is bound to its client at any moment, and refuses before.
  *
@@ -86,7 +86,7 @@ inline put_the_client()
 #define PREPARE(me)	asleep[me] = true
 #endif
 
-/* Who has the first record does this with it, and with others after it. */
+/* The reader that has the first record does this with it, and with others after it. */
 inline read_records()
 {
 	do
