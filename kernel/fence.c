@@ -121,10 +121,14 @@ static void fence_work_fn(struct work_struct *work)
 
 	spin_lock(&client->fence_lock);
 	client->fence_pause = jiffies + pause;
-	/* If a pass is scheduled already it stays, as it comes earlier. */
-	if (left && !client->fence_off)
-		queue_delayed_work(evpl_wq, &client->fence_work,
-				   max(client->fence_delay, pause));
+	/*
+	 * A quarantine that began during this pass has scheduled the next one by the pause
+	 * before. Put that off too: else a lessee could have pass follow pass.
+	 */
+	if (!client->fence_off && (left || client->fence_soon))
+		mod_delayed_work(evpl_wq, &client->fence_work,
+				 client->fence_soon ? until_next(client) :
+						      max(client->fence_delay, pause));
 	spin_unlock(&client->fence_lock);
 }
 
