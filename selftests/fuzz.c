@@ -2385,14 +2385,15 @@ int main(int argc, char **argv)
 	set_cap(0, caps[0]);
 	set_cap(1, caps[1]);
 
+	/* First, beside what was printed meanwhile of those that hung or died. */
+	result(!nr_hung, "no_call_hangs", false);
+	result(!nr_died, "workers_die_only_when_they_are_killed", false);
 	show_table();
 	if (out)
 		write_corpus(out);
 	few = shared->calls < FEW_CALLS;
 	result(calls_succeed_and_fail(), "every_call_succeeds_and_fails_often", few);
 	result(errnos_reached(), "every_errno_of_the_uapi_is_reached", few);
-	result(!nr_hung, "no_call_hangs", false);
-	result(!nr_died, "workers_die_only_when_they_are_killed", false);
 	result(counters_return_to(before), "counters_are_as_before", false);
 	result(read_number(MAX_BYTES) == caps[0] && read_number(MAX_BYTES_PER_USER) == caps[1],
 	       "the_caps_are_as_before", false);
