@@ -165,7 +165,9 @@ struct evpl_part {
  * @fence_sem: held for write by who sets @orphaned, after which folios are given back;
  *	for read by who looks at what has them
  * @look_mutex: held by the one task that looks at the buffers in quarantine, since each
- *	look leaves notes in evpl_share.seen
+ *	look leaves notes in evpl_share.seen. Also held by the owner's task that ends a
+ *	quarantine: so no other has a count of the share for a look, and the reference has
+ *	gone back when the call returns.
  * @orphaned: its client has gone. Changes under the xa_lock of @shares too; may be read
  *	without, by who has seen or changed @shares under it before
  * @exports: ranges of it that dma-bufs carry without a reference; guarded likewise

@@ -756,14 +756,17 @@ static unsigned long note_serials(struct evpl_share *share)
 static bool look_at_next(struct evpl_slab *slab, unsigned long *index, unsigned long end,
 			 bool *left)
 {
-	struct evpl_share *share = next_quarantined(slab, index, end);
+	struct evpl_share *share;
 	unsigned long last;
 	bool open;
 
-	if (!share)
-		return false;
-	evpl_stop(EVPL_STOP_LOOK);
 	mutex_lock(&slab->look_mutex);
+	share = next_quarantined(slab, index, end);
+	if (!share) {
+		mutex_unlock(&slab->look_mutex);
+		return false;
+	}
+	evpl_stop(EVPL_STOP_LOOK);
 	last = note_serials(share);
 	open = evpl_fence_is_open(share);
 	evpl_stop(EVPL_STOP_FENCE);
@@ -864,9 +867,12 @@ int evpl_share_end_quarantine(struct evpl_client *client, u64 offset)
 	slab = get_slab(client, offset, &index);
 	if (!slab)
 		return -ENOENT;
+	/* A task that looks has a count of the share: then the reference would go later. */
+	mutex_lock(&slab->look_mutex);
 	share = next_quarantined(slab, &index, index);
 	if (share && try_end_quarantine(share, false, true))
 		ret = 0;
+	mutex_unlock(&slab->look_mutex);
 	evpl_slab_put(slab);
 	return ret;
 }

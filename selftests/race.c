@@ -54,7 +54,7 @@ static bool is_held_up(pid_t pid)
 /* Only the returned process has the client from here on: its death is the client's. */
 static pid_t last_of(struct client *client)
 {
-	pid_t pid = fork();
+	pid_t pid = fork_child();
 
 	if (!pid)
 		for (;;)
@@ -74,6 +74,7 @@ FIXTURE_SETUP(race)
 {
 	if (access(OWN_FAULT, F_OK))
 		SKIP(return, "built without EVPL_DEBUG=1");
+	limit_sleeps();
 	self->before = read_counters();
 	self->max_bytes = read_number(MAX_BYTES);
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
@@ -128,11 +129,11 @@ TEST_F(race, open_that_is_held_up_holds_up_no_other_device)
 	if (!path)
 		SKIP(return, "a kernel without a misc device to open");
 	ASSERT_EQ(0, write_string(OPEN, "1"));
-	opener = fork();
+	opener = fork_child();
 	if (!opener)
 		_exit(open(DEVICE, O_RDWR | O_CLOEXEC) < 0);
 	ASSERT_TRUE(wait_at(OPEN, 1));
-	other = fork();
+	other = fork_child();
 	if (!other)
 		_exit(open(path, O_RDONLY | O_CLOEXEC) < 0);
 	EXPECT_EQ(0, reap_soon(other));
@@ -151,7 +152,7 @@ TEST_F(race, slab_freed_while_a_fault_has_found_it_is_never_seen_after)
 	ASSERT_NE(MAP_FAILED, memory);
 	ASSERT_EQ(0, pipe(freed));
 	ASSERT_EQ(0, write_string(OWN_FAULT, "1"));
-	toucher = fork();
+	toucher = fork_child();
 	if (!toucher) {
 		/* Right after the fault, and after the free has returned. */
 		int first = touch_read(memory);
@@ -164,7 +165,7 @@ TEST_F(race, slab_freed_while_a_fault_has_found_it_is_never_seen_after)
 	}
 	ASSERT_TRUE(wait_at(OWN_FAULT, 1));
 
-	freer = fork();
+	freer = fork_child();
 	if (!freer)
 		_exit(evpl_slab_free(self->fd, 0) ? 1 : 0);
 	EXPECT_TRUE(is_held_up(freer));
@@ -204,7 +205,7 @@ TEST_F(race, memory_error_during_a_fault_raises_SIGBUS_in_every_mapping)
 	ASSERT_NE(MAP_FAILED, memory);
 	ASSERT_EQ(0, touch_write(error.page));
 	ASSERT_EQ(0, write_string(OWN_FAULT, "1"));
-	toucher = fork();
+	toucher = fork_child();
 	if (!toucher)
 		_exit(touch_read(error.page));
 	ASSERT_TRUE(wait_at(OWN_FAULT, 1));
@@ -232,7 +233,7 @@ TEST_F(race, calls_while_a_mapping_sets_up_find_the_client_as_it_was)
 	pid_t mapper, second, reader;
 
 	ASSERT_EQ(0, write_string(SET_UP, "1"));
-	mapper = fork();
+	mapper = fork_child();
 	if (!mapper)
 		_exit(evpl_map(self->fd, SLAB_2M, 0) == MAP_FAILED);
 	ASSERT_TRUE(wait_at(SET_UP, 1));
@@ -242,13 +243,13 @@ TEST_F(race, calls_while_a_mapping_sets_up_find_the_client_as_it_was)
 	EXPECT_EQ(MAP_FAILED, evpl_map(self->fd, SLAB_2M, SLAB_2M));
 	EXPECT_EQ(ENXIO, errno);
 
-	second = fork();
+	second = fork_child();
 	if (!second)
 		_exit(evpl_setup(self->fd, 4096, &setup) == -EBUSY ? 0 : 1);
 	EXPECT_TRUE(is_held_up(second));
 
 	/* Who reads the state of a client that is busy can be killed. */
-	reader = fork();
+	reader = fork_child();
 	if (!reader)
 		_exit(fdinfo(self->fd, "evpl-slabs") < 0);
 	EXPECT_TRUE(is_held_up(reader));
@@ -271,7 +272,7 @@ TEST_F(race, two_mappings_that_set_up_get_one_slab)
 
 	ASSERT_EQ(0, pipe(mapped));
 	ASSERT_EQ(0, write_string(SET_UP, "1"));
-	first = fork();
+	first = fork_child();
 	if (!first) {
 		char *memory = evpl_map(self->fd, SLAB_2M, 0);
 
@@ -283,7 +284,7 @@ TEST_F(race, two_mappings_that_set_up_get_one_slab)
 	}
 	ASSERT_TRUE(wait_at(SET_UP, 1));
 
-	second = fork();
+	second = fork_child();
 	if (!second) {
 		char *memory = evpl_map(self->fd, SLAB_2M, 0);
 
@@ -354,11 +355,11 @@ static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, pipe(pipe_fds));
 
 	ASSERT_EQ(0, write_string(GUEST_FAULT, "1"));
-	toucher = fork();
+	toucher = fork_child();
 	if (!toucher)
 		_exit(receive_and_touch(ends[1], pipe_fds[0]));
 	ASSERT_TRUE(wait_at(GUEST_FAULT, 1));
-	revoker = fork();
+	revoker = fork_child();
 	if (!revoker)
 		_exit(evpl_revoke(self->fd, 0) ? 1 : 0);
 	EXPECT_TRUE(is_held_up(revoker));
@@ -395,7 +396,7 @@ TEST_F(race, size_passes_by_a_slab_that_is_not_there_yet)
 	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	ASSERT_EQ(0, write_string(RESERVED, "1"));
-	child = fork();
+	child = fork_child();
 	if (!child)
 		_exit(evpl_slab_alloc(self->fd, SLAB_2M, &offset) ||
 		      offset != SLAB_2M);
@@ -419,7 +420,7 @@ TEST_F(race, who_is_killed_while_entries_are_had_takes_none)
 	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
 	before = read_counters();
 	ASSERT_EQ(0, write_string(ENTRIES, "1"));
-	child = fork();
+	child = fork_child();
 	if (!child)
 		_exit(evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	ASSERT_TRUE(wait_at(ENTRIES, 1));
@@ -446,7 +447,7 @@ TEST_F(race, who_is_killed_while_an_export_takes_its_ranges_gives_up_none)
 	entries[0].word = 1;
 	entries[1].word = 1;
 	ASSERT_EQ(0, write_string(EXPORT, "1"));
-	child = fork();
+	child = fork_child();
 	if (!child)
 		_exit(evpl_export(self->fd, ranges, 2, 0) < 0);
 	ASSERT_TRUE(wait_at(EXPORT, 1));
@@ -474,7 +475,7 @@ TEST_F(race, who_is_killed_while_a_dmabuf_is_mapped_maps_nothing)
 	dmabuf = evpl_export(self->fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
 	ASSERT_GE(dmabuf, 0);
 	ASSERT_EQ(0, write_string(MAP, "1"));
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		struct drm_prime prime = { .fd = dmabuf };
 
@@ -513,7 +514,7 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 	ASSERT_EQ(4096, read(pipe_fds[0], page_read, 4096));
 	ASSERT_TRUE(wait_at(REAP, 1));
 
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		uint64_t offset;
 
@@ -562,6 +563,7 @@ FIXTURE_SETUP(quarantine)
 {
 	if (access(FENCE, F_OK))
 		SKIP(return, "built without EVPL_DEBUG=1");
+	limit_sleeps();
 	self->before = read_counters();
 	ASSERT_TRUE(open_client(&self->lessee, 0));
 	open_owner(_metadata, self, 0);
@@ -613,7 +615,7 @@ static pid_t release_up_to_fence(struct __test_metadata *_metadata,
 	pid_t pid;
 
 	ASSERT_EQ(0, write_string(FENCE, "1"));
-	pid = fork();
+	pid = fork_child();
 	if (!pid) {
 		/* Else it would keep the owner alive. */
 		close_client(&self->owner);
@@ -655,7 +657,7 @@ static void look_up_to_fence(struct __test_metadata *_metadata,
 /* A process that revokes the buffer, and exits with what that returned. */
 static pid_t revoker(struct _test_data_quarantine *self)
 {
-	pid_t pid = fork();
+	pid_t pid = fork_child();
 
 	if (!pid)
 		_exit(evpl_revoke(self->owner.fd, OFFSET));
@@ -852,29 +854,32 @@ TEST_F(quarantine, what_a_lease_left_since_the_kernels_look_is_seen)
 	EXPECT_TRUE(is_returned(&self->owner, N));
 }
 
-TEST_F(quarantine, that_its_owner_ends_while_the_kernel_looks_stays_ended)
+TEST_F(quarantine, that_its_owner_ends_while_the_kernel_looks_is_over_when_the_call_returns)
 {
+	pid_t ender;
+
 	set(&self->owner.entries[N].word, 1);
-	quarantine_up_to_look(_metadata, self);
-	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, OFFSET));
-	ASSERT_EQ(0, write_string(LOOK, "0"));
+	look_up_to_fence(_metadata, self, true);
+	ender = fork_child();
+	if (!ender)
+		_exit(evpl_quarantine_end(self->owner.fd, OFFSET) ||
+		      read_counters().shares);
+	EXPECT_TRUE(is_held_up(ender));
+	ASSERT_EQ(0, write_string(FENCE, "0"));
+	EXPECT_EQ(0, reap(ender));
 	/* The pipe holds it still. */
 	EXPECT_TRUE(is_returned(&self->owner, N));
-	EXPECT_EQ(0, read_counters().shares);
 }
 
 TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 {
-	struct evpl_record old, record;
+	struct evpl_record record;
 
 	set(&self->owner.entries[N].word, 1);
-	old = lease(_metadata, self, true);
-	EXPECT_EQ(1, evpl_revoke(self->owner.fd, OFFSET));
-	ASSERT_EQ(0, write_string(LOOK, "1"));
-	ASSERT_TRUE(wait_at(LOOK, 1));
-	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, OFFSET));
+	quarantine_up_to_look(_metadata, self);
+	drain(_metadata, self);
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, OFFSET));
 	EXPECT_EQ(0, get(&self->owner.entries[N].word));
-	EXPECT_EQ(1, let_go(&self->lessee, &old));
 
 	/* The buffer gets a new share while the kernel is about to look at the old one. */
 	set(&self->owner.entries[N].word, 1);
@@ -882,7 +887,6 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(2, read_counters().shares);
-	drain(_metadata, self);
 	drain(_metadata, self);
 	ASSERT_EQ(0, write_string(LOOK, "0"));
 	EXPECT_TRUE(is_returned(&self->owner, N));
@@ -910,6 +914,7 @@ FIXTURE_SETUP(stalled)
 {
 	if (access(TABLES, F_OK))
 		SKIP(return, "built without EVPL_DEBUG=1");
+	limit_sleeps();
 	self->before = read_counters();
 	ASSERT_TRUE(open_client(&self->lessee, 0));
 	ASSERT_TRUE(open_client(&self->owner, EVPL_SETUP_REVOKE));
@@ -948,11 +953,11 @@ static void owner_pulls_revokes_and_dies(struct __test_metadata *_metadata,
 {
 	pid_t puller, revoker, owner;
 
-	puller = fork();
+	puller = fork_child();
 	if (!puller)
 		_exit(evpl_lease_pull(self->owner.fd));
 	EXPECT_EQ(1, reap_soon(puller));
-	revoker = fork();
+	revoker = fork_child();
 	if (!revoker)
 		_exit(evpl_revoke(self->owner.fd, BUFFER));
 	EXPECT_EQ(0, reap_soon(revoker));
@@ -981,7 +986,7 @@ TEST_F(stalled, lessee_that_allocates_a_lease_does_not_hold_its_owner_up)
 	record.flags = EVPL_RECORD_DEVICE;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &record, 1));
 	ASSERT_EQ(0, write_string(ENTRIES, "1"));
-	reader = fork();
+	reader = fork_child();
 	if (!reader) {
 		close_client(&self->owner);
 		if (evpl_recv(self->ends[1], &record, 1) != 1)
@@ -998,7 +1003,7 @@ TEST_F(stalled, lessee_that_allocates_a_lease_does_not_hold_its_owner_up)
 /* A child that touches a record's first page, which it has mapped anew. */
 static pid_t toucher(struct _test_data_stalled *self, const struct evpl_record *record)
 {
-	pid_t pid = fork();
+	pid_t pid = fork_child();
 	char *memory;
 
 	if (pid)
@@ -1030,7 +1035,7 @@ TEST_F(stalled, owner_that_pulls_while_a_fault_maps_can_be_killed)
 	ASSERT_EQ(0, write_string(GUEST_FAULT, "1"));
 	pid = toucher(self, &self->records[1]);
 	ASSERT_TRUE(wait_at(GUEST_FAULT, 1));
-	puller = fork();
+	puller = fork_child();
 	if (!puller)
 		_exit(evpl_lease_pull(self->owner.fd));
 	EXPECT_TRUE(is_held_up(puller));
@@ -1048,11 +1053,11 @@ TEST_F(stalled, owner_that_revokes_while_it_sends_can_be_killed)
 	pid_t sender, revoker;
 
 	ASSERT_EQ(0, write_string(ENTRIES, "1"));
-	sender = fork();
+	sender = fork_child();
 	if (!sender)
 		_exit(evpl_send(self->ends[0], &record, 1));
 	ASSERT_TRUE(wait_at(ENTRIES, 1));
-	revoker = fork();
+	revoker = fork_child();
 	if (!revoker)
 		_exit(evpl_revoke(self->owner.fd, 0));
 	EXPECT_TRUE(is_held_up(revoker));
