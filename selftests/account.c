@@ -22,6 +22,7 @@ FIXTURE(account)
 
 FIXTURE_SETUP(account)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	self->max_bytes = read_number(MAX_BYTES);
 	self->max_bytes_per_user = read_number(MAX_BYTES_PER_USER);
@@ -175,7 +176,7 @@ TEST_F(account, user_is_the_one_who_opened_and_each_has_a_cap_of_its_own)
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
 
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		struct evpl_setup setup;
 		int fd;
@@ -205,7 +206,7 @@ TEST_F(account, others_may_not_open_it)
 
 	ASSERT_EQ(0, stat(DEVICE, &stat_buf));
 	EXPECT_EQ(0660, stat_buf.st_mode & 0777);
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		if (setgid(12345) || setuid(12345))
 			_exit(1);
@@ -223,7 +224,7 @@ TEST_F(account, more_than_the_memory_cgroup_has_is_ENOMEM_and_kills_nobody)
 	ASSERT_EQ(0, write_number(CGROUP "/memory.max", 32 * MIB));
 	write_string(CGROUP "/memory.swap.max", "0");
 
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		uint64_t offsets[64], offset;
 		int slabs = 0, ret, fill;
@@ -318,7 +319,7 @@ TEST_F(account, leases_and_shares_are_charged_for_what_they_take)
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (mkdir(CGROUP, 0755) && errno != EEXIST)
 		SKIP(return, "no cgroup of version 2");
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		int failed = 1;
 
@@ -440,7 +441,7 @@ static int enter(struct actor *actor, uid_t uid, int end, int next)
 	*actor = (struct actor){ .end = end, .next = next };
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
 		return -errno;
-	actor->pid = fork();
+	actor->pid = fork_child();
 	if (!actor->pid) {
 		close(sockets[0]);
 		answer = start(actor, uid);
@@ -476,6 +477,7 @@ FIXTURE_SETUP(service)
 {
 	struct evpl_setup setup;
 
+	limit_sleeps();
 	self->before = read_counters();
 	self->max_bytes_per_user = read_number(MAX_BYTES_PER_USER);
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);

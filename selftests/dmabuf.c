@@ -18,6 +18,7 @@ FIXTURE(dmabuf)
 
 FIXTURE_SETUP(dmabuf)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	ASSERT_TRUE(open_client(&self->owner, 0));
 	ASSERT_TRUE(open_client(&self->receiver, 0));
@@ -669,7 +670,7 @@ static int owned_by_child(uint32_t flags, pid_t *child)
 
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets))
 		return -errno;
-	*child = fork();
+	*child = fork_child();
 	if (!*child) {
 		struct client c;
 
@@ -695,6 +696,7 @@ FIXTURE(orphan)
 
 FIXTURE_SETUP(orphan)
 {
+	limit_sleeps();
 	self->before = read_counters();
 }
 
@@ -765,7 +767,7 @@ TEST_F(orphan, dmabuf_lives_in_a_socket_and_in_a_child_that_inherited_its_mappin
 	ASSERT_EQ(0, pipe(go));
 	ASSERT_EQ(0, send_fd(sockets[0], 0, fd));
 	close(fd);
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		close(sockets[0]);
 		close(sockets[1]);

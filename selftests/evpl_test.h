@@ -54,7 +54,7 @@
  * many to live (see fork_child()). It has a minute more itself (see limit_sleeps()), so that
  * it tells which step failed. The harness ends it later, and can't tell that.
  */
-#define LIMIT		240
+#define LIMIT		480
 
 /* Return 0, or -errno, so that an errno can be compared by value. */
 #define RESULT(call)	((call) < 0 ? -errno : 0)

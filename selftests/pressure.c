@@ -151,6 +151,7 @@ FIXTURE(pressure)
 
 FIXTURE_SETUP(pressure)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	self->oom_kills = number_in("/proc/vmstat", "oom_kill");
 	self->max_bytes = read_number(MAX_BYTES);
@@ -213,7 +214,7 @@ TEST_F(pressure, cgroup_at_its_limit_refuses_all_its_processes_and_kills_none)
 	write_string(CGROUP "/memory.swap.max", "0");
 
 	for (int i = 0; i < WORKERS; i++) {
-		pids[i] = fork();
+		pids[i] = fork_child();
 		if (!pids[i])
 			_exit(work_in_cgroup());
 	}
@@ -250,7 +251,7 @@ static int work_at_cap(uid_t uid, int ready, int go)
 	if (write(ready, "", 1) != 1 || read(go, &byte, 1) != 1)
 		return failure ?: BAD_SETUP;
 
-	partner = fork();
+	partner = fork_child();
 	failure = failure ?: worker_rounds(&worker, ROUNDS) ?: worker_fill(&worker);
 	if (!failure && worker.refused != ROUNDS + 1)
 		failure = NEVER_REFUSED;
@@ -297,7 +298,7 @@ static long long fill_to_caps(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, pipe2(ready, O_CLOEXEC));
 	ASSERT_EQ(0, pipe2(go, O_CLOEXEC));
 	for (int i = 0; i < USERS; i++) {
-		pids[i] = fork();
+		pids[i] = fork_child();
 		if (!pids[i]) {
 			close(go[1]);
 			_exit(work_at_cap(FIRST_UID + i, ready[1], go[0]));
@@ -392,7 +393,7 @@ TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do
 
 	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 4 * MIB + REFS_PAGE));
 	for (int i = 0; i < USERS; i++) {
-		pids[i] = fork();
+		pids[i] = fork_child();
 		if (!pids[i])
 			_exit(work_with_pipe(FIRST_UID + i));
 	}
@@ -429,7 +430,7 @@ TEST_F(pressure, clients_in_fragmented_memory_do_not_disturb_each_other)
 	ASSERT_NE(MAP_FAILED, small);
 	EXPECT_EQ(0, fragment(&fragments));
 	for (int i = 0; i < WORKERS; i++) {
-		pids[i] = fork();
+		pids[i] = fork_child();
 		if (!pids[i])
 			_exit(work_in_small_folios(small));
 	}
@@ -522,7 +523,7 @@ TEST_F(pressure, lessee_that_sleeps_for_memory_does_not_hold_its_owner_up)
 	ASSERT_EQ(0, write_number(CGROUP "/memory.high", MIB));
 	fd = send_all(ends);
 	ASSERT_GE(fd, 0);
-	lessee = fork();
+	lessee = fork_child();
 	if (!lessee) {
 		/* The parent is the owner. */
 		close(fd);
@@ -603,7 +604,7 @@ TEST_F(pressure, clients_that_may_use_only_a_node_without_memory_kill_nobody)
 	ASSERT_EQ(0, madvise(hog, length, MADV_DONTFORK));
 
 	for (int i = 0; i < WORKERS; i++) {
-		pids[i] = fork();
+		pids[i] = fork_child();
 		if (!pids[i])
 			_exit(work_without_memory());
 	}

@@ -20,6 +20,7 @@ FIXTURE(process)
 
 FIXTURE_SETUP(process)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
@@ -42,7 +43,7 @@ FIXTURE_TEARDOWN(process)
 
 TEST_F(process, child_shares_the_slabs_and_does_not_inherit_the_entries)
 {
-	pid_t child = fork();
+	pid_t child = fork_child();
 
 	if (!child) {
 		if (touch_read(self->entries) != SIGSEGV)
@@ -63,7 +64,7 @@ TEST_F(process, client_lives_until_the_last_of_its_processes_has_gone)
 	char byte;
 
 	ASSERT_EQ(0, pipe(go));
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		if (read(go[0], &byte, 1) != 1)
 			_exit(1);
@@ -85,7 +86,7 @@ TEST_F(process, client_lives_until_the_last_of_its_processes_has_gone)
 TEST_F(process, exec_gives_it_back)
 {
 	int fd = self->fd;
-	pid_t child = fork();
+	pid_t child = fork_child();
 
 	if (!child) {
 		/* The only client of the child. */
@@ -154,7 +155,7 @@ TEST_F(process, child_waits_for_a_mutex_that_its_parent_holds)
 		ASSERT_TRUE(shared_mutex(mutex, protocols[i]));
 		ASSERT_EQ(0, pthread_mutex_lock(mutex));
 		self->memory[0] = 1;
-		child = fork();
+		child = fork_child();
 		if (!child) {
 			if (pthread_mutex_lock(mutex))
 				_exit(1);
@@ -181,7 +182,7 @@ TEST_F(process, who_waits_for_a_mutex_learns_that_its_owner_died)
 
 		ASSERT_TRUE(shared_mutex(mutex, protocols[i]));
 		ASSERT_EQ(0, pipe(locked));
-		owner = fork();
+		owner = fork_child();
 		if (!owner) {
 			if (pthread_mutex_lock(mutex) || write(locked[1], "", 1) != 1)
 				_exit(1);
@@ -189,7 +190,7 @@ TEST_F(process, who_waits_for_a_mutex_learns_that_its_owner_died)
 				pause();
 		}
 		ASSERT_EQ(1, read(locked[0], &byte, 1));
-		waiter = fork();
+		waiter = fork_child();
 		if (!waiter) {
 			if (pthread_mutex_lock(mutex) != EOWNERDEAD)
 				_exit(1);
@@ -214,7 +215,7 @@ TEST_F(process, semaphore_of_its_parent_wakes_a_child)
 	pid_t child;
 
 	ASSERT_EQ(0, sem_init(semaphore, 1, 0));
-	child = fork();
+	child = fork_child();
 	if (!child)
 		_exit(sem_wait(semaphore) ? 1 : 0);
 	EXPECT_TRUE(sleeps_in(child, SYS_futex));
@@ -352,7 +353,7 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
 
 		memset(victim, 0, sizeof(*victim));
 		victim->stop_at = rand() % 4 ? steps : 0;
-		child = fork();
+		child = fork_child();
 		if (!child)
 			live(victim);
 		wait_for_moment(victim, child, steps);

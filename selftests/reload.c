@@ -77,6 +77,7 @@ FIXTURE_SETUP(reload)
 	self->module = -1;
 	if (!path)
 		SKIP(return, "name the module's file in EVPL_MODULE");
+	limit_sleeps();
 	self->before = read_counters();
 	if (self->before.clients)
 		SKIP(return, "somebody else is a client");
@@ -91,7 +92,7 @@ FIXTURE_SETUP(reload)
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, self->shared);
 	for (int i = 0; i < OPENERS; i++) {
-		self->openers[i] = fork();
+		self->openers[i] = fork_child();
 		if (!self->openers[i])
 			try_to_open(self->shared);
 	}

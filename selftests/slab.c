@@ -16,6 +16,7 @@ FIXTURE(slab)
 
 FIXTURE_SETUP(slab)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
@@ -336,7 +337,7 @@ TEST_F(slab, freed_while_another_thread_touches_it_is_never_seen_after)
 
 		ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 		/* The child's page tables are another set: both must be emptied. */
-		child = fork();
+		child = fork_child();
 		if (!child) {
 			while (!touch_read(window + 4096))
 				;

@@ -15,6 +15,7 @@ FIXTURE(window)
 
 FIXTURE_SETUP(window)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
@@ -751,7 +752,7 @@ TEST_F(window, fork_takes_guest_windows_past_the_bound_and_then_none_is_mapped)
 	ASSERT_EQ(0, madvise(pages[1], 4096, MADV_DOFORK));
 	ASSERT_EQ(0, pipe(looked));
 	ASSERT_EQ(0, pipe(go));
-	child = fork();
+	child = fork_child();
 	if (!child) {
 		if (try_map(self->fd, PROT_READ, MAP_SHARED, offset, 4096) != -ENOMEM)
 			_exit(1);
@@ -793,6 +794,7 @@ FIXTURE(lent)
 
 FIXTURE_SETUP(lent)
 {
+	limit_sleeps();
 	self->before = read_counters();
 	ASSERT_TRUE(open_client(&self->owner, 0));
 	ASSERT_TRUE(open_client(&self->lessee, 0));
