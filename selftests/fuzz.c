@@ -1215,13 +1215,14 @@ static int do_quarantine_end(struct thread *self, const uint8_t *arg)
 static int do_buffer_wait(struct thread *self, const uint8_t *arg)
 {
 	struct evpl_buffer_wait wait = { .flags = EVPL_WAIT_TRY | flags_of[arg[2]] };
-	unsigned int slot;
+	/* What lies at the fourth place has no flags: it would wait, and nobody ends that. */
+	unsigned int slot, pointer = arg[5] == 4 ? 0 : arg[5];
 	int fd = pick_fd(arg[0], &slot);
 	uint64_t *where;
 
 	wait.offset = pick_slab(slot, arg[3], &where) + wrong_by[arg[4]];
 	return RESULT(ioctl(fd, EVPL_BUFFER_WAIT,
-			    place(self, &wait, sizeof(wait), arg[1], arg[5])));
+			    place(self, &wait, sizeof(wait), arg[1], pointer)));
 }
 
 static void count(unsigned int kind, int ret)
