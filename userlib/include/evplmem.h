@@ -24,6 +24,10 @@
  * to lock. Allocation and release don't block, and make no system call unless
  * memory is short. No function may be called from a signal handler.
  *
+ * Cancellation: no function is a point of cancellation (pthreads(7)), and call-backs run
+ * with the thread's cancellation disabled. A thread that is to be cancelled while it waits
+ * for a message waits by poll(2).
+ *
  * Fork: a child of fork(2) has none of its parent's references. Of the pools, contexts,
  * channels, devices and iovecs that its parent made, functions return -EPERM to it, and
  * those that can't fail do nothing. But evpl_channel_close() closes the child's copy of
@@ -250,8 +254,8 @@ struct evpl_slab_info {
  *	a device holds it. Or 0.
  *
  * They run on whichever thread takes or gives back a slab, attaches or detaches,
- * several at a time for different slabs, and hold no lock: they may allocate and
- * release. They must not detach a device, close the pool, or wait for a thread
+ * several at a time for different slabs, with cancellation disabled, and hold no
+ * lock: they may allocate and release. They must not detach a device, close the pool, or wait for a thread
  * that does. For one slab and device they never overlap.
  */
 struct evpl_device_ops {
@@ -269,7 +273,11 @@ struct evpl_device_ops {
  */
 #define EVPL_IOVEC_PRIVATE	(1U << 0)
 
-/** EVPL_CHANNEL_BLOCKING - sending waits for room, and receiving for a message */
+/**
+ * EVPL_CHANNEL_BLOCKING - sending waits for room, and receiving for a message
+ *
+ * A signal ends the wait (-EINTR), cancellation of the thread doesn't.
+ */
 #define EVPL_CHANNEL_BLOCKING	(1U << 0)
 
 /** EVPL_MESSAGE_WRITE - the receiver may write to the buffer too */

@@ -10,7 +10,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "config.h"
+#include "cancel.h"
 #include "context.h"
 #include "sharing.h"
 #include "slab.h"
@@ -49,6 +49,7 @@ int evplmem_channel_bind(struct evpl_channel **r_channel, struct evpl_pool *pool
 			 unsigned int flags)
 {
 	struct evpl_channel *channel;
+	NO_CANCELLATION;
 	int err;
 
 	if (pool_is_inherited(pool))
@@ -81,6 +82,7 @@ int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *po
 		.size = sizeof(create),
 		.capacity = capacity,
 	};
+	NO_CANCELLATION;
 	int err;
 
 	if (pool_is_inherited(pool))
@@ -104,6 +106,8 @@ int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *po
 /* In the child of a fork as well: it has a descriptor of its own. */
 void evplmem_channel_close(struct evpl_channel *channel)
 {
+	NO_CANCELLATION;
+
 	if (!channel)
 		return;
 	close(channel->fd);
@@ -136,6 +140,7 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 	struct evpl_record few[FEW_RECORDS], *records = few;
 	struct evpl_pool *pool = channel->pool;
 	ssize_t written;
+	NO_CANCELLATION;
 	int err = 0, i;
 
 	if (pool_is_inherited(pool))
@@ -210,6 +215,7 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 {
 	struct evpl_record records[FEW_RECORDS];
 	ssize_t got;
+	NO_CANCELLATION;
 	int i, n;
 
 	if (pool_is_inherited(channel->pool))

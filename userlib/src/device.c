@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "bias.h"
+#include "cancel.h"
 #include "config.h"
 #include "guest.h"
 
@@ -70,11 +71,20 @@ void device_call_end(struct evpl_device *device, struct reg *reg, enum reg_state
 	pthread_cond_broadcast(&device->pool->calls_done);
 }
 
+/* Waits until a call-back has returned. Under the pool's lock, which is dropped meanwhile. */
+void devices_wait_for_call(struct evpl_pool *pool)
+{
+	NO_CANCELLATION;
+
+	pthread_cond_wait(&pool->calls_done, &pool->lock);
+}
+
 /* Under the pool's lock, which is dropped meanwhile. */
 static void register_one(struct evpl_device *device, struct slab *slab)
 {
 	struct reg *reg = device_reg(device, slab);
 	uint64_t cookie = 0;
+	NO_CANCELLATION;
 	int err;
 
 	device_call_begin(device, reg);
@@ -96,6 +106,7 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 	struct numbers *numbers = &device->pool->numbers;
 	unsigned int number = slab->info.number;
 	bool dying = slab->state == SLAB_DYING;
+	NO_CANCELLATION;
 	int ret = 0;
 
 	numbers_await(numbers, number, device->slot);
@@ -250,7 +261,7 @@ void evplmem_device_detach(struct evpl_device *device)
 		guests_detach(device);
 		if (!device->calls)
 			break;
-		pthread_cond_wait(&pool->calls_done, &pool->lock);
+		devices_wait_for_call(pool);
 	}
 	each_slab(device, REG_FAILED, true, forget_failure);
 	numbers_forget(&pool->numbers, device->slot);

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "cancel.h"
 #include "sharing.h"
 
 /**
@@ -35,6 +36,7 @@ static void register_one(struct evpl_device *device, struct guest *guest)
 {
 	struct reg *reg = &guest->regs[device->slot];
 	uint64_t cookie = 0;
+	NO_CANCELLATION;
 	int err;
 
 	device_call_begin(device, reg);
@@ -47,6 +49,7 @@ static void unregister_one(struct evpl_device *device, struct guest *guest)
 {
 	struct reg *reg = &guest->regs[device->slot];
 	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
+	NO_CANCELLATION;
 
 	device_call_begin(device, reg);
 	if (device->ops.unregister_slab)
@@ -114,7 +117,7 @@ int guest_cookie(struct evpl_device *device, const struct evpl_iovec *iovec, uin
 		goto unlock;
 	reg = &guest->regs[device->slot];
 	while (reg_is(reg, REG_BUSY))
-		pthread_cond_wait(&pool->calls_done, &pool->lock);
+		devices_wait_for_call(pool);
 	if (reg_is(reg, REG_NONE) && !device->detaching) {
 		if (!guest->held)
 			entry_get(guest->lease, CALLER());

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "bias.h"
+#include "cancel.h"
 #include "config.h"
 #include "context.h"
 #include "error.h"
@@ -191,6 +192,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	struct evpl_pool_config cfg = { .size = sizeof(cfg) };
 	const struct backend *backend;
 	struct evpl_pool *pool;
+	NO_CANCELLATION;
 	int err;
 
 	err = config_copy(&cfg, sizeof(cfg), config);
@@ -303,6 +305,8 @@ static void pool_free_lists(struct evpl_pool *pool)
 
 int evplmem_pool_close(struct evpl_pool *pool)
 {
+	NO_CANCELLATION;
+
 	if (pool_is_inherited(pool))
 		return -EPERM;
 	/* Otherwise nobody looks until memory is short. */

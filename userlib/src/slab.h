@@ -87,6 +87,7 @@ struct slab {
 /* device.c */
 void device_call_begin(struct evpl_device *device, struct reg *reg);
 void device_call_end(struct evpl_device *device, struct reg *reg, enum reg_state state);
+void devices_wait_for_call(struct evpl_pool *pool);
 
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab);
 void slab_publish(struct slab *slab);

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <linux/errqueue.h>
 
+#include "cancel.h"
 #include "entry.h"
 
 /* Iovecs that are sent from the stack of the caller. */
@@ -94,6 +95,7 @@ ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_
 	bool copy = false;
 	size_t length = 0;
 	struct msghdr msg;
+	NO_CANCELLATION;
 	ssize_t ret;
 	int i;
 
@@ -168,6 +170,7 @@ int evplmem_zerocopy_reap(struct evpl_zerocopy *zerocopy)
 	struct sock_extended_err error;
 	struct cmsghdr *cmsg;
 	struct msghdr msg;
+	NO_CANCELLATION;
 
 	if (is_inherited(zerocopy->generation))
 		return -EPERM;
