@@ -37,7 +37,11 @@
  * isn't noticed: it must not call this library.
  *
  * Errors: functions that can fail return a negative errno, and have then changed
- * nothing. Errno itself is left as libc left it.
+ * nothing. Errno itself is left as libc left it. Of a pool that was closed, and of a
+ * context that was destroyed while its pool stays open, functions return -EPERM, and those
+ * that can't fail do nothing. That lasts until another one is made, which may get the same
+ * memory: it is no more than a help to find the mistake. A library that was built with
+ * DEBUG=1 ends the program instead.
  *
  * Structs that are passed in start with their size. A library that knows a
  * longer struct takes what is missing as zero; one that knows a shorter struct
@@ -413,8 +417,9 @@ static inline int evpl_pool_open(struct evpl_pool **r_pool, const struct evpl_po
  * Threads may still be inside a release of the last reference when this is
  * called.
  *
- * Return: 0, or -EBUSY while a context, a reference, an attached device or a dma-buf is
- * left.
+ * Return: 0, or
+ *  - -EBUSY: a context, a reference, an attached device or a dma-buf is left
+ *  - -EPERM: it was closed already, or is the parent's of this process
  */
 static inline int evpl_pool_close(struct evpl_pool *pool)
 {

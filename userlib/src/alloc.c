@@ -307,7 +307,7 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 	size_t niov;
 	int ret;
 
-	if (pool_is_inherited(evpl->pool))
+	if (context_is_inherited(evpl))
 		return -EPERM;
 	if (align & (align - 1) || align > buffer_size)
 		return -EINVAL;

@@ -96,7 +96,7 @@ int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 	bool fresh = false;
 	int i, keep = 0;
 
-	if (pool_is_inherited(evpl->pool))
+	if (context_is_inherited(evpl))
 		return -EPERM;
 	if (niov < 0)
 		return -EINVAL;

@@ -17,6 +17,9 @@
 
 #define DEFAULT_CACHE (8UL << 20)
 
+/* Destroyed contexts, the last ones, whose use is noticed by checks. */
+#define CHECKED_CONTEXTS 64
+
 uint64_t current_word(struct cursor cursor)
 {
 	return (uint64_t)(cursor.buffer->index + 1) << 32 | cursor.offset;
@@ -287,19 +290,24 @@ struct entry *context_steal(struct evpl *evpl)
 	return NULL;
 }
 
+/* Whether the struct of a destroyed context may be another one's by now. */
+static bool is_forgotten(const struct evpl *evpl)
+{
+	return !EVPLMEM_CHECKS || evpl->pool->destroyed - evpl->destroyed >= CHECKED_CONTEXTS;
+}
+
 static struct evpl *context_find(struct evpl_pool *pool, struct depot *depot)
 {
 	struct evpl *evpl;
 
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
-		if (!evpl->live && evpl->depot == depot)
+		if (!evpl->live && evpl->depot == depot && is_forgotten(evpl))
 			return evpl;
 
 	evpl = aligned_alloc(alignof(struct evpl), sizeof(*evpl));
 	if (!evpl)
 		return NULL;
 	*evpl = (struct evpl){
-		.hot.generation = pool->generation,
 		.pool = pool,
 		.depot = depot,
 		.next = pool_contexts(pool),
@@ -342,6 +350,7 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 	if (depot)
 		evpl = context_find(pool, depot);
 	if (evpl) {
+		evpl->hot.generation = pool->generation;
 		evpl->live = true;
 		pool->live++;
 		evpl->patience = 0;
@@ -362,7 +371,7 @@ void evplmem_destroy(struct evpl *evpl)
 	struct evpl_pool *pool;
 	struct cursor cursor;
 
-	if (!evpl || pool_is_inherited(evpl->pool))
+	if (!evpl || context_is_inherited(evpl))
 		return;
 	pool = evpl->pool;
 
@@ -382,6 +391,8 @@ void evplmem_destroy(struct evpl *evpl)
 
 	pool_lock(pool);
 	evpl->live = false;
+	evpl->hot.generation = 0;
+	evpl->destroyed = ++pool->destroyed;
 	pool->live--;
 	pool_unlock(pool);
 }

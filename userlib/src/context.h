@@ -21,7 +21,7 @@
  *
  * Any thread pushes to the cache, as it releases. The struct lives as long as the
  * pool, since entries name it; after evpl_destroy() it serves another context of the
- * same node.
+ * same node. Until then its generation is 0.
  */
 
 #include "pool.h"
@@ -53,6 +53,7 @@
  * @depot: where its buffers come from; constant
  * @next: the pool's list; constant
  * @live: not destroyed; under the pool's lock
+ * @destroyed: which one of the pool's contexts to be destroyed it was; as @live
  * @cache: free buffers, all of @depot
  * @limit: how many of them: @room less what @slots have; 0 when it was destroyed
  */
@@ -74,6 +75,7 @@ struct evpl {
 	struct depot *depot;
 	struct evpl *next;
 	bool live;
+	uint64_t destroyed;
 
 	/* Releasing threads write here. */
 	alignas(64) struct stack cache;
@@ -105,6 +107,14 @@ static inline struct evpl *pool_contexts(struct evpl_pool *pool)
 static inline struct depot *pool_depots(struct evpl_pool *pool)
 {
 	return atomic_load_explicit(&pool->depots, memory_order_acquire);
+}
+
+/* As pool_is_inherited(), of a context. */
+static inline bool context_is_inherited(const struct evpl *evpl)
+{
+	if (EVPLMEM_CHECKS && !evpl->hot.generation)
+		debug_die_of("context", evpl, "used after evpl_destroy()");
+	return is_inherited(evpl->hot.generation);
 }
 
 /* Whether the context may use buffers of @depot. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The last words of a program that released what it didn't hold.
+ * The last words of a program that released what it didn't hold, or used what has ended.
  */
 #include "debug.h"
 
@@ -27,6 +27,15 @@ noreturn void debug_die(const struct entry *entry, const char *what, void *site,
 	dprintf(STDERR_FILENO, "evplmem: buffer %p: %s\n", entry->base, what);
 	print_site("now at", site);
 	print_site("the release before this was at", before);
+	abort();
+}
+
+noreturn void debug_die_of(const char *kind, const void *object, const char *what)
+{
+	void *sites[16];
+
+	dprintf(STDERR_FILENO, "evplmem: %s %p: %s, by\n", kind, object, what);
+	backtrace_symbols_fd(sites, backtrace(sites, 16), STDERR_FILENO);
 	abort();
 }
 #endif

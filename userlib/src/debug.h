@@ -9,6 +9,9 @@
  * that is released twice is noticed only where the count has no other left, or
  * none but the one that a context holds on the buffer that it cuts slices off.
  * Then the program ends, and prints where the last two references were released.
+ *
+ * A context or pool that has ended is known by its generation, which is 0. Structs of
+ * these aren't used again as soon as in other builds, so that it stays so for a while.
  */
 
 #include <stdnoreturn.h>
@@ -25,5 +28,6 @@ struct entry;
 #endif
 
 noreturn void debug_die(const struct entry *entry, const char *what, void *site, void *before);
+noreturn void debug_die_of(const char *kind, const void *object, const char *what);
 
 #endif /* EVPLMEM_DEBUG_H */

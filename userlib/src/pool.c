@@ -45,7 +45,7 @@ static struct evpl_pool *pool_get_struct(void)
 	struct evpl_pool *pool;
 
 	pthread_mutex_lock(&closed_lock);
-	pool = closed_pools;
+	pool = EVPLMEM_CHECKS ? NULL : closed_pools;
 	if (pool)
 		closed_pools = pool->next_closed;
 	pthread_mutex_unlock(&closed_lock);
@@ -291,6 +291,10 @@ static void pool_free_lists(struct evpl_pool *pool)
 	struct depot *depot, *next_depot;
 	struct evpl *evpl, *next_evpl;
 
+	/* Checks want to find contexts that were destroyed. */
+	if (EVPLMEM_CHECKS)
+		return;
+
 	for (depot = pool_depots(pool); depot; depot = next_depot) {
 		next_depot = depot->next;
 		free(depot);
@@ -331,6 +335,8 @@ int evplmem_pool_close(struct evpl_pool *pool)
 	pool->steals = 0;
 	pool->failures = 0;
 	pool->wakeups = 0;
+	/* Whoever uses it once more is refused, until another pool has the struct. */
+	pool->generation = 0;
 	pool_unlock(pool);
 	pool_put_struct(pool);
 	return 0;

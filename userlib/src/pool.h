@@ -23,6 +23,7 @@
 #include <pthread.h>
 
 #include "backend.h"
+#include "debug.h"
 #include "device.h"
 #include "fork.h"
 #include "stack.h"
@@ -57,7 +58,7 @@ struct sharing;
  * @next_closed: the list of closed pools
  *
  * Constant while the pool is open:
- * @generation: the process that opened it
+ * @generation: the process that opened it; 0 of one that is closed
  * @backing: where memory comes from
  * @buffer_size: bytes of a buffer
  * @slab_min: slabs are multiples of this
@@ -71,6 +72,7 @@ struct sharing;
  *
  * Under @lock:
  * @live: contexts that weren't destroyed
+ * @destroyed: how many contexts ever were
  * @slabs: all slabs, those that are about to go included
  * @slab_next: how long the next slab is to be
  * @numbers: which numbers slabs have, and which are awaited
@@ -108,6 +110,7 @@ struct evpl_pool {
 	struct sharing *_Atomic sharing;
 
 	unsigned int live;
+	uint64_t destroyed;
 	struct slab *slabs;
 	size_t slab_next;
 	struct numbers numbers;
@@ -129,9 +132,14 @@ struct depot *pool_depot(struct evpl_pool *pool, int node);
 
 void closed_pools_forget(void);
 
-/* Whether it is the parent's of this process: then nothing may be done to it. */
+/*
+ * Whether it is the parent's of this process: then nothing may be done to it. The same goes
+ * for one that is closed, which has no process's generation.
+ */
 static inline bool pool_is_inherited(const struct evpl_pool *pool)
 {
+	if (EVPLMEM_CHECKS && !pool->generation)
+		debug_die_of("pool", pool, "used after evpl_pool_close()");
 	return is_inherited(pool->generation);
 }
 
