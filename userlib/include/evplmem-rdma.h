@@ -107,8 +107,9 @@ static inline void evpl_rdma_destroy(struct evpl_rdma *rdma)
  * @iovec: an iovec of the pool that the caller holds a reference by
  * @r_lkey: where the key goes
  *
- * Return: 0, or -ENOENT: the slab, or what was leased, couldn't be registered, or
- * @iovec is empty.
+ * Return: 0, or
+ *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
+ *  - -EINVAL: @iovec is of another pool
  */
 static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				 uint32_t *r_lkey)
@@ -125,8 +126,9 @@ static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec
  * The key is the whole slab's: a peer that gets it can reach all of it, as far as
  * the access flags allow.
  *
- * Return: 0, or -ENOENT: the slab, or what was leased, couldn't be registered, or
- * @iovec is empty.
+ * Return: 0, or
+ *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
+ *  - -EINVAL: @iovec is of another pool
  */
 static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				 uint32_t *r_rkey)
@@ -141,8 +143,9 @@ static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec
  *	request has completed
  * @sge: where its address, length and local key go
  *
- * Return: 0, or -ENOENT: the slab, or what was leased, couldn't be registered, or
- * @iovec is empty.
+ * Return: 0, or
+ *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
+ *  - -EINVAL: @iovec is of another pool
  */
 static inline int evpl_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				struct ibv_sge *sge)

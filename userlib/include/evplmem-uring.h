@@ -201,11 +201,12 @@ static inline void evpl_uring_destroy(struct evpl_uring *uring)
  *
  * Return: the index for the SQE's buf_index, valid while the reference is held; or
  *  - -ENOENT: @iovec is empty
+ *  - -EINVAL: @iovec is of another pool
  *  - -ENOSPC: all slots are in use
  *  - -EOPNOTSUPP: this kernel registers no memory of this kind
  *  - -ENOMEM: RLIMIT_MEMLOCK is reached, or memory is short
  *  - -EEXIST: the ring is another thread's
- *  - another error of io_uring_register(2), such as -EINVAL or -ENXIO: the slots
+ *  - another error of io_uring_register(2), such as -EINVAL again or -ENXIO: the slots
  *    aren't within the ring's table, or there is none
  */
 static inline int evpl_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)

@@ -1129,8 +1129,10 @@ static inline void evpl_device_detach(struct evpl_device *device)
  * O(1), and takes no lock; but a buffer of another process is registered by the first
  * call, with a device that has %EVPL_DEVICE_LEASES.
  *
- * Return: 0, or -ENOENT: the slab isn't registered with @device, nor can be what was
- * leased.
+ * Return: 0, or
+ *  - -ENOENT: the slab isn't registered with @device, nor can be what was leased; or
+ *    @iovec is empty
+ *  - -EINVAL: @iovec is of another pool
  */
 static inline int evpl_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 				     uint64_t *r_cookie)

@@ -283,6 +283,9 @@ int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *i
 	slab = iovec_slab(iovec);
 	if (!slab)
 		return guest_cookie(device, iovec, r_cookie);
+	/* The other pool's slab has another device in this slot, or none. */
+	if (slab->pool != device->pool)
+		return -EINVAL;
 	reg = device_reg(device, slab);
 	if (!reg_is(reg, REG_DONE))
 		return -ENOENT;

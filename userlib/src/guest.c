@@ -91,7 +91,7 @@ static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *i
  * @iovec: the caller's, of another process's buffer
  * @r_cookie: where it goes
  *
- * Return: 0, or -ENOENT.
+ * Return: as evpl_device_cookie().
  */
 int guest_cookie(struct evpl_device *device, const struct evpl_iovec *iovec, uint64_t *r_cookie)
 {
@@ -100,7 +100,9 @@ int guest_cookie(struct evpl_device *device, const struct evpl_iovec *iovec, uin
 	struct reg *reg;
 	int err = -ENOENT;
 
-	if (iovec_entry(iovec)->pool != pool || !(device->ops.flags & EVPL_DEVICE_LEASES))
+	if (iovec_entry(iovec)->pool != pool)
+		return -EINVAL;
+	if (!(device->ops.flags & EVPL_DEVICE_LEASES))
 		return -ENOENT;
 	guest = atomic_load(&iovec_entry(iovec)->guest);
 	/* After the caller got its reference. */

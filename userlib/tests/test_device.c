@@ -568,6 +568,51 @@ static void *storm_attacher(void *arg)
 	return NULL;
 }
 
+TEST_F(device, an_iovec_of_another_pool_has_no_cookie_here)
+{
+	struct evpl_iovec foreign;
+	struct evpl_pool *pool;
+	uint64_t cookie = 77;
+	struct evpl *evpl;
+
+	/* The other pool's device has the same slot, and a cookie for the same number. */
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(0, attach(self->pool, &self->fake));
+	ASSERT_EQ(0, attach(pool, &self->other));
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &foreign));
+	EXPECT_EQ(-EINVAL, evpl_device_cookie(self->fake.device, &foreign, &cookie));
+	EXPECT_EQ(77, cookie);
+	EXPECT_EQ(0, self->fake.registrations);
+	EXPECT_EQ(0, evpl_device_cookie(self->other.device, &foreign, &cookie));
+	EXPECT_EQ(1000, cookie);
+	evpl_iovec_release(&foreign);
+	evpl_device_detach(self->other.device);
+	evpl_device_detach(self->fake.device);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
+TEST_F(device, nor_has_a_received_buffer_of_another_pool)
+{
+	struct evpl_device_ops ops = fake_ops;
+	struct received received;
+	uint64_t cookie = 77;
+
+	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
+		SKIP(return, "the module's alone");
+	ops.flags = EVPL_DEVICE_LEASES;
+	receive_with(&received, self->pool, BUFFER, EVPL_MESSAGE_DEVICE);
+	ASSERT_EQ(0, evpl_device_attach(received.other, &ops, &self->other, &self->other.device));
+	self->other.registrations = 0;
+	EXPECT_EQ(-EINVAL, evpl_device_cookie(self->other.device, &received.message.iovec,
+					      &cookie));
+	EXPECT_EQ(77, cookie);
+	EXPECT_EQ(0, self->other.registrations);
+	evpl_device_detach(self->other.device);
+	EXPECT_EQ(0, end_received(&received));
+}
+
 TEST_F(device, attach_detach_grow_and_trim_at_once)
 {
 	struct storm storm[4];

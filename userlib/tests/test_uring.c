@@ -415,6 +415,46 @@ TEST_F(uring, an_empty_iovec_has_no_index)
 	EXPECT_EQ(NULL, evpl_uring_notice(self->uring));
 }
 
+TEST_F(uring, nor_has_an_iovec_of_another_pool_but_its_io_works)
+{
+	struct evpl_uring *other_uring;
+	struct evpl_iovec foreign;
+	struct evpl_pool *pool;
+	struct io_uring other;
+	struct evpl *evpl;
+
+	NEEDS_REGISTRATION();
+	/* Registered in the first slot of another ring, as the first slab of this pool is. */
+	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &other, 0));
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	ASSERT_EQ(0, evpl_uring_create(&other_uring, pool, &other, FIRST, SLOTS,
+				       EVPL_URING_NEW_TABLE));
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &foreign));
+	ASSERT_EQ(FIRST, evpl_uring_index(other_uring, &foreign));
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[0][0]));
+	ASSERT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[0][0]));
+
+	EXPECT_EQ(-EINVAL, evpl_uring_index(self->uring, &foreign));
+	EXPECT_EQ(1, uring_stats(self->uring).registrations);
+	EXPECT_EQ(0, uring_stats(self->uring).unregistrations);
+	memset(foreign.data, 'f', BUFFER);
+	EXPECT_EQ(0, evpl_uring_prep_write(self->uring, io_uring_get_sqe(&self->ring), self->fd,
+					   &foreign, 0));
+	EXPECT_EQ(BUFFER, submit(&self->ring));
+	memset(foreign.data, 0, BUFFER);
+	EXPECT_EQ(0, evpl_uring_prep_read(self->uring, io_uring_get_sqe(&self->ring), self->fd,
+					  &foreign, 0));
+	EXPECT_EQ(BUFFER, submit(&self->ring));
+	EXPECT_EQ('f', ((char *)foreign.data)[BUFFER - 1]);
+
+	evpl_iovec_release(&foreign);
+	evpl_uring_destroy(other_uring);
+	io_uring_queue_exit(&other);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
 TEST_F(uring, a_slab_is_registered_once_and_its_index_stays)
 {
 	int i, index;

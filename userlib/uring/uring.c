@@ -239,7 +239,7 @@ static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iove
 	} else if (slot >= 0) {
 		err = evpl_device_set_cookie(uring->device, iovec, (uint64_t)slot);
 		if (err) {
-			/* An iovec of another pool, or a caller on two threads. */
+			/* Another thread has registered it, which is not allowed, but happens. */
 			table_update(uring, (uint32_t)slot, NULL, 0);
 			free_slot(uring, (uint32_t)slot);
 			slot = err;
@@ -289,7 +289,7 @@ int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec
 	int err;
 
 	err = evpl_device_cookie(uring->device, iovec, &cookie);
-	if (err == -EPERM)
+	if (err && err != -ENOENT)
 		return err;
 	clear_gone(uring, false);
 	if (err)
