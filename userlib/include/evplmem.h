@@ -1024,7 +1024,13 @@ static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_sla
  *
  * Calls for one socket are made by one thread at a time.
  *
+ * The kernel numbers what a socket sends so from its beginning. Therefore a socket has one
+ * &struct evpl_zerocopy in its life, and has sent nothing so before that; but one that sent
+ * nothing may be followed by another. SO_ZEROCOPY, which an accepted socket inherits from
+ * the listening one, tells: it is left to this function to set, and stays set.
+ *
  * Return: 0, or
+ *  - -EBUSY: SO_ZEROCOPY is set already
  *  - -EOPNOTSUPP: it is no such socket
  *  - -EBADF, -ENOTSOCK: it is none at all
  *  - -ENOMEM: no memory

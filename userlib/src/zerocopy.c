@@ -51,16 +51,37 @@ struct evpl_zerocopy {
 	struct sent **end;
 };
 
+/*
+ * The kernel counts a socket's sends from its beginning, and doesn't say how far it is. So
+ * nobody may have sent so before: the option, which the library alone sets here and leaves
+ * set once something was sent, would tell.
+ */
+static int enable(int fd)
+{
+	socklen_t size = sizeof(int);
+	const int one = 1;
+	int enabled;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &enabled, &size))
+		return -errno;
+	if (enabled)
+		return -EBUSY;
+	return setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) ? -errno : 0;
+}
+
 int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
 {
 	struct evpl_zerocopy *zerocopy;
-	const int one = 1;
+	int err;
 
-	if (setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)))
-		return -errno;
 	zerocopy = malloc(sizeof(*zerocopy));
 	if (!zerocopy)
 		return -ENOMEM;
+	err = enable(fd);
+	if (err) {
+		free(zerocopy);
+		return err;
+	}
 	*zerocopy = (struct evpl_zerocopy){
 		.generation = fork_generation,
 		.fd = fd,
@@ -197,6 +218,7 @@ int evplmem_zerocopy_reap(struct evpl_zerocopy *zerocopy)
 
 int evplmem_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
 {
+	const int zero = 0;
 	int ret;
 
 	if (!zerocopy)
@@ -204,6 +226,8 @@ int evplmem_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
 	ret = evplmem_zerocopy_reap(zerocopy);
 	if (ret)
 		return ret < 0 ? ret : -EBUSY;
+	if (!zerocopy->number)
+		setsockopt(zerocopy->fd, SOL_SOCKET, SO_ZEROCOPY, &zero, sizeof(zero));
 	free(zerocopy);
 	return 0;
 }

@@ -101,6 +101,56 @@ TEST_F(zerocopy, references_stay_until_the_kernel_is_done)
 	EXPECT_EQ(0, evpl_zerocopy_reap(self->zerocopy));
 }
 
+TEST_F(zerocopy, a_socket_that_sent_so_has_no_second_one)
+{
+	struct evpl_zerocopy *second = NULL;
+	int same = dup(self->sockets[0]);
+
+	EXPECT_EQ(-EBUSY, evpl_zerocopy_create(&second, self->sockets[0]));
+	EXPECT_EQ(-EBUSY, evpl_zerocopy_create(&second, same));
+	EXPECT_EQ(NULL, second);
+	ASSERT_EQ(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, 1, 0));
+	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
+	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+	/* The kernel's next number isn't 0. */
+	ASSERT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
+	self->zerocopy = NULL;
+	EXPECT_EQ(-EBUSY, evpl_zerocopy_create(&second, self->sockets[0]));
+	EXPECT_EQ(NULL, second);
+	EXPECT_EQ(1, word_of(&self->iovec[0]));
+	close(same);
+}
+
+TEST_F(zerocopy, nor_has_one_whose_program_sent_so_before)
+{
+	struct evpl_zerocopy *zerocopy = NULL;
+	char bytes[100] = { 'a' };
+
+	ASSERT_EQ(0, setsockopt(self->sockets[1], SOL_SOCKET, SO_ZEROCOPY, &(int){ 1 },
+				sizeof(int)));
+	ASSERT_EQ(sizeof(bytes), send(self->sockets[1], bytes, sizeof(bytes), MSG_ZEROCOPY));
+	EXPECT_EQ(-EBUSY, evpl_zerocopy_create(&zerocopy, self->sockets[1]));
+	EXPECT_EQ(NULL, zerocopy);
+	EXPECT_EQ(sizeof(bytes), recv(self->sockets[0], bytes, sizeof(bytes), MSG_WAITALL));
+}
+
+TEST_F(zerocopy, one_that_sent_nothing_may_be_followed_by_another)
+{
+	for (int round = 0; round < 3; round++) {
+		ASSERT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
+		self->zerocopy = NULL;
+		ASSERT_EQ(0, evpl_zerocopy_create(&self->zerocopy, self->sockets[0]));
+		/* Neither of these is sent without a copy. */
+		EXPECT_EQ(0, evpl_zerocopy_send(self->zerocopy, self->iovec, 0, 0));
+		EXPECT_EQ(-EINVAL, evpl_zerocopy_send(self->zerocopy, self->iovec, -1, 0));
+	}
+	ASSERT_EQ(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, 1, 0));
+	EXPECT_EQ(2, word_of(&self->iovec[0]));
+	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
+	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+	EXPECT_EQ(1, word_of(&self->iovec[0]));
+}
+
 TEST_F(zerocopy, buffer_is_not_recycled_before_it_was_sent)
 {
 	struct evpl_iovec others[PER_SLAB];
