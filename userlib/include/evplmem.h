@@ -32,7 +32,7 @@
  * channels, devices and iovecs that its parent made, functions return -EPERM to it, and
  * those that can't fail do nothing. But evpl_channel_close() closes the child's copy of
  * the descriptor, without which the other end doesn't see that the parent has closed
- * its own. The memory stays what it was, shared with the parent. The child can open
+ * its own, and so does evpl_zerocopy_destroy(). The memory stays what it was, shared with the parent. The child can open
  * pools of its own. A process that was made past fork(3), by clone(2) or _Fork(3),
  * isn't noticed: it must not call this library.
  *
@@ -379,6 +379,7 @@ ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_
 			      int niov, int flags);
 int evplmem_zerocopy_reap(struct evpl_zerocopy *zerocopy);
 int evplmem_zerocopy_destroy(struct evpl_zerocopy *zerocopy);
+int evplmem_zerocopy_abort(struct evpl_zerocopy *zerocopy);
 int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *ops, void *arg,
 			  struct evpl_device **r_device);
 void evplmem_device_detach(struct evpl_device *device);
@@ -1016,8 +1017,10 @@ static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_sla
 /**
  * evpl_zerocopy_create() - have a socket send without a copy
  * @r_zerocopy: where it goes; end it with evpl_zerocopy_destroy()
- * @fd: the socket, of TCP or UDP: it stays the caller's, and open. Nobody else sends
- *	with MSG_ZEROCOPY over it, or reads its error queue.
+ * @fd: the socket, of TCP or UDP. Nobody else sends with MSG_ZEROCOPY over it, or reads
+ *	its error queue. The library takes a descriptor of its own; the caller's may be
+ *	closed at any time. The connection lasts until both are: shutdown(2) ends it for
+ *	the peer.
  *
  * To copy is cheaper below some 10 KB, and the kernel does it by itself where the
  * receiver is on the same machine.
@@ -1033,6 +1036,7 @@ static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_sla
  *  - -EBUSY: SO_ZEROCOPY is set already
  *  - -EOPNOTSUPP: it is no such socket
  *  - -EBADF, -ENOTSOCK: it is none at all
+ *  - -EMFILE: no descriptor left
  *  - -ENOMEM: no memory
  */
 static inline int evpl_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
@@ -1081,14 +1085,29 @@ static inline int evpl_zerocopy_reap(struct evpl_zerocopy *zerocopy)
  * evpl_zerocopy_destroy() - end it
  * @zerocopy: the socket, or NULL
  *
- * The socket must be open still. What is left to be sent can be given up by connect(2)
- * to AF_UNSPEC.
+ * A child of fork(2) calls this too, to close its copy of the library's descriptor; the
+ * references stay the parent's.
  *
  * Return: 0, or -EBUSY: the kernel isn't done with something; or an error of recvmsg(2)
  */
 static inline int evpl_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
 {
 	return evplmem_zerocopy_destroy(zerocopy);
+}
+
+/**
+ * evpl_zerocopy_abort() - give up what is on its way, and end it
+ * @zerocopy: the socket, or NULL
+ *
+ * Disconnects the socket, as connect(2) to AF_UNSPEC does: a connection of TCP is reset, and
+ * what it hasn't sent is dropped. What a network device has already, it sends.
+ *
+ * Return: as evpl_zerocopy_destroy(). -EBUSY: a network device isn't done with something;
+ * the connection is gone already, and evpl_zerocopy_destroy() succeeds when that is over.
+ */
+static inline int evpl_zerocopy_abort(struct evpl_zerocopy *zerocopy)
+{
+	return evplmem_zerocopy_abort(zerocopy);
 }
 
 /**

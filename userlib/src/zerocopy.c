@@ -6,11 +6,13 @@
  * reference to what it sends.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 #include <linux/errqueue.h>
 
 #include "cancel.h"
@@ -36,7 +38,8 @@ struct sent {
 /**
  * struct evpl_zerocopy - a socket that sends without a copy
  * @generation: the process that made it
- * @fd: the socket, the caller's
+ * @fd: the socket, by a descriptor of its own: the caller's may be closed, and its number be
+ *	another file's
  * @number: of the next send
  * @count: sends that the kernel isn't done with
  * @first: the first of them; in the order of their numbers
@@ -69,6 +72,15 @@ static int enable(int fd)
 	return setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) ? -errno : 0;
 }
 
+static void end(struct evpl_zerocopy *zerocopy)
+{
+	NO_CANCELLATION;
+
+	if (zerocopy->fd >= 0)
+		close(zerocopy->fd);
+	free(zerocopy);
+}
+
 int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
 {
 	struct evpl_zerocopy *zerocopy;
@@ -77,16 +89,16 @@ int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
 	zerocopy = malloc(sizeof(*zerocopy));
 	if (!zerocopy)
 		return -ENOMEM;
-	err = enable(fd);
-	if (err) {
-		free(zerocopy);
-		return err;
-	}
 	*zerocopy = (struct evpl_zerocopy){
 		.generation = fork_generation,
-		.fd = fd,
+		.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0),
 		.end = &zerocopy->first,
 	};
+	err = zerocopy->fd < 0 ? -errno : enable(zerocopy->fd);
+	if (err) {
+		end(zerocopy);
+		return err;
+	}
 	*r_zerocopy = zerocopy;
 	return 0;
 }
@@ -216,6 +228,18 @@ int evplmem_zerocopy_reap(struct evpl_zerocopy *zerocopy)
 	return zerocopy->count;
 }
 
+/* In the child of a fork as well: it has a descriptor of its own. */
+static void end_inherited(struct evpl_zerocopy *zerocopy)
+{
+	struct sent *sent;
+
+	while ((sent = zerocopy->first)) {
+		zerocopy->first = sent->next;
+		free(sent);
+	}
+	end(zerocopy);
+}
+
 int evplmem_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
 {
 	const int zero = 0;
@@ -223,11 +247,26 @@ int evplmem_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
 
 	if (!zerocopy)
 		return 0;
+	if (is_inherited(zerocopy->generation)) {
+		end_inherited(zerocopy);
+		return 0;
+	}
 	ret = evplmem_zerocopy_reap(zerocopy);
 	if (ret)
 		return ret < 0 ? ret : -EBUSY;
 	if (!zerocopy->number)
 		setsockopt(zerocopy->fd, SOL_SOCKET, SO_ZEROCOPY, &zero, sizeof(zero));
-	free(zerocopy);
+	end(zerocopy);
 	return 0;
+}
+
+int evplmem_zerocopy_abort(struct evpl_zerocopy *zerocopy)
+{
+	const struct sockaddr nobody = { .sa_family = AF_UNSPEC };
+	NO_CANCELLATION;
+
+	/* A socket that has no connection any more refuses, and has given up already. */
+	if (zerocopy && !is_inherited(zerocopy->generation))
+		connect(zerocopy->fd, &nobody, sizeof(nobody));
+	return evplmem_zerocopy_destroy(zerocopy);
 }

@@ -218,6 +218,100 @@ TEST_F(zerocopy, received_memory_is_sent_by_a_copy)
 	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
 }
 
+/* Without a descriptor to poll. */
+static int reap_to_the_end(struct evpl_zerocopy *zerocopy)
+{
+	int ret;
+
+	while ((ret = evpl_zerocopy_reap(zerocopy)) > 0)
+		sched_yield();
+	return ret;
+}
+
+/* Whether the connection's other end is closed, and all was read. */
+static bool is_at_its_end(int socket)
+{
+	char byte;
+
+	return recv(socket, &byte, 1, 0) == 0;
+}
+
+TEST_F(zerocopy, the_program_may_close_its_descriptor)
+{
+	ssize_t sent = evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT);
+
+	ASSERT_LT(0, sent);
+	close(self->sockets[0]);
+	EXPECT_LT(0, evpl_zerocopy_reap(self->zerocopy));
+	EXPECT_EQ(-EBUSY, evpl_zerocopy_destroy(self->zerocopy));
+	EXPECT_EQ(2, word_of(&self->iovec[0]));
+	EXPECT_TRUE(arrives(self->sockets[1], (size_t)sent));
+	EXPECT_EQ(0, reap_to_the_end(self->zerocopy));
+	EXPECT_EQ(1, word_of(&self->iovec[0]));
+	/* It is the library's that keeps the connection. */
+	EXPECT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
+	self->zerocopy = NULL;
+	EXPECT_TRUE(is_at_its_end(self->sockets[1]));
+	self->sockets[0] = -1;
+}
+
+/* Whether a socket tells of something that it has sent. */
+static bool tells(int socket)
+{
+	struct pollfd poll_fd = { .fd = socket };
+	char control[256];
+	struct msghdr msg = { .msg_control = control, .msg_controllen = sizeof(control) };
+
+	/* A limit for what never comes. */
+	return poll(&poll_fd, 1, 10000) == 1 && poll_fd.revents & POLLERR &&
+	       recvmsg(socket, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) == 0;
+}
+
+TEST_F(zerocopy, another_socket_that_gets_the_number_is_not_read)
+{
+	static char byte = 'a';
+	int others[2];
+
+	ASSERT_LT(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT));
+	ASSERT_TRUE(connect_pair(others));
+	ASSERT_EQ(self->sockets[0], dup2(others[0], self->sockets[0]));
+	close(others[0]);
+	ASSERT_EQ(0, setsockopt(self->sockets[0], SOL_SOCKET, SO_ZEROCOPY, &(int){ 1 },
+				sizeof(int)));
+	ASSERT_EQ(1, send(self->sockets[0], &byte, 1, MSG_ZEROCOPY));
+	ASSERT_EQ(1, recv(others[1], &byte, 1, MSG_WAITALL));
+	EXPECT_LT(0, evpl_zerocopy_reap(self->zerocopy));
+	EXPECT_EQ(2, word_of(&self->iovec[0]));
+	EXPECT_TRUE(tells(self->sockets[0]));
+	close(others[1]);
+	EXPECT_EQ(0, evpl_zerocopy_abort(self->zerocopy));
+	self->zerocopy = NULL;
+	EXPECT_EQ(1, word_of(&self->iovec[0]));
+}
+
+TEST_F(zerocopy, abort_waits_for_no_peer)
+{
+	ASSERT_LT(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT));
+	EXPECT_EQ(-EBUSY, evpl_zerocopy_destroy(self->zerocopy));
+	ASSERT_EQ(0, evpl_zerocopy_abort(self->zerocopy));
+	self->zerocopy = NULL;
+	for (unsigned int i = 0; i < PER_SLAB; i++)
+		EXPECT_EQ(1, word_of(&self->iovec[i]));
+	EXPECT_EQ(0, evpl_zerocopy_abort(NULL));
+}
+
+TEST_F(zerocopy, a_connection_that_both_have_closed_is_ended)
+{
+	ASSERT_LT(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT));
+	close(self->sockets[0]);
+	close(self->sockets[1]);
+	EXPECT_EQ(0, evpl_zerocopy_abort(self->zerocopy));
+	self->zerocopy = NULL;
+	self->sockets[0] = -1;
+	self->sockets[1] = -1;
+	EXPECT_EQ(1, word_of(&self->iovec[0]));
+}
+
 TEST_F(zerocopy, child_leaves_it_alone)
 {
 	pid_t child;
@@ -228,11 +322,43 @@ TEST_F(zerocopy, child_leaves_it_alone)
 	if (!child)
 		_exit(evpl_zerocopy_send(self->zerocopy, self->iovec, 1, 0) != -EPERM ||
 		      evpl_zerocopy_reap(self->zerocopy) != -EPERM ||
-		      evpl_zerocopy_destroy(self->zerocopy) != -EPERM);
+		      evpl_zerocopy_abort(self->zerocopy) != 0);
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_EQ(0, status);
 	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
 	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+}
+
+TEST_F(zerocopy, child_can_close_its_copy_of_the_descriptor)
+{
+	int ready[2], go[2], status;
+	pid_t child;
+	char byte = 0;
+
+	ASSERT_EQ(0, pipe2(ready, O_CLOEXEC));
+	ASSERT_EQ(0, pipe2(go, O_CLOEXEC));
+	ASSERT_EQ(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, 1, 0));
+	child = fork();
+	if (!child) {
+		close(go[1]);
+		close(self->sockets[0]);
+		if (evpl_zerocopy_destroy(self->zerocopy) || write(ready[1], &byte, 1) != 1)
+			_exit(1);
+		/* Lives until the parent has looked. */
+		_exit(read(go[0], &byte, 1) != 0);
+	}
+	close(ready[1]);
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
+	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
+	EXPECT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
+	self->zerocopy = NULL;
+	close(self->sockets[0]);
+	self->sockets[0] = -1;
+	EXPECT_TRUE(is_at_its_end(self->sockets[1]));
+	close(go[1]);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
 }
 
 TEST_HARNESS_MAIN
