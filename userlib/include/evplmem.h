@@ -113,12 +113,21 @@ enum evpl_backend {
 #define EVPL_POOL_ZEROS		(1U << 1)
 /** EVPL_POOL_REVOKE - what others have of the pool's memory ends with this process */
 #define EVPL_POOL_REVOKE	(1U << 2)
+/**
+ * EVPL_POOL_ATOMIC - references are counted with atomic operations alone
+ *
+ * Without it a thread counts what it allocated without them, and others end that by
+ * membarrier(2) where they must. With it the library makes no use of that call, and keeps
+ * nothing of threads. For a program that a filter of seccomp(2) keeps from the call once the
+ * pool is open, and for a plugin that is unloaded while the threads that called it live on.
+ */
+#define EVPL_POOL_ATOMIC	(1U << 3)
 
 /**
  * struct evpl_pool_config - what evpl_pool_open() is asked for
  * @size: sizeof(struct evpl_pool_config)
  * @backend: an &enum evpl_backend
- * @flags: %EVPL_POOL_HUGE, %EVPL_POOL_ZEROS, %EVPL_POOL_REVOKE or 0
+ * @flags: %EVPL_POOL_HUGE, %EVPL_POOL_ZEROS, %EVPL_POOL_REVOKE, %EVPL_POOL_ATOMIC or 0
  * @buffer_size: bytes of a buffer: a power of two, 4 KiB to 1 GiB; 0: 1 MiB
  * @slab_size: bytes of the first slab; each further one is twice as long as the
  *	one before, up to @slab_size_max. A multiple of 2 MiB and of
@@ -400,7 +409,7 @@ int evplmem_device_let_go(struct evpl_device *device, unsigned int number);
  * Return: 0, or
  *  - -EINVAL: a size isn't one of those that &struct evpl_pool_config allows, an
  *    unknown back end (also in EVPL_BACKEND), or @config is too short
- *  - -E2BIG, -EOPNOTSUPP: see above; any flag on the anon back end
+ *  - -E2BIG, -EOPNOTSUPP: see above; on the anon back end any flag but %EVPL_POOL_ATOMIC
  *  - -ENOENT, -ENODEV, -ENXIO, -EACCES, -EPERM: there is no such device, or this
  *    process may not open it
  *  - -ENOTTY: the device isn't evpl's

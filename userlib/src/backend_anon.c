@@ -34,7 +34,7 @@ static int anon_open(struct backing *backing, const struct evpl_pool_config *con
 	uint64_t bytes;
 	void *entries;
 
-	if (config->flags)
+	if (config->flags & ~EVPL_POOL_ATOMIC)
 		return -EOPNOTSUPP;
 
 	/* No more than indices go. */

@@ -83,7 +83,8 @@ static void wait_for_section(struct evplmem_thread *thread)
 static void barrier(void)
 {
 	static const char why[] =
-		"evplmem: membarrier(2) is refused, which was allowed when a pool was opened\n";
+		"evplmem: membarrier(2) is refused, which was allowed when a pool was opened: "
+		"open the pool with EVPL_POOL_ATOMIC\n";
 	int tries;
 
 	for (tries = 0; membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED); tries++) {
@@ -273,7 +274,7 @@ bool bias_bind(struct evpl *evpl)
 {
 	struct evplmem_thread *thread = evplmem_self();
 
-	if (EVPLMEM_CHECKS || POISONS || !possible || ended)
+	if (EVPLMEM_CHECKS || POISONS || evpl->pool->atomic || !possible || ended)
 		return false;
 	if (atomic_load(&evpl->pool->waiting) & WAITING)
 		return false;

@@ -18,6 +18,9 @@
  * the words alone, and the context allocates with atomics until it is bound again. It
  * waits longer for that each time that the binding has brought nothing.
  *
+ * A pool that is opened with EVPL_POOL_ATOMIC has none of this: its contexts never are
+ * bound, so their slices are counted as those of a context that isn't bound yet.
+ *
  * All bindings are made and ended under one lock, so that is rare. Of a context in
  * CURRENT_BOUND whoever changes that, under the lock, has what is below; of one that its
  * thread has claimed, that thread.

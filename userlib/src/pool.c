@@ -200,7 +200,8 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 		error_set("struct evpl_pool_config is of another version of this library");
 		return err;
 	}
-	if (cfg.flags & ~(EVPL_POOL_HUGE | EVPL_POOL_ZEROS | EVPL_POOL_REVOKE)) {
+	if (cfg.flags & ~(EVPL_POOL_HUGE | EVPL_POOL_ZEROS | EVPL_POOL_REVOKE |
+			  EVPL_POOL_ATOMIC)) {
 		error_set("unknown flags in struct evpl_pool_config");
 		return -EOPNOTSUPP;
 	}
@@ -214,7 +215,8 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	err = fork_watched();
 	if (err)
 		goto explain;
-	bias_set_up();
+	if (!(cfg.flags & EVPL_POOL_ATOMIC))
+		bias_set_up();
 	pool = pool_get_struct();
 	if (!pool) {
 		err = -ENOMEM;
@@ -232,6 +234,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	pool->slab_next = cfg.slab_size;
 	pool->max_bytes = cfg.max_bytes ? cfg.max_bytes : UINT64_MAX;
 	pool->huge = cfg.flags & EVPL_POOL_HUGE;
+	pool->atomic = cfg.flags & EVPL_POOL_ATOMIC;
 
 	pool->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (pool->eventfd < 0) {

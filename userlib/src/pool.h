@@ -65,6 +65,7 @@ struct sharing;
  * @slab_max: and not longer than that
  * @max_bytes: and not more than that together
  * @huge: only 2 MiB folios will do
+ * @atomic: no context is bound to a thread (bias.h)
  *
  * @depots: push-only list; the first has EVPL_ANY_NODE
  * @contexts: push-only list; see context.h
@@ -104,6 +105,7 @@ struct evpl_pool {
 	size_t slab_max;
 	uint64_t max_bytes;
 	bool huge;
+	bool atomic;
 
 	struct depot *_Atomic depots;
 	struct evpl *_Atomic contexts;

@@ -638,8 +638,8 @@ TEST_F(bias, what_its_thread_sends_is_counted_in_the_word)
 	EXPECT_EQ(1, raw_word(&self->a));
 }
 
-/* A process that may not make the call that a binding's end needs. */
-static int without_membarrier(void)
+/* From here the process may not make the call that a binding's end needs. */
+static bool forbid_membarrier(void)
 {
 	static struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -651,12 +651,18 @@ static int without_membarrier(void)
 		.len = sizeof(code) / sizeof(code[0]),
 		.filter = code,
 	};
+
+	return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+	       !syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
+}
+
+static int without_membarrier(void)
+{
 	struct evpl_iovec iovec;
 	struct evpl_pool *pool;
 	struct evpl *evpl;
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+	if (!forbid_membarrier())
 		return 1;
 	if (open_pool(&pool, BUFFER, SLAB) || evpl_create(&evpl, pool, NULL) ||
 	    evpl_iovec_alloc(evpl, 100, 0, 1, &iovec) != 1)
@@ -678,6 +684,105 @@ TEST_F(bias, without_membarrier_all_is_counted_in_the_word)
 		_exit(without_membarrier());
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_EQ(0, status);
+}
+
+/* Allocates and releases, as what makes a binding worth it, and stays. */
+static void *use_and_stay(void *arg)
+{
+	struct keeper *keeper = arg;
+	struct evpl_iovec iovec;
+	int i;
+
+	if (evpl_create(&keeper->evpl, keeper->pool, NULL))
+		abort();
+	for (i = 0; i < 1000; i++) {
+		if (evpl_iovec_alloc(keeper->evpl, 5000, 0, 1, &iovec) != 1)
+			abort();
+		evpl_iovec_release(&iovec);
+	}
+	sem_post(&keeper->slept);
+	while (sem_wait(&keeper->woken))
+		;
+	return NULL;
+}
+
+static int forbid_membarrier_later(void)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.buffer_size = BUFFER,
+		.max_bytes = SLAB,
+		.flags = EVPL_POOL_ATOMIC,
+	};
+	struct keeper keeper = { .slices = 0 };
+	struct evpl_iovec iovec[PER_SLAB];
+	pthread_t thread;
+	struct evpl *evpl;
+
+	if (evpl_pool_open(&keeper.pool, &config) || evpl_create(&evpl, keeper.pool, NULL))
+		return 1;
+	sem_init(&keeper.slept, 0, 0);
+	sem_init(&keeper.woken, 0, 0);
+	if (pthread_create(&thread, NULL, use_and_stay, &keeper))
+		return 2;
+	while (sem_wait(&keeper.slept))
+		;
+	if (is_bound(keeper.evpl) || !forbid_membarrier())
+		return 3;
+	/* All that the other thread keeps. */
+	if (take_slab(evpl, iovec))
+		return 4;
+	evpl_iovecs_release(iovec, PER_SLAB);
+	evpl_pool_trim(keeper.pool);
+	sem_post(&keeper.woken);
+	pthread_join(thread, NULL);
+	evpl_destroy(keeper.evpl);
+	evpl_destroy(evpl);
+	return evpl_pool_close(keeper.pool) ? 5 : 0;
+}
+
+TEST_F(bias, a_pool_that_counts_with_atomics_needs_no_membarrier)
+{
+	pid_t child = fork();
+	int status;
+
+	ASSERT_LE(0, child);
+	if (!child)
+		_exit(forbid_membarrier_later());
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+TEST(contexts_of_such_a_pool_are_never_bound)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.buffer_size = BUFFER,
+		.max_bytes = SLAB,
+		.flags = EVPL_POOL_ATOMIC,
+	};
+	struct evpl_iovec iovec[3];
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	int i;
+
+	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	for (i = 0; i < 1000; i++) {
+		ASSERT_EQ(1, evpl_iovec_alloc(evpl, BUFFER / 4, 0, 1, &iovec[0]));
+		ASSERT_FALSE(is_bound(evpl));
+		evpl_iovec_clone(&iovec[1], &iovec[0]);
+		evpl_iovec_clone(&iovec[2], &iovec[1]);
+		evpl_iovec_addref(&iovec[2]);
+		/* With the context's. */
+		ASSERT_LE(4, raw_word(&iovec[0]));
+		ASSERT_GE(5, raw_word(&iovec[0]));
+		evpl_iovec_release(&iovec[2]);
+		evpl_iovecs_release(iovec, 3);
+	}
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, used_in(pool));
+	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
 TEST_HARNESS_MAIN

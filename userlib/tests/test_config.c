@@ -103,7 +103,7 @@ TEST(unknown_pool_flags_and_back_ends_are_refused)
 	struct evpl_pool_config config = { .size = sizeof(config), .flags = 1U << 31 };
 
 	EXPECT_EQ(-EOPNOTSUPP, open_errno(&config));
-	config.flags = EVPL_POOL_REVOKE << 1;
+	config.flags = EVPL_POOL_ATOMIC << 1;
 	EXPECT_EQ(-EOPNOTSUPP, open_errno(&config));
 	config.flags = 0;
 	config.backend = EVPL_BACKEND_ANON + 1;
@@ -212,6 +212,10 @@ TEST(anon_has_no_huge_pages_to_promise)
 	};
 
 	EXPECT_EQ(-EOPNOTSUPP, open_errno(&config));
+	config.flags |= EVPL_POOL_ATOMIC;
+	EXPECT_EQ(-EOPNOTSUPP, open_errno(&config));
+	config.flags = EVPL_POOL_ATOMIC;
+	EXPECT_EQ(0, open_errno(&config));
 }
 
 TEST(a_closed_pool_leaves_no_descriptor)
