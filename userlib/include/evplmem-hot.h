@@ -26,19 +26,15 @@
 
 #include <stdint.h>
 
-struct evplmem_context;
-
 /**
  * struct evplmem_thread - what the library knows of a thread
  * @busy: 1 in a section
  * @generation: of which process its iovecs are; %EVPLMEM_NO_GENERATION while it counts
  *	nothing by itself
- * @contexts: the contexts that are bound to it
  */
 struct evplmem_thread {
 	uint32_t busy;
 	uint32_t generation;
-	struct evplmem_context *contexts;
 };
 
 #define EVPLMEM_NO_GENERATION 1U
@@ -82,7 +78,6 @@ struct evplmem_count {
  *	two that a compiler stores as a vector are slow to load again
  * @limit: bytes of that buffer; 0: none may be cut here
  * @generation: what iovecs get
- * @next: another context of that thread
  */
 struct evplmem_context {
 	struct evplmem_thread *thread;
@@ -91,7 +86,6 @@ struct evplmem_context {
 	uint64_t place;
 	uint32_t limit;
 	uint32_t generation;
-	struct evplmem_context *next;
 };
 
 #define EVPLMEM_CHARGE (1ULL << 32)	/* one reference of it */

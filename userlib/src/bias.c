@@ -5,6 +5,7 @@
 #include "bias.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 
 #include "poison.h"
 #include "probe.h"
+#include "race.h"
 #include "recycle.h"
 
 /* A binding that served fewer buffers than this brought nothing. */
@@ -22,8 +24,11 @@
 
 __thread struct evplmem_thread evplmem_thread = { .generation = EVPLMEM_NO_GENERATION };
 
-/* Guards all bindings, and threads' lists of them. Taken last. */
+/* Guards all bindings, and the list of them. Taken last. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The contexts that are bound. */
+static struct evpl *bound;
 
 /* Whose destructor ends the bindings of a thread that ends. */
 static pthread_key_t key;
@@ -38,9 +43,20 @@ static int membarrier(int command)
 	return (int)syscall(SYS_membarrier, command, 0, 0);
 }
 
-static struct evpl *evpl_of(struct evplmem_context *hot)
+static void list_add(struct evpl *evpl)
 {
-	return (struct evpl *)hot;
+	evpl->next_bound = bound;
+	evpl->link_bound = &bound;
+	if (bound)
+		bound->link_bound = &evpl->next_bound;
+	bound = evpl;
+}
+
+static void list_remove(struct evpl *evpl)
+{
+	*evpl->link_bound = evpl->next_bound;
+	if (evpl->next_bound)
+		evpl->next_bound->link_bound = evpl->link_bound;
 }
 
 /* The thread no longer counts for this context: from the next barrier on. */
@@ -67,13 +83,24 @@ void bias_pause(int tries)
 		syscall(SYS_nanosleep, &moment, NULL);
 }
 
-/* Waits until no section of @thread runs that began before a barrier. */
+/*
+ * Waits until no section of @thread runs that began before a barrier.
+ *
+ * A thread that was bound as late as in the last round of its destructors of thread-specific
+ * data ended bound, and its memory may be unmapped by now. So it is the kernel that looks: a
+ * word that isn't 1 gives EAGAIN, one that isn't there gives EFAULT. Nobody wakes who waits
+ * here: a section is some instructions long, unless its thread was preempted.
+ */
 static void wait_for_section(struct evplmem_thread *thread)
 {
-	int tries;
+	static const struct timespec moment = { .tv_nsec = 20000 };
 
-	for (tries = 0; __atomic_load_n(&thread->busy, __ATOMIC_ACQUIRE); tries++)
-		bias_pause(tries);
+	while (!syscall(SYS_futex, &thread->busy, FUTEX_WAIT_PRIVATE, 1, &moment, NULL, 0) ||
+	       (errno != EAGAIN && errno != EFAULT))
+		;
+	/* What the thread did in sections is seen from here on. */
+	atomic_thread_fence(memory_order_seq_cst);
+	race_acquire(&thread->busy);
 }
 
 /*
@@ -115,15 +142,12 @@ static void limit_cache(struct evpl *evpl)
 	atomic_store_explicit(&evpl->limit, evpl->room - kept, memory_order_relaxed);
 }
 
-/* What @thread had for this context goes into the words. Of its charge one is left. */
-static void settle(struct evpl *evpl, struct evplmem_thread *thread)
+/* What its thread had for this context goes into the words. Of its charge one is left. */
+static void settle(struct evpl *evpl)
 {
-	struct evplmem_context **link;
 	uint32_t i;
 
-	for (link = &thread->contexts; *link != &evpl->hot; link = &(*link)->next)
-		;
-	*link = evpl->hot.next;
+	list_remove(evpl);
 	if (bias_charge(evpl) > 1)
 		take_off((struct entry *)evpl->hot.buffer, bias_charge(evpl) - 1);
 	set_charge(evpl, 0);
@@ -158,7 +182,7 @@ static void end(struct evpl *evpl)
 {
 	struct cursor cursor = bias_cursor(evpl);
 
-	settle(evpl, evpl->taken);
+	settle(evpl);
 	evpl->taken = NULL;
 	atomic_store(&evpl->current, cursor.buffer ? current_word(cursor) : CURRENT_NONE);
 }
@@ -214,7 +238,7 @@ void bias_give_up(struct evpl *evpl, struct entry *current)
 	evpl->hot.buffer = (struct evplmem_count *)current;
 	pthread_mutex_lock(&lock);
 	strike_out(evpl);
-	settle(evpl, evplmem_self());
+	settle(evpl);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -229,14 +253,14 @@ void bias_wait(void)
 static void thread_ends(void *arg)
 {
 	struct evplmem_thread *thread = arg;
-	struct evpl *evpl;
+	struct evpl *evpl, *next;
 
 	ended = true;
 	pthread_mutex_lock(&lock);
-	while (thread->contexts) {
-		evpl = evpl_of(thread->contexts);
-		begin(evpl);
-		end(evpl);
+	for (evpl = bound; evpl; evpl = next) {
+		next = evpl->next_bound;
+		if (__atomic_load_n(&evpl->hot.thread, __ATOMIC_RELAXED) == thread && begin(evpl))
+			end(evpl);
 	}
 	thread->generation = EVPLMEM_NO_GENERATION;
 	pthread_mutex_unlock(&lock);
@@ -262,6 +286,7 @@ void bias_set_up(void)
 void bias_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
+	bound = NULL;
 	evplmem_thread = (struct evplmem_thread){ .generation = EVPLMEM_NO_GENERATION };
 }
 
@@ -290,8 +315,7 @@ bool bias_bind(struct evpl *evpl)
 	/* Never blocks; another time, then. */
 	if (pthread_mutex_trylock(&lock))
 		return false;
-	evpl->hot.next = thread->contexts;
-	thread->contexts = &evpl->hot;
+	list_add(evpl);
 	pthread_mutex_unlock(&lock);
 	__atomic_store_n(&evpl->hot.thread, thread, __ATOMIC_RELAXED);
 	evpl->worth = 0;

@@ -49,6 +49,8 @@
  * @patience: how many are to be taken before the next one
  * @backoff: what @patience starts from
  * @taken: who is being unbound; under the lock of bias.c
+ * @next_bound: the list of contexts that are bound; as @taken
+ * @link_bound: what points to this one there; as @taken
  * @pool: constant
  * @depot: where its buffers come from; constant
  * @next: the pool's list; constant
@@ -70,6 +72,8 @@ struct evpl {
 	uint32_t patience;
 	uint32_t backoff;
 	struct evplmem_thread *taken;
+	struct evpl *next_bound;
+	struct evpl **link_bound;
 
 	struct evpl_pool *pool;
 	struct depot *depot;

@@ -4,9 +4,11 @@
  */
 #include "common.h"
 
+#include <limits.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <semaphore.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -297,6 +299,52 @@ TEST_F(bias, nothing_is_bound_to_a_thread_whose_data_is_destroyed)
 	EXPECT_FALSE(is_bound(late_evpl));
 	evpl_pool_trim(self->pool);
 	evpl_destroy(late_evpl);
+	pthread_key_delete(late_key);
+}
+
+/* The same, for the first time in the last round. */
+static void allocate_last(void *arg)
+{
+	static int rounds;
+	struct evpl_iovec iovec;
+	int i;
+
+	pthread_setspecific(late_key, arg);
+	if (++rounds < PTHREAD_DESTRUCTOR_ITERATIONS)
+		return;
+	for (i = 0; i < 100; i++) {
+		if (evpl_iovec_alloc(late_evpl, 100, 0, 1, &iovec) != 1)
+			abort();
+		evpl_iovec_release(&iovec);
+	}
+}
+
+TEST_F(bias, a_thread_that_ended_bound_is_not_looked_at)
+{
+	/* More than libc keeps of the stacks of threads that ended: so it is unmapped. */
+	size_t stack = 64 * MB;
+	pthread_attr_t attr;
+	pthread_t thread;
+	char resident;
+
+	if (SANITIZED)
+		SKIP(return, "what ThreadSanitizer knows of the thread has gone before");
+	ASSERT_EQ(0, pthread_key_create(&late_key, allocate_last));
+	ASSERT_EQ(0, evpl_create(&late_evpl, self->pool, NULL));
+	pthread_attr_init(&attr);
+	ASSERT_EQ(0, pthread_attr_setstacksize(&attr, stack));
+	ASSERT_EQ(0, pthread_create(&thread, &attr, end_late, late_evpl));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	if (!is_bound(late_evpl) ||
+	    !mincore((void *)((uintptr_t)late_evpl->hot.thread & -4096UL), 1,
+		     (unsigned char *)&resident))
+		TH_LOG("this libc does otherwise");
+	evpl_pool_trim(self->pool);
+	EXPECT_FALSE(is_bound(late_evpl));
+	EXPECT_EQ(2, used_in(self->pool));
+	evpl_destroy(late_evpl);
+	EXPECT_EQ(1, used_in(self->pool));
+	pthread_attr_destroy(&attr);
 	pthread_key_delete(late_key);
 }
 
