@@ -4,7 +4,9 @@
  */
 #include "bias.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <sched.h>
@@ -266,10 +268,37 @@ static void thread_ends(void *arg)
 	pthread_mutex_unlock(&lock);
 }
 
+/* A program that is linked with libc.a has none of them, and no need. */
+__attribute__((weak)) __typeof__(dladdr1) dladdr1;
+__attribute__((weak)) __typeof__(dlopen) dlopen;
+
+/*
+ * Threads that end call the destructor above. So the shared object that it is in, which may
+ * be a plugin that is linked with the static library, stays when it is closed. There is no
+ * name for the program itself, which stays anyway.
+ *
+ * Under no lock: a constructor that opens a pool has the dynamic linker's.
+ */
+static void stay_loaded(void)
+{
+	struct link_map *map;
+	Dl_info info;
+
+	if (dladdr1 && dlopen && dladdr1(&key, &info, (void **)&map, RTLD_DL_LINKMAP) &&
+	    map->l_name[0])
+		dlopen(map->l_name, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
 /* Once in a process's life, and once more in each child that opens a pool. */
 void bias_set_up(void)
 {
+	static atomic_bool pinned;
 	static uint32_t generation;
+
+	/* Twice does no harm. */
+	if (!atomic_load(&pinned))
+		stay_loaded();
+	atomic_store(&pinned, true);
 
 	pthread_mutex_lock(&lock);
 	if (!generation)
