@@ -111,6 +111,49 @@ static inline struct evplmem_count *evplmem_count(unsigned long buffer)
 }
 
 /*
+ * In a program that is built for ThreadSanitizer, where the library isn't, the sanitizer
+ * doesn't see what orders the threads that have a buffer one after the other. So it is told:
+ * a release comes before the allocations of the same buffer that follow. And the inlines
+ * leave all else to the library, as only their half of it would be seen. A program whose
+ * library is built for it too says -DEVPLMEM_TSAN=0.
+ */
+#ifndef EVPLMEM_TSAN
+#ifdef __SANITIZE_THREAD__
+#define EVPLMEM_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define EVPLMEM_TSAN 1
+#endif
+#endif
+#ifndef EVPLMEM_TSAN
+#define EVPLMEM_TSAN 0
+#endif
+#endif
+
+#if EVPLMEM_TSAN
+void __tsan_acquire(void *address);
+void __tsan_release(void *address);
+#endif
+
+static inline void evplmem_tsan_acquire(unsigned long buffer)
+{
+#if EVPLMEM_TSAN
+	__tsan_acquire((void *)buffer);
+#else
+	(void)buffer;
+#endif
+}
+
+static inline void evplmem_tsan_release(unsigned long buffer)
+{
+#if EVPLMEM_TSAN
+	__tsan_release((void *)buffer);
+#else
+	(void)buffer;
+#endif
+}
+
+/*
  * One reference more, or less, of the buffer that the private fields of an iovec name.
  * Return 0 where the library has to do it.
  */
@@ -120,7 +163,7 @@ static inline int evplmem_get(unsigned int generation, unsigned long buffer)
 	struct evplmem_thread *thread = evplmem_self();
 	int ok = 0;
 
-	if (__builtin_expect(generation != thread->generation, 0))
+	if (EVPLMEM_TSAN || __builtin_expect(generation != thread->generation, 0))
 		return 0;
 	evplmem_enter(thread);
 	if (__builtin_expect(__atomic_load_n(&count->owner, __ATOMIC_RELAXED) == thread, 1) &&
@@ -138,7 +181,8 @@ static inline int evplmem_put(unsigned int generation, unsigned long buffer)
 	struct evplmem_thread *thread = evplmem_self();
 	int ok = 0;
 
-	if (__builtin_expect(generation != thread->generation, 0))
+	evplmem_tsan_release(buffer);
+	if (EVPLMEM_TSAN || __builtin_expect(generation != thread->generation, 0))
 		return 0;
 	evplmem_enter(thread);
 	if (__builtin_expect(__atomic_load_n(&count->owner, __ATOMIC_RELAXED) == thread, 1)) {
@@ -169,7 +213,7 @@ static inline struct evplmem_slice evplmem_cut(struct evplmem_context *context,
 	uint64_t mask = (alignment > EVPLMEM_SLICE_ALIGN ? alignment : EVPLMEM_SLICE_ALIGN) - 1;
 	uint64_t place, start, next;
 
-	if (__builtin_expect(slice.generation != context->generation, 0) ||
+	if (EVPLMEM_TSAN || __builtin_expect(slice.generation != context->generation, 0) ||
 	    __builtin_expect(!length, 0) || (alignment & (alignment - 1)))
 		return slice;
 	evplmem_enter(thread);

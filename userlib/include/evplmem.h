@@ -547,6 +547,20 @@ static inline void evpl_destroy(struct evpl *evpl)
 	evplmem_destroy(evpl);
 }
 
+/* What was allocated, or the error. */
+static inline int evplmem_allocated(int niov, const struct evpl_iovec *iovecs)
+{
+#if EVPLMEM_TSAN
+	int i;
+
+	for (i = 0; i < niov; i++)
+		evplmem_tsan_acquire(iovecs[i].__private2);
+#else
+	(void)iovecs;
+#endif
+	return niov;
+}
+
 /**
  * evpl_iovec_alloc() - allocate memory
  * @evpl: the context
@@ -578,7 +592,8 @@ static inline int evpl_iovec_alloc(struct evpl *evpl, unsigned int length, unsig
 	if (__builtin_expect(max_iovecs > 0, 1))
 		slice = evplmem_cut((struct evplmem_context *)evpl, length, alignment);
 	if (__builtin_expect(!slice.data, 0))
-		return evplmem_iovec_alloc(evpl, length, alignment, max_iovecs, 0, r_iovec);
+		return evplmem_allocated(evplmem_iovec_alloc(evpl, length, alignment, max_iovecs,
+							     0, r_iovec), r_iovec);
 	r_iovec->data = slice.data;
 	r_iovec->length = length;
 	r_iovec->__private1 = slice.generation;
@@ -601,7 +616,8 @@ static inline int evpl_iovec_alloc_flags(struct evpl *evpl, unsigned int length,
 					 unsigned int alignment, unsigned int max_iovecs,
 					 unsigned int flags, struct evpl_iovec *r_iovec)
 {
-	return evplmem_iovec_alloc(evpl, length, alignment, max_iovecs, flags, r_iovec);
+	return evplmem_allocated(evplmem_iovec_alloc(evpl, length, alignment, max_iovecs, flags,
+						     r_iovec), r_iovec);
 }
 
 /**
@@ -613,7 +629,7 @@ static inline int evpl_iovec_alloc_flags(struct evpl *evpl, unsigned int length,
  */
 static inline int evpl_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
 {
-	return evplmem_buffer_alloc(evpl, r_iovec);
+	return evplmem_allocated(evplmem_buffer_alloc(evpl, r_iovec), r_iovec);
 }
 
 /**
@@ -634,7 +650,8 @@ static inline int evpl_iovec_reserve(struct evpl *evpl, unsigned int length,
 				     unsigned int alignment, unsigned int max_iovecs,
 				     struct evpl_iovec *r_iovec)
 {
-	return evplmem_iovec_reserve(evpl, length, alignment, max_iovecs, r_iovec);
+	return evplmem_allocated(evplmem_iovec_reserve(evpl, length, alignment, max_iovecs,
+						       r_iovec), r_iovec);
 }
 
 /**
@@ -654,6 +671,13 @@ static inline int evpl_iovec_reserve(struct evpl *evpl, unsigned int length,
 static inline int evpl_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 				    unsigned int used)
 {
+#if EVPLMEM_TSAN
+	int i;
+
+	/* It releases some of them. */
+	for (i = 0; i < niov; i++)
+		evplmem_tsan_release(iovecs[i].__private2);
+#endif
 	return evplmem_iovec_commit(evpl, iovecs, niov, used);
 }
 
@@ -694,8 +718,10 @@ static inline void evpl_iovecs_release(struct evpl_iovec *iovecs, int niov)
 	int i;
 
 	for (i = 0; i < niov; i++)
-		if (!evplmem_put(iovecs[i].__private1, iovecs[i].__private2))
+		if (!evplmem_put(iovecs[i].__private1, iovecs[i].__private2) && !EVPLMEM_TSAN)
 			break;
+	if (EVPLMEM_TSAN)
+		i = 0;
 	if (i < niov)
 		evplmem_iovecs_release(&iovecs[i], niov - i);
 }

@@ -3,10 +3,14 @@
 #define EVPLMEM_POISON_H
 
 /*
- * In a build for AddressSanitizer, bytes that no iovec covers can't be touched: a
- * buffer is poisoned while its word is zero, and slices are made accessible as
- * they are handed out. That is exact since slices start at multiples of 8, which
- * is what one byte of the sanitizer's own map stands for.
+ * In a build for AddressSanitizer, bytes that no iovec has covered since its buffer was
+ * taken can't be touched: a buffer is poisoned while its word is zero, and slices are made
+ * accessible as they are handed out. That is exact since slices start at multiples of 8,
+ * which is what one byte of the sanitizer's own map stands for.
+ *
+ * A slice that was released stays accessible until its buffer's last reference goes, a
+ * context's included. The count is the buffer's: nobody knows whether another iovec, a clone
+ * for example, still covers the slice.
  */
 
 #include <stddef.h>

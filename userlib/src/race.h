@@ -8,21 +8,21 @@
 
 #ifdef __has_feature
 #if __has_feature(thread_sanitizer)
-#define EVPLMEM_TSAN 1
+#define SEES_RACES 1
 #endif
 #endif
 #ifdef __SANITIZE_THREAD__
-#define EVPLMEM_TSAN 1
+#define SEES_RACES 1
 #endif
 
-#ifdef EVPLMEM_TSAN
+#ifdef SEES_RACES
 #include <sanitizer/tsan_interface.h>
 #endif
 
 /* As if @word had been loaded, to acquire what was stored there to release. */
 static inline void race_acquire(void *word)
 {
-#ifdef EVPLMEM_TSAN
+#ifdef SEES_RACES
 	__tsan_acquire(word);
 #else
 	(void)word;

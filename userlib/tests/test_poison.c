@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Under AddressSanitizer, what no iovec covers can't be touched.
+ * Under AddressSanitizer, what no iovec has covered since its buffer was taken can't be
+ * touched.
  */
 #include "common.h"
 
@@ -67,6 +68,22 @@ TEST_F(poison, comes_with_the_last_reference)
 	evpl_iovec_release(&self->b);
 	EXPECT_TRUE(is_poisoned(self->b.data));
 	EXPECT_TRUE(is_poisoned((char *)self->b.data + BUFFER - 1));
+}
+
+TEST_F(poison, of_a_slice_comes_with_its_buffers_last_reference)
+{
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->a));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	/* Nobody knows whether it has a clone. */
+	evpl_iovec_release(&self->a);
+	EXPECT_FALSE(is_poisoned(self->a.data));
+	evpl_iovec_release(&self->b);
+	EXPECT_FALSE(is_poisoned(self->a.data));
+	/* The context's is the last. */
+	evpl_destroy(self->evpl);
+	EXPECT_TRUE(is_poisoned(self->a.data));
+	EXPECT_TRUE(is_poisoned(self->b.data));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
 }
 
 TEST_F(poison, covers_what_commit_cuts_off)
