@@ -699,8 +699,10 @@ static inline void evpl_iovec_addref(struct evpl_iovec *iovec)
  *	reference
  *
  * On any thread, one with no context too, and after the context that allocated
- * it was destroyed. Never fails, and makes a system call at most, where another process
- * waits for the buffer.
+ * it was destroyed. Never fails. It makes a system call where an allocation failed before
+ * and the buffer is free now (evpl_pool_eventfd()), and for what was received: where its
+ * owner waits for it, where it is registered with a device (%EVPL_DEVICE_LEASES), and once
+ * for every 32 buffers that are let go of.
  */
 static inline void evpl_iovec_release(struct evpl_iovec *iovec)
 {
