@@ -74,8 +74,9 @@ struct evplmem_count {
  * @thread: the thread that it is bound to, or NULL
  * @base: where the buffer starts that slices are cut off
  * @buffer: that buffer's entry
- * @place: how far it has been cut, and in the upper half the charge: in one word, since
- *	two that a compiler stores as a vector are slow to load again
+ * @place: how far it has been cut, a multiple of EVPLMEM_SLICE_ALIGN, and in the upper half
+ *	the charge: in one word, since two that a compiler stores as a vector are slow to
+ *	load again
  * @limit: bytes of that buffer; 0: none may be cut here
  * @generation: what iovecs get
  */
@@ -210,7 +211,8 @@ static inline struct evplmem_slice evplmem_cut(struct evplmem_context *context,
 {
 	struct evplmem_thread *thread = evplmem_self();
 	struct evplmem_slice slice = { 0, 0, thread->generation };
-	uint64_t mask = (alignment > EVPLMEM_SLICE_ALIGN ? alignment : EVPLMEM_SLICE_ALIGN) - 1;
+	uint64_t mask = alignment > EVPLMEM_SLICE_ALIGN ? alignment - 1 : 0;
+	uint64_t least = EVPLMEM_SLICE_ALIGN - 1, bytes = (length + least) & ~least;
 	uint64_t place, start, next;
 
 	if (EVPLMEM_TSAN || __builtin_expect(slice.generation != context->generation, 0) ||
@@ -220,7 +222,7 @@ static inline struct evplmem_slice evplmem_cut(struct evplmem_context *context,
 	if (__builtin_expect(__atomic_load_n(&context->thread, __ATOMIC_RELAXED) == thread, 1)) {
 		place = context->place;
 		start = ((uint32_t)place + mask) & ~mask;
-		next = (start + length + EVPLMEM_SLICE_ALIGN - 1) & -(uint64_t)EVPLMEM_SLICE_ALIGN;
+		next = start + bytes;
 		/* The last slice ends more than itself. */
 		if (__builtin_expect(next < context->limit, 1) && alignment <= context->limit) {
 			context->place = place - (uint32_t)place + next - EVPLMEM_CHARGE;
