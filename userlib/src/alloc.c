@@ -323,30 +323,45 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 	return ret;
 }
 
+/*
+ * Allocates one iovec as inlines do, without a claim: off the current buffer of the thread
+ * that the context is bound to. Returns false where that can't be.
+ */
+static bool alloc_here(struct evpl *evpl, unsigned int length, unsigned int align,
+		       unsigned int max_iovecs, unsigned int marks, struct evpl_iovec *r_iovec)
+{
+	struct evplmem_slice slice = { 0 };
+
+	if (max_iovecs)
+		slice = evplmem_cut(&evpl->hot, length, align);
+	if (!slice.data)
+		return false;
+	*r_iovec = (struct evpl_iovec){
+		.data = slice.data,
+		.length = length,
+		.__private1 = slice.generation | marks,
+		.__private2 = (unsigned long)slice.buffer,
+	};
+	return true;
+}
+
+/* An inline has tried that already; a program that calls this by itself has not. */
 int evplmem_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int alignment,
 			unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec)
 {
 	if (flags & ~EVPL_IOVEC_PRIVATE)
 		return -EOPNOTSUPP;
+	if (!flags && alloc_here(evpl, length, alignment, max_iovecs, 0, r_iovec))
+		return 1;
 	return alloc(evpl, length, alignment, max_iovecs, flags, r_iovec);
 }
 
 int evplmem_iovec_reserve(struct evpl *evpl, unsigned int length, unsigned int alignment,
 			  unsigned int max_iovecs, struct evpl_iovec *r_iovec)
 {
-	struct evplmem_slice slice = { 0 };
-
-	if (max_iovecs)
-		slice = evplmem_cut(&evpl->hot, length, alignment);
-	if (!slice.data)
-		return alloc(evpl, length, alignment, max_iovecs, ALLOC_RESERVE, r_iovec);
-	*r_iovec = (struct evpl_iovec){
-		.data = slice.data,
-		.length = length,
-		.__private1 = slice.generation | IOVEC_RESERVED,
-		.__private2 = (unsigned long)slice.buffer,
-	};
-	return 1;
+	if (alloc_here(evpl, length, alignment, max_iovecs, IOVEC_RESERVED, r_iovec))
+		return 1;
+	return alloc(evpl, length, alignment, max_iovecs, ALLOC_RESERVE, r_iovec);
 }
 
 int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)

@@ -14,18 +14,19 @@
  * these aren't used again as soon as in other builds, so that it stays so for a while.
  */
 
+#include <stddef.h>
 #include <stdnoreturn.h>
 
 struct entry;
-
-/* Where the program called the exported function that this stands in. */
-#define CALLER() __builtin_return_address(0)
 
 #ifdef EVPLMEM_DEBUG
 #define EVPLMEM_CHECKS 1
 #else
 #define EVPLMEM_CHECKS 0
 #endif
+
+/* Where the program called the exported function that this stands in; for checks alone. */
+#define CALLER() (EVPLMEM_CHECKS ? __builtin_return_address(0) : NULL)
 
 noreturn void debug_die(const struct entry *entry, const char *what, void *site, void *before);
 noreturn void debug_die_of(const char *kind, const void *object, const char *what);

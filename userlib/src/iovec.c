@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * What is done to an iovec once it was allocated: references come and go.
+ *
+ * A reference of a buffer that this thread counts in is counted as inlines do it. These
+ * have tried that already when they call; a program that calls by itself has not.
  */
 #include <errno.h>
 
@@ -12,6 +15,8 @@ static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
 {
 	struct entry *entry = iovec_entry(iovec);
 
+	if (evplmem_put(iovec->__private1, iovec->__private2))
+		return;
 	if (!entry || iovec_is_inherited(iovec))
 		return;
 	if (!entry->slab)
@@ -25,7 +30,7 @@ static inline void iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *
 {
 	struct entry *entry = iovec_entry(src);
 
-	if (entry && !iovec_is_inherited(src))
+	if (!evplmem_get(src->__private1, src->__private2) && entry && !iovec_is_inherited(src))
 		entry_get(entry, site);
 	/* By way of a copy, as @dst may be @src. */
 	*dst = (struct evpl_iovec){
@@ -40,6 +45,8 @@ void evplmem_iovec_addref(struct evpl_iovec *iovec)
 {
 	struct entry *entry = iovec_entry(iovec);
 
+	if (evplmem_get(iovec->__private1, iovec->__private2))
+		return;
 	if (entry && !iovec_is_inherited(iovec))
 		entry_get(entry, CALLER());
 }

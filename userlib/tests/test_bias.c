@@ -70,6 +70,45 @@ TEST_F(bias, what_the_thread_counts_is_not_in_the_word)
 	EXPECT_EQ(word, raw_word(&self->a));
 }
 
+/* A program in another language can't use the inlines, and calls these for everything. */
+TEST_F(bias, the_exported_functions_count_as_the_inlines_do)
+{
+	struct entry *entry = iovec_entry(&self->a);
+	uint64_t word = raw_word(&self->a);
+	uint32_t own = entry->own, charge = bias_charge(self->evpl);
+
+	ASSERT_TRUE(is_bound(self->evpl));
+	evplmem_iovec_addref(&self->a);
+	EXPECT_EQ(own - 1, entry->own);
+	EXPECT_EQ(word, raw_word(&self->a));
+	evplmem_iovec_release(&self->a);
+	EXPECT_EQ(own, entry->own);
+	EXPECT_EQ(word, raw_word(&self->a));
+
+	evplmem_iovec_clone(&self->b, &self->a);
+	EXPECT_EQ(0, memcmp(&self->b, &self->a, sizeof(self->a)));
+	EXPECT_EQ(own - 1, entry->own);
+	evplmem_iovec_release(&self->b);
+	ASSERT_EQ(0, evplmem_iovec_clone_segment(&self->b, &self->a, 10, 20));
+	EXPECT_EQ((char *)self->a.data + 10, self->b.data);
+	EXPECT_EQ(20, self->b.length);
+	EXPECT_EQ(own - 1, entry->own);
+	EXPECT_EQ(word, raw_word(&self->a));
+	evplmem_iovec_release(&self->b);
+
+	ASSERT_EQ(1, evplmem_iovec_alloc(self->evpl, 100, 0, 1, 0, &self->b));
+	EXPECT_EQ((char *)self->a.data + 104, self->b.data);
+	EXPECT_EQ(100, self->b.length);
+	EXPECT_EQ(charge - 1, bias_charge(self->evpl));
+	EXPECT_EQ(own, entry->own);
+	EXPECT_EQ(word, raw_word(&self->a));
+	/* What the inlines leave to the library, these do themselves. */
+	EXPECT_EQ(-ENOBUFS, evplmem_iovec_alloc(self->evpl, 100, 0, 0, 0, &self->b));
+	EXPECT_EQ(-EINVAL, evplmem_iovec_alloc(self->evpl, 100, 3, 1, 0, &self->b));
+	EXPECT_EQ(-EOPNOTSUPP, evplmem_iovec_alloc(self->evpl, 100, 0, 1, 2, &self->b));
+	EXPECT_EQ(3, word_of(&self->a));
+}
+
 static void *addref(void *iovec)
 {
 	evpl_iovec_addref(iovec);
