@@ -64,6 +64,19 @@ static void clone_iovec(long n)
 	evpl_iovec_release(&iovec);
 }
 
+static void clone_segment(long n)
+{
+	struct evpl_iovec iovec, copy;
+	long i;
+
+	need(evpl_iovec_alloc(evpl, SLICE, 0, 1, &iovec) == 1);
+	for (i = 0; i < n; i++) {
+		need(!evpl_iovec_clone_segment(&copy, &iovec, 100, 200));
+		evpl_iovec_release(&copy);
+	}
+	evpl_iovec_release(&iovec);
+}
+
 static void burst(long n)
 {
 	struct evpl_iovec iovecs[BURST];
@@ -158,6 +171,7 @@ static const struct {
 	{ "same-thread", same_thread },
 	{ "addref", addref },
 	{ "clone", clone_iovec },
+	{ "clone-segment", clone_segment },
 	{ "burst", burst },
 	{ "whole-buffers", buffers },
 	{ "reserve-commit", reserve },

@@ -753,7 +753,16 @@ static inline void evpl_iovec_clone(struct evpl_iovec *dst, const struct evpl_io
 static inline int evpl_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec *src,
 					   unsigned int offset, unsigned int length)
 {
-	return evplmem_iovec_clone_segment(dst, src, offset, length);
+	struct evpl_iovec iovec = *src;
+
+	if (offset > iovec.length || length > iovec.length - offset ||
+	    !evplmem_get(iovec.__private1, iovec.__private2))
+		return evplmem_iovec_clone_segment(dst, src, offset, length);
+	dst->data = (char *)iovec.data + offset;
+	dst->length = length;
+	dst->__private1 = iovec.__private1;
+	dst->__private2 = iovec.__private2;
+	return 0;
 }
 
 /**

@@ -63,6 +63,17 @@ TEST_F(bias, what_the_thread_counts_is_not_in_the_word)
 	evpl_iovec_clone(&self->b, &self->a);
 	EXPECT_EQ(4, word_of(&self->a));
 	evpl_iovec_release(&self->b);
+	ASSERT_EQ(0, evpl_iovec_clone_segment(&self->b, &self->a, 10, 20));
+	EXPECT_EQ((char *)self->a.data + 10, self->b.data);
+	EXPECT_EQ(20, self->b.length);
+	EXPECT_EQ(4, word_of(&self->a));
+	/* The part may take the place of its slice, whose reference is then lost. */
+	ASSERT_EQ(0, evpl_iovec_clone_segment(&self->b, &self->b, 20, 0));
+	EXPECT_EQ((char *)self->a.data + 30, self->b.data);
+	EXPECT_EQ(0, self->b.length);
+	EXPECT_EQ(5, word_of(&self->a));
+	evpl_iovec_release(&self->b);
+	evpl_iovec_release(&self->b);
 	evpl_iovec_release(&self->a);
 	EXPECT_EQ(2, word_of(&self->a));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
