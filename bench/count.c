@@ -113,6 +113,18 @@ static void reserve(long n)
 	}
 }
 
+/* As a receive that finds nothing to read. */
+static void reserve_nothing(long n)
+{
+	struct evpl_iovec iovec;
+	long i;
+
+	for (i = 0; i < n; i++) {
+		need(evpl_iovec_reserve(evpl, 2 * SLICE, 0, 1, &iovec) == 1);
+		need(evpl_iovec_commit(evpl, &iovec, 1, 0) == 0);
+	}
+}
+
 /* As another thread releases it, one by one, and 32 at once. */
 static void *elsewhere(void *arg)
 {
@@ -175,6 +187,7 @@ static const struct {
 	{ "burst", burst },
 	{ "whole-buffers", buffers },
 	{ "reserve-commit", reserve },
+	{ "reserve-commit-nothing", reserve_nothing },
 	{ "cross-thread", cross_thread },
 	{ "cross-burst", cross_burst },
 };

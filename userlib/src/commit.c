@@ -57,7 +57,8 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 
 /*
  * The same of one iovec, without a claim: of the current buffer of the thread that the
- * context is bound to. Returns false if it isn't so.
+ * context is bound to. If nothing is left, its reference is in the context's charge again.
+ * Returns false if it isn't so.
  */
 static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned int length)
 {
@@ -78,6 +79,8 @@ static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned 
 		now = (uint32_t)align_up((uint64_t)start + length, SLICE_ALIGN);
 		if ((uint32_t)evpl->hot.place == end) {
 			evpl->hot.place -= end - now;
+			if (!length)
+				evpl->hot.place += EVPLMEM_CHARGE;
 			ok = true;
 		}
 	}
@@ -89,7 +92,9 @@ static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned 
 	return true;
 }
 
-int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, unsigned int used)
+/* This is a function of its own, so that the fast path saves no registers for it. */
+static __attribute__((noinline)) int commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
+					    unsigned int used)
 {
 	unsigned int left = used;
 	struct cursor cursor;
@@ -100,8 +105,6 @@ int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 		return -EPERM;
 	if (niov < 0)
 		return -EINVAL;
-	if (niov == 1 && used && cut_back_here(evpl, iovecs, used))
-		return 1;
 	for (i = 0; i < niov; i++) {
 		if (iovec_is_inherited(&iovecs[i]))
 			return -EPERM;
@@ -130,4 +133,11 @@ int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 	}
 	context_park(evpl, cursor, fresh);
 	return keep;
+}
+
+int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, unsigned int used)
+{
+	if (niov == 1 && cut_back_here(evpl, iovecs, used))
+		return used > 0;
+	return commit(evpl, iovecs, niov, used);
 }

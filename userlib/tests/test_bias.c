@@ -234,6 +234,25 @@ TEST_F(bias, what_is_reserved_and_not_used_does_not_use_up_the_charge)
 	EXPECT_EQ(2, raw_word(&self->a));
 }
 
+TEST_F(bias, what_is_reserved_and_given_back_whole_is_as_if_it_had_not_been_reserved)
+{
+	struct entry *entry = iovec_entry(&self->a);
+	uint64_t word = raw_word(&self->a), place = self->evpl->hot.place;
+	uint32_t own = entry->own;
+
+	ASSERT_TRUE(is_bound(self->evpl));
+	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, 4096, 0, 1, &self->b));
+	EXPECT_NE(place, self->evpl->hot.place);
+	EXPECT_EQ(3, word_of(&self->a));
+	ASSERT_EQ(0, evpl_iovec_commit(self->evpl, &self->b, 1, 0));
+	EXPECT_EQ(0, self->b.length);
+	EXPECT_EQ(place, self->evpl->hot.place);
+	EXPECT_EQ(word, raw_word(&self->a));
+	EXPECT_EQ(own, entry->own);
+	EXPECT_EQ(2, word_of(&self->a));
+	self->b = (struct evpl_iovec){ 0 };
+}
+
 TEST_F(bias, a_buffer_that_is_current_again_and_again_is_counted_right)
 {
 	uint64_t word;
