@@ -167,10 +167,12 @@ static inline int evplmem_get(unsigned int generation, unsigned long buffer)
 	if (EVPLMEM_TSAN || __builtin_expect(generation != thread->generation, 0))
 		return 0;
 	evplmem_enter(thread);
-	if (__builtin_expect(__atomic_load_n(&count->owner, __ATOMIC_RELAXED) == thread, 1) &&
-	    __builtin_expect(count->own > 1, 1)) {
-		count->own--;
-		ok = 1;
+	if (__builtin_expect(__atomic_load_n(&count->owner, __ATOMIC_RELAXED) == thread, 1)) {
+		/* One is left, so that the word isn't zero. */
+		if (__builtin_expect(--count->own != 0, 1))
+			ok = 1;
+		else
+			count->own = 1;
 	}
 	evplmem_leave(thread);
 	return ok;
