@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * The library on the anon back end, on this machine: what allocation and release cost,
- * beside a locked add, DPDK's mbufs, and two allocators with a count in front.
+ * beside a count of one thread's, a locked add, DPDK's mbufs, and two allocators with a
+ * count in front.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -46,6 +47,87 @@ struct counted {
 	alignas(64) atomic_int refs;
 	char data[SLICE];
 };
+
+/*
+ * The least that counting can cost: a program of one thread, in which nobody else looks at a
+ * count. An iovec of it is laid out as ours.
+ */
+struct plain {
+	alignas(64) uint64_t refs;
+	char *base;
+};
+
+struct plain_iovec {
+	void *data;
+	unsigned int length;
+	unsigned int unused;
+	struct plain *buffer;
+};
+
+#define PLAIN_SIZE	(1U << 20)
+#define PLAIN_BUFFERS	4
+
+static struct {
+	struct plain buffers[PLAIN_BUFFERS];
+	struct plain *current;
+	unsigned int offset;
+	unsigned int next;
+} plains;
+
+/* What isn't the count itself is a call that gets the iovec, as of the library's inlines. */
+__attribute__((noinline)) static void plain_died(struct plain_iovec *iovec)
+{
+	__asm__ volatile("" : : "r"(iovec) : "memory");
+}
+
+static inline void plain_addref(struct plain_iovec *iovec)
+{
+	uint64_t refs = iovec->buffer->refs;
+
+	if (__builtin_expect(!refs, 0))
+		plain_died(iovec);
+	else
+		iovec->buffer->refs = refs + 1;
+}
+
+static inline void plain_release(struct plain_iovec *iovec)
+{
+	uint64_t refs = iovec->buffer->refs - 1;
+
+	iovec->buffer->refs = refs;
+	if (__builtin_expect(!refs, 0))
+		plain_died(iovec);
+}
+
+/* The compiler would leave out a store of two that nothing is between. */
+static inline void each_counts(void)
+{
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* A buffer is current until it is used up, and has a reference for that. */
+__attribute__((noinline)) static void plain_refill(void)
+{
+	if (plains.current)
+		plains.current->refs--;
+	plains.current = &plains.buffers[plains.next++ % PLAIN_BUFFERS];
+	if (plains.current->refs)
+		fail("plain_refill");
+	plains.current->refs = 1;
+	plains.offset = 0;
+}
+
+static inline void plain_alloc(struct plain_iovec *iovec)
+{
+	if (__builtin_expect(!plains.current || plains.offset + SLICE > PLAIN_SIZE, 0))
+		plain_refill();
+	iovec->data = plains.current->base + plains.offset;
+	iovec->length = SLICE;
+	iovec->unused = 0;
+	iovec->buffer = plains.current;
+	plains.offset += SLICE;
+	plains.current->refs++;
+}
 
 static inline void evpl_one(struct slot *slot)
 {
@@ -194,6 +276,84 @@ static double addref(long n)
 	}
 	start = now_ns() - start;
 	evpl_end(&slot);
+	return start;
+}
+
+static double clone_iovec(long n)
+{
+	struct evpl_iovec copy;
+	struct slot slot;
+	double start;
+	long i;
+
+	evpl_one(&slot);
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		evpl_iovec_clone(&copy, &slot.iovec);
+		evpl_iovec_release(&copy);
+	}
+	start = now_ns() - start;
+	evpl_end(&slot);
+	return start;
+}
+
+static double count_addref(long n)
+{
+	struct plain_iovec iovec;
+	double start;
+	long i;
+
+	plain_alloc(&iovec);
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		plain_addref(&iovec);
+		each_counts();
+		plain_release(&iovec);
+		each_counts();
+	}
+	start = now_ns() - start;
+	plain_release(&iovec);
+	return start;
+}
+
+static double count_clone(long n)
+{
+	struct plain_iovec iovec, copy;
+	double start;
+	long i;
+
+	plain_alloc(&iovec);
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		plain_addref(&iovec);
+		copy = iovec;
+		each_counts();
+		plain_release(&copy);
+		each_counts();
+	}
+	start = now_ns() - start;
+	plain_release(&iovec);
+	return start;
+}
+
+static double count_same(long n)
+{
+	struct plain_iovec iovecs[LIVE];
+	double start;
+	long i;
+
+	for (i = 0; i < LIVE; i++)
+		plain_alloc(&iovecs[i]);
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		plain_release(&iovecs[i % LIVE]);
+		each_counts();
+		plain_alloc(&iovecs[i % LIVE]);
+		each_counts();
+	}
+	start = now_ns() - start;
+	for (i = 0; i < LIVE; i++)
+		plain_release(&iovecs[i]);
 	return start;
 }
 
@@ -489,11 +649,17 @@ static void set_up(void)
 		.size = sizeof(config),
 		.backend = EVPL_BACKEND_ANON,
 	};
+	int i;
 
 	if (evpl_pool_open(&pool, &config) || evpl_create(&evpl, pool, NULL))
 		fail("evpl_pool_open");
 	if (rte_eal_init((int)(sizeof(eal) / sizeof(eal[0])) - 1, eal) < 0)
 		fail("rte_eal_init");
+	for (i = 0; i < PLAIN_BUFFERS; i++) {
+		plains.buffers[i].base = malloc(PLAIN_SIZE);
+		if (!plains.buffers[i].base)
+			fail("malloc");
+	}
 	mbufs = rte_pktmbuf_pool_create("bench", 8191, 256, 0, SLICE + RTE_PKTMBUF_HEADROOM,
 					SOCKET_ID_ANY);
 	if (!mbufs)
@@ -507,8 +673,10 @@ int main(void)
 	const long n = 2000000;
 
 	set_up();
-	compare("same-thread", evpl_same, locked_add, n);
-	compare("addref", addref, locked_add, n);
+	compare("same-thread", evpl_same, count_same, n);
+	compare("addref", addref, count_addref, n);
+	compare("clone", clone_iovec, count_clone, n);
+	compare("locked-add", addref, locked_add, n);
 	compare("cross-thread", evpl_cross_alone, locked_add, n);
 	compare("two-threads", evpl_exchange_alone, evpl_cross_alone, n);
 	compare("dpdk-same-thread", evpl_same, mbuf_same, n);
