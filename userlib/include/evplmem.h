@@ -50,6 +50,7 @@
  * library, or the back end, doesn't know.
  */
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -85,6 +86,10 @@ struct evpl_device;
  *
  * A copy made by assignment is the same reference, not another one. One that is
  * all zero is empty: it holds no reference, and may be released or moved.
+ *
+ * @data and @length are the caller's to change, within the bytes that the iovec had
+ * when it was made: no function finds the buffer, or the reference, by them. What
+ * evpl_iovec_reserve() made is as it is until it was committed.
  */
 struct evpl_iovec {
 	void *data;
@@ -762,6 +767,59 @@ static inline int evpl_iovec_clone_segment(struct evpl_iovec *dst, const struct 
 	dst->length = length;
 	dst->__private1 = iovec.__private1;
 	dst->__private2 = iovec.__private2;
+	return 0;
+}
+
+/**
+ * evpl_iovec_split() - make two iovecs of one
+ * @dst: where the end of the slice goes; holds a reference of its own, also if it has
+ *	no bytes
+ * @src: another iovec, that the caller holds a reference by; keeps the beginning
+ * @length: bytes that @src keeps
+ *
+ * Return: 0, or -EINVAL: @src has fewer bytes; -EPERM: it was inherited over fork(2).
+ */
+static inline int evpl_iovec_split(struct evpl_iovec *dst, struct evpl_iovec *src,
+				   unsigned int length)
+{
+	int err;
+
+	if (length > src->length)
+		return -EINVAL;
+	err = evpl_iovec_clone_segment(dst, src, length, src->length - length);
+	if (!err)
+		src->length = length;
+	return err;
+}
+
+/**
+ * evpl_iovec_advance() - leave bytes out at the beginning
+ * @iovec: the iovec; its reference stays, also if no bytes are left
+ * @bytes: how many
+ *
+ * Return: 0, or -EINVAL: it has fewer bytes.
+ */
+static inline int evpl_iovec_advance(struct evpl_iovec *iovec, unsigned int bytes)
+{
+	if (bytes > iovec->length)
+		return -EINVAL;
+	iovec->data = (char *)iovec->data + bytes;
+	iovec->length -= bytes;
+	return 0;
+}
+
+/**
+ * evpl_iovec_trim() - leave bytes out at the end
+ * @iovec: the iovec; its reference stays, also if no bytes are left
+ * @bytes: how many
+ *
+ * Return: 0, or -EINVAL: it has fewer bytes.
+ */
+static inline int evpl_iovec_trim(struct evpl_iovec *iovec, unsigned int bytes)
+{
+	if (bytes > iovec->length)
+		return -EINVAL;
+	iovec->length -= bytes;
 	return 0;
 }
 

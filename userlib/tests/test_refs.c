@@ -90,6 +90,89 @@ TEST_F(refs, a_segment_past_the_end_counts_nothing)
 	evpl_iovec_release(&self->a);
 }
 
+TEST_F(refs, a_split_makes_two_slices_that_join)
+{
+	ASSERT_EQ(0, evpl_iovec_split(&self->b, &self->a, 300));
+	EXPECT_EQ(300, self->a.length);
+	EXPECT_EQ((char *)self->a.data + 300, self->b.data);
+	EXPECT_EQ(700, self->b.length);
+	EXPECT_EQ(2, word_of(&self->a));
+	memset(self->a.data, 1, self->a.length);
+	evpl_iovec_release(&self->a);
+	memset(self->b.data, 2, self->b.length);
+	EXPECT_EQ(1, word_of(&self->b));
+
+	/* Either part may have no bytes. */
+	ASSERT_EQ(0, evpl_iovec_split(&self->c, &self->b, 700));
+	EXPECT_EQ(700, self->b.length);
+	EXPECT_EQ((char *)self->b.data + 700, self->c.data);
+	EXPECT_EQ(0, self->c.length);
+	EXPECT_EQ(2, word_of(&self->b));
+	evpl_iovec_release(&self->c);
+	ASSERT_EQ(0, evpl_iovec_split(&self->c, &self->b, 0));
+	EXPECT_EQ(0, self->b.length);
+	EXPECT_EQ(self->b.data, self->c.data);
+	EXPECT_EQ(700, self->c.length);
+	evpl_iovec_release(&self->b);
+	evpl_iovec_release(&self->c);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(refs, a_split_past_the_end_changes_nothing)
+{
+	static const unsigned int bad[] = { 1001, 1U << 31, ~0U };
+	struct evpl_iovec a = self->a, b;
+	unsigned int i;
+
+	memset(&self->b, 0xee, sizeof(self->b));
+	b = self->b;
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		EXPECT_EQ(-EINVAL, evpl_iovec_split(&self->b, &self->a, bad[i]));
+		EXPECT_EQ(-EINVAL, evpl_iovec_advance(&self->a, bad[i]));
+		EXPECT_EQ(-EINVAL, evpl_iovec_trim(&self->a, bad[i]));
+	}
+	EXPECT_EQ(0, memcmp(&a, &self->a, sizeof(a)));
+	EXPECT_EQ(0, memcmp(&b, &self->b, sizeof(b)));
+	EXPECT_EQ(1, word_of(&self->a));
+	evpl_iovec_release(&self->a);
+}
+
+TEST_F(refs, a_slice_that_lost_bytes_keeps_its_reference)
+{
+	char *data = self->a.data;
+
+	ASSERT_EQ(0, evpl_iovec_advance(&self->a, 100));
+	EXPECT_EQ(data + 100, self->a.data);
+	EXPECT_EQ(900, self->a.length);
+	ASSERT_EQ(0, evpl_iovec_trim(&self->a, 200));
+	EXPECT_EQ(data + 100, self->a.data);
+	EXPECT_EQ(700, self->a.length);
+	EXPECT_EQ(1, word_of(&self->a));
+	memset(self->a.data, 1, self->a.length);
+
+	/* What is made of it is within what is left. */
+	EXPECT_EQ(-EINVAL, evpl_iovec_clone_segment(&self->b, &self->a, 0, 701));
+	evpl_iovec_clone(&self->b, &self->a);
+	EXPECT_EQ(data + 100, self->b.data);
+	EXPECT_EQ(700, self->b.length);
+	ASSERT_EQ(0, evpl_iovec_trim(&self->b, 700));
+	EXPECT_EQ(0, self->b.length);
+	ASSERT_EQ(0, evpl_iovec_advance(&self->a, 700));
+	EXPECT_EQ(data + 800, self->a.data);
+	EXPECT_EQ(0, self->a.length);
+	EXPECT_EQ(2, word_of(&self->a));
+
+	/* The caller may have the bytes back. */
+	self->a.data = data;
+	self->a.length = 1000;
+	memset(self->a.data, 2, self->a.length);
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(1, word_of(&self->b));
+	evpl_iovec_release(&self->b);
+	EXPECT_EQ(0, word_of(&self->b));
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
 TEST_F(refs, a_move_takes_the_reference_along)
 {
 	evpl_iovec_move(&self->b, &self->a);
