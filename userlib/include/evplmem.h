@@ -373,6 +373,7 @@ int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec 
 				unsigned int offset, unsigned int length);
 int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 			     const struct iovec *src, int niov);
+int evplmem_iovec_is_unique(const struct evpl_iovec *iovec);
 int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info);
 int evplmem_iovec_revoke(const struct evpl_iovec *iovec);
 int evplmem_iovec_wait(const struct evpl_iovec *iovec, unsigned int flags);
@@ -768,6 +769,28 @@ static inline int evpl_iovec_clone_segment(struct evpl_iovec *dst, const struct 
 	dst->__private1 = iovec.__private1;
 	dst->__private2 = iovec.__private2;
 	return 0;
+}
+
+/**
+ * evpl_iovec_is_unique() - whether this is the only reference
+ * @iovec: an iovec that the caller holds a reference by
+ *
+ * Then nothing else reads or writes the slice by a reference, here or in another
+ * process, and what others did by theirs is done: the caller may write in place what was
+ * shared before. That lasts while nobody is given another reference. Of a buffer that
+ * came home with %EVPL_MESSAGE_HELD ask evpl_iovec_wait() too.
+ *
+ * A buffer counts the references of all slices in it, and one of the context that goes
+ * on allocating there. So the answer is exact for what has a buffer to itself, by
+ * evpl_buffer_alloc() or %EVPL_IOVEC_PRIVATE. Of another slice it may be 0 for other
+ * slices' sake.
+ *
+ * Return: 1; or 0: there may be others, or @iovec is empty, another process's memory,
+ * or inherited over fork(2).
+ */
+static inline int evpl_iovec_is_unique(const struct evpl_iovec *iovec)
+{
+	return evplmem_iovec_is_unique(iovec);
 }
 
 /**

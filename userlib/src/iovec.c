@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 
+#include "bias.h"
 #include "recycle.h"
 #include "sharing.h"
 #include "slab.h"
@@ -108,6 +109,34 @@ int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec 
 		return -EINVAL;
 	iovec_clone(dst, src, offset, length, CALLER());
 	return 0;
+}
+
+/*
+ * What is left of the word without what this thread, and its context, have of the buffer and
+ * nobody uses. Another thread that counts in it has at least one, so this isn't 1 then.
+ */
+static uint64_t count_here(struct entry *entry)
+{
+	struct evplmem_thread *thread = evplmem_self();
+	const struct evpl *home = entry->home;
+	uint64_t unused = 0, word;
+
+	evplmem_enter(thread);
+	if (atomic_load_explicit(&entry->owner, memory_order_relaxed) == thread) {
+		unused = entry->own;
+		if (home->hot.buffer == (const struct evplmem_count *)entry)
+			unused += bias_charge(home);
+	}
+	word = atomic_load_explicit(&entry->word, memory_order_acquire);
+	evplmem_leave(thread);
+	return word - unused;
+}
+
+int evplmem_iovec_is_unique(const struct evpl_iovec *iovec)
+{
+	if (iovec_is_inherited(iovec) || !iovec_slab(iovec))
+		return 0;
+	return count_here(iovec_entry(iovec)) == 1;
 }
 
 /* The entry of the buffer that has all of [@data, @data + @length). */

@@ -126,6 +126,35 @@ static void *addref(void *iovec)
 	return NULL;
 }
 
+static void *is_unique(void *iovec)
+{
+	return evpl_iovec_is_unique(iovec) ? iovec : NULL;
+}
+
+/* The thread knows what it has itself; of another's it takes the worst. */
+TEST_F(bias, what_nobody_uses_is_no_other_reference)
+{
+	pthread_t thread;
+	void *result;
+
+	ASSERT_TRUE(is_bound(self->evpl));
+	EXPECT_EQ(1, evpl_iovec_is_unique(&self->a));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	EXPECT_EQ(0, evpl_iovec_is_unique(&self->a));
+	evpl_iovec_release(&self->b);
+	self->b = (struct evpl_iovec){ 0 };
+	EXPECT_EQ(1, evpl_iovec_is_unique(&self->a));
+	on_thread(addref, &self->a);
+	EXPECT_EQ(0, evpl_iovec_is_unique(&self->a));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(1, evpl_iovec_is_unique(&self->a));
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, is_unique, &self->a));
+	ASSERT_EQ(0, pthread_join(thread, &result));
+	EXPECT_EQ(NULL, result);
+	EXPECT_TRUE(is_bound(self->evpl));
+}
+
 static void *release(void *iovec)
 {
 	evpl_iovec_release(iovec);

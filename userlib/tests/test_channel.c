@@ -254,6 +254,8 @@ TEST_F(pair, received_memory_is_cut_counted_and_sent_on_like_any_other)
 	ASSERT_EQ(0, evpl_iovec_clone_segment(&part.iovec, &got.iovec, 10, 20));
 	EXPECT_EQ(3, word_of(&got.iovec));
 	evpl_iovec_release(&got.iovec);
+	/* Its owner, at least, has it too. */
+	EXPECT_EQ(0, evpl_iovec_is_unique(&got.iovec));
 
 	/* Home again: the owner's own address, and its own reference. */
 	got.flags = 0;
@@ -265,7 +267,9 @@ TEST_F(pair, received_memory_is_cut_counted_and_sent_on_like_any_other)
 	EXPECT_EQ(data, home[1].iovec.data);
 	EXPECT_TRUE(is_filled(&home[1].iovec, 'w'));
 	EXPECT_EQ(2, word_of(&home[1].iovec));
+	EXPECT_EQ(0, evpl_iovec_is_unique(&home[1].iovec));
 	evpl_iovec_release(&home[0].iovec);
+	EXPECT_EQ(1, evpl_iovec_is_unique(&home[1].iovec));
 	evpl_iovec_release(&home[1].iovec);
 	EXPECT_EQ(0, used_in(self->pool));
 }

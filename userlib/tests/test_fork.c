@@ -116,6 +116,8 @@ static int call_everything(struct things *things)
 	WANT(-EPERM, evpl_iovec_reserve(things->evpl, 100, 0, 1, other));
 	WANT(-EPERM, evpl_iovec_commit(things->evpl, things->reserved, 2, 100));
 	WANT(-EPERM, evpl_iovec_clone_segment(other, &things->iovec, 0, 10));
+	WANT(0, evpl_iovec_is_unique(&things->iovec));
+	WANT(-EPERM, evpl_iovec_split(other, &things->iovec, 10));
 	WANT(-EPERM, evpl_iovec_from_iovec(things->pool, other, &iovec, 1));
 	WANT(-EPERM, evpl_iovec_slab(&things->iovec, &info));
 	WANT(-EPERM, evpl_iovec_revoke(&things->iovec));

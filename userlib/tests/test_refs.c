@@ -26,6 +26,12 @@ FIXTURE_TEARDOWN(refs)
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
 }
 
+static void *release_one(void *arg)
+{
+	evpl_iovec_release(arg);
+	return NULL;
+}
+
 TEST_F(refs, addref_adds_one_and_release_takes_one)
 {
 	evpl_iovec_addref(&self->a);
@@ -87,6 +93,61 @@ TEST_F(refs, a_segment_past_the_end_counts_nothing)
 		EXPECT_EQ(1, word_of(&self->a));
 	}
 	EXPECT_EQ(0, memcmp(&before, &self->b, sizeof(before)));
+	evpl_iovec_release(&self->a);
+}
+
+static void *is_unique(void *arg)
+{
+	return evpl_iovec_is_unique(arg) ? arg : NULL;
+}
+
+static bool is_unique_elsewhere(struct evpl_iovec *iovec)
+{
+	pthread_t thread;
+	void *result;
+
+	if (pthread_create(&thread, NULL, is_unique, iovec) || pthread_join(thread, &result))
+		abort();
+	return result;
+}
+
+TEST_F(refs, the_only_reference_is_told_from_others)
+{
+	struct evpl_iovec empty = { 0 };
+
+	EXPECT_EQ(1, evpl_iovec_is_unique(&self->a));
+	EXPECT_TRUE(is_unique_elsewhere(&self->a));
+	evpl_iovec_addref(&self->a);
+	EXPECT_EQ(0, evpl_iovec_is_unique(&self->a));
+	on_thread(release_one, &self->a);
+	EXPECT_EQ(1, evpl_iovec_is_unique(&self->a));
+
+	ASSERT_EQ(0, evpl_iovec_split(&self->b, &self->a, 500));
+	EXPECT_EQ(0, evpl_iovec_is_unique(&self->a));
+	EXPECT_EQ(0, evpl_iovec_is_unique(&self->b));
+	EXPECT_FALSE(is_unique_elsewhere(&self->b));
+	evpl_iovec_release(&self->a);
+	EXPECT_EQ(1, evpl_iovec_is_unique(&self->b));
+	EXPECT_EQ(1, word_of(&self->b));
+	EXPECT_EQ(0, evpl_iovec_is_unique(&empty));
+	evpl_iovec_release(&self->b);
+}
+
+TEST_F(refs, of_two_slices_of_a_buffer_none_is_the_only_one)
+{
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->c));
+	ASSERT_EQ(self->b.__private2, self->c.__private2);
+	EXPECT_EQ(0, evpl_iovec_is_unique(&self->b));
+	EXPECT_EQ(0, evpl_iovec_is_unique(&self->c));
+	EXPECT_FALSE(is_unique_elsewhere(&self->b));
+	evpl_iovec_release(&self->c);
+	/* The context still allocates there. */
+	EXPECT_FALSE(is_unique_elsewhere(&self->b));
+	context_rob_all(self->pool);
+	EXPECT_EQ(1, evpl_iovec_is_unique(&self->b));
+	EXPECT_TRUE(is_unique_elsewhere(&self->b));
+	evpl_iovec_release(&self->b);
 	evpl_iovec_release(&self->a);
 }
 
@@ -245,12 +306,6 @@ TEST_F(refs, struct_iovec_and_back)
 	evpl_iovecs_release(in, 2);
 	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, out, vec, 1));
 	EXPECT_EQ(0, word_of(&in[0]));
-}
-
-static void *release_one(void *arg)
-{
-	evpl_iovec_release(arg);
-	return NULL;
 }
 
 TEST_F(refs, a_thread_without_a_context_may_release)
