@@ -77,6 +77,8 @@ AT(evpl_message, cookie, 24);
 AT(evpl_message, flags, 32);
 AT(evpl_device_ops, flags, 24);
 
+IS(EVPLMEM_VERSION_MAJOR, 1);
+IS(EVPLMEM_VERSION >> 16, 1);
 IS(EVPL_BACKEND_DEFAULT, 0);
 IS(EVPL_BACKEND_MODULE, 1);
 IS(EVPL_BACKEND_ANON, 2);

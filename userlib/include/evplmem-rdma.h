@@ -59,6 +59,9 @@ struct evpl_rdma_stats {
 	int __reserved;
 };
 
+/** EVPL_RDMA_STATS_INIT - initializer of &struct evpl_rdma_stats */
+#define EVPL_RDMA_STATS_INIT	EVPLMEM_SIZED(evpl_rdma_stats)
+
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
 int evplmem_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool, struct ibv_pd *pd,

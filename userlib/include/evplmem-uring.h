@@ -93,6 +93,9 @@ struct evpl_uring_stats {
 	int __reserved;
 };
 
+/** EVPL_URING_STATS_INIT - initializer of &struct evpl_uring_stats */
+#define EVPL_URING_STATS_INIT	EVPLMEM_SIZED(evpl_uring_stats)
+
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
 int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,

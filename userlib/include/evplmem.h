@@ -43,7 +43,8 @@
  * memory: it is no more than a help to find the mistake. A library that was built with
  * DEBUG=1 ends the program instead.
  *
- * Structs that are passed in start with their size. A library that knows a
+ * Structs that are passed in start with their size, and have an initializer that sets
+ * it, %EVPL_POOL_CONFIG_INIT and the like. A library that knows a
  * longer struct takes what is missing as zero; one that knows a shorter struct
  * refuses the surplus with -E2BIG unless it is zero. Zero in any field means the
  * default. -EINVAL is a struct that is too short, -EOPNOTSUPP a flag that the
@@ -55,6 +56,38 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+
+/** EVPLMEM_VERSION_MAJOR - of this header; a library of another one has another soname */
+#define EVPLMEM_VERSION_MAJOR	1
+/** EVPLMEM_VERSION_MINOR - of this header; goes up when something is added */
+#define EVPLMEM_VERSION_MINOR	1
+/** EVPLMEM_VERSION - both in one number, to be compared with evplmem_version() */
+#define EVPLMEM_VERSION		((EVPLMEM_VERSION_MAJOR << 16) | EVPLMEM_VERSION_MINOR)
+
+/* What a struct that starts with its size begins as. */
+#ifdef __cplusplus
+extern "C++" {
+template <class type> static inline type evplmem_sized()
+{
+	type zeros = type();
+
+	zeros.size = sizeof(zeros);
+	return zeros;
+}
+}
+#define EVPLMEM_SIZED(tag)	evplmem_sized<struct tag>()
+#else
+#define EVPLMEM_SIZED(tag)	{ .size = sizeof(struct tag) }
+#endif
+
+/** EVPL_POOL_CONFIG_INIT - initializer of &struct evpl_pool_config: all defaults */
+#define EVPL_POOL_CONFIG_INIT	EVPLMEM_SIZED(evpl_pool_config)
+/** EVPL_CONFIG_INIT - initializer of &struct evpl_config: all defaults */
+#define EVPL_CONFIG_INIT	EVPLMEM_SIZED(evpl_config)
+/** EVPL_POOL_STATS_INIT - initializer of &struct evpl_pool_stats */
+#define EVPL_POOL_STATS_INIT	EVPLMEM_SIZED(evpl_pool_stats)
+/** EVPL_DEVICE_OPS_INIT - initializer of &struct evpl_device_ops: it does nothing */
+#define EVPL_DEVICE_OPS_INIT	EVPLMEM_SIZED(evpl_device_ops)
 
 #ifdef __cplusplus
 extern "C" {
@@ -349,6 +382,16 @@ struct evpl_message {
 
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
+/**
+ * evplmem_version() - which library the program runs with
+ *
+ * It may be later than the header that the program was compiled with, and has all that
+ * is in that one then; if it is earlier, the dynamic linker has let the program start
+ * only because it calls nothing that isn't there.
+ *
+ * Return: what %EVPLMEM_VERSION is in its header.
+ */
+unsigned int evplmem_version(void);
 int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *config);
 int evplmem_pool_close(struct evpl_pool *pool);
 int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node);

@@ -9,11 +9,12 @@ int rival(void);
 
 int main(void)
 {
-	struct evpl_pool_config config = { sizeof(config), EVPL_BACKEND_ANON, 0, 0, 0, 0, 0, NULL };
+	struct evpl_pool_config config = EVPL_POOL_CONFIG_INIT;
 	struct evpl_iovec iovec;
 	struct evpl_pool *pool;
 	struct evpl *evpl;
 
+	config.backend = EVPL_BACKEND_ANON;
 	if (evpl_pool_open(&pool, &config) || evpl_create(&evpl, pool, NULL) || rival() != 42 ||
 	    evpl_iovec_alloc(evpl, 41, 0, 1, &iovec) != 1 || iovec.length != 41)
 		return 1;

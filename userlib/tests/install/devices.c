@@ -10,7 +10,7 @@
 
 int main(int argc, char **argv)
 {
-	struct evpl_pool_config config = { sizeof(config), EVPL_BACKEND_ANON, 0, 0, 0, 0, 0, NULL };
+	struct evpl_pool_config config = EVPL_POOL_CONFIG_INIT;
 	struct evpl_uring *uring;
 	struct evpl_iovec iovec;
 	struct evpl_pool *pool;
@@ -19,6 +19,7 @@ int main(int argc, char **argv)
 	struct evpl *evpl;
 	int fd;
 
+	config.backend = EVPL_BACKEND_ANON;
 	fd = open(argv[argc - 1], O_RDONLY);
 	if (fd < 0 || evpl_pool_open(&pool, &config) || evpl_create(&evpl, pool, NULL))
 		return 1;
