@@ -38,6 +38,10 @@ struct ibv_sge;
 extern "C" {
 #endif
 
+#ifdef EVPLMEM_PREFIX_ONLY
+#include "evplmem-prefix.h"
+#endif
+
 /** struct evpl_rdma - a pool's memory, registered with a protection domain; opaque */
 struct evpl_rdma;
 
@@ -60,7 +64,7 @@ struct evpl_rdma_stats {
 };
 
 /** EVPL_RDMA_STATS_INIT - initializer of &struct evpl_rdma_stats */
-#define EVPL_RDMA_STATS_INIT	EVPLMEM_SIZED(evpl_rdma_stats)
+#define EVPL_RDMA_STATS_INIT	EVPLMEM_SIZED(rdma_stats)
 
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
@@ -73,6 +77,8 @@ int evplmem_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec, str
 int evplmem_rdma_stats(struct evpl_rdma *rdma, struct evpl_rdma_stats *stats);
 const char *evplmem_rdma_notice(struct evpl_rdma *rdma);
 #pragma GCC visibility pop
+
+#ifndef EVPLMEM_PREFIX_ONLY
 
 /**
  * evpl_rdma_create() - register a pool's memory
@@ -181,6 +187,12 @@ static inline const char *evpl_rdma_notice(struct evpl_rdma *rdma)
 {
 	return evplmem_rdma_notice(rdma);
 }
+
+#endif /* !EVPLMEM_PREFIX_ONLY */
+
+#ifdef EVPLMEM_PREFIX_ONLY
+#include "evplmem-prefix.h"
+#endif
 
 #ifdef __cplusplus
 }

@@ -47,6 +47,10 @@ struct io_uring_sqe;
 extern "C" {
 #endif
 
+#ifdef EVPLMEM_PREFIX_ONLY
+#include "evplmem-prefix.h"
+#endif
+
 /** struct evpl_uring - a pool's memory, registered with a ring; opaque */
 struct evpl_uring;
 
@@ -94,7 +98,7 @@ struct evpl_uring_stats {
 };
 
 /** EVPL_URING_STATS_INIT - initializer of &struct evpl_uring_stats */
-#define EVPL_URING_STATS_INIT	EVPLMEM_SIZED(evpl_uring_stats)
+#define EVPL_URING_STATS_INIT	EVPLMEM_SIZED(uring_stats)
 
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
@@ -115,6 +119,8 @@ void evplmem_uring_flush(struct evpl_uring *uring);
 int evplmem_uring_stats(struct evpl_uring *uring, struct evpl_uring_stats *stats);
 const char *evplmem_uring_notice(struct evpl_uring *uring);
 #pragma GCC visibility pop
+
+#ifndef EVPLMEM_PREFIX_ONLY
 
 /**
  * evpl_uring_create() - use a pool's memory with a ring
@@ -318,6 +324,12 @@ static inline const char *evpl_uring_notice(struct evpl_uring *uring)
 {
 	return evplmem_uring_notice(uring);
 }
+
+#endif /* !EVPLMEM_PREFIX_ONLY */
+
+#ifdef EVPLMEM_PREFIX_ONLY
+#include "evplmem-prefix.h"
+#endif
 
 #ifdef __cplusplus
 }

@@ -17,7 +17,10 @@
  *
  * Every function is an inline over an exported evplmem_*() symbol. So a program
  * can link this library beside one that exports evpl_create() or
- * evpl_iovec_alloc() of its own.
+ * evpl_iovec_alloc() of its own. A file that needs the headers of both defines
+ * EVPLMEM_PREFIX_ONLY before it includes this one: then there are the evplmem_*()
+ * functions alone, and tags begin with evplmem, such as struct evplmem_iovec and
+ * struct evplmem for struct evpl.
  *
  * Threads: a context is used by one thread at a time. Everything else may be
  * called from any thread at any time; an iovec that two threads write is theirs
@@ -75,25 +78,34 @@ template <class type> static inline type evplmem_sized()
 	return zeros;
 }
 }
-#define EVPLMEM_SIZED(tag)	evplmem_sized<struct tag>()
+#define EVPLMEM_SIZED(name)	evplmem_sized<struct EVPLMEM_TAG(name)>()
 #else
-#define EVPLMEM_SIZED(tag)	{ .size = sizeof(struct tag) }
+#define EVPLMEM_SIZED(name)	{ .size = sizeof(struct EVPLMEM_TAG(name)) }
+#endif
+#ifdef EVPLMEM_PREFIX_ONLY
+#define EVPLMEM_TAG(name)	evplmem_ ## name
+#else
+#define EVPLMEM_TAG(name)	evpl_ ## name
 #endif
 
 /** EVPL_POOL_CONFIG_INIT - initializer of &struct evpl_pool_config: all defaults */
-#define EVPL_POOL_CONFIG_INIT	EVPLMEM_SIZED(evpl_pool_config)
+#define EVPL_POOL_CONFIG_INIT	EVPLMEM_SIZED(pool_config)
 /** EVPL_CONFIG_INIT - initializer of &struct evpl_config: all defaults */
-#define EVPL_CONFIG_INIT	EVPLMEM_SIZED(evpl_config)
+#define EVPL_CONFIG_INIT	EVPLMEM_SIZED(config)
 /** EVPL_POOL_STATS_INIT - initializer of &struct evpl_pool_stats */
-#define EVPL_POOL_STATS_INIT	EVPLMEM_SIZED(evpl_pool_stats)
+#define EVPL_POOL_STATS_INIT	EVPLMEM_SIZED(pool_stats)
 /** EVPL_DEVICE_OPS_INIT - initializer of &struct evpl_device_ops: it does nothing */
-#define EVPL_DEVICE_OPS_INIT	EVPLMEM_SIZED(evpl_device_ops)
+#define EVPL_DEVICE_OPS_INIT	EVPLMEM_SIZED(device_ops)
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 #include "evplmem-hot.h"
+
+#ifdef EVPLMEM_PREFIX_ONLY
+#include "evplmem-prefix.h"
+#endif
 
 /** struct evpl_pool - memory, and what it is made of; opaque */
 struct evpl_pool;
@@ -447,6 +459,8 @@ int evplmem_device_set_cookie(struct evpl_device *device, const struct evpl_iove
 			      uint64_t cookie);
 int evplmem_device_let_go(struct evpl_device *device, unsigned int number);
 #pragma GCC visibility pop
+
+#ifndef EVPLMEM_PREFIX_ONLY
 
 /**
  * evpl_pool_open() - open a pool
@@ -1363,6 +1377,12 @@ static inline int evpl_device_let_go(struct evpl_device *device, unsigned int nu
 {
 	return evplmem_device_let_go(device, number);
 }
+
+#endif /* !EVPLMEM_PREFIX_ONLY */
+
+#ifdef EVPLMEM_PREFIX_ONLY
+#include "evplmem-prefix.h"
+#endif
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+/*
+ * For the headers of libevplmem alone, where a program has defined EVPLMEM_PREFIX_ONLY: each
+ * includes this where its declarations begin, and again where they end. In between all tags
+ * begin with evplmem, so that outside of it evpl_iovec and the like are another library's.
+ * Hence there is no guard.
+ */
+#ifndef EVPLMEM_RENAMES
+#define EVPLMEM_RENAMES
+#define evpl			evplmem
+#define evpl_backend		evplmem_backend
+#define evpl_channel		evplmem_channel
+#define evpl_config		evplmem_config
+#define evpl_device		evplmem_device
+#define evpl_device_ops		evplmem_device_ops
+#define evpl_iovec		evplmem_iovec
+#define evpl_message		evplmem_message
+#define evpl_pool		evplmem_pool
+#define evpl_pool_config	evplmem_pool_config
+#define evpl_pool_stats		evplmem_pool_stats
+#define evpl_rdma		evplmem_rdma
+#define evpl_rdma_stats		evplmem_rdma_stats
+#define evpl_slab_info		evplmem_slab_info
+#define evpl_uring		evplmem_uring
+#define evpl_uring_stats	evplmem_uring_stats
+#define evpl_zerocopy		evplmem_zerocopy
+#else
+#undef EVPLMEM_RENAMES
+#undef evpl
+#undef evpl_backend
+#undef evpl_channel
+#undef evpl_config
+#undef evpl_device
+#undef evpl_device_ops
+#undef evpl_iovec
+#undef evpl_message
+#undef evpl_pool
+#undef evpl_pool_config
+#undef evpl_pool_stats
+#undef evpl_rdma
+#undef evpl_rdma_stats
+#undef evpl_slab_info
+#undef evpl_uring
+#undef evpl_uring_stats
+#undef evpl_zerocopy
+#endif
