@@ -429,6 +429,8 @@ int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec 
 int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 			     const struct iovec *src, int niov);
 int evplmem_iovec_is_unique(const struct evpl_iovec *iovec);
+int evplmem_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsigned int length,
+		       void (*done)(void *arg), void *arg);
 int evplmem_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info);
 int evplmem_iovec_revoke(const struct evpl_iovec *iovec);
 int evplmem_iovec_wait(const struct evpl_iovec *iovec, unsigned int flags);
@@ -954,11 +956,37 @@ static inline int evpl_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iove
 }
 
 /**
+ * evpl_iovec_wrap() - put memory that is no pool's in an iovec
+ * @r_iovec: where the iovec goes, with the first reference
+ * @data: the memory, which stays the caller's
+ * @length: its bytes
+ * @done: called once, when the last reference is gone; NULL: nothing is called
+ * @arg: given to @done
+ *
+ * For what goes the way of slices, and is counted like them, but is somewhere else: a
+ * constant, or memory of another allocator. It is an iovec like any other, without a
+ * buffer: no device has it registered, so evpl_device_cookie() has none, and
+ * evpl_uring_prep_read() prepares an ordinary read; evpl_zerocopy_send() sends it without
+ * a copy. No other process gets it: it can be neither sent over a channel nor exported.
+ *
+ * @done runs on the thread that releases the last reference, without a lock of the
+ * library: it may call whatever its caller may. A child of fork(2) that releases what it
+ * inherited has nothing called.
+ *
+ * Return: 0, or -ENOMEM: no memory to count in.
+ */
+static inline int evpl_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsigned int length,
+				  void (*done)(void *arg), void *arg)
+{
+	return evplmem_iovec_wrap(r_iovec, data, length, done, arg);
+}
+
+/**
  * evpl_iovec_slab() - the slab of a slice
  * @iovec: an iovec that the caller holds a reference by
  * @info: where it goes
  *
- * Return: 0, or -EINVAL: @iovec is empty, or another process's memory.
+ * Return: 0, or -EINVAL: @iovec is empty, another process's memory, or no pool's.
  */
 static inline int evpl_iovec_slab(const struct evpl_iovec *iovec, struct evpl_slab_info *info)
 {

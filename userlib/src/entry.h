@@ -16,7 +16,8 @@
  * word isn't zero.
  *
  * A buffer of another process that this one has a lease on has an entry as well, in a
- * window of its own (sharing.h). It is known by having no slab.
+ * window of its own (sharing.h). It is known by having no slab. Memory that is no pool's
+ * has one too, which has no pool either (foreign.h).
  */
 
 #include <linux/evpl.h>
@@ -45,7 +46,7 @@ struct slab;
  * @guest: of a lease: its registrations with devices, if it ever had any
  * @home: the context that last took it from a stack, and whose cache it goes back
  *	to; never freed while the pool is open
- * @pool: of a lease: the pool that has it
+ * @pool: of a lease: the pool that has it; NULL of foreign memory
  * @next: index + 1 of the entry below it in a stack, or 0; of a lease: the next that
  *	is idle
  * @retired: others see the buffer, so nothing is cut off it until it is taken again

@@ -68,6 +68,8 @@ int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int
 	if (iovec_is_inherited(iovecs))
 		return -EPERM;
 	pool = entry->slab ? entry->slab->pool : entry->pool;
+	if (!pool)
+		return -EINVAL;
 	ret = sharing_make(pool);
 	if (ret)
 		return ret;

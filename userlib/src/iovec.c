@@ -8,9 +8,19 @@
 #include <errno.h>
 
 #include "bias.h"
+#include "foreign.h"
 #include "recycle.h"
 #include "sharing.h"
 #include "slab.h"
+
+/* Of what no slab of this process has. */
+static void put_other(struct entry *entry, void *site)
+{
+	if (entry_is_foreign(entry))
+		foreign_put(entry, site);
+	else
+		sharing_put(entry, site);
+}
 
 static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
 {
@@ -21,7 +31,7 @@ static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
 	if (!entry || iovec_is_inherited(iovec))
 		return;
 	if (!entry->slab)
-		sharing_put(entry, site);
+		put_other(entry, site);
 	else if (entry_put(entry, site))
 		recycle(entry);
 }
@@ -86,7 +96,7 @@ void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov)
 		if (!entry || iovec_is_inherited(&iovecs[i]))
 			continue;
 		if (!entry->slab) {
-			sharing_put(entry, CALLER());
+			put_other(entry, CALLER());
 			continue;
 		}
 		run = count_run(&iovecs[i], niov - i);
@@ -134,9 +144,13 @@ static uint64_t count_here(struct entry *entry)
 
 int evplmem_iovec_is_unique(const struct evpl_iovec *iovec)
 {
-	if (iovec_is_inherited(iovec) || !iovec_slab(iovec))
+	struct entry *entry = iovec_entry(iovec);
+
+	if (!entry || iovec_is_inherited(iovec))
 		return 0;
-	return count_here(iovec_entry(iovec)) == 1;
+	if (!entry->slab && !entry_is_foreign(entry))
+		return 0;
+	return count_here(entry) == 1;
 }
 
 /* The entry of the buffer that has all of [@data, @data + @length). */

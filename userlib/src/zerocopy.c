@@ -17,6 +17,7 @@
 
 #include "cancel.h"
 #include "entry.h"
+#include "foreign.h"
 
 /* Iovecs that are sent from the stack of the caller. */
 #define FEW_IOVECS	16
@@ -141,7 +142,7 @@ ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_
 			return -EPERM;
 		length += iovecs[i].length;
 		/* Another process's memory can't be lent to the kernel. */
-		copy |= !iovec_slab(&iovecs[i]);
+		copy |= !iovec_slab(&iovecs[i]) && !iovec_is_foreign(&iovecs[i]);
 	}
 
 	ret = -ENOMEM;

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Memory that is no pool's: see foreign.h.
+ */
+#include "foreign.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/**
+ * struct foreign - what an iovec of such memory names
+ * @entry: its references
+ * @done: what is called after the last, or NULL
+ * @arg: for @done
+ */
+struct foreign {
+	struct entry entry;
+	void (*done)(void *arg);
+	void *arg;
+};
+
+int evplmem_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsigned int length,
+		       void (*done)(void *arg), void *arg)
+{
+	struct foreign *foreign = aligned_alloc(alignof(struct foreign), sizeof(*foreign));
+
+	if (!foreign)
+		return -ENOMEM;
+	*foreign = (struct foreign){ .entry.base = data, .done = done, .arg = arg };
+	entry_init(&foreign->entry);
+	*r_iovec = (struct evpl_iovec){
+		.data = data,
+		.length = length,
+		.__private1 = fork_generation,
+		.__private2 = (unsigned long)&foreign->entry,
+	};
+	return 0;
+}
+
+/* What is done to the memory from here on is done by its owner. */
+void foreign_put(struct entry *entry, void *site)
+{
+	struct foreign *foreign = (struct foreign *)entry;
+	void (*done)(void *arg) = foreign->done;
+	void *arg = foreign->arg;
+
+	if (!entry_put(entry, site))
+		return;
+	free(foreign);
+	if (done)
+		done(arg);
+}
