@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "cancel.h"
+
 /**
  * struct foreign - what an iovec of such memory names
  * @entry: its references
@@ -43,6 +45,7 @@ void foreign_put(struct entry *entry, void *site)
 	struct foreign *foreign = (struct foreign *)entry;
 	void (*done)(void *arg) = foreign->done;
 	void *arg = foreign->arg;
+	NO_CANCELLATION;
 
 	if (!entry_put(entry, site))
 		return;
