@@ -554,10 +554,10 @@ static inline int evpl_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats
  * @pool: the pool
  *
  * After an allocation failed with -ENOMEM, the descriptor becomes readable when
- * the next buffer or slab is free. It can become readable for no reason, and the
- * retry can fail again. The library only writes it: who waits for it alone reads
- * it and retries; where several threads wait, each has it in an epoll set of its
- * own with EPOLLET, and nobody reads it.
+ * the next buffer or slab is free. It can become readable for no reason, as when a
+ * context takes a new buffer, and the retry can fail again. The library only writes
+ * it: who waits for it alone reads it and retries; where several threads wait, each
+ * has it in an epoll set of its own with EPOLLET, and nobody reads it.
  *
  * Return: an eventfd, nonblocking and close-on-exec. It is the pool's and lives
  * as long.
@@ -639,13 +639,16 @@ static inline int evplmem_allocated(int niov, const struct evpl_iovec *iovecs)
  * with the rest. What doesn't fit into what is left of the context's buffer and is at
  * least half a buffer gets one for itself. The memory isn't zeroed.
  *
- * Never blocks. Before it fails with -ENOMEM it takes what other contexts keep,
- * the rest of the buffers that they cut slices off included.
+ * Never blocks. Before it fails with -ENOMEM it takes what other contexts keep. If their
+ * buffers could make up for what is missing, none of them goes on in the buffer that it
+ * cuts slices off: the rest of that can be used when its slices have been released.
  *
  * Return: the number of iovecs, each a reference of the caller's; 0 if @length
  * is 0; or
  *  - -EINVAL: @alignment isn't a power of two, or above the buffer size
  *  - -ENOBUFS: it would take more than @max_iovecs
+ *  - -EMSGSIZE: more than the pool can ever have (max_bytes of &struct evpl_pool_config):
+ *    no release helps, and none is waited for
  *  - -ENOMEM: memory is short, or a limit is reached; see evpl_pool_eventfd()
  *  - -EINTR: a fatal signal came
  */

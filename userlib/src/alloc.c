@@ -132,7 +132,7 @@ static bool alloc_from(struct evpl *evpl, const struct request *request, bool st
 	bool whole = private || align_up(request->length, SLICE_ALIGN) == size ||
 		     (cursor.buffer && request->length >= size / 2);
 	struct entry *buffer, *idle = NULL;
-	bool ok = true, fresh = false;
+	bool ok = true;
 
 	if (cursor.buffer && !private &&
 	    (cut(evpl, &cursor, request, iovec) || cut_again(evpl, &cursor, request, iovec)))
@@ -160,10 +160,11 @@ static bool alloc_from(struct evpl *evpl, const struct request *request, bool st
 		context_hold(evpl, buffer);
 	}
 	cursor = (struct cursor){ .buffer = buffer };
-	fresh = true;
 	cut(evpl, &cursor, request, iovec);
+	context_park_fresh(evpl, cursor);
+	return true;
 park:
-	context_park(evpl, cursor, fresh);
+	context_park(evpl, cursor);
 	return ok;
 }
 
@@ -246,16 +247,37 @@ static uint64_t count_free(struct evpl *evpl)
 	return n;
 }
 
-/*
- * Memory is short: frees what can be had by ending the holds of all contexts, and by
- * giving back idle slabs that are no use to this one. If it is @waiting already, it is to
- * be told of what others give back.
- */
-static void scrape(struct evpl *evpl, bool waiting)
+/* Whether @niov are free, or @held would be if all that contexts keep were released. */
+static bool suffices(struct evpl *evpl, unsigned int niov, bool held)
 {
-	context_rob_all(evpl->pool);
+	struct evpl_pool *pool = evpl->pool;
+	uint64_t n;
+
+	pool_lock(pool);
+	n = count_free(evpl);
+	if (held)
+		n += context_count_held(pool);
+	pool_unlock(pool);
+	return n >= niov;
+}
+
+/*
+ * Memory is short: frees what threads keep and nobody uses. Only if it could make @niov
+ * buffers, and for a context of a node, which may need a whole slab of others to become
+ * idle, the holds end too: each costs its context the rest of a buffer. Where they stay,
+ * no release of what is cut off those buffers could make up for what is missing; a
+ * release of something else is told. If the caller is @waiting already, it is to be told
+ * of what other processes give back.
+ */
+static void scrape(struct evpl *evpl, unsigned int niov, bool waiting)
+{
+	bool has_node = evpl->depot->node != EVPL_ANY_NODE;
+
+	bias_unbind_all(evpl->pool);
 	sharing_pull(evpl->pool, waiting);
-	if (evpl->depot->node != EVPL_ANY_NODE)
+	if (has_node || suffices(evpl, niov, true))
+		context_rob_all(evpl->pool);
+	if (has_node)
 		pool_trim(evpl->pool, NULL, evpl->depot);
 }
 
@@ -269,21 +291,18 @@ static int alloc_hard(struct evpl *evpl, const struct request *request, struct e
 		      int niov)
 {
 	struct evpl_pool *pool = evpl->pool;
-	uint64_t shrinks, n;
+	uint64_t shrinks;
 	int ret;
 
-	scrape(evpl, false);
+	scrape(evpl, (unsigned int)niov, false);
 	shrinks = atomic_load(&pool->shrinks);
 	ret = alloc_all(evpl, request, iovecs, niov);
 	if (ret != -ENOMEM)
 		return ret;
 
 	pool_wait(pool);
-	scrape(evpl, true);
-	pool_lock(pool);
-	n = count_free(evpl);
-	pool_unlock(pool);
-	if (n >= (unsigned int)niov || atomic_load(&pool->shrinks) != shrinks) {
+	scrape(evpl, (unsigned int)niov, true);
+	if (suffices(evpl, (unsigned int)niov, false) || atomic_load(&pool->shrinks) != shrinks) {
 		ret = alloc_all(evpl, request, iovecs, niov);
 		if (ret != -ENOMEM)
 			return ret;
@@ -316,6 +335,8 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 		return -ENOBUFS;
 	if (!niov)
 		return 0;
+	if (length > evpl->pool->max_bytes)
+		return -EMSGSIZE;
 
 	ret = alloc_all(evpl, &request, r_iovec, (int)niov);
 	if (ret == -ENOMEM)

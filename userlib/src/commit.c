@@ -131,7 +131,10 @@ static __attribute__((noinline)) int commit(struct evpl *evpl, struct evpl_iovec
 		used -= iovecs[i].length;
 		iovecs[i].__private1 = fork_generation;
 	}
-	context_park(evpl, cursor, fresh);
+	if (fresh)
+		context_park_fresh(evpl, cursor);
+	else
+		context_park(evpl, cursor);
 	return keep;
 }
 

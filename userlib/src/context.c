@@ -104,35 +104,39 @@ static void set_hot(struct evpl *evpl, struct cursor cursor)
 }
 
 /*
- * The owner gives it, or another one, back. @fresh: the buffer wasn't current before,
- * so nobody who waits has had a chance to rob it. Either the robber came first, and
- * then its WAITING is seen here, since the claim was later; or it found the context
- * busy and marked it, or will rob what is parked here. A binding ends with the hold.
+ * The owner gives it, or another one, back. If it was robbed meanwhile, a binding ends with
+ * the hold.
  */
-void context_park(struct evpl *evpl, struct cursor cursor, bool fresh)
+void context_park(struct evpl *evpl, struct cursor cursor)
 {
-	bool spared = !(fresh && atomic_load(&evpl->pool->waiting) & WAITING);
 	uint64_t expected = CURRENT_BUSY, word = CURRENT_NONE;
 
 	if (bias_is_bound(evpl)) {
 		set_hot(evpl, cursor);
-		if (spared && atomic_compare_exchange_strong(&evpl->current, &expected,
-							     CURRENT_BOUND))
-			return;
-		spared = false;
-		bias_give_up(evpl, cursor.buffer);
-	}
-	if (cursor.buffer && spared)
+		word = CURRENT_BOUND;
+	} else if (cursor.buffer) {
 		word = current_word(cursor);
-	if (atomic_compare_exchange_strong(&evpl->current, &expected, word)) {
-		if (cursor.buffer && !word)
-			drop_hold(cursor.buffer);
-		return;
 	}
-	/* Robbed. Only the owner leaves this state. */
+	if (atomic_compare_exchange_strong(&evpl->current, &expected, word))
+		return;
+
+	if (bias_is_bound(evpl))
+		bias_give_up(evpl, cursor.buffer);
+	/* Only the owner leaves this state. */
 	atomic_store(&evpl->current, CURRENT_NONE);
 	if (cursor.buffer)
 		drop_hold(cursor.buffer);
+}
+
+/*
+ * The same with a buffer that wasn't current before, so that a waiting thread may have had no
+ * chance to rob or count it. Then either that thread's WAITING is seen here, and it is woken
+ * to look again; or it set WAITING later, and finds what is parked here.
+ */
+void context_park_fresh(struct evpl *evpl, struct cursor cursor)
+{
+	context_park(evpl, cursor);
+	pool_notify(evpl->pool);
 }
 
 /* Takes the current buffer, with the hold, from whichever context has it. */
@@ -170,6 +174,26 @@ void context_rob_all(struct evpl_pool *pool)
 }
 
 /*
+ * How many buffers contexts keep, whether slices of them are in use or not, at most: one
+ * each, and where a thread is bound or may be, those that it counts in.
+ */
+uint64_t context_count_held(struct evpl_pool *pool)
+{
+	struct evpl *evpl;
+	uint64_t word, n = 0;
+
+	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next) {
+		word = atomic_load(&evpl->current);
+		if (word == CURRENT_NONE || word == CURRENT_ROBBED)
+			continue;
+		n++;
+		if (word == CURRENT_BUSY || word == CURRENT_BOUND)
+			n += evpl->max_slots;
+	}
+	return n;
+}
+
+/*
  * Claims a context that may be in another thread's hands meanwhile, if it is bound to this
  * one, and this one counts in @buffer. In a section: a binding that is seen doesn't end,
  * and another begin, until it is over.
@@ -200,7 +224,7 @@ static bool retire_here(struct evpl *home, struct entry *buffer)
 		cursor.buffer = NULL;
 	}
 	bias_stop(home, buffer);
-	context_park(home, cursor, false);
+	context_park(home, cursor);
 	return true;
 }
 
@@ -380,7 +404,7 @@ void evplmem_destroy(struct evpl *evpl)
 		context_drop(evpl, cursor.buffer);
 	if (bias_is_bound(evpl))
 		bias_give_up(evpl, NULL);
-	context_park(evpl, (struct cursor){ .buffer = NULL }, false);
+	context_park(evpl, (struct cursor){ .buffer = NULL });
 
 	/*
 	 * A release that saw the old limit may still push to the cache. That is found

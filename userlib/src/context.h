@@ -11,10 +11,10 @@
  * So they can take from a thread that sleeps, and from one that ended. A robber that
  * finds the word claimed leaves a mark, and the owner doesn't park.
  *
- * The hold matters to who waits for memory: a release that leaves the hold alone
- * doesn't free the buffer, and wakes nobody. Hence, once a thread has said that it
- * waits, all holds are robbed, and who claims after that keeps no hold on a buffer
- * newly taken until the waiting thread was woken.
+ * The hold matters to a thread that waits for memory: a release that leaves the hold
+ * alone doesn't free the buffer, and wakes nobody. Hence, once a thread has said that it
+ * waits, it robs all holds, unless there are too few of them to help; and the context that
+ * next takes a buffer to cut slices off wakes it, so that it looks again.
  *
  * A context that one thread goes on allocating from is bound to it: CURRENT_BOUND. Then
  * @current doesn't change hands slice by slice.
@@ -95,11 +95,13 @@ struct cursor {
 };
 
 struct cursor context_claim(struct evpl *evpl);
-void context_park(struct evpl *evpl, struct cursor cursor, bool fresh);
+void context_park(struct evpl *evpl, struct cursor cursor);
+void context_park_fresh(struct evpl *evpl, struct cursor cursor);
 uint64_t current_word(struct cursor cursor);
 void context_hold(struct evpl *evpl, struct entry *buffer);
 void context_drop(struct evpl *evpl, struct entry *buffer);
 void context_rob_all(struct evpl_pool *pool);
+uint64_t context_count_held(struct evpl_pool *pool);
 void context_retire(struct entry *buffer);
 struct entry *context_steal(struct evpl *evpl);
 

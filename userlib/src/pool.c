@@ -233,6 +233,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	pool->slab_max = cfg.slab_size_max;
 	pool->slab_next = cfg.slab_size;
 	pool->max_bytes = cfg.max_bytes ? cfg.max_bytes : UINT64_MAX;
+	pool->max_bytes -= pool->max_bytes % pool->slab_min;
 	pool->huge = cfg.flags & EVPL_POOL_HUGE;
 	pool->atomic = cfg.flags & EVPL_POOL_ATOMIC;
 

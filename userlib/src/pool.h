@@ -63,7 +63,7 @@ struct sharing;
  * @buffer_size: bytes of a buffer
  * @slab_min: slabs are multiples of this
  * @slab_max: and not longer than that
- * @max_bytes: and not more than that together
+ * @max_bytes: and not more than that together, a multiple of @slab_min
  * @huge: only 2 MiB folios will do
  * @atomic: no context is bound to a thread (bias.h)
  *

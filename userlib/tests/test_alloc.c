@@ -298,7 +298,7 @@ TEST(the_longest_length_does_not_overflow)
 	EXPECT_EQ(-ENOBUFS, evpl_iovec_alloc(evpl, ~0U, 0, 3, iovec));
 	EXPECT_EQ(0, stats_of(pool).slabs);
 	/* Four are enough, but the pool has but one. */
-	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(evpl, ~0U, 0, 4, iovec));
+	EXPECT_EQ(-EMSGSIZE, evpl_iovec_alloc(evpl, ~0U, 0, 4, iovec));
 	EXPECT_EQ(0, used_in(pool));
 	evpl_destroy(evpl);
 	EXPECT_EQ(0, evpl_pool_close(pool));

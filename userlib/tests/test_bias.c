@@ -605,7 +605,7 @@ static void hurry(struct evpl *evpl)
 	struct cursor cursor = context_claim(evpl);
 
 	evpl->patience = 0;
-	context_park(evpl, cursor, false);
+	context_park(evpl, cursor);
 }
 
 /* Ends whatever binding there is, all the time. */

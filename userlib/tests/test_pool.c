@@ -73,6 +73,90 @@ TEST_F(pool, more_than_is_left_takes_nothing)
 	evpl_iovecs_release(self->iovec + 3, ALL - 3);
 }
 
+TEST_F(pool, what_never_fits_is_told_apart_and_changes_nothing)
+{
+	struct evpl_pool_stats before, after;
+
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, self->iovec));
+	before = stats_of(self->pool);
+	EXPECT_EQ(-EMSGSIZE, evpl_iovec_alloc(self->evpl, ALL * BUFFER + 1, 0, ALL + 1,
+					      self->iovec + 1));
+	EXPECT_EQ(-EMSGSIZE, evpl_iovec_reserve(self->evpl, ALL * BUFFER + 1, 0, ALL + 1,
+						self->iovec + 1));
+	after = stats_of(self->pool);
+	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+	EXPECT_EQ(0, atomic_load(&self->pool->waiting));
+	EXPECT_EQ(2, word_of(self->iovec));
+	evpl_iovec_release(self->iovec);
+	ASSERT_EQ(ALL, evpl_iovec_alloc(self->evpl, ALL * BUFFER, 0, ALL, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL);
+}
+
+TEST(what_never_fits_is_measured_by_whole_slabs)
+{
+	struct evpl_iovec iovec[PER_SLAB + 1];
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB + BUFFER));
+	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
+	EXPECT_EQ(-EMSGSIZE, evpl_iovec_alloc(evpl, SLAB + 1, 0, PER_SLAB + 1, iovec));
+	ASSERT_EQ(PER_SLAB, evpl_iovec_alloc(evpl, SLAB, 0, PER_SLAB, iovec));
+	evpl_iovecs_release(iovec, PER_SLAB);
+	evpl_destroy(evpl);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
+/* Slices of one context, beside another one's requests that fail. */
+#define SLICES (2 * BUFFER / 64)
+
+TEST_F(pool, a_request_that_fails_leaves_small_ones_their_buffers)
+{
+	struct evpl_iovec *slice = calloc(SLICES, sizeof(*slice)), extra[PER_SLAB + 1];
+	struct evpl *small;
+	int i;
+
+	ASSERT_EQ(0, evpl_create(&small, self->pool, NULL));
+	for (i = 0; i < (int)PER_SLAB; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
+	/* More than can be free, whatever the small ones release. */
+	for (i = 0; i < (int)SLICES; i++) {
+		ASSERT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, SLAB + 1, 0, PER_SLAB + 1, extra));
+		ASSERT_EQ(1, evpl_iovec_alloc(small, 64, 0, 1, &slice[i]));
+	}
+	EXPECT_EQ(PER_SLAB + 2, used_in(self->pool));
+	evpl_iovecs_release(slice, SLICES);
+
+	/* As much as could be free: that costs the rest of one buffer, once. */
+	for (i = 0; i < (int)SLICES; i++) {
+		ASSERT_EQ(1, evpl_iovec_alloc(small, 64, 0, 1, &slice[i]));
+		ASSERT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, SLAB, 0, PER_SLAB, extra));
+	}
+	EXPECT_GE(PER_SLAB + 3, used_in(self->pool));
+	evpl_iovecs_release(slice, SLICES);
+	evpl_iovecs_release(self->iovec, PER_SLAB);
+	evpl_destroy(small);
+	free(slice);
+}
+
+TEST_F(pool, a_request_that_failed_once_costs_nobody_memory)
+{
+	struct evpl_iovec *slice = calloc(SLICES, sizeof(*slice));
+	int i;
+
+	/* And nobody waits, or releases anything. */
+	for (i = 0; i < (int)PER_SLAB; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
+	ASSERT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, SLAB + 1, 0, PER_SLAB + 1,
+					    self->iovec + PER_SLAB));
+	for (i = 0; i < (int)SLICES; i++)
+		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 64, 0, 1, &slice[i]));
+	EXPECT_EQ(PER_SLAB + 2, used_in(self->pool));
+	evpl_iovecs_release(slice, SLICES);
+	evpl_iovecs_release(self->iovec, PER_SLAB);
+	free(slice);
+}
+
 struct sleeper {
 	struct evpl_pool *pool;
 	struct evpl_iovec iovec[ALL + 1];

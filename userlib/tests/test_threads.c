@@ -305,7 +305,7 @@ TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 	EXPECT_EQ(2, word_of(&iovec));
 	EXPECT_EQ(CURRENT_ROBBED, atomic_load(&evpl->current));
 	context_rob_all(pool);
-	context_park(evpl, cursor, false);
+	context_park(evpl, cursor);
 	EXPECT_EQ(CURRENT_NONE, atomic_load(&evpl->current));
 	EXPECT_EQ(1, word_of(&iovec));
 
@@ -313,7 +313,7 @@ TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 	cursor = context_claim(evpl);
 	EXPECT_EQ(NULL, cursor.buffer);
 	context_rob_all(pool);
-	context_park(evpl, cursor, false);
+	context_park(evpl, cursor);
 	EXPECT_EQ(CURRENT_NONE, atomic_load(&evpl->current));
 	evpl_iovec_release(&iovec);
 	evpl_destroy(evpl);
