@@ -232,7 +232,7 @@ struct evpl_config {
  * @contexts: contexts that were created and not destroyed
  * @buffer_size: bytes of a buffer
  * @slabs: slabs
- * @bytes: bytes of all slabs
+ * @bytes: bytes of all slabs, those included that are being given back
  * @buffers: buffers of all slabs
  * @buffers_free: buffers that any context can take
  * @buffers_cached: free buffers that contexts keep for themselves
@@ -504,11 +504,14 @@ static inline int evpl_pool_close(struct evpl_pool *pool)
 /**
  * evpl_pool_preallocate() - take slabs beforehand
  * @pool: the pool
- * @bytes: what the pool shall have at least, from @node
+ * @bytes: what the pool is to have at least, from @node, until a later call for that
+ *	node says otherwise
  * @node: a NUMA node, or %EVPL_ANY_NODE for memory of contexts with no node
  *
- * Slabs are as long as the pool's slab_size_max where that helps. They are
- * ordinary slabs: what is idle goes back when the pool is trimmed.
+ * Takes the slabs that are missing, as long as the pool's slab_size_max where that
+ * helps. They are ordinary slabs, but neither evpl_pool_trim() nor a context of another
+ * node that needs room leaves the pool less than @bytes. A call for less gives nothing
+ * back by itself; 0 is what holds before the first call.
  *
  * Return: 0, or
  *  - -EINVAL: the node isn't there
@@ -525,11 +528,14 @@ static inline int evpl_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, 
  * @pool: the pool
  *
  * Takes the free buffers out of all caches, and gives every slab back that has
- * no buffer in use, but for one. A slab that a device is just being told about
- * stays.
+ * no buffer in use, but for one, and for what evpl_pool_preallocate() is to keep. A slab
+ * that a device is just being told about stays.
  *
- * Return: the bytes of the slabs that were found idle. The kernel may have a use for one
- * that the library doesn't know of; that stays all the same.
+ * While devices are told that slabs go, these are room for the pool to grow in. So for
+ * that long it can have more than its max_bytes.
+ *
+ * Return: the bytes of the slabs that were to go. The kernel may have a use for one that
+ * the library doesn't know of; that stays all the same.
  */
 static inline uint64_t evpl_pool_trim(struct evpl_pool *pool)
 {
@@ -605,7 +611,7 @@ static inline int evpl_create(struct evpl **r_evpl, struct evpl_pool *pool,
  * @evpl: the context, or NULL
  *
  * What was allocated through it lives on until it is released. What it kept goes
- * to the pool, and slabs that are idle then are given back, but for one.
+ * to the pool; slabs stay until evpl_pool_trim().
  */
 static inline void evpl_destroy(struct evpl *evpl)
 {

@@ -278,7 +278,7 @@ static void scrape(struct evpl *evpl, unsigned int niov, bool waiting)
 	if (has_node || suffices(evpl, niov, true))
 		context_rob_all(evpl->pool);
 	if (has_node)
-		pool_trim(evpl->pool, NULL, evpl->depot);
+		pool_trim(evpl->pool, evpl->depot);
 }
 
 /*

@@ -13,7 +13,6 @@
 #include "probe.h"
 #include "recycle.h"
 #include "slab.h"
-#include "trim.h"
 
 #define DEFAULT_CACHE (8UL << 20)
 
@@ -390,6 +389,27 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 	return 0;
 }
 
+/*
+ * Its free buffers go where every context finds them. Under the pool's lock, which a thread
+ * that finds none meanwhile takes before it believes so (pool_refill).
+ */
+static void empty_cache(struct evpl *evpl)
+{
+	struct entry *entries = evpl->pool->backing.entries;
+	uint32_t n = 1, next, top = stack_take(&evpl->cache);
+	struct entry *last;
+
+	if (!top)
+		return;
+	last = &entries[top - 1];
+	while ((next = atomic_load_explicit(&last->next, memory_order_relaxed))) {
+		last = &entries[next - 1];
+		n++;
+	}
+	depot_push(evpl->depot, &entries[top - 1], last, n);
+	stack_forget(&evpl->cache, n);
+}
+
 void evplmem_destroy(struct evpl *evpl)
 {
 	struct evpl_pool *pool;
@@ -411,9 +431,9 @@ void evplmem_destroy(struct evpl *evpl)
 	 * by who steals, by a trim, or by the next context that gets this struct.
 	 */
 	atomic_store_explicit(&evpl->limit, 0, memory_order_relaxed);
-	pool_trim(pool, evpl, NULL);
 
 	pool_lock(pool);
+	empty_cache(evpl);
 	evpl->live = false;
 	evpl->hot.generation = 0;
 	evpl->destroyed = ++pool->destroyed;

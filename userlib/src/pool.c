@@ -274,7 +274,7 @@ static bool pool_is_idle(struct evpl_pool *pool)
 	for (i = 0; i < EVPL_DEVICES_MAX; i++)
 		if (pool->devices[i])
 			return false;
-	pool_gather(pool, NULL);
+	pool_gather(pool);
 	for (slab = pool->slabs; slab; slab = slab->next)
 		if (slab->state != SLAB_LIVE || slab->in_hand < slab->count)
 			return false;

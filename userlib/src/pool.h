@@ -32,11 +32,15 @@
  * struct depot - free buffers of one NUMA node
  * @free: the buffers
  * @node: the node, or EVPL_ANY_NODE
+ * @bytes: of its slabs that aren't about to go; under the pool's lock
+ * @floor: what was preallocated: a trim leaves as much; under the pool's lock
  * @next: another depot; they come and never go before the pool
  */
 struct depot {
 	alignas(64) struct stack free;
 	int node;
+	uint64_t bytes;
+	uint64_t floor;
 	struct depot *next;
 };
 
@@ -81,7 +85,7 @@ struct sharing;
  * @guests: leased buffers that devices have registered, or had
  *
  * Written under @lock, read without:
- * @bytes: of all slabs
+ * @bytes: of all slabs but those that are about to go: these are room to grow in
  * @shrinks: slabs given back
  *
  * @failures: allocations that failed with -ENOMEM; see give_back()

@@ -43,6 +43,30 @@ static void slab_init_entries(struct slab *slab, size_t buffer_size)
 	slab->hand_last = slab->first + slab->count - 1;
 }
 
+/*
+ * What the pool's own limit leaves. It may have been passed, where a slab was to go, and
+ * the kernel wanted it to stay.
+ */
+static uint64_t pool_room(struct evpl_pool *pool)
+{
+	uint64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+
+	return bytes < pool->max_bytes ? pool->max_bytes - bytes : 0;
+}
+
+/* What the pool has, and may have more of, changes by @slab. Under the pool's lock. */
+static void slab_count(struct slab *slab)
+{
+	slab->pool->bytes += slab->extent.length;
+	slab->depot->bytes += slab->extent.length;
+}
+
+static void slab_discount(struct slab *slab)
+{
+	slab->pool->bytes -= slab->extent.length;
+	slab->depot->bytes -= slab->extent.length;
+}
+
 /* Takes a slab of this length; it isn't published. Under the pool's lock. */
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab)
 {
@@ -50,7 +74,7 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 	struct slab *slab, **link;
 	int err;
 
-	if (length > pool->max_bytes - pool->bytes)
+	if (length > pool_room(pool))
 		return -ENOMEM;
 	slab = calloc(1, sizeof(*slab));
 	if (!slab)
@@ -78,7 +102,7 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 	for (link = &pool->slabs; *link; link = &(*link)->next)
 		;
 	*link = slab;
-	pool->bytes += length;
+	slab_count(slab);
 	stat_inc(&pool->grows);
 	PROBE2(grow, pool, length);
 	*r_slab = slab;
@@ -113,7 +137,8 @@ int slab_destroy(struct slab *slab)
 	for (link = &pool->slabs; *link != slab; link = &(*link)->next)
 		;
 	*link = slab->next;
-	pool->bytes -= slab->extent.length;
+	if (slab->state != SLAB_DYING)
+		slab_discount(slab);
 	pool->shrinks++;
 	PROBE2(shrink, pool, slab->extent.length);
 	numbers_put(&pool->numbers, slab->info.number);
@@ -151,8 +176,10 @@ void slab_end(struct slab *slab)
 
 	pool_lock(pool);
 	err = slab_destroy(slab);
-	if (err)
+	if (err) {
 		slab->state = SLAB_NEW;
+		slab_count(slab);
+	}
 	pool_unlock(pool);
 
 	if (err)
@@ -161,7 +188,19 @@ void slab_end(struct slab *slab)
 		pool_notify(pool);	/* there is room to grow */
 }
 
-/* Without the pool's lock, by who marked it dying and has pinned it. */
+/*
+ * Nobody will see its buffers any more: all are in hand. Its memory counts as room from
+ * here, lest others fail while devices are told. The caller has it pinned, and goes on
+ * with slab_retire(). Under the pool's lock.
+ */
+void slab_doom(struct slab *slab)
+{
+	slab->state = SLAB_DYING;
+	slab->pins = 1;
+	slab_discount(slab);
+}
+
+/* Without the pool's lock, by who doomed it. */
 void slab_retire(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
@@ -178,9 +217,7 @@ void slab_retire(struct slab *slab)
 /* Whether the pool's own limit leaves room for another slab. */
 bool pool_can_grow(struct evpl_pool *pool)
 {
-	uint64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
-
-	return pool->max_bytes - bytes >= pool->slab_min;
+	return pool_room(pool) >= pool->slab_min;
 }
 
 /* The next slab, or a shorter one where memory is short. Under the pool's lock. */
@@ -275,8 +312,8 @@ static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t mi
 int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 {
 	struct depot *depot;
-	struct slab *slab;
-	uint64_t have = 0;
+	uint64_t have = 0, floor = 0;
+	int err;
 
 	if (pool_is_inherited(pool))
 		return -EPERM;
@@ -284,11 +321,20 @@ int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 		return -EINVAL;
 	pool_lock(pool);
 	depot = pool_depot(pool, node);
-	for (slab = pool->slabs; slab; slab = slab->next)
-		if (slab->depot == depot && slab->state != SLAB_DYING)
-			have += slab->extent.length;
+	if (depot) {
+		have = depot->bytes;
+		floor = depot->floor;
+		/* First: a trim that comes between leaves what is taken. */
+		depot->floor = bytes;
+	}
 	pool_unlock(pool);
 	if (!depot)
 		return -ENOMEM;
-	return have < bytes ? pool_grow_by(pool, depot, bytes - have) : 0;
+	err = have < bytes ? pool_grow_by(pool, depot, bytes - have) : 0;
+	if (err) {
+		pool_lock(pool);
+		depot->floor = floor;
+		pool_unlock(pool);
+	}
+	return err;
 }

@@ -8,7 +8,7 @@
  * It is made under the pool's lock (slab_make), then registered with the devices
  * that are attached and published (slab_publish), then its buffers are free. It
  * goes when all of its buffers are in the hands of one thread, which has marked it
- * SLAB_DYING under the lock (slab_retire).
+ * SLAB_DYING under the lock (slab_doom, slab_retire).
  *
  * Device code that must drop the lock pins the slab. A pinned slab doesn't start to
  * die; of a dying one, the last to unpin it gives the memory back, so nobody waits.
@@ -91,6 +91,7 @@ void devices_wait_for_call(struct evpl_pool *pool);
 
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab);
 void slab_publish(struct slab *slab);
+void slab_doom(struct slab *slab);
 void slab_retire(struct slab *slab);
 int slab_destroy(struct slab *slab);
 bool slab_unpin(struct slab *slab);

@@ -36,8 +36,8 @@ static void gather_stack(struct evpl_pool *pool, struct stack *stack)
 	stack_forget(stack, n);
 }
 
-/* Takes all free buffers in hand; those of caches only of @only, unless it is NULL. */
-void pool_gather(struct evpl_pool *pool, struct evpl *only)
+/* Takes all free buffers in hand. */
+void pool_gather(struct evpl_pool *pool)
 {
 	struct depot *depot;
 	struct evpl *evpl;
@@ -45,8 +45,7 @@ void pool_gather(struct evpl_pool *pool, struct evpl *only)
 	for (depot = pool_depots(pool); depot; depot = depot->next)
 		gather_stack(pool, &depot->free);
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
-		if (!only || evpl == only)
-			gather_stack(pool, &evpl->cache);
+		gather_stack(pool, &evpl->cache);
 }
 
 /* Puts what is in hand of a slab where everybody finds it. */
@@ -62,33 +61,39 @@ void slab_scatter(struct slab *slab)
 		depot_push(slab->depot, first, last, n);
 }
 
+/* Whether its depot would have less without it than was preallocated. */
+static bool is_preallocated(const struct slab *slab)
+{
+	return slab->depot->bytes - slab->extent.length < slab->depot->floor;
+}
+
 /**
  * pool_trim() - give idle slabs back
  * @pool: the pool
- * @only: the context whose cache is emptied too; NULL: all of them
  * @spared: a depot whose slabs stay; NULL: none, but one idle slab of the pool stays
  *
- * Return: the bytes of slabs that were found idle.
+ * Each depot keeps what was preallocated for it.
+ *
+ * Return: the bytes of the slabs that go.
  */
-uint64_t pool_trim(struct evpl_pool *pool, struct evpl *only, struct depot *spared)
+uint64_t pool_trim(struct evpl_pool *pool, struct depot *spared)
 {
 	struct slab *slab, *dying = NULL;
 	bool kept = spared;
 	uint64_t bytes = 0;
 
 	pool_lock(pool);
-	pool_gather(pool, only);
+	pool_gather(pool);
 	for (slab = pool->slabs; slab; slab = slab->next) {
 		if (slab->state != SLAB_LIVE)
 			continue;
 		if (slab->in_hand < slab->count || slab->pins || slab->depot == spared) {
 			slab_scatter(slab);
-		} else if (!kept) {
+		} else if (!kept || is_preallocated(slab)) {
 			kept = true;
 			slab_scatter(slab);
 		} else {
-			slab->state = SLAB_DYING;
-			slab->pins = 1;
+			slab_doom(slab);
 			slab->next_dying = dying;
 			dying = slab;
 		}
@@ -111,5 +116,5 @@ uint64_t evplmem_pool_trim(struct evpl_pool *pool)
 	bias_unbind_all(pool);
 	sharing_flush(pool);
 	sharing_pull(pool, false);
-	return pool_trim(pool, NULL, NULL);
+	return pool_trim(pool, NULL);
 }

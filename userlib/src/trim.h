@@ -4,8 +4,8 @@
 
 #include "context.h"
 
-uint64_t pool_trim(struct evpl_pool *pool, struct evpl *only, struct depot *spared);
-void pool_gather(struct evpl_pool *pool, struct evpl *only);
+uint64_t pool_trim(struct evpl_pool *pool, struct depot *spared);
+void pool_gather(struct evpl_pool *pool);
 void slab_scatter(struct slab *slab);
 
 #endif /* EVPLMEM_TRIM_H */

@@ -124,6 +124,14 @@ static inline void on_thread(void *(*function)(void *arg), void *arg)
 		abort();
 }
 
+/* Slabs that are there, as if they had been in use: a trim may give them back. */
+static inline int prefill(struct evpl_pool *pool, uint64_t bytes)
+{
+	int err = evpl_pool_preallocate(pool, bytes, EVPL_ANY_NODE);
+
+	return err ? err : evpl_pool_preallocate(pool, 0, EVPL_ANY_NODE);
+}
+
 /* Takes a slab's worth of whole buffers. */
 static inline int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
 {

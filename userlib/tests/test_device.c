@@ -297,7 +297,7 @@ TEST_F(device, a_slab_stays_while_a_device_is_told_of_it)
 	pthread_barrier_t barrier;
 	pthread_t thread;
 
-	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 3 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, prefill(self->pool, 3 * SLAB));
 	pthread_barrier_init(&barrier, NULL, 2);
 	atomic_store(&self->fake.barrier, &barrier);
 	self->fake.pool = self->pool;
@@ -312,7 +312,7 @@ TEST_F(device, a_slab_stays_while_a_device_is_told_of_it)
 	EXPECT_EQ(2, now_registered(&self->fake));
 
 	/* The same where it is unregistered. */
-	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 3 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, prefill(self->pool, 3 * SLAB));
 	EXPECT_EQ(3, now_registered(&self->fake));
 	atomic_store(&self->fake.barrier, &barrier);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, detach_fake, &self->fake));
@@ -323,6 +323,37 @@ TEST_F(device, a_slab_stays_while_a_device_is_told_of_it)
 	pthread_barrier_wait(&barrier);
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, now_registered(&self->fake));
+}
+
+static void *trim(void *arg)
+{
+	evpl_pool_trim(arg);
+	return NULL;
+}
+
+TEST_F(device, slabs_that_are_being_unregistered_are_room)
+{
+	pthread_barrier_t barrier;
+	pthread_t thread;
+	int i;
+
+	ASSERT_EQ(0, prefill(self->pool, 4 * SLAB));
+	ASSERT_EQ(0, attach(self->pool, &self->fake));
+	pthread_barrier_init(&barrier, NULL, 2);
+	atomic_store(&self->fake.barrier, &barrier);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, trim, self->pool));
+	pthread_barrier_wait(&barrier);
+	atomic_store(&self->fake.barrier, NULL);
+	/* Three of four are about to go, and all buffers can be had. */
+	for (i = 0; i < (int)(4 * PER_SLAB); i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
+	EXPECT_EQ(7, stats_of(self->pool).slabs);
+	pthread_barrier_wait(&barrier);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(4 * SLAB, stats_of(self->pool).bytes);
+	EXPECT_EQ(4, now_registered(&self->fake));
+	evpl_iovecs_release(self->iovec, 4 * PER_SLAB);
+	evpl_device_detach(self->fake.device);
 }
 
 struct detacher {
@@ -425,7 +456,7 @@ TEST_F(device, a_number_is_not_used_again_before_it_is_let_go)
 
 	ASSERT_EQ(0, attach(self->pool, &self->fake));
 	self->fake.unregister_result = EVPL_DEVICE_LATER;
-	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 3 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, prefill(self->pool, 3 * SLAB));
 	EXPECT_EQ(-ENOENT, evpl_device_let_go(self->fake.device, 1));
 	EXPECT_EQ(2 * SLAB, evpl_pool_trim(self->pool));
 	/* The memory has gone all the same. */
@@ -504,7 +535,7 @@ TEST_F(device, a_lazy_device_sets_cookies_by_itself)
 	ASSERT_EQ(0, evpl_pool_close(pool));
 
 	/* Slabs without a cookie go without a word, those with one are unregistered. */
-	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 3 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, prefill(self->pool, 3 * SLAB));
 	EXPECT_EQ(2 * SLAB, evpl_pool_trim(self->pool));
 	EXPECT_EQ(0, self->fake.unregistrations);
 	evpl_device_detach(device);

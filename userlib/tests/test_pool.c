@@ -282,7 +282,7 @@ TEST_F(pool, trim_gives_idle_slabs_back_but_for_one)
 
 TEST_F(pool, a_hold_keeps_a_slab_from_trim)
 {
-	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, prefill(self->pool, 2 * SLAB));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, self->iovec));
 	evpl_iovec_release(self->iovec);
 	EXPECT_EQ(0, evpl_pool_trim(self->pool));
@@ -294,18 +294,75 @@ TEST_F(pool, a_hold_keeps_a_slab_from_trim)
 	evpl_iovec_release(self->iovec);
 }
 
-TEST_F(pool, destroy_gives_idle_slabs_back_but_for_one)
+TEST_F(pool, destroy_leaves_its_cache_to_others_and_every_slab)
 {
+	struct evpl_pool_stats stats;
 	struct evpl *other;
 
 	ASSERT_EQ(0, evpl_create(&other, self->pool, NULL));
 	ASSERT_EQ(ALL, fill(other, self->iovec));
 	evpl_iovecs_release(self->iovec, ALL);
-	EXPECT_EQ(2, stats_of(self->pool).slabs);
+	EXPECT_LT(0, stats_of(self->pool).buffers_cached);
 	evpl_destroy(other);
-	EXPECT_EQ(1, stats_of(self->pool).slabs);
-	EXPECT_EQ(1, stats_of(self->pool).contexts);
+	stats = stats_of(self->pool);
+	EXPECT_EQ(2, stats.slabs);
+	EXPECT_EQ(0, stats.shrinks);
+	EXPECT_EQ(0, stats.buffers_cached);
+	EXPECT_EQ(ALL, stats.buffers_free);
+	EXPECT_EQ(1, stats.contexts);
 	evpl_destroy(NULL);
+}
+
+TEST_F(pool, destroy_leaves_other_contexts_their_caches)
+{
+	struct evpl *other;
+	uint64_t cached;
+
+	ASSERT_EQ(0, evpl_create(&other, self->pool, NULL));
+	ASSERT_EQ(ALL, fill(self->evpl, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL);
+	cached = stats_of(self->pool).buffers_cached;
+	EXPECT_LT(0, cached);
+	evpl_destroy(other);
+	EXPECT_EQ(cached, stats_of(self->pool).buffers_cached);
+	EXPECT_EQ(ALL - cached, stats_of(self->pool).buffers_free);
+}
+
+TEST_F(pool, what_was_preallocated_stays)
+{
+	struct evpl *other;
+
+	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, evpl_create(&other, self->pool, NULL));
+	ASSERT_EQ(ALL, fill(other, self->iovec));
+	evpl_iovecs_release(self->iovec, ALL);
+	evpl_destroy(other);
+	EXPECT_EQ(0, evpl_pool_trim(self->pool));
+	EXPECT_EQ(2 * SLAB, stats_of(self->pool).bytes);
+	EXPECT_EQ(0, stats_of(self->pool).shrinks);
+
+	/* A call that fails changes nothing of that; one for less does. */
+	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(self->pool, 2 * SLAB + 1, EVPL_ANY_NODE));
+	EXPECT_EQ(0, evpl_pool_trim(self->pool));
+	EXPECT_EQ(0, evpl_pool_preallocate(self->pool, 1, EVPL_ANY_NODE));
+	EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
+	EXPECT_EQ(SLAB, stats_of(self->pool).bytes);
+}
+
+TEST_F(pool, what_was_preallocated_makes_no_room_for_a_node)
+{
+	struct evpl_config config = { .size = sizeof(config), .flags = EVPL_CONFIG_NODE };
+	struct evpl *evpl;
+
+	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, evpl_create(&evpl, self->pool, &config));
+	EXPECT_EQ(-ENOMEM, evpl_buffer_alloc(evpl, &self->iovec[0]));
+	EXPECT_EQ(0, stats_of(self->pool).shrinks);
+	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &self->iovec[0]));
+	EXPECT_EQ(1, stats_of(self->pool).shrinks);
+	evpl_iovec_release(&self->iovec[0]);
+	evpl_destroy(evpl);
 }
 
 TEST_F(pool, preallocate_takes_what_is_missing)
@@ -369,7 +426,7 @@ TEST_F(pool, a_slab_that_the_kernel_needs_stays)
 	struct slab *slab;
 
 	/* As a count that the kernel holds and the library doesn't know of. */
-	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, prefill(self->pool, 2 * SLAB));
 	slab = self->pool->slabs->next;
 	atomic_fetch_add(&slab->first[5].word, 1);
 	evpl_pool_trim(self->pool);
@@ -387,7 +444,7 @@ TEST_F(pool, a_context_of_a_node_uses_memory_of_that_node)
 	struct evpl *evpl;
 
 	/* Node 0 is everywhere. Idle slabs of others make room for it. */
-	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, prefill(self->pool, 2 * SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, self->pool, &config));
 	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &self->iovec[0]));
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[0], &info));
