@@ -317,9 +317,12 @@ struct evpl_slab_info {
  *	a device holds it. Or 0.
  *
  * They run on whichever thread takes or gives back a slab, attaches or detaches,
- * several at a time for different slabs, with cancellation disabled, and hold no
- * lock: they may allocate and release. They must not detach a device, close the pool, or wait for a thread
- * that does. For one slab and device they never overlap.
+ * several at a time for different slabs, with cancellation disabled, and hold no lock:
+ * they may allocate and release. What register_slab() allocates can be of the slab that
+ * it is told of, and other threads can have buffers of that from then on:
+ * evpl_device_cookie() gives -ENOENT until the slab is registered. They must not detach
+ * a device, close the pool, or wait for a thread that does. For one slab and device they
+ * never overlap.
  */
 struct evpl_device_ops {
 	size_t size;

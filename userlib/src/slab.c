@@ -13,6 +13,9 @@
 #include "recycle.h"
 #include "trim.h"
 
+/* What this thread is telling devices of: the innermost. */
+static __thread struct slab *publishing;
+
 /*
  * The index + 1 of every entry fits 32 bits, as stacks and contexts have it. A module
  * with a larger window isn't used beyond that.
@@ -92,6 +95,7 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 
 	slab->pool = pool;
 	slab->depot = depot;
+	slab->pins = 1;
 	slab->info.node = depot->node;
 	slab->info.base = slab->extent.base;
 	slab->info.length = length;
@@ -146,17 +150,46 @@ int slab_destroy(struct slab *slab)
 	return 0;
 }
 
-/* Without the pool's lock: tells the devices, then everybody. */
+/* Its buffers are free, if they weren't. Under the pool's lock. */
+static void slab_open(struct slab *slab)
+{
+	if (slab->state != SLAB_NEW)
+		return;
+	slab->state = SLAB_LIVE;
+	slab_scatter(slab);
+}
+
+/*
+ * Tells the devices, then everybody. By the thread that made it, or had it brought back,
+ * and has it pinned for that. Without the pool's lock.
+ */
 void slab_publish(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
 
+	slab->outer = publishing;
+	publishing = slab;
 	devices_register(slab);
+	publishing = slab->outer;
 	pool_lock(pool);
-	slab->state = SLAB_LIVE;
-	slab_scatter(slab);
+	slab_open(slab);
+	slab_unpin(slab);
 	pool_unlock(pool);
 	pool_notify(pool);
+}
+
+/*
+ * A call-back that allocates is given the slab that it is told of, as another one's
+ * call-back would allocate too, and so on until there is no memory left.
+ */
+static struct slab *find_publishing(struct depot *depot)
+{
+	struct slab *slab;
+
+	for (slab = publishing; slab; slab = slab->outer)
+		if (slab->depot == depot && slab->state == SLAB_NEW)
+			return slab;
+	return NULL;
 }
 
 /*
@@ -178,6 +211,7 @@ void slab_end(struct slab *slab)
 	err = slab_destroy(slab);
 	if (err) {
 		slab->state = SLAB_NEW;
+		slab->pins = 1;
 		slab_count(slab);
 	}
 	pool_unlock(pool);
@@ -257,6 +291,9 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot)
 	int err;
 
 	pool_lock(pool);
+	slab = find_publishing(depot);
+	if (slab)
+		slab_open(slab);
 	/* Another thread may have grown the pool, or had them in hand for a trim. */
 	if (!stack_is_empty(&depot->free)) {
 		pool_unlock(pool);

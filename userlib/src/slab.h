@@ -6,7 +6,8 @@
  * A slab: what is taken from the back end, registered, and given back as one.
  *
  * It is made under the pool's lock (slab_make), then registered with the devices
- * that are attached and published (slab_publish), then its buffers are free. It
+ * that are attached and published (slab_publish), then its buffers are free; or
+ * earlier, if a call-back of one of the devices allocates and there are no others. It
  * goes when all of its buffers are in the hands of one thread, which has marked it
  * SLAB_DYING under the lock (slab_doom, slab_retire).
  *
@@ -54,6 +55,8 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @first: its first entry
  * @count: its buffers
  * @next: the pool's list
+ * @outer: the slab whose call-back had this one made, while both are published; the
+ *	publishing thread's
  * @state: under the pool's lock, as all that follows
  * @pins: see above
  * @in_hand: how many of its buffers are on the chain below: all, unless it is
@@ -73,6 +76,7 @@ struct slab {
 	uint32_t count;
 
 	struct slab *next;
+	struct slab *outer;
 	enum slab_state state;
 	unsigned int pins;
 	uint32_t in_hand;

@@ -217,21 +217,87 @@ TEST_F(device, a_failure_leaves_the_slab_usable_without_a_cookie)
 	EXPECT_EQ(1, self->other.unregistrations);
 }
 
-TEST_F(device, call_backs_may_allocate_and_grow)
+TEST_F(device, call_backs_may_allocate)
 {
-	/* In the growth of a slab, by the same context. */
+	uint64_t cookie;
+	int i;
+
+	/* In the growth of a slab, by the same context: out of that slab. */
 	self->fake.evpl = self->evpl;
+	self->other.evpl = self->evpl;
 	ASSERT_EQ(0, attach(self->pool, &self->fake));
+	ASSERT_EQ(0, attach(self->pool, &self->other));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, &self->iovec[0]));
-	/* The first slab's call-back grew the second, and so on up to the limit. */
-	EXPECT_EQ(4, self->fake.registrations);
-	EXPECT_LT(0, self->fake.allocated);
+	EXPECT_EQ(1, stats_of(self->pool).slabs);
+	EXPECT_EQ(1, self->fake.registrations);
+	EXPECT_EQ(1, self->fake.allocated);
+	EXPECT_EQ(1, self->other.allocated);
+	EXPECT_EQ(0, evpl_device_cookie(self->fake.device, &self->iovec[0], &cookie));
+	EXPECT_EQ(0, evpl_device_cookie(self->other.device, &self->iovec[0], &cookie));
 	evpl_iovec_release(&self->iovec[0]);
+
+	/* And up to the limit, each slab once. */
+	for (i = 0; i < (int)(4 * PER_SLAB - 1); i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
+	EXPECT_EQ(4, self->fake.registrations);
+	EXPECT_EQ(4, self->fake.allocated);
+	evpl_iovecs_release(self->iovec, 4 * PER_SLAB - 1);
 	evpl_pool_trim(self->pool);
 	EXPECT_LT(0, self->fake.unregistrations);
 	evpl_device_detach(self->fake.device);
+	evpl_device_detach(self->other.device);
 	EXPECT_EQ(self->fake.registrations, self->fake.unregistrations);
 	EXPECT_EQ(0, now_registered(&self->fake));
+}
+
+/* A device that keeps what it allocates for each slab: more than a first slab has. */
+struct greedy {
+	struct evpl *evpl;
+	struct evpl_iovec iovec[8][PER_SLAB + 1];
+	int n, depth, deepest;
+};
+
+static int greedy_register(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	struct greedy *greedy = arg;
+
+	if (++greedy->depth > greedy->deepest)
+		greedy->deepest = greedy->depth;
+	if (greedy->n < 8 && evpl_iovec_alloc(greedy->evpl, SLAB + 8, 0, PER_SLAB + 1,
+					      greedy->iovec[greedy->n++]) != PER_SLAB + 1)
+		abort();
+	greedy->depth--;
+	return 0;
+}
+
+TEST(a_call_back_that_allocates_more_than_its_slab_nests_no_deeper_than_that)
+{
+	static const struct evpl_device_ops ops = {
+		.size = sizeof(ops),
+		.register_slab = greedy_register,
+	};
+	struct evpl_pool_config config = { .size = sizeof(config), .buffer_size = BUFFER };
+	struct greedy *greedy = calloc(1, sizeof(*greedy));
+	struct evpl_device *device;
+	struct evpl_iovec iovec;
+	struct evpl_pool *pool;
+	int i;
+
+	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
+	ASSERT_EQ(0, evpl_create(&greedy->evpl, pool, NULL));
+	ASSERT_EQ(0, evpl_device_attach(pool, &ops, greedy, &device));
+	ASSERT_EQ(1, evpl_iovec_alloc(greedy->evpl, 8, 0, 1, &iovec));
+	/* 2 MiB, then 4 for the rest, and what those are told of has room. */
+	EXPECT_EQ(2, greedy->deepest);
+	EXPECT_EQ(2, greedy->n);
+	EXPECT_GE(3, stats_of(pool).slabs);
+	evpl_iovec_release(&iovec);
+	for (i = 0; i < greedy->n; i++)
+		evpl_iovecs_release(greedy->iovec[i], PER_SLAB + 1);
+	evpl_destroy(greedy->evpl);
+	evpl_device_detach(device);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+	free(greedy);
 }
 
 static void *preallocate_more(void *arg)
