@@ -454,6 +454,20 @@ struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current)
 	return NULL;
 }
 
+/* Whether a thread counts in the buffer, and nobody seems to use it, at some moment. */
+__attribute__((no_sanitize("thread"))) bool bias_seems_idle(struct entry *buffer)
+{
+	uint32_t kept = *(volatile uint32_t *)&buffer->own;
+	struct evplmem_context *hot;
+
+	if (!atomic_load(&buffer->owner))
+		return false;
+	hot = &buffer->home->hot;
+	if (*(struct evplmem_count *volatile *)&hot->buffer == (struct evplmem_count *)buffer)
+		kept += (uint32_t)(*(volatile uint64_t *)&hot->place / EVPLMEM_CHARGE);
+	return atomic_load(&buffer->word) == kept;
+}
+
 /* For statistics: how many the thread keeps that nobody uses, at some moment. */
 __attribute__((no_sanitize("thread"))) uint32_t bias_count_idle(const struct evpl *evpl)
 {

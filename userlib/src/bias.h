@@ -52,6 +52,7 @@ void bias_drop(struct evpl *evpl, struct entry *buffer);
 void bias_end(struct entry *buffer);
 void bias_stop(struct evpl *evpl, struct entry *buffer);
 struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current);
+bool bias_seems_idle(struct entry *buffer);
 uint32_t bias_count_idle(const struct evpl *evpl);
 
 /* What follows is of a context that the caller has claimed. */

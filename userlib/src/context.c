@@ -258,6 +258,19 @@ void context_retire(struct entry *buffer)
 		drop_hold(buffer);
 }
 
+/*
+ * Whether the only reference on a buffer, which no thread counts in, is a context's hold.
+ * In this order: with a reference of the caller's beside the hold, the word is above 1
+ * until the context was robbed.
+ */
+bool context_only_holds(struct entry *buffer)
+{
+	struct evpl *home = buffer->home;
+
+	return entry_alone(buffer) &&
+	       current_cursor(home->pool, atomic_load(&home->current)).buffer == buffer;
+}
+
 /* Robs a context only if nothing but its hold is on the buffer. */
 static struct entry *context_rob_alone(struct evpl *victim)
 {

@@ -104,6 +104,7 @@ void context_rob_all(struct evpl_pool *pool);
 uint64_t context_count_held(struct evpl_pool *pool);
 void context_retire(struct entry *buffer);
 struct entry *context_steal(struct evpl *evpl);
+bool context_only_holds(struct entry *buffer);
 
 static inline struct evpl *pool_contexts(struct evpl_pool *pool)
 {

@@ -170,6 +170,18 @@ static struct entry *find_entry(struct evpl_pool *pool, void *data, size_t lengt
 	return NULL;
 }
 
+/*
+ * Whether somebody has a reference on the buffer, beside what a thread or a context keeps of
+ * it. Only if it doesn't seem so is the thread's count ended, to see for sure. Under the
+ * pool's lock.
+ */
+static bool is_referenced(struct entry *entry)
+{
+	if (bias_seems_idle(entry))
+		bias_unbind(entry->home);
+	return !entry_idle(entry) && !context_only_holds(entry);
+}
+
 int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 			     const struct iovec *src, int niov)
 {
@@ -181,7 +193,7 @@ int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 	pool_lock(pool);
 	for (i = 0; i < niov; i++) {
 		entry = find_entry(pool, src[i].iov_base, src[i].iov_len);
-		if (!entry || entry_idle(entry))
+		if (!entry || !is_referenced(entry))
 			break;
 		entry_get(entry, CALLER());
 		dst[i] = (struct evpl_iovec){

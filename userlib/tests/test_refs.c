@@ -308,6 +308,58 @@ TEST_F(refs, struct_iovec_and_back)
 	EXPECT_EQ(0, word_of(&in[0]));
 }
 
+TEST_F(refs, what_a_thread_or_a_context_keeps_is_no_reference)
+{
+	struct evpl_iovec in[3], out;
+	struct iovec vec[3];
+	int i, n;
+
+	/* The last two are in one buffer, the first in another. */
+	for (n = 0; n < 50; n++) {
+		for (i = 0; i < 3; i++)
+			ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 16 * 7, 0, 1, &in[i]));
+		if (in[0].__private2 != in[1].__private2)
+			break;
+		evpl_iovecs_release(in, 3);
+	}
+	ASSERT_GT(50, n);
+	evpl_iovec_to_iovec(vec, in, 3);
+	for (i = 0; i < 3; i++) {
+		EXPECT_EQ(0, evpl_iovec_from_iovec(self->pool, &out, &vec[i], 1));
+		evpl_iovec_release(&in[i]);
+		EXPECT_EQ(0, evpl_iovec_from_iovec(self->pool, &in[i], &vec[i], 1));
+		evpl_iovec_release(&out);
+	}
+	evpl_iovecs_release(in, 3);
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, &out, &vec[i], 1));
+	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, in, vec, 3));
+	/* And the context goes on. */
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, in));
+	memset(in[0].data, 1, 8);
+	evpl_iovec_release(in);
+	evpl_iovec_release(&self->a);
+}
+
+TEST_F(refs, addresses_that_are_referenced_end_no_binding)
+{
+	struct evplmem_thread *thread;
+	struct evpl_iovec in, out;
+	struct iovec vec;
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 3, 0, 1, &in));
+		evpl_iovec_to_iovec(&vec, &in, 1);
+		thread = self->evpl->hot.thread;
+		ASSERT_EQ(0, evpl_iovec_from_iovec(self->pool, &out, &vec, 1));
+		ASSERT_EQ(thread, self->evpl->hot.thread);
+		evpl_iovec_release(&out);
+		evpl_iovec_release(&in);
+	}
+	evpl_iovec_release(&self->a);
+}
+
 TEST_F(refs, a_thread_without_a_context_may_release)
 {
 	on_thread(release_one, &self->a);
