@@ -33,6 +33,7 @@ struct range;
  * @fd: the module's: the client
  * @setup: the module's: where its windows are
  * @ranges: anon's: what of the own window is taken, in order
+ * @packed: anon's: the last of those that leave no gap from offset 0 on, or NULL
  */
 struct backing {
 	const struct backend *ops;
@@ -44,6 +45,7 @@ struct backing {
 	int fd;
 	struct evpl_setup setup;
 	struct range *ranges;
+	struct range *packed;
 };
 
 /**

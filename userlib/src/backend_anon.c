@@ -49,6 +49,7 @@ static int anon_open(struct backing *backing, const struct evpl_pool_config *con
 		return -errno;
 	backing->entries = entries;
 	backing->ranges = NULL;
+	backing->packed = NULL;
 	return 0;
 }
 
@@ -57,39 +58,54 @@ static void anon_close(struct backing *backing)
 	munmap(backing->entries, backing->entries_size);
 }
 
+static uint64_t range_end(const struct range *range)
+{
+	return range ? range->offset + range->length : 0;
+}
+
+/* What comes after @range, or first. */
+static struct range **range_next(struct backing *backing, struct range *range)
+{
+	return range ? &range->next : &backing->ranges;
+}
+
 /* The lowest place that is free, as the module does it. */
 static int range_take(struct backing *backing, uint64_t length, uint64_t *r_offset)
 {
-	struct range **link, *range;
-	uint64_t offset = 0;
+	struct range *before = backing->packed, *range, **link;
 
-	for (link = &backing->ranges; *link; link = &(*link)->next) {
-		if ((*link)->offset - offset >= length)
+	for (;;) {
+		link = range_next(backing, before);
+		if (!*link || (*link)->offset - range_end(before) >= length)
 			break;
-		offset = (*link)->offset + (*link)->length;
+		before = *link;
 	}
-	if (backing->own_size - offset < length)
+	if (backing->own_size - range_end(before) < length)
 		return -ENOSPC;
 
 	range = malloc(sizeof(*range));
 	if (!range)
 		return -ENOMEM;
-	range->offset = offset;
+	range->offset = range_end(before);
 	range->length = length;
 	range->next = *link;
 	*link = range;
-	*r_offset = offset;
+	*r_offset = range->offset;
+	if (before == backing->packed)
+		backing->packed = range;
 	return 0;
 }
 
 static void range_put(struct backing *backing, uint64_t offset)
 {
-	struct range **link, *range;
+	struct range *before = NULL, *range, **link;
 
-	for (link = &backing->ranges; (*link)->offset != offset; link = &(*link)->next)
-		;
+	for (link = &backing->ranges; (*link)->offset != offset; link = &before->next)
+		before = *link;
 	range = *link;
 	*link = range->next;
+	if (backing->packed && backing->packed->offset >= offset)
+		backing->packed = before;
 	free(range);
 }
 

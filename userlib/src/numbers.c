@@ -8,12 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* @number may be free. */
+static void look_from(struct numbers *numbers, unsigned int number)
+{
+	if (number < numbers->low)
+		numbers->low = number;
+}
+
 int numbers_take(struct numbers *numbers, unsigned int *r_number)
 {
 	struct number *table = numbers->table;
 	unsigned int i, size = numbers->size;
 
-	for (i = 0; i < size; i++)
+	for (i = numbers->low; i < size; i++)
 		if (!table[i].used && !table[i].awaited)
 			break;
 	if (i == size) {
@@ -26,6 +33,7 @@ int numbers_take(struct numbers *numbers, unsigned int *r_number)
 		numbers->size = size;
 	}
 	table[i].used = true;
+	numbers->low = i + 1;
 	*r_number = i;
 	return 0;
 }
@@ -33,6 +41,7 @@ int numbers_take(struct numbers *numbers, unsigned int *r_number)
 void numbers_put(struct numbers *numbers, unsigned int number)
 {
 	numbers->table[number].used = false;
+	look_from(numbers, number);
 }
 
 void numbers_await(struct numbers *numbers, unsigned int number, unsigned int slot)
@@ -46,6 +55,7 @@ bool numbers_let_go(struct numbers *numbers, unsigned int number, unsigned int s
 	if (number >= numbers->size || !(numbers->table[number].awaited & 1U << slot))
 		return false;
 	numbers->table[number].awaited &= ~(1U << slot);
+	look_from(numbers, number);
 	return true;
 }
 
@@ -56,6 +66,7 @@ void numbers_forget(struct numbers *numbers, unsigned int slot)
 
 	for (i = 0; i < numbers->size; i++)
 		numbers->table[i].awaited &= ~(1U << slot);
+	look_from(numbers, 0);
 }
 
 void numbers_free(struct numbers *numbers)
@@ -63,4 +74,5 @@ void numbers_free(struct numbers *numbers)
 	free(numbers->table);
 	numbers->table = NULL;
 	numbers->size = 0;
+	numbers->low = 0;
 }

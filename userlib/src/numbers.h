@@ -21,6 +21,7 @@ struct number {
 struct numbers {
 	struct number *table;
 	unsigned int size;
+	unsigned int low;	/* none below it is free */
 };
 
 int numbers_take(struct numbers *numbers, unsigned int *r_number);

@@ -231,6 +231,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	pool->buffer_size = cfg.buffer_size;
 	pool->slab_min = cfg.buffer_size < EVPL_SLAB_ALIGN ? EVPL_SLAB_ALIGN : cfg.buffer_size;
 	pool->slab_max = cfg.slab_size_max;
+	pool->slabs_end = &pool->slabs;
 	pool->slab_next = cfg.slab_size;
 	pool->max_bytes = cfg.max_bytes ? cfg.max_bytes : UINT64_MAX;
 	pool->max_bytes -= pool->max_bytes % pool->slab_min;

@@ -79,6 +79,7 @@ struct sharing;
  * @live: contexts that weren't destroyed
  * @destroyed: how many contexts ever were
  * @slabs: all slabs, those that are about to go included
+ * @slabs_end: where the next one is linked
  * @slab_next: how long the next slab is to be
  * @numbers: which numbers slabs have, and which are awaited
  * @devices: what is attached
@@ -118,6 +119,7 @@ struct evpl_pool {
 	unsigned int live;
 	uint64_t destroyed;
 	struct slab *slabs;
+	struct slab **slabs_end;
 	size_t slab_next;
 	struct numbers numbers;
 	struct evpl_device *devices[EVPL_DEVICES_MAX];

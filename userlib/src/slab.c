@@ -74,7 +74,7 @@ static void slab_discount(struct slab *slab)
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab)
 {
 	struct backing *backing = &pool->backing;
-	struct slab *slab, **link;
+	struct slab *slab;
 	int err;
 
 	if (length > pool_room(pool))
@@ -103,9 +103,9 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 	slab->count = (uint32_t)(length / pool->buffer_size);
 	slab_init_entries(slab, pool->buffer_size);
 
-	for (link = &pool->slabs; *link; link = &(*link)->next)
-		;
-	*link = slab;
+	slab->link = pool->slabs_end;
+	*slab->link = slab;
+	pool->slabs_end = &slab->next;
 	slab_count(slab);
 	stat_inc(&pool->grows);
 	PROBE2(grow, pool, length);
@@ -129,7 +129,6 @@ int slab_destroy(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
 	struct backing *backing = &pool->backing;
-	struct slab **link;
 	int err;
 
 	unpoison(slab->extent.base, slab->extent.length);
@@ -138,9 +137,11 @@ int slab_destroy(struct slab *slab)
 		poison(slab->extent.base, slab->extent.length);
 		return err;
 	}
-	for (link = &pool->slabs; *link != slab; link = &(*link)->next)
-		;
-	*link = slab->next;
+	*slab->link = slab->next;
+	if (slab->next)
+		slab->next->link = slab->link;
+	else
+		pool->slabs_end = slab->link;
 	if (slab->state != SLAB_DYING)
 		slab_discount(slab);
 	pool->shrinks++;
@@ -254,24 +255,31 @@ bool pool_can_grow(struct evpl_pool *pool)
 	return pool_room(pool) >= pool->slab_min;
 }
 
+/*
+ * A length to try where there wasn't this much, a multiple of the least; 0 if the error says
+ * that less won't do either.
+ */
+static size_t shorter(struct evpl_pool *pool, size_t length, int err)
+{
+	if ((err != -ENOMEM && err != -ENOSPC) || length == pool->slab_min)
+		return 0;
+	length = length / 2 / pool->slab_min * pool->slab_min;
+	return length ? length : pool->slab_min;
+}
+
 /* The next slab, or a shorter one where memory is short. Under the pool's lock. */
 static int pool_grow(struct evpl_pool *pool, struct depot *depot, struct slab **r_slab)
 {
-	size_t length = pool->slab_next;
+	size_t length, try = pool->slab_next;
 	int err;
 
-	for (;;) {
+	do {
+		length = try;
 		err = slab_make(pool, depot, length, r_slab);
-		if (!err)
-			break;
-		if (err != -ENOMEM && err != -ENOSPC)
-			return err;
-		if (length == pool->slab_min)
-			return -ENOMEM;
-		length = length / 2 / pool->slab_min * pool->slab_min;
-		if (!length)
-			length = pool->slab_min;
-	}
+		try = err ? shorter(pool, length, err) : 0;
+	} while (try);
+	if (err)
+		return err == -ENOSPC ? -ENOMEM : err;
 	pool->slab_next = length > pool->slab_max / 2 ? pool->slab_max : 2 * length;
 	return 0;
 }
@@ -306,50 +314,73 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot)
 	return err;
 }
 
-/* Takes slabs for @missing bytes, or none, and publishes them. */
+/* The inverse of slab_make(), unless a device is just being told. Without the pool's lock. */
+static void slab_discard(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+	bool alone;
+
+	pool_lock(pool);
+	alone = slab->pins == 1;
+	if (alone)
+		slab_doom(slab);
+	pool_unlock(pool);
+	if (alone)
+		slab_retire(slab);
+	else
+		slab_publish(slab);
+}
+
+/*
+ * Takes slabs for @missing bytes, or none, and publishes them. The lock is dropped between
+ * two slabs: others may need it, and there can be thousands.
+ */
 static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t missing)
 {
-	struct slab *slab, *made = NULL;
+	struct slab *slab, *made = NULL, **end = &made;
 	size_t length = pool->slab_max;
 	int err = 0;
 
-	pool_lock(pool);
 	while (missing) {
 		/* As long as needed, in multiples of the least. */
 		if (missing < length)
 			length = (missing + pool->slab_min - 1) / pool->slab_min * pool->slab_min;
+		pool_lock(pool);
 		err = slab_make(pool, depot, length, &slab);
-		if (err && length > pool->slab_min && (err == -ENOMEM || err == -ENOSPC)) {
-			length = length / 2 / pool->slab_min * pool->slab_min;
+		pool_unlock(pool);
+		if (err) {
+			length = shorter(pool, length, err);
 			if (!length)
-				length = pool->slab_min;
+				break;
 			continue;
 		}
-		if (err)
-			break;
-		slab->next_dying = made;
-		made = slab;
+		*end = slab;
+		end = &slab->next_dying;
 		missing -= missing < length ? missing : length;
 	}
-	while (err && made) {
-		slab = made;
-		made = slab->next_dying;
-		slab_destroy(slab);
-	}
-	pool_unlock(pool);
-
 	while (made) {
 		slab = made;
 		made = slab->next_dying;
-		slab_publish(slab);
+		if (err)
+			slab_discard(slab);
+		else
+			slab_publish(slab);
 	}
 	return err == -ENOSPC ? -ENOMEM : err;
+}
+
+/* More than the pool can grow by. Under its lock. */
+static uint64_t most_room(struct evpl_pool *pool)
+{
+	uint64_t room = pool_room(pool);
+
+	return room < pool->backing.own_size ? room : pool->backing.own_size;
 }
 
 int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 {
 	struct depot *depot;
-	uint64_t have = 0, floor = 0;
+	uint64_t have, floor;
 	int err;
 
 	if (pool_is_inherited(pool))
@@ -358,15 +389,15 @@ int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 		return -EINVAL;
 	pool_lock(pool);
 	depot = pool_depot(pool, node);
-	if (depot) {
-		have = depot->bytes;
-		floor = depot->floor;
-		/* First: a trim that comes between leaves what is taken. */
-		depot->floor = bytes;
-	}
-	pool_unlock(pool);
-	if (!depot)
+	if (!depot || (bytes > depot->bytes && bytes - depot->bytes > most_room(pool))) {
+		pool_unlock(pool);
 		return -ENOMEM;
+	}
+	have = depot->bytes;
+	floor = depot->floor;
+	/* First: a trim that comes between leaves what is taken. */
+	depot->floor = bytes;
+	pool_unlock(pool);
 	err = have < bytes ? pool_grow_by(pool, depot, bytes - have) : 0;
 	if (err) {
 		pool_lock(pool);

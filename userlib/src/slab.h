@@ -55,6 +55,7 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @first: its first entry
  * @count: its buffers
  * @next: the pool's list
+ * @link: what points to this one there
  * @outer: the slab whose call-back had this one made, while both are published; the
  *	publishing thread's
  * @state: under the pool's lock, as all that follows
@@ -63,7 +64,7 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  *	SLAB_LIVE; then those that the holder of the lock took off the stacks
  * @hand_first: these, chained by next
  * @hand_last: the end of the chain
- * @next_dying: a list of whoever retires it
+ * @next_dying: a list of the thread that retires it, or that makes several
  * @unsettled: the kernel doesn't know yet what devices hold of it; see devices_settle()
  * @regs: by the device's slot
  */
@@ -76,6 +77,7 @@ struct slab {
 	uint32_t count;
 
 	struct slab *next;
+	struct slab **link;
 	struct slab *outer;
 	enum slab_state state;
 	unsigned int pins;

@@ -4,6 +4,9 @@
  */
 #include "common.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #define ALL	(2 * PER_SLAB)	/* buffers at the limit */
 
 FIXTURE(pool) {
@@ -462,6 +465,85 @@ TEST_F(pool, a_context_of_a_node_uses_memory_of_that_node)
 	EXPECT_EQ(0, info.node);
 	evpl_iovec_release(&self->iovec[0]);
 	evpl_destroy(evpl);
+}
+
+TEST(preallocating_more_than_there_can_be_takes_nothing_on_the_way)
+{
+	struct evpl_pool_config config = { .size = sizeof(config), .buffer_size = BUFFER };
+	struct evpl_pool *pool;
+
+	/* With no limit of the pool's own on the module; then with a limit. */
+	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
+	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(pool, UINT64_MAX, EVPL_ANY_NODE));
+	EXPECT_EQ(0, stats_of(pool).grows);
+	ASSERT_EQ(0, evpl_pool_close(pool));
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, 2 * SLAB));
+	ASSERT_EQ(0, evpl_pool_preallocate(pool, SLAB, EVPL_ANY_NODE));
+	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(pool, 2 * SLAB + 1, EVPL_ANY_NODE));
+	EXPECT_EQ(1, stats_of(pool).grows);
+	EXPECT_EQ(0, evpl_pool_preallocate(pool, 2 * SLAB, EVPL_ANY_NODE));
+	EXPECT_EQ(2 * SLAB, stats_of(pool).bytes);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
+/* Lets the process have so many bytes of address space more. */
+static int limit_memory(rlim_t more)
+{
+	struct rlimit limit;
+	unsigned long pages;
+	FILE *file = fopen("/proc/self/statm", "r");
+	int n;
+
+	if (!file)
+		return -1;
+	n = fscanf(file, "%lu", &pages);
+	fclose(file);
+	if (n != 1 || getrlimit(RLIMIT_AS, &limit))
+		return -1;
+	limit.rlim_cur = pages * (rlim_t)sysconf(_SC_PAGESIZE) + more;
+	return setrlimit(RLIMIT_AS, &limit);
+}
+
+TEST(preallocating_that_fails_on_the_way_takes_nothing)
+{
+	struct evpl_pool_stats stats;
+	struct evpl_pool *pool;
+
+	if (SANITIZED)
+		SKIP(return, "sanitizers need address space of their own");
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, 16 * SLAB));
+	ASSERT_EQ(0, evpl_pool_preallocate(pool, SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, limit_memory(8 * SLAB));
+	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(pool, 16 * SLAB, EVPL_ANY_NODE));
+	stats = stats_of(pool);
+	EXPECT_LT(2, stats.grows);
+	EXPECT_EQ(1, stats.grows - stats.shrinks);
+	EXPECT_EQ(SLAB, stats.bytes);
+	EXPECT_EQ(PER_SLAB, stats.buffers_free);
+	/* What holds is the call before. */
+	EXPECT_EQ(0, evpl_pool_trim(pool));
+	EXPECT_EQ(0, evpl_pool_preallocate(pool, 2 * SLAB, EVPL_ANY_NODE));
+	EXPECT_EQ(2 * SLAB, stats_of(pool).bytes);
+	EXPECT_EQ(0, evpl_pool_close(pool));
+}
+
+TEST(slabs_keep_their_order_and_numbers_are_the_lowest)
+{
+	struct evpl_pool *pool;
+	struct slab *slab;
+	unsigned int i;
+
+	ASSERT_EQ(0, open_pool(&pool, BUFFER, 8 * SLAB));
+	ASSERT_EQ(0, prefill(pool, 4 * SLAB));
+	/* The first is kept; those that go leave their numbers, and their places. */
+	EXPECT_EQ(3 * SLAB, evpl_pool_trim(pool));
+	ASSERT_EQ(0, evpl_pool_preallocate(pool, 8 * SLAB, EVPL_ANY_NODE));
+	for (slab = pool->slabs, i = 0; slab; slab = slab->next, i++) {
+		EXPECT_EQ(i, slab->info.number);
+		EXPECT_EQ(i * SLAB, slab->extent.offset);
+	}
+	EXPECT_EQ(8, i);
+	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
 TEST(slabs_get_shorter_near_the_limit)
