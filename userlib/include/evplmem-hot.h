@@ -218,7 +218,7 @@ static inline struct evplmem_slice evplmem_cut(struct evplmem_context *context,
 	uint64_t place, start, next;
 
 	if (EVPLMEM_TSAN || __builtin_expect(slice.generation != context->generation, 0) ||
-	    __builtin_expect(!length, 0) || (alignment & (alignment - 1)))
+	    __builtin_expect(!length, 0) || (alignment & (unsigned int)((long)alignment - 1)))
 		return slice;
 	evplmem_enter(thread);
 	if (__builtin_expect(__atomic_load_n(&context->thread, __ATOMIC_RELAXED) == thread, 1)) {

@@ -38,6 +38,10 @@ struct ibv_sge;
 extern "C" {
 #endif
 
+/* A function may be named like the struct that it fills, which C++ calls a shadow. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+
 #ifdef EVPLMEM_PREFIX_ONLY
 #include "evplmem-prefix.h"
 #endif
@@ -193,6 +197,8 @@ static inline const char *evpl_rdma_notice(struct evpl_rdma *rdma)
 #ifdef EVPLMEM_PREFIX_ONLY
 #include "evplmem-prefix.h"
 #endif
+
+#pragma GCC diagnostic pop
 
 #ifdef __cplusplus
 }

@@ -47,6 +47,10 @@ struct io_uring_sqe;
 extern "C" {
 #endif
 
+/* A function may be named like the struct that it fills, which C++ calls a shadow. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+
 #ifdef EVPLMEM_PREFIX_ONLY
 #include "evplmem-prefix.h"
 #endif
@@ -330,6 +334,8 @@ static inline const char *evpl_uring_notice(struct evpl_uring *uring)
 #ifdef EVPLMEM_PREFIX_ONLY
 #include "evplmem-prefix.h"
 #endif
+
+#pragma GCC diagnostic pop
 
 #ifdef __cplusplus
 }

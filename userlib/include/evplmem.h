@@ -15,7 +15,8 @@
  * it. A buffer that loses its last reference is recycled, its contents left as
  * they are.
  *
- * Every function is an inline over an exported evplmem_*() symbol. So a program
+ * A program that includes this is C99 or later, or C++11 or later, compiled by GCC or
+ * Clang. Every function is an inline over an exported evplmem_*() symbol. So a program
  * can link this library beside one that exports evpl_create() or
  * evpl_iovec_alloc() of its own. A file that needs the headers of both defines
  * EVPLMEM_PREFIX_ONLY before it includes this one: then there are the evplmem_*()
@@ -100,6 +101,10 @@ template <class type> static inline type evplmem_sized()
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* A function may be named like the struct that it fills, which C++ calls a shadow. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
 
 #include "evplmem-hot.h"
 
@@ -1423,6 +1428,8 @@ static inline int evpl_device_let_go(struct evpl_device *device, unsigned int nu
 #ifdef EVPLMEM_PREFIX_ONLY
 #include "evplmem-prefix.h"
 #endif
+
+#pragma GCC diagnostic pop
 
 #ifdef __cplusplus
 }

@@ -22,6 +22,7 @@ int main(void)
 	struct evpl_iovec iovec[2];
 	struct evpl_pool *pool;
 	struct evpl *evpl;
+	int i;
 
 	config.backend = EVPL_BACKEND_ANON;
 	if (!initializers_fit() || evplmem_version() != EVPLMEM_VERSION)
@@ -31,6 +32,11 @@ int main(void)
 		return 1;
 	memset(iovec[1].data, 1, iovec[1].length);
 	evpl_iovecs_release(iovec, 2);
+	for (i = 0; i < 100; i++) {
+		if (evpl_iovec_alloc(evpl, 1000, 0, 1, iovec) != 1)
+			return 1;
+		evpl_iovec_release(iovec);
+	}
 	evpl_destroy(evpl);
 	return evpl_pool_close(pool);
 }
