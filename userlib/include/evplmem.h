@@ -164,9 +164,21 @@ enum evpl_backend {
 
 /** EVPL_POOL_HUGE - a slab that can't be had in folios of 2 MiB isn't taken */
 #define EVPL_POOL_HUGE		(1U << 0)
-/** EVPL_POOL_ZEROS - what others revoke reads as zeros, instead of raising SIGBUS */
+/**
+ * EVPL_POOL_ZEROS - what was received and revoked reads as zeros, instead of raising SIGBUS
+ *
+ * All of its pages are then one page of this process's own: what this process writes to one
+ * appears in each, and no other process sees it. POLLPRI of evpl_pool_fd() tells that
+ * something was revoked.
+ */
 #define EVPL_POOL_ZEROS		(1U << 1)
-/** EVPL_POOL_REVOKE - what others have of the pool's memory ends with this process */
+/**
+ * EVPL_POOL_REVOKE - when this process ends, the pool's memory is revoked
+ *
+ * That is so however it ends, and once its children have ended that inherited the pool's
+ * descriptor. Without this flag other processes keep what they received until they release
+ * it. What a dma-buf carries stays in either case.
+ */
 #define EVPL_POOL_REVOKE	(1U << 2)
 /**
  * EVPL_POOL_ATOMIC - references are counted with atomic operations alone
@@ -501,7 +513,8 @@ static inline int evpl_pool_open(struct evpl_pool **r_pool, const struct evpl_po
  * called.
  *
  * Return: 0, or
- *  - -EBUSY: a context, a reference, an attached device or a dma-buf is left
+ *  - -EBUSY: a context, a reference of this process or of another one, an attached device
+ *    or a dma-buf is left, or the kernel keeps a buffer in quarantine
  *  - -EPERM: it was closed already, or is the parent's of this process
  */
 static inline int evpl_pool_close(struct evpl_pool *pool)
@@ -522,8 +535,9 @@ static inline int evpl_pool_close(struct evpl_pool *pool)
  * back by itself; 0 is what holds before the first call.
  *
  * Return: 0, or
- *  - -EINVAL: the node isn't there
- *  - -ENOMEM: memory is short, or a limit is reached
+ *  - -EINVAL: the node isn't there, or has no memory that this process may use
+ *  - -ENOMEM: memory is short, or a limit is reached; at once where @bytes is more than the
+ *    pool's max_bytes
  *  - -EINTR: a fatal signal came
  */
 static inline int evpl_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
