@@ -844,7 +844,8 @@ static inline void evpl_iovec_clone(struct evpl_iovec *dst, const struct evpl_io
  * @offset: where the part starts in @src, in bytes
  * @length: its bytes
  *
- * Return: 0, or -EINVAL: the part doesn't lie within @src.
+ * Return: 0, or -EINVAL: the part doesn't lie within @src; -EPERM: @src was inherited over
+ * fork(2).
  */
 static inline int evpl_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec *src,
 					   unsigned int offset, unsigned int length)
@@ -890,7 +891,7 @@ static inline int evpl_iovec_is_unique(const struct evpl_iovec *iovec)
  * @src: another iovec, that the caller holds a reference by; keeps the beginning
  * @length: bytes that @src keeps
  *
- * Return: 0, or -EINVAL: @src has fewer bytes; -EPERM: it was inherited over fork(2).
+ * Return: 0, or -EINVAL: @src has fewer bytes; -EPERM: @src was inherited over fork(2).
  */
 static inline int evpl_iovec_split(struct evpl_iovec *dst, struct evpl_iovec *src,
 				   unsigned int length)
@@ -994,9 +995,9 @@ static inline int evpl_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iove
  * @done: called once, when the last reference is gone; NULL: nothing is called
  * @arg: given to @done
  *
- * For what goes the way of slices, and is counted like them, but is somewhere else: a
+ * For memory that goes the way of slices, and is counted like them, but is somewhere else: a
  * constant, or memory of another allocator. It is an iovec like any other, without a
- * buffer: no device has it registered, so evpl_device_cookie() has none, and
+ * buffer: no device has it registered, so evpl_device_cookie() gives -EINVAL, and
  * evpl_uring_prep_read() prepares an ordinary read; evpl_zerocopy_send() sends it without
  * a copy. No other process gets it: it can be neither sent over a channel nor exported.
  *
