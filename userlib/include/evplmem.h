@@ -1039,6 +1039,7 @@ static inline int evpl_iovec_slab(const struct evpl_iovec *iovec, struct evpl_sl
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
  *  - -EINVAL: more than the greatest capacity
  *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left, or a cap is reached
+ *  - -EINTR: a fatal signal came
  */
 static inline int evpl_channel_create(struct evpl_channel **r_channel, struct evpl_pool *pool,
 				      unsigned int capacity, unsigned int flags, int *r_peer)
@@ -1056,7 +1057,7 @@ static inline int evpl_channel_create(struct evpl_channel **r_channel, struct ev
  * Return: 0, or
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
  *  - -EBADF: @fd is no end of a channel
- *  - -EBUSY: it is bound already
+ *  - -EBUSY: it is bound already, or was bound to a pool that is gone
  *  - -ENOMEM: no memory left, or a cap is reached
  *  - -EINTR: a fatal signal came
  */
@@ -1112,12 +1113,14 @@ static inline int evpl_channel_fd(struct evpl_channel *channel)
  *  - -EAGAIN: they don't fit now; see evpl_channel_fd()
  *  - -EMSGSIZE: more than the channel's capacity
  *  - -EPIPE: the other end is closed, or its process has ended
- *  - -EINVAL: an iovec is empty, of another pool, or has no bytes; @n is negative
+ *  - -EINVAL: an iovec is empty, has no bytes, reaches past its buffer, or is of another
+ *    pool or of none; @n is negative
  *  - -EACCES: %EVPL_MESSAGE_WRITE, and the buffer may not be written here;
  *    %EVPL_MESSAGE_DEVICE, and devices may not have it here
  *  - -EOPNOTSUPP: an unknown flag
  *  - -ESTALE: an iovec has no reference
- *  - -ENOENT: a buffer that others have revoked; -EBUSY: that is being revoked here
+ *  - -ENOENT: a buffer of another process was revoked
+ *  - -EBUSY: a buffer of this process is being revoked, or in quarantine since it was
  *  - -ENOMEM: memory is short, or a cap is reached
  *  - -EINTR: a signal came while it waited
  */
@@ -1160,10 +1163,12 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
  * Return: 0, also where nobody has it; 1 if a device of another process, or a virtual
  * machine there, still has the buffer (see %EVPL_MESSAGE_DEVICE), and can read or write it
  * until evpl_iovec_wait() returns 0; or
- *  - -EINVAL: @iovec is empty, or another process's memory
+ *  - -EINVAL: @iovec is empty, another process's memory, or no pool's
  *  - -EBUSY: another thread revokes it just now, or 1 was returned and that lasts; or
  *    a dma-buf carries it
+ *  - -EINTR: a fatal signal came
  *  - -EOPNOTSUPP: the anon back end
+ *  - -EPERM: @iovec was inherited over fork(2)
  */
 static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
 {
@@ -1183,10 +1188,10 @@ static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
  *  - -EAGAIN: %EVPL_IOVEC_TRY, and another process has the buffer. evpl_pool_fd() becomes
  *    readable when it has the buffer no more. If several threads use the pool, an
  *    allocation may take that event; try again from time to time.
- *  - -EINVAL: @iovec is empty, or another process's memory
+ *  - -EINVAL: @iovec is empty, another process's memory, or no pool's
  *  - -EINTR: a signal came while it waited
  *  - -EOPNOTSUPP: an unknown flag, or the anon back end
- *  - -EPERM: an iovec that was inherited over fork(2)
+ *  - -EPERM: @iovec was inherited over fork(2)
  */
 static inline int evpl_iovec_wait(const struct evpl_iovec *iovec, unsigned int flags)
 {
@@ -1222,14 +1227,16 @@ static inline int evpl_pool_fd(struct evpl_pool *pool)
  * evpl_iovec_revoke() gives -EBUSY.
  *
  * Return: the dma-buf, a descriptor that is closed on exec; or
- *  - -EINVAL: @niov is out of range; an iovec is empty, of another pool, or no whole
- *    pages; two overlap
+ *  - -EINVAL: @niov is out of range; an iovec is empty, of another pool or of none, isn't
+ *    whole pages, or reaches past its buffer; two overlap
  *  - -EPERM: a buffer that devices may not have here; %EVPL_DMABUF_WRITE, and one that
- *    may not be written here
+ *    may not be written here; an iovec that was inherited over fork(2)
  *  - -EOPNOTSUPP: an unknown flag, or the anon back end
  *  - -ESTALE: an iovec has no reference
- *  - -ENOENT: a buffer that others have revoked; -EBUSY: that is being revoked here
- *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left
+ *  - -ENOENT: a buffer of another process was revoked
+ *  - -EBUSY: a buffer of this process is being revoked, or in quarantine since it was
+ *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left, or a cap is reached
+ *  - -EINTR: a fatal signal came
  */
 static inline int evpl_iovec_export(const struct evpl_iovec *iovecs, int niov,
 				    unsigned int flags)
@@ -1250,7 +1257,8 @@ static inline int evpl_iovec_export(const struct evpl_iovec *iovecs, int niov,
  * Return: the dma-buf, a descriptor that is closed on exec; or
  *  - -ENOENT: there is no such slab
  *  - -EOPNOTSUPP: an unknown flag, or the anon back end
- *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left
+ *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left, or a cap is reached
+ *  - -EINTR: a fatal signal came
  */
 static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_slab_info *slab,
 				   unsigned int flags)
