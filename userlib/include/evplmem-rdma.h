@@ -122,7 +122,7 @@ static inline void evpl_rdma_destroy(struct evpl_rdma *rdma)
  *
  * Return: 0, or
  *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
- *  - -EINVAL: @iovec is of another pool
+ *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				 uint32_t *r_lkey)
@@ -141,7 +141,7 @@ static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec
  *
  * Return: 0, or
  *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
- *  - -EINVAL: @iovec is of another pool
+ *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				 uint32_t *r_rkey)
@@ -158,7 +158,7 @@ static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec
  *
  * Return: 0, or
  *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
- *  - -EINVAL: @iovec is of another pool
+ *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
 				struct ibv_sge *sge)

@@ -1407,9 +1407,10 @@ static inline void evpl_device_detach(struct evpl_device *device)
  * call, with a device that has %EVPL_DEVICE_LEASES.
  *
  * Return: 0, or
- *  - -ENOENT: the slab isn't registered with @device, nor can be what was leased; or
- *    @iovec is empty
- *  - -EINVAL: @iovec is of another pool
+ *  - -ENOENT: the slab isn't registered with @device; @iovec is empty; or it is another
+ *    process's memory, which came without %EVPL_MESSAGE_DEVICE, which @device doesn't
+ *    register, or which couldn't be registered
+ *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 				     uint64_t *r_cookie)
@@ -1426,7 +1427,7 @@ static inline int evpl_device_cookie(struct evpl_device *device, const struct ev
  * Return: 0, or
  *  - -EEXIST: it has a cookie
  *  - -EBUSY: a call-back for the slab is running
- *  - -EINVAL: @iovec is empty, or of another pool
+ *  - -EINVAL: @iovec is empty, another process's memory, or of another pool or of none
  */
 static inline int evpl_device_set_cookie(struct evpl_device *device,
 					 const struct evpl_iovec *iovec, uint64_t cookie)
