@@ -213,12 +213,13 @@ static inline void evpl_uring_destroy(struct evpl_uring *uring)
  * a slot was cleared, or evpl_uring_flush() called.
  *
  * Return: the index for the SQE's buf_index, valid while the reference is held; or
- *  - -ENOENT: @iovec is empty
- *  - -EINVAL: @iovec is of another pool
+ *  - -ENOENT: @iovec is empty, or another process's memory
+ *  - -EINVAL: @iovec is of another pool or of none
  *  - -ENOSPC: all slots are in use
  *  - -EOPNOTSUPP: this kernel registers no memory of this kind
  *  - -ENOMEM: RLIMIT_MEMLOCK is reached, or memory is short
  *  - -EEXIST: the ring is another thread's
+ *  - -EFAULT: the kernel can't pin this slab, and it isn't tried again
  *  - another error of io_uring_register(2), such as -EINVAL again or -ENXIO: the slots
  *    aren't within the ring's table, or there is none
  */
