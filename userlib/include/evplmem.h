@@ -30,29 +30,29 @@
  *
  * Cancellation: no function is a point of cancellation (pthreads(7)), and call-backs run
  * with the thread's cancellation disabled. A thread that is to be cancelled while it waits
- * for a message waits by poll(2).
+ * for another process waits by poll(2), for evpl_channel_fd() or evpl_pool_fd(). Inside the
+ * library it must not have asynchronous cancellation.
  *
- * Fork: a child of fork(2) has none of its parent's references. Of the pools, contexts,
- * channels, devices and iovecs that its parent made, functions return -EPERM to it, and
- * those that can't fail do nothing. But evpl_channel_close() closes the child's copy of
- * the descriptor, without which the other end doesn't see that the parent has closed
- * its own, and so does evpl_zerocopy_destroy(). The memory stays what it was, shared with the parent. The child can open
- * pools of its own. A process that was made past fork(3), by clone(2) or _Fork(3),
- * isn't noticed: it must not call this library.
+ * Fork: a child of fork(2) has none of its parent's references. For the pools, contexts,
+ * channels, devices and iovecs that it inherited, functions return -EPERM to it, and those
+ * that can't fail do nothing. But evpl_channel_close() closes the child's copy of the
+ * descriptor, without which the other end doesn't see that the parent has closed its own;
+ * and so does evpl_zerocopy_destroy(). The memory stays what it was, shared with the parent.
+ * The child can open pools of its own. A process that was made past fork(3), by clone(2) or
+ * _Fork(3), isn't noticed: it must not call this library.
  *
  * Errors: functions that can fail return a negative errno, and have then changed
- * nothing. Errno itself is left as libc left it. Of a pool that was closed, and of a
+ * nothing. Errno itself is left as libc left it. For a pool that was closed, and for a
  * context that was destroyed while its pool stays open, functions return -EPERM, and those
- * that can't fail do nothing. That lasts until another one is made, which may get the same
- * memory: it is no more than a help to find the mistake. A library that was built with
- * DEBUG=1 ends the program instead.
+ * that can't fail do nothing. That lasts until another pool or context is made, which may get
+ * the same memory: it helps to find a mistake, and a program can't rely on it. A library
+ * that was built with DEBUG=1 ends the program instead.
  *
- * Structs that are passed in start with their size, and have an initializer that sets
- * it, %EVPL_POOL_CONFIG_INIT and the like. A library that knows a
- * longer struct takes what is missing as zero; one that knows a shorter struct
- * refuses the surplus with -E2BIG unless it is zero. Zero in any field means the
- * default. -EINVAL is a struct that is too short, -EOPNOTSUPP a flag that the
- * library, or the back end, doesn't know.
+ * Structs that are passed in start with their size, and have an initializer that sets it,
+ * %EVPL_POOL_CONFIG_INIT and the like. A library that knows a longer struct takes what is
+ * missing as zero; one that knows a shorter struct refuses the surplus with -E2BIG unless it
+ * is zero. Zero in any field means the default. -EINVAL is a struct that is too short,
+ * -EOPNOTSUPP a flag that the library, or the back end, doesn't know.
  */
 
 #include <errno.h>
