@@ -112,11 +112,12 @@ static inline struct evplmem_count *evplmem_count(unsigned long buffer)
 }
 
 /*
- * In a program that is built for ThreadSanitizer, where the library isn't, the sanitizer
- * doesn't see what orders the threads that have a buffer one after the other. So it is told:
- * a release comes before the allocations of the same buffer that follow. And the inlines
- * leave all else to the library, as only their half of it would be seen. A program whose
- * library is built for it too says -DEVPLMEM_TSAN=0.
+ * Where a program is built for ThreadSanitizer and the library isn't, the sanitizer doesn't
+ * see the counts that order the threads which have a buffer one after the other. So the
+ * inlines tell it that a release comes before the allocations of the same buffer that follow.
+ * And they leave the counting to the library, as the sanitizer would see the inlines' half of
+ * it alone. A program whose library is built for ThreadSanitizer too is compiled with
+ * -DEVPLMEM_TSAN=0.
  */
 #ifndef EVPLMEM_TSAN
 #ifdef __SANITIZE_THREAD__

@@ -3,7 +3,7 @@
  * For the headers of libevplmem alone, where a program has defined EVPLMEM_PREFIX_ONLY: each
  * includes this where its declarations begin, and again where they end. In between all tags
  * begin with evplmem, so that outside of it evpl_iovec and the like are another library's.
- * Hence there is no guard.
+ * It is read twice, so it has no guard.
  */
 #ifndef EVPLMEM_RENAMES
 #define EVPLMEM_RENAMES

@@ -68,7 +68,7 @@
 /** EVPLMEM_VERSION - both in one number, to be compared with evplmem_version() */
 #define EVPLMEM_VERSION		((EVPLMEM_VERSION_MAJOR << 16) | EVPLMEM_VERSION_MINOR)
 
-/* What a struct that starts with its size begins as. */
+/* The first value of a struct that starts with its size: that size, and zeros. */
 #ifdef __cplusplus
 extern "C++" {
 template <class type> static inline type evplmem_sized()
@@ -138,8 +138,8 @@ struct evpl_device;
  * all zero is empty: it holds no reference, and may be released or moved.
  *
  * @data and @length are the caller's to change, within the bytes that the iovec had
- * when it was made: no function finds the buffer, or the reference, by them. What
- * evpl_iovec_reserve() made is as it is until it was committed.
+ * when it was made: no function finds the buffer, or the reference, by them. But an iovec
+ * that evpl_iovec_reserve() made must not be changed before it was committed.
  */
 struct evpl_iovec {
 	void *data;
@@ -183,10 +183,11 @@ enum evpl_backend {
 /**
  * EVPL_POOL_ATOMIC - references are counted with atomic operations alone
  *
- * Without it a thread counts what it allocated without them, and others end that by
- * membarrier(2) where they must. With it the library makes no use of that call, and keeps
- * nothing of threads. For a program that a filter of seccomp(2) keeps from the call once the
- * pool is open, and for a plugin that is unloaded while the threads that called it live on.
+ * Without this flag a thread counts references to what it allocated without atomic
+ * operations, and another thread that needs the count ends that by membarrier(2). With the
+ * flag the library doesn't make that call, and keeps no data of threads. The flag is for a
+ * program in which a filter of seccomp(2) refuses the call once the pool is open, and for a
+ * plugin that is unloaded while the threads that called it live on.
  */
 #define EVPL_POOL_ATOMIC	(1U << 3)
 
@@ -333,13 +334,14 @@ struct evpl_slab_info {
  *	unregister_slab() then returns 0: the buffer isn't its owner's again while
  *	a device holds it. Or 0.
  *
- * They run on whichever thread takes or gives back a slab, attaches or detaches,
- * several at a time for different slabs, with cancellation disabled, and hold no lock:
- * they may allocate and release. What register_slab() allocates can be of the slab that
- * it is told of, and other threads can have buffers of that from then on:
- * evpl_device_cookie() gives -ENOENT until the slab is registered. They must not detach
- * a device, close the pool, or wait for a thread that does. For one slab and device they
- * never overlap.
+ * The call-backs run on whichever thread takes or gives back a slab, attaches or detaches,
+ * with the thread's cancellation disabled. Several can run at a time for different slabs, and
+ * they never overlap for one slab and device. They run without a lock, so they may allocate
+ * and release. They must not detach a device, close the pool, or wait for a thread that does.
+ *
+ * When register_slab() allocates, that may use the slab that it is told of. From then on other
+ * threads can have buffers of the slab too, and evpl_device_cookie() gives -ENOENT for these
+ * until the slab is registered.
  */
 struct evpl_device_ops {
 	size_t size;
@@ -415,13 +417,13 @@ struct evpl_message {
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
 /**
- * evplmem_version() - which library the program runs with
+ * evplmem_version() - the version of the library that the program runs with
  *
- * It may be later than the header that the program was compiled with, and has all that
- * is in that one then; if it is earlier, the dynamic linker has let the program start
- * only because it calls nothing that isn't there.
+ * A library that is later than the header that the program was compiled with has all that is
+ * in that header. With an earlier library the dynamic linker starts the program only if the
+ * program calls nothing that the library lacks.
  *
- * Return: what %EVPLMEM_VERSION is in its header.
+ * Return: the value of %EVPLMEM_VERSION in the library's own header.
  */
 unsigned int evplmem_version(void);
 int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *config);
@@ -515,7 +517,7 @@ static inline int evpl_pool_open(struct evpl_pool **r_pool, const struct evpl_po
  * Return: 0, or
  *  - -EBUSY: a context, a reference of this process or of another one, an attached device
  *    or a dma-buf is left, or the kernel keeps a buffer in quarantine
- *  - -EPERM: it was closed already, or is the parent's of this process
+ *  - -EPERM: it was closed already, or was inherited over fork(2)
  */
 static inline int evpl_pool_close(struct evpl_pool *pool)
 {
@@ -529,10 +531,10 @@ static inline int evpl_pool_close(struct evpl_pool *pool)
  *	node says otherwise
  * @node: a NUMA node, or %EVPL_ANY_NODE for memory of contexts with no node
  *
- * Takes the slabs that are missing, as long as the pool's slab_size_max where that
- * helps. They are ordinary slabs, but neither evpl_pool_trim() nor a context of another
- * node that needs room leaves the pool less than @bytes. A call for less gives nothing
- * back by itself; 0 is what holds before the first call.
+ * Takes the missing slabs, each as long as the pool's slab_size_max where so much is
+ * missing. They are ordinary slabs. But neither evpl_pool_trim() nor a context of another
+ * node that needs room leaves the pool less than @bytes from @node. A call for less gives
+ * nothing back by itself. A pool begins with 0.
  *
  * Return: 0, or
  *  - -EINVAL: the node isn't there, or has no memory that this process may use
@@ -549,15 +551,15 @@ static inline int evpl_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, 
  * evpl_pool_trim() - give idle slabs back
  * @pool: the pool
  *
- * Takes the free buffers out of all caches, and gives every slab back that has
- * no buffer in use, but for one, and for what evpl_pool_preallocate() is to keep. A slab
- * that a device is just being told about stays.
+ * Takes the free buffers out of all caches, and gives every slab back that has no buffer in
+ * use, but for one, and for what evpl_pool_preallocate() asked for. A slab that a device is
+ * just being told about stays.
  *
- * While devices are told that slabs go, these are room for the pool to grow in. So for
+ * While devices are told that slabs go, the pool may grow as if these were gone already. For
  * that long it can have more than its max_bytes.
  *
- * Return: the bytes of the slabs that were to go. The kernel may have a use for one that
- * the library doesn't know of; that stays all the same.
+ * Return: the bytes of the slabs that were to go. A slab for which the kernel has a use that
+ * the library doesn't know of is counted, and stays.
  */
 static inline uint64_t evpl_pool_trim(struct evpl_pool *pool)
 {
@@ -583,9 +585,10 @@ static inline int evpl_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats
  *
  * After an allocation failed with -ENOMEM, the descriptor becomes readable when
  * the next buffer or slab is free. It can become readable for no reason, as when a
- * context takes a new buffer, and the retry can fail again. The library only writes
- * it: who waits for it alone reads it and retries; where several threads wait, each
- * has it in an epoll set of its own with EPOLLET, and nobody reads it.
+ * context takes a new buffer, and the retry can fail again. The library writes the
+ * descriptor and doesn't read it. A thread that waits alone reads it and retries. Where
+ * several threads wait, each has it in an epoll set of its own with EPOLLET, and none reads
+ * it: one would miss what another reads.
  *
  * Return: an eventfd, nonblocking and close-on-exec. It is the pool's and lives
  * as long.
@@ -621,6 +624,7 @@ static inline const char *evpl_last_error(void)
  *    @config is too short
  *  - -E2BIG, -EOPNOTSUPP: see above
  *  - -ENOMEM: no memory for the context
+ *  - -EPERM: @pool was closed, or was inherited over fork(2)
  */
 static inline int evpl_create(struct evpl **r_evpl, struct evpl_pool *pool,
 			      const struct evpl_config *config)
@@ -664,19 +668,20 @@ static inline int evplmem_allocated(int niov, const struct evpl_iovec *iovecs)
  * @r_iovec: where the iovecs go
  *
  * Up to one buffer is always one iovec. More is whole buffers, then one iovec
- * with the rest. What doesn't fit into what is left of the context's buffer and is at
- * least half a buffer gets one for itself. The memory isn't zeroed.
+ * with the rest. A slice of at least half a buffer that doesn't fit into the rest of the
+ * context's buffer gets a buffer for itself. The memory isn't zeroed.
  *
- * Never blocks. Before it fails with -ENOMEM it takes what other contexts keep. If their
- * buffers could make up for what is missing, none of them goes on in the buffer that it
- * cuts slices off: the rest of that can be used when its slices have been released.
+ * Never blocks. Before it fails with -ENOMEM it takes the free buffers that other contexts
+ * keep. If the buffers that contexts cut slices off could make up for what is missing, no
+ * context goes on in its own: the rest of such a buffer can be used once its slices have been
+ * released.
  *
  * Return: the number of iovecs, each a reference of the caller's; 0 if @length
  * is 0; or
  *  - -EINVAL: @alignment isn't a power of two, or above the buffer size
  *  - -ENOBUFS: it would take more than @max_iovecs
- *  - -EMSGSIZE: more than the pool can ever have (max_bytes of &struct evpl_pool_config):
- *    no release helps, and none is waited for
+ *  - -EMSGSIZE: more than the pool can ever have (max_bytes of &struct evpl_pool_config), so
+ *    that no release helps
  *  - -ENOMEM: memory is short, or a limit is reached; see evpl_pool_eventfd()
  *  - -EINTR: a fatal signal came
  */
@@ -866,15 +871,15 @@ static inline int evpl_iovec_clone_segment(struct evpl_iovec *dst, const struct 
  * evpl_iovec_is_unique() - whether this is the only reference
  * @iovec: an iovec that the caller holds a reference by
  *
- * Then nothing else reads or writes the slice by a reference, here or in another
- * process, and what others did by theirs is done: the caller may write in place what was
- * shared before. That lasts while nobody is given another reference. Of a buffer that
- * came home with %EVPL_MESSAGE_HELD ask evpl_iovec_wait() too.
+ * If so, nothing else reads or writes the slice by a reference, here or in another process,
+ * and all accesses by references that were released have ended. So the caller may write in
+ * place what was shared before, until it gives another reference away. For a buffer that came
+ * home with %EVPL_MESSAGE_HELD, evpl_iovec_wait() must have returned 0 too.
  *
  * A buffer counts the references of all slices in it, and one of the context that goes
- * on allocating there. So the answer is exact for what has a buffer to itself, by
- * evpl_buffer_alloc() or %EVPL_IOVEC_PRIVATE. Of another slice it may be 0 for other
- * slices' sake.
+ * on allocating there. So the answer is exact for a slice that has a buffer to itself, by
+ * evpl_buffer_alloc() or %EVPL_IOVEC_PRIVATE. For another slice it may be 0 only because
+ * other slices of the buffer have references.
  *
  * Return: 1; or 0: there may be others, or @iovec is empty, another process's memory,
  * or inherited over fork(2).
@@ -1002,8 +1007,8 @@ static inline int evpl_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iove
  * a copy. No other process gets it: it can be neither sent over a channel nor exported.
  *
  * @done runs on the thread that releases the last reference, without a lock of the
- * library: it may call whatever its caller may. A child of fork(2) that releases what it
- * inherited has nothing called.
+ * library: it may call whatever its caller may. In a child of fork(2) the release of an iovec
+ * that it inherited calls nothing.
  *
  * Return: 0, or -ENOMEM: no memory to count in.
  */
@@ -1269,20 +1274,22 @@ static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_sla
 /**
  * evpl_zerocopy_create() - have a socket send without a copy
  * @r_zerocopy: where it goes; end it with evpl_zerocopy_destroy()
- * @fd: the socket, of TCP or UDP. Nobody else sends with MSG_ZEROCOPY over it, or reads
- *	its error queue. The library takes a descriptor of its own; the caller's may be
- *	closed at any time. The connection lasts until both are: shutdown(2) ends it for
- *	the peer.
+ * @fd: the socket, of TCP or UDP. The program doesn't send with MSG_ZEROCOPY over it by
+ *	itself, nor read its error queue. The library takes a descriptor of its own, so the
+ *	caller's may be closed at any time. The connection lasts until both are closed;
+ *	shutdown(2) ends it for the peer before that.
  *
  * To copy is cheaper below some 10 KB, and the kernel does it by itself where the
  * receiver is on the same machine.
  *
  * Calls for one socket are made by one thread at a time.
  *
- * The kernel numbers what a socket sends so from its beginning. Therefore a socket has one
- * &struct evpl_zerocopy in its life, and has sent nothing so before that; but one that sent
- * nothing may be followed by another. SO_ZEROCOPY, which an accepted socket inherits from
- * the listening one, tells: it is left to this function to set, and stays set.
+ * The kernel numbers a socket's sends with MSG_ZEROCOPY from the socket's beginning. Therefore
+ * a socket has one &struct evpl_zerocopy in its life, and must not have sent with MSG_ZEROCOPY
+ * before that. Another one may follow only where the one before sent nothing. The library
+ * tells by SO_ZEROCOPY, which this function sets, and which stays set once something was sent.
+ * So the program neither sets nor clears that option, and doesn't set it on a listening
+ * socket either, as accepted sockets inherit it.
  *
  * Return: 0, or
  *  - -EBUSY: SO_ZEROCOPY is set already
