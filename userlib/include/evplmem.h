@@ -411,7 +411,7 @@ struct evpl_message {
 	uint32_t reserved;
 };
 
-/** EVPL_DMABUF_WRITE - devices, and who maps the dma-buf, may write to it */
+/** EVPL_DMABUF_WRITE - devices, and processes that map the dma-buf, may write to it */
 #define EVPL_DMABUF_WRITE	(1U << 0)
 
 /* What is exported; use the inlines below. */
@@ -1036,9 +1036,9 @@ static inline int evpl_iovec_slab(const struct evpl_iovec *iovec, struct evpl_sl
  * @pool: the pool whose memory is sent, and that what is received belongs to
  * @capacity: messages on their way in one direction, up to 16384; 0: 256
  * @flags: %EVPL_CHANNEL_BLOCKING or 0
- * @r_peer: the other end, a descriptor, close-on-exec: the caller's, who passes it
- *	to another process, by inheritance or over a Unix socket, and closes it.
- *	There it becomes a channel by evpl_channel_bind().
+ * @r_peer: the other end, a descriptor, close-on-exec. The caller passes it to another
+ *	process, by inheritance or over a Unix socket, and closes it. There it becomes a
+ *	channel by evpl_channel_bind().
  *
  * Return: 0, or
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
@@ -1207,7 +1207,7 @@ static inline int evpl_iovec_wait(const struct evpl_iovec *iovec, unsigned int f
  * evpl_pool_fd() - tells when other processes gave memory back
  * @pool: the pool
  *
- * Who waits for memory that others have polls this beside evpl_pool_eventfd(), and
+ * A thread that waits for memory that others have polls this beside evpl_pool_eventfd(), and
  * allocates again when it is readable: allocation takes what has come back.
  *
  * Return: a descriptor, the pool's, only to be polled: POLLIN; and POLLPRI when
@@ -1306,9 +1306,8 @@ static inline int evpl_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd
 /**
  * evpl_zerocopy_send() - send slices without a copy
  * @zerocopy: the socket
- * @iovecs: what to send; the caller's references stay the caller's, who may release
- *	them at once, and doesn't write to the memory before evpl_zerocopy_reap() has
- *	let go of it
+ * @iovecs: what to send; their references stay the caller's and may be released at once, but
+ *	the caller must not write to the memory before evpl_zerocopy_reap() has let go of it
  * @niov: how many, up to IOV_MAX
  * @flags: as for send(2)
  *
@@ -1359,7 +1358,7 @@ static inline int evpl_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
  * @zerocopy: the socket, or NULL
  *
  * Disconnects the socket, as connect(2) to AF_UNSPEC does: a connection of TCP is reset, and
- * what it hasn't sent is dropped. What a network device has already, it sends.
+ * what it hasn't sent is dropped. A network device still sends the bytes that it has already.
  *
  * Return: as evpl_zerocopy_destroy(). -EBUSY: a network device isn't done with something;
  * the connection is gone already, and evpl_zerocopy_destroy() succeeds when that is over.
