@@ -76,6 +76,15 @@ AT(evpl_message, iovec, 0);
 AT(evpl_message, cookie, 24);
 AT(evpl_message, flags, 32);
 AT(evpl_device_ops, flags, 24);
+SIZE(evpl_waiter, 48);
+AT(evpl_waiter, length, 0);
+AT(evpl_waiter, alignment, 4);
+AT(evpl_waiter, max_iovecs, 8);
+AT(evpl_waiter, flags, 12);
+AT(evpl_waiter, iovecs, 16);
+AT(evpl_waiter, done, 24);
+AT(evpl_waiter, __evpl, 32);
+AT(evpl_waiter, __next, 40);
 
 IS(EVPLMEM_VERSION_MAJOR, 1);
 IS(EVPLMEM_VERSION >> 16, 1);

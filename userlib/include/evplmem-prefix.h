@@ -23,6 +23,7 @@
 #define evpl_slab_info		evplmem_slab_info
 #define evpl_uring		evplmem_uring
 #define evpl_uring_stats	evplmem_uring_stats
+#define evpl_waiter		evplmem_waiter
 #define evpl_zerocopy		evplmem_zerocopy
 #else
 #undef EVPLMEM_RENAMES
@@ -42,5 +43,6 @@
 #undef evpl_slab_info
 #undef evpl_uring
 #undef evpl_uring_stats
+#undef evpl_waiter
 #undef evpl_zerocopy
 #endif

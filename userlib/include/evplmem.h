@@ -359,6 +359,32 @@ struct evpl_device_ops {
 #define EVPL_IOVEC_PRIVATE	(1U << 0)
 
 /**
+ * struct evpl_waiter - a request for memory that waits for its turn
+ * @length: bytes; for n whole buffers, n times the pool's buffer size
+ * @alignment: as for evpl_iovec_alloc()
+ * @max_iovecs: room in @iovecs
+ * @flags: %EVPL_IOVEC_PRIVATE or 0
+ * @iovecs: where the iovecs go; nothing is there, and anything may be written there,
+ *	until @done is called
+ * @done: called when the request is served, with the number of iovecs, which are the
+ *	caller's
+ * @__evpl: the library's; NULL in the beginning
+ * @__next: the library's
+ *
+ * The caller's memory. All of it stays as it is while the request waits.
+ */
+struct evpl_waiter {
+	unsigned int length;
+	unsigned int alignment;
+	unsigned int max_iovecs;
+	unsigned int flags;
+	struct evpl_iovec *iovecs;
+	void (*done)(struct evpl_waiter *waiter, int niov);
+	struct evpl *__evpl;
+	struct evpl_waiter *__next;
+};
+
+/**
  * EVPL_CHANNEL_BLOCKING - sending waits for room, and receiving for a message
  *
  * A signal ends the wait (-EINTR), cancellation of the thread doesn't.
@@ -442,6 +468,9 @@ int evplmem_iovec_reserve(struct evpl *evpl, unsigned int length, unsigned int a
 int evplmem_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
 			 unsigned int used);
 int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec);
+int evplmem_waiter_alloc(struct evpl *evpl, struct evpl_waiter *waiter);
+int evplmem_waiter_cancel(struct evpl_waiter *waiter);
+int evplmem_waiter_serve(struct evpl *evpl);
 void evplmem_iovec_addref(struct evpl_iovec *iovec);
 void evplmem_iovec_release(struct evpl_iovec *iovec);
 void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov);
@@ -589,6 +618,7 @@ static inline int evpl_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats
  * descriptor and doesn't read it. A thread that waits alone reads it and retries. Where
  * several threads wait, each has it in an epoll set of its own with EPOLLET, and none reads
  * it: one would miss what another reads.
+ * evpl_waiter_alloc() lets them have memory in the order in which they asked for it.
  *
  * Return: an eventfd, nonblocking and close-on-exec. It is the pool's and lives
  * as long.
@@ -637,7 +667,8 @@ static inline int evpl_create(struct evpl **r_evpl, struct evpl_pool *pool,
  * @evpl: the context, or NULL
  *
  * What was allocated through it lives on until it is released. What it kept goes
- * to the pool; slabs stay until evpl_pool_trim().
+ * to the pool; slabs stay until evpl_pool_trim(). Its requests that wait (&struct
+ * evpl_waiter) are cancelled.
  */
 static inline void evpl_destroy(struct evpl *evpl)
 {
@@ -682,7 +713,8 @@ static inline int evplmem_allocated(int niov, const struct evpl_iovec *iovecs)
  *  - -ENOBUFS: it would take more than @max_iovecs
  *  - -EMSGSIZE: more than the pool can ever have (max_bytes of &struct evpl_pool_config), so
  *    that no release helps
- *  - -ENOMEM: memory is short, or a limit is reached; see evpl_pool_eventfd()
+ *  - -ENOMEM: memory is short, kept for requests that wait (evpl_waiter_alloc()), or a
+ *    limit is reached; see evpl_pool_eventfd()
  *  - -EINTR: a fatal signal came
  */
 static inline int evpl_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int alignment,
@@ -731,6 +763,65 @@ static inline int evpl_iovec_alloc_flags(struct evpl *evpl, unsigned int length,
 static inline int evpl_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
 {
 	return evplmem_allocated(evplmem_buffer_alloc(evpl, r_iovec), r_iovec);
+}
+
+/**
+ * evpl_waiter_alloc() - allocate memory, or wait for it in turn
+ * @evpl: the context
+ * @waiter: the request
+ *
+ * Does what evpl_iovec_alloc_flags() does. Where that would fail with -ENOMEM, the request
+ * is put at the end of the pool's queue, and evpl_waiter_serve() serves it.
+ *
+ * The queue keeps free buffers for those that stand in it. An allocation that comes later,
+ * by a waiter or not, takes a free buffer only if enough are left for all that came before,
+ * and fails otherwise; it goes on in the buffer that its context cuts slices off. So nobody
+ * overtakes a waiter to its cost, and one whose thread doesn't come keeps no more from others
+ * than it asked for. Memory of a NUMA node is kept for those alone that could use it.
+ *
+ * Return: the number of iovecs, each a reference of the caller's, and @done isn't called;
+ * 0 if @length is 0; or
+ *  - -EINPROGRESS: the request waits
+ *  - -EBUSY: it waits already
+ *  - -EOPNOTSUPP: an unknown flag
+ *  - any other error of evpl_iovec_alloc(), but -ENOMEM
+ */
+static inline int evpl_waiter_alloc(struct evpl *evpl, struct evpl_waiter *waiter)
+{
+	return evplmem_allocated(evplmem_waiter_alloc(evpl, waiter), waiter->iovecs);
+}
+
+/**
+ * evpl_waiter_cancel() - wait no longer
+ * @waiter: the request, whose context nobody else uses meanwhile
+ *
+ * From here its @done isn't called, and its memory is the caller's alone.
+ *
+ * Return: 0, or -ENOENT: it doesn't wait, as it was served, cancelled or never put in the
+ * queue, or as its context was destroyed.
+ */
+static inline int evpl_waiter_cancel(struct evpl_waiter *waiter)
+{
+	return evplmem_waiter_cancel(waiter);
+}
+
+/**
+ * evpl_waiter_serve() - serve the first of a context's requests
+ * @evpl: the context
+ *
+ * If there is memory for the one that has waited longest, it leaves the queue and its @done is
+ * called: here, on the calling thread, with no lock of the library. @done may do whatever its
+ * caller may: ask for more by the same @waiter, cancel others, end @evpl.
+ *
+ * To be called until it returns 0, whenever evpl_pool_eventfd() becomes readable: that tells
+ * of memory as it does after an allocation failed, and of a request that left the queue.
+ *
+ * Return: 1 if a request was served; 0 if none waits, or there isn't enough memory yet; or
+ *  - -EINTR: a fatal signal came; the request waits
+ */
+static inline int evpl_waiter_serve(struct evpl *evpl)
+{
+	return evplmem_waiter_serve(evpl);
 }
 
 /**

@@ -15,6 +15,7 @@
 #include "sharing.h"
 #include "slab.h"
 #include "trim.h"
+#include "waiter.h"
 
 /* Of evpl_iovec_reserve() alone: no flag of the caller's. */
 #define ALLOC_RESERVE	(1U << 31)
@@ -168,22 +169,97 @@ park:
 	return ok;
 }
 
-/* One iovec, of up to a buffer, from a new slab if need be. */
-static int alloc_one(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovec)
+/* The same off the context's current buffer alone. */
+static bool alloc_from_current(struct evpl *evpl, const struct request *request,
+			       struct evpl_iovec *iovec)
+{
+	struct cursor cursor = context_claim(evpl);
+	bool ok = cursor.buffer && !(request->flags & EVPL_IOVEC_PRIVATE) &&
+		  cut(evpl, &cursor, request, iovec);
+
+	context_park(evpl, cursor);
+	return ok;
+}
+
+/* Free buffers that the context could take. Under the pool's lock. */
+static uint64_t count_free(struct evpl *evpl)
 {
 	struct evpl_pool *pool = evpl->pool;
+	struct depot *depot;
+	struct evpl *other;
+	uint64_t n = 0;
+
+	for (depot = pool_depots(pool); depot; depot = depot->next)
+		if (context_takes(evpl, depot))
+			n += stack_count(&depot->free);
+	for (other = pool_contexts(pool); other; other = other->next)
+		if (context_takes(evpl, other->depot))
+			n += stack_count(&other->cache);
+	return n;
+}
+
+/*
+ * Whether @niov are free beside what waiters need that come before, or @held would be if all
+ * that contexts keep were released.
+ */
+static bool suffices(struct evpl *evpl, unsigned int niov, bool held)
+{
+	struct evpl_pool *pool = evpl->pool;
+	uint64_t n, needed;
+
+	pool_lock(pool);
+	needed = niov + waiters_count(evpl);
+	n = count_free(evpl);
+	if (held)
+		n += context_count_held(pool);
+	pool_unlock(pool);
+	return n >= needed;
+}
+
+/* Whether no waiter comes before, or one buffer is free beside what those need. */
+static bool may_take(struct evpl *evpl)
+{
+	return waiter_is_next(evpl) || suffices(evpl, 1, false);
+}
+
+/*
+ * One iovec, of up to a buffer, from a new slab if need be. While there are waiters, a free
+ * buffer is taken only if enough are left for those that come before. Two threads may both find
+ * that one can be spared, and both take one. Then the waiters that were to have it could have
+ * had it before, and go on waiting.
+ *
+ * Not inlined: what is rare would make the loop of alloc_all() longer.
+ */
+__attribute__((noinline))
+static int alloc_slowly(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovec)
+{
+	struct evpl_pool *pool = evpl->pool;
+	bool take = !pool_has_waiters(pool);
 	int err;
 
+	if (!take && alloc_from_current(evpl, request, iovec))
+		return 0;
 	for (;;) {
+		take = take || may_take(evpl);
 		/* Where the pool has its limit, no lock is needed to know so. */
-		if (alloc_from(evpl, request, !pool_can_grow(pool), iovec))
+		if (take && alloc_from(evpl, request, !pool_can_grow(pool), iovec))
 			return 0;
 		if (sharing_collect(pool))
 			continue;
-		err = pool_refill(pool, evpl->depot);
+		err = pool_refill(pool, evpl->depot, take);
 		if (err)
-			return alloc_from(evpl, request, true, iovec) ? 0 : err;
+			return take && alloc_from(evpl, request, true, iovec) ? 0 : err;
 	}
+}
+
+/* One iovec, of up to a buffer. */
+static int alloc_one(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovec)
+{
+	struct evpl_pool *pool = evpl->pool;
+
+	if (!pool_has_waiters(pool) && alloc_from(evpl, request, !pool_can_grow(pool), iovec))
+		return 0;
+	return alloc_slowly(evpl, request, iovec);
 }
 
 /*
@@ -228,37 +304,6 @@ static int alloc_all(struct evpl *evpl, const struct request *request, struct ev
 		left -= part.length;
 	}
 	return niov;
-}
-
-/* Free buffers that the context could take. */
-static uint64_t count_free(struct evpl *evpl)
-{
-	struct evpl_pool *pool = evpl->pool;
-	struct depot *depot;
-	struct evpl *other;
-	uint64_t n = 0;
-
-	for (depot = pool_depots(pool); depot; depot = depot->next)
-		if (context_takes(evpl, depot))
-			n += stack_count(&depot->free);
-	for (other = pool_contexts(pool); other; other = other->next)
-		if (context_takes(evpl, other->depot))
-			n += stack_count(&other->cache);
-	return n;
-}
-
-/* Whether @niov are free, or @held would be if all that contexts keep were released. */
-static bool suffices(struct evpl *evpl, unsigned int niov, bool held)
-{
-	struct evpl_pool *pool = evpl->pool;
-	uint64_t n;
-
-	pool_lock(pool);
-	n = count_free(evpl);
-	if (held)
-		n += context_count_held(pool);
-	pool_unlock(pool);
-	return n >= niov;
 }
 
 /*
@@ -390,4 +435,18 @@ int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
 	unsigned int length = (unsigned int)evpl->pool->buffer_size;
 
 	return alloc(evpl, length, 0, 1, EVPL_IOVEC_PRIVATE, r_iovec);
+}
+
+/* What @waiter asks for: in its turn, if it waits, and else after all that do. */
+int waiter_try(struct evpl *evpl, const struct evpl_waiter *waiter)
+{
+	int ret;
+
+	if (waiter->flags & ~EVPL_IOVEC_PRIVATE)
+		return -EOPNOTSUPP;
+	evpl->turn = waiter->__evpl ? waiter : NULL;
+	ret = alloc(evpl, waiter->length, waiter->alignment, waiter->max_iovecs, waiter->flags,
+		    waiter->iovecs);
+	evpl->turn = NULL;
+	return ret;
 }

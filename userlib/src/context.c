@@ -13,6 +13,7 @@
 #include "probe.h"
 #include "recycle.h"
 #include "slab.h"
+#include "waiter.h"
 
 #define DEFAULT_CACHE (8UL << 20)
 
@@ -431,6 +432,7 @@ void evplmem_destroy(struct evpl *evpl)
 	if (!evpl || context_is_inherited(evpl))
 		return;
 	pool = evpl->pool;
+	waiters_forget(evpl);
 
 	cursor = context_claim(evpl);
 	if (cursor.buffer)

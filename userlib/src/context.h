@@ -51,6 +51,7 @@
  * @taken: who is being unbound; under the lock of bias.c
  * @next_bound: the list of contexts that are bound; as @taken
  * @link_bound: what points to this one there; as @taken
+ * @turn: the waiter that it allocates for just now, or NULL: after all that wait
  * @pool: constant
  * @depot: where its buffers come from; constant
  * @next: the pool's list; constant
@@ -75,6 +76,7 @@ struct evpl {
 	struct evpl *next_bound;
 	struct evpl **link_bound;
 
+	const struct evpl_waiter *turn;
 	struct evpl_pool *pool;
 	struct depot *depot;
 	struct evpl *next;

@@ -86,6 +86,7 @@ struct sharing;
  * @guests: leased buffers that devices have registered, or had
  *
  * Written under @lock, read without:
+ * @waiters: the queue of those that wait for memory in turn; see waiter.h
  * @bytes: of all slabs but those that are about to go: these are room to grow in
  * @shrinks: slabs given back
  *
@@ -115,6 +116,7 @@ struct evpl_pool {
 	struct depot *_Atomic depots;
 	struct evpl *_Atomic contexts;
 	struct sharing *_Atomic sharing;
+	struct evpl_waiter *waiters;
 
 	unsigned int live;
 	uint64_t destroyed;

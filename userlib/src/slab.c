@@ -288,12 +288,13 @@ static int pool_grow(struct evpl_pool *pool, struct depot *depot, struct slab **
  * pool_refill() - make buffers available
  * @pool: the pool
  * @depot: where they are to be
+ * @take: whether the caller may take those that are free there
  *
  * Without the pool's lock.
  *
  * Return: 0 if there is reason to look again, else why there can't be more.
  */
-int pool_refill(struct evpl_pool *pool, struct depot *depot)
+int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 {
 	struct slab *slab;
 	int err;
@@ -303,7 +304,7 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot)
 	if (slab)
 		slab_open(slab);
 	/* Another thread may have grown the pool, or had them in hand for a trim. */
-	if (!stack_is_empty(&depot->free)) {
+	if (take ? !stack_is_empty(&depot->free) : slab != NULL) {
 		pool_unlock(pool);
 		return 0;
 	}

@@ -103,7 +103,7 @@ int slab_destroy(struct slab *slab);
 bool slab_unpin(struct slab *slab);
 void slab_end(struct slab *slab);
 
-int pool_refill(struct evpl_pool *pool, struct depot *depot);
+int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take);
 bool pool_can_grow(struct evpl_pool *pool);
 
 #endif /* EVPLMEM_SLAB_H */

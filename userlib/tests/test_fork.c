@@ -99,6 +99,7 @@ static int call_everything(struct things *things)
 	struct iovec iovec = { things->iovec.data, 100 };
 	struct evpl_slab_info info;
 	struct evpl_iovec other[2];
+	struct evpl_waiter waiter = { .length = 100, .max_iovecs = 1, .iovecs = other };
 	struct evpl_device *device;
 	struct evpl *evpl;
 	uint64_t cookie;
@@ -113,6 +114,11 @@ static int call_everything(struct things *things)
 	WANT(-EPERM, evpl_iovec_alloc(things->evpl, 100, 3, 1, other));
 	WANT(-EPERM, evpl_iovec_alloc_flags(things->evpl, 100, 0, 1, EVPL_IOVEC_PRIVATE, other));
 	WANT(-EPERM, evpl_buffer_alloc(things->evpl, other));
+	WANT(-EPERM, evpl_waiter_alloc(things->evpl, &waiter));
+	WANT(-EPERM, evpl_waiter_serve(things->evpl));
+	/* As if it waited. */
+	waiter.__evpl = things->evpl;
+	WANT(-EPERM, evpl_waiter_cancel(&waiter));
 	WANT(-EPERM, evpl_iovec_reserve(things->evpl, 100, 0, 1, other));
 	WANT(-EPERM, evpl_iovec_commit(things->evpl, things->reserved, 2, 100));
 	WANT(-EPERM, evpl_iovec_clone_segment(other, &things->iovec, 0, 10));

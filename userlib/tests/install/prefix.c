@@ -46,13 +46,15 @@ int main(void)
 {
 	struct evplmem_pool_config config = EVPL_POOL_CONFIG_INIT;
 	struct evplmem_iovec iovec, part;
+	struct evplmem_waiter waiter = { 0, 0, 0, 0, NULL, NULL, NULL, NULL };
 	struct evplmem_pool *pool;
 	struct evplmem *evpl;
 
 	config.backend = EVPL_BACKEND_ANON;
 	if (evplmem_pool_open(&pool, &config) || evplmem_create(&evpl, pool, NULL) ||
 	    evplmem_iovec_alloc(evpl, 1000, 0, 1, 0, &iovec) != 1 ||
-	    evplmem_iovec_clone_segment(&part, &iovec, 100, 10) || part.length != 10)
+	    evplmem_iovec_clone_segment(&part, &iovec, 100, 10) || part.length != 10 ||
+	    evplmem_waiter_cancel(&waiter) != -ENOENT)
 		return 1;
 	memset(part.data, 1, part.length);
 	evplmem_iovec_release(&part);
