@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "alloc.h"
 #include "bias.h"
@@ -52,6 +54,21 @@ static inline bool few(void)
 #define BUFFER	(64 * KB)
 #define SLAB	(2 * MB)
 #define PER_SLAB (SLAB / BUFFER)
+
+/* What a child of fork(2) exits with that calls @function; or 256 and the signal; or -1. */
+static inline int status_of(int (*function)(void *arg), void *arg)
+{
+	pid_t child = fork();
+	int status;
+
+	if (!child)
+		_exit(function(arg));
+	if (child < 0)
+		return -1;
+	if (waitpid(child, &status, 0) != child)
+		return -1;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
+}
 
 /* The references of an iovec's buffer; a context's hold is one. Orders nothing. */
 __attribute__((no_sanitize("thread"))) static inline uint64_t word_of(const struct evpl_iovec *iovec)

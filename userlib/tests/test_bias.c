@@ -802,7 +802,7 @@ static bool forbid_membarrier(void)
 	       !syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
 }
 
-static int without_membarrier(void)
+static int without_membarrier(void *arg)
 {
 	struct evpl_iovec iovec;
 	struct evpl_pool *pool;
@@ -822,14 +822,7 @@ static int without_membarrier(void)
 
 TEST_F(bias, without_membarrier_all_is_counted_in_the_word)
 {
-	pid_t child = fork();
-	int status;
-
-	ASSERT_LE(0, child);
-	if (!child)
-		_exit(without_membarrier());
-	ASSERT_EQ(child, waitpid(child, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, status_of(without_membarrier, NULL));
 }
 
 /* Allocates and releases, as what makes a binding worth it, and stays. */
@@ -852,7 +845,7 @@ static void *use_and_stay(void *arg)
 	return NULL;
 }
 
-static int forbid_membarrier_later(void)
+static int forbid_membarrier_later(void *arg)
 {
 	struct evpl_pool_config config = {
 		.size = sizeof(config),
@@ -889,14 +882,7 @@ static int forbid_membarrier_later(void)
 
 TEST_F(bias, a_pool_that_counts_with_atomics_needs_no_membarrier)
 {
-	pid_t child = fork();
-	int status;
-
-	ASSERT_LE(0, child);
-	if (!child)
-		_exit(forbid_membarrier_later());
-	ASSERT_EQ(child, waitpid(child, &status, 0));
-	EXPECT_EQ(0, status);
+	EXPECT_EQ(0, status_of(forbid_membarrier_later, NULL));
 }
 
 TEST(contexts_of_such_a_pool_are_never_bound)

@@ -26,20 +26,6 @@ struct things {
 	unsigned int unregistered;
 };
 
-static int status_of(int (*function)(struct things *things), struct things *things)
-{
-	pid_t child = fork();
-	int status;
-
-	if (!child)
-		_exit(function(things));
-	if (child < 0)
-		return -1;
-	if (waitpid(child, &status, 0) != child)
-		return -1;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
-}
-
 static int register_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
 {
 	*cookie = 17;
@@ -93,8 +79,9 @@ FIXTURE_TEARDOWN(fork)
 	EXPECT_EQ(0, evpl_pool_close(things->pool));
 }
 
-static int call_everything(struct things *things)
+static int call_everything(void *arg)
 {
+	struct things *things = arg;
 	struct evpl_pool_stats stats = { .size = sizeof(stats) };
 	struct iovec iovec = { things->iovec.data, 100 };
 	struct evpl_slab_info info;
@@ -144,8 +131,9 @@ TEST_F(fork, in_a_child_calls_fail_with_EPERM_and_change_nothing)
 	EXPECT_EQ(0, status_of(call_everything, &self->things));
 }
 
-static int add_and_release(struct things *things)
+static int add_and_release(void *arg)
 {
+	struct things *things = arg;
 	struct evpl_iovec other;
 
 	evpl_iovec_release(&things->iovec);
@@ -168,8 +156,9 @@ TEST_F(fork, in_a_child_references_neither_come_nor_go)
 	EXPECT_EQ(0, status_of(add_and_release, &self->things));
 }
 
-static int use_one(struct things *things)
+static int use_one(void *arg)
 {
+	struct things *things = arg;
 	struct evpl_iovec iovec[3], cut, empty = { 0 };
 	struct evpl_device *device;
 	uint64_t cookie;
@@ -213,8 +202,9 @@ TEST_F(fork, a_child_can_have_a_pool_of_its_own)
 	EXPECT_EQ(0, status_of(use_one, &self->things));
 }
 
-static int have_a_child(struct things *things)
+static int have_a_child(void *arg)
 {
+	struct things *things = arg;
 	struct things own;
 
 	WANT(0, open_pool(&own.pool, BUFFER, SLAB));
