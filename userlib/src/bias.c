@@ -90,8 +90,9 @@ void bias_pause(int tries)
  *
  * A thread that was bound as late as in the last round of its destructors of thread-specific
  * data ended bound, and its memory may be unmapped by now. So it is the kernel that looks: a
- * word that isn't 1 gives EAGAIN, one that isn't there gives EFAULT. Nobody wakes who waits
- * here: a section is some instructions long, unless its thread was preempted.
+ * word that isn't 1 gives EAGAIN, one that isn't there gives EFAULT. Nothing
+ * wakes this wait, which ends by its time: a section is some instructions long, unless its
+ * thread was preempted.
  */
 static void wait_for_section(struct evplmem_thread *thread)
 {

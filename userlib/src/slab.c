@@ -235,7 +235,7 @@ void slab_doom(struct slab *slab)
 	slab_discount(slab);
 }
 
-/* Without the pool's lock, by who doomed it. */
+/* Without the pool's lock, by the thread that doomed it. */
 void slab_retire(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;

@@ -54,7 +54,7 @@ static void *take_turns(void *arg)
 	return NULL;
 }
 
-/* Has a clone, and no part in who lets go last. */
+/* The thread has a clone. Any of the threads may let go last. */
 static void *write_and_release(void *arg)
 {
 	struct evpl_iovec *clone = (struct evpl_iovec *)arg;
