@@ -124,7 +124,18 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 		numbers_let_go(numbers, number, device->slot);
 }
 
-/* Registers a slab that nobody uses yet with all devices. Without the pool's lock. */
+/* Whether any device is attached. Under the pool's lock. */
+bool devices_exist(struct evpl_pool *pool)
+{
+	unsigned int i;
+
+	for (i = 0; i < EVPL_DEVICES_MAX; i++)
+		if (pool->devices[i])
+			return true;
+	return false;
+}
+
+/* Registers a slab with all devices that don't know it. Without the pool's lock. */
 void devices_register(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;

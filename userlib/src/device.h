@@ -5,6 +5,7 @@
 #include "evplmem.h"
 #include "numbers.h"
 
+struct evpl_pool;
 struct slab;
 
 /**
@@ -25,6 +26,7 @@ struct evpl_device {
 	bool detaching;
 };
 
+bool devices_exist(struct evpl_pool *pool);
 void devices_register(struct slab *slab);
 void devices_unregister(struct slab *slab);
 void devices_settle(struct slab *slab);

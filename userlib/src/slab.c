@@ -309,6 +309,12 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 		return 0;
 	}
 	err = pool_grow(pool, depot, &slab);
+	/*
+	 * A thread that takes the lock next may find the pool at its limit. Where no device is
+	 * to be told first, it finds the new buffers, too, and isn't refused.
+	 */
+	if (!err && !devices_exist(pool))
+		slab_open(slab);
 	pool_unlock(pool);
 	if (!err)
 		slab_publish(slab);

@@ -384,6 +384,45 @@ TEST_F(threads, a_trim_makes_no_allocation_grow_or_fail)
 	EXPECT_EQ(0, evpl_pool_close(gardener.pool));
 }
 
+/* One of them makes the pool's only slab, and the other comes in the middle of that. */
+struct starter {
+	struct evpl_pool *pool;
+	pthread_barrier_t barrier;
+};
+
+static void *starter_main(void *arg)
+{
+	struct starter *starter = arg;
+	struct evpl_iovec iovec;
+	struct evpl *evpl;
+
+	if (evpl_create(&evpl, starter->pool, NULL))
+		abort();
+	pthread_barrier_wait(&starter->barrier);
+	if (evpl_buffer_alloc(evpl, &iovec) == 1)
+		evpl_iovec_release(&iovec);
+	evpl_destroy(evpl);
+	return NULL;
+}
+
+TEST_F(threads, two_that_start_at_once_both_get_the_first_slab)
+{
+	int i, rounds = few() ? 200 : 2000;
+	struct starter starter;
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_barrier_init(&starter.barrier, NULL, 2));
+	for (i = 0; i < rounds; i++) {
+		ASSERT_EQ(0, open_pool(&starter.pool, 4 * KB, SLAB));
+		ASSERT_EQ(0, pthread_create(&thread, NULL, starter_main, &starter));
+		starter_main(&starter);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+		ASSERT_EQ(0, stats_of(starter.pool).failures);
+		ASSERT_EQ(0, evpl_pool_close(starter.pool));
+	}
+	pthread_barrier_destroy(&starter.barrier);
+}
+
 /* The stack alone: nothing is lost, nothing comes out twice. */
 #define ENTRIES 3
 
