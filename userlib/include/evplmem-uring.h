@@ -117,6 +117,12 @@ int evplmem_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe, 
 			    const struct evpl_iovec *iovec, uint64_t offset);
 int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
 			     const struct evpl_iovec *iovec, uint64_t offset);
+int evplmem_uring_prep_readv(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			     const struct evpl_iovec *iovecs, int niov, struct iovec *vector,
+			     uint64_t offset);
+int evplmem_uring_prep_writev(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			      const struct evpl_iovec *iovecs, int niov, struct iovec *vector,
+			      uint64_t offset);
 int evplmem_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
 			       const struct evpl_iovec *iovec, int flags);
 void evplmem_uring_flush(struct evpl_uring *uring);
@@ -263,6 +269,54 @@ static inline int evpl_uring_prep_write(struct evpl_uring *uring, struct io_urin
 					int fd, const struct evpl_iovec *iovec, uint64_t offset)
 {
 	return evplmem_uring_prep_write(uring, sqe, fd, iovec, offset);
+}
+
+/**
+ * evpl_uring_prep_readv() - prepare a read into several slices
+ * @uring: what evpl_uring_create() made
+ * @sqe: the ring's
+ * @fd: the file
+ * @iovecs: where to, in this order; the caller keeps the references until the read has
+ *	completed
+ * @niov: how many, at most 1024 (IOV_MAX)
+ * @vector: room for @niov, which this fills. It must stay until the request has been
+ *	submitted; with IORING_SETUP_SQPOLL, until it has completed
+ * @offset: where in the file
+ *
+ * Fills @sqe with READV_FIXED where one registered buffer has all slices and the kernel has
+ * that request (Linux 6.15), with READ_FIXED for a single slice that is registered, and with
+ * READV otherwise. Slices share a registered buffer if they are of one slab. Flags and user
+ * data are the caller's to set afterwards.
+ *
+ * Return: 1 if the memory is registered, 0 if not. Not an error either way. With more than
+ * 1024 iovecs, or fewer than none, the request completes with -EINVAL.
+ */
+static inline int evpl_uring_prep_readv(struct evpl_uring *uring, struct io_uring_sqe *sqe,
+					int fd, const struct evpl_iovec *iovecs, int niov,
+					struct iovec *vector, uint64_t offset)
+{
+	return evplmem_uring_prep_readv(uring, sqe, fd, iovecs, niov, vector, offset);
+}
+
+/**
+ * evpl_uring_prep_writev() - prepare a write from several slices
+ * @uring: what evpl_uring_create() made
+ * @sqe: the ring's
+ * @fd: the file
+ * @iovecs: where from; as for evpl_uring_prep_readv(), as all that follows
+ * @niov: how many
+ * @vector: room for @niov
+ * @offset: where in the file
+ *
+ * As evpl_uring_prep_readv(), with WRITEV_FIXED, WRITE_FIXED or WRITEV.
+ *
+ * Return: 1 if the memory is registered, 0 if not.
+ */
+static inline int evpl_uring_prep_writev(struct evpl_uring *uring, struct io_uring_sqe *sqe,
+					 int fd, const struct evpl_iovec *iovecs, int niov,
+					 struct iovec *vector, uint64_t offset)
+{
+	return evplmem_uring_prep_writev(uring, sqe, fd, iovecs, niov, vector, offset);
 }
 
 /**

@@ -522,6 +522,86 @@ TEST_F(uring, bytes_are_written_and_read_in_registered_buffers)
 	EXPECT_EQ(2, uring_stats(self->uring).registrations);
 }
 
+/* Slices of this many bytes are written and read back; what the two calls returned. */
+static void vectors_round_trip(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
+			       const struct evpl_iovec *from, struct evpl_iovec *to, int niov,
+			       int registered)
+{
+	struct iovec vector[3];
+	int i, bytes = 0;
+
+	for (i = 0; i < niov; i++) {
+		memset(from[i].data, 'a' + i, from[i].length);
+		memset(to[i].data, 0, to[i].length);
+		bytes += (int)from[i].length;
+	}
+	EXPECT_EQ(registered, evpl_uring_prep_writev(self->uring, io_uring_get_sqe(&self->ring),
+						     self->fd, from, niov, vector, 4096));
+	EXPECT_EQ(bytes, submit(&self->ring));
+	EXPECT_EQ(registered, evpl_uring_prep_readv(self->uring, io_uring_get_sqe(&self->ring),
+						    self->fd, to, niov, vector, 4096));
+	EXPECT_EQ(bytes, submit(&self->ring));
+	for (i = 0; i < niov; i++)
+		EXPECT_EQ(0, memcmp(from[i].data, to[i].data, from[i].length));
+}
+
+/* Linux 6.15 has READV_FIXED and WRITEV_FIXED. */
+static bool kernel_has_readv_fixed(struct io_uring *ring)
+{
+	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+	bool has = probe && io_uring_opcode_supported(probe, 61);
+
+	io_uring_free_probe(probe);
+	return has;
+}
+
+TEST_F(uring, several_slices_are_written_and_read_by_one_request)
+{
+	struct evpl_iovec *from = self->iovec[0], *to = self->iovec[1];
+	int i, fixed = !self->refuses && kernel_has_readv_fixed(&self->ring);
+	struct iovec vector[1025];
+
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 1000U + (unsigned int)i, 0, 1, &from[i]));
+		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 1000U + (unsigned int)i, 0, 1, &to[i]));
+	}
+	vectors_round_trip(_metadata, self, from, to, 3, fixed);
+	/* One slice needs no vector. */
+	vectors_round_trip(_metadata, self, from, to, 1, !self->refuses);
+
+	EXPECT_EQ(0, evpl_uring_prep_readv(self->uring, io_uring_get_sqe(&self->ring), self->fd,
+					   to, 0, vector, 4096));
+	EXPECT_EQ(0, submit(&self->ring));
+	EXPECT_EQ(0, evpl_uring_prep_readv(self->uring, io_uring_get_sqe(&self->ring), self->fd,
+					   to, -1, vector, 4096));
+	EXPECT_EQ(-EINVAL, submit(&self->ring));
+}
+
+TEST_F(uring, slices_of_several_slabs_and_empty_ones_are_written_and_read_unregistered)
+{
+	struct evpl_iovec *here = self->iovec[0], *there = self->iovec[1], from[3], to[3];
+	int i;
+
+	/* The first slab's buffers, and then the second one's. */
+	for (i = 0; i < (int)PER_SLAB; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &here[i]));
+	for (i = 0; i < (int)PER_SLAB; i++)
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &there[i]));
+	for (i = 0; i < 3; i++) {
+		from[i] = i == 1 ? there[0] : here[i];
+		to[i] = i == 2 ? there[1] : here[3 + i];
+		from[i].length = to[i].length = 500;
+	}
+	vectors_round_trip(_metadata, self, from, to, 3, 0);
+
+	/* Of one slab, but a part of it is empty. */
+	from[1] = here[6];
+	to[2] = here[7];
+	from[1].length = to[1].length = 0;
+	to[2].length = 500;
+	vectors_round_trip(_metadata, self, from, to, 3, 0);
+}
+
 TEST_F(uring, a_part_of_a_slice_has_the_same_index)
 {
 	struct evpl_iovec part;

@@ -28,6 +28,10 @@
 #define NO_SLOT		UINT32_MAX
 #define NO_SLAB		UINT32_MAX
 
+/* liburing has IORING_OP_READV_FIXED and IORING_OP_WRITEV_FIXED from 2.10 on. */
+#define READV_FIXED	60
+#define WRITEV_FIXED	61
+
 /**
  * struct slot - a slot of the ring's table
  * @number: the slab's number, or NO_SLAB
@@ -52,6 +56,8 @@ struct slot {
  * @cloned: the first slot that came with a table, and whose slab wasn't met; or NO_SLOT
  * @gone: the first slot of a slab that is gone, or NO_SLOT; any thread adds to it,
  *	the ring's takes all, so a compare and swap can't be fooled
+ * @has_readv_fixed: whether the kernel has READV_FIXED and WRITEV_FIXED, if @probed
+ * @probed: the kernel was asked
  * @refused: why no slab can be registered, for good or until one is let go; or 0
  * @told: the notice was returned
  * @stats: what is counted
@@ -68,6 +74,8 @@ struct evpl_uring {
 	uint32_t free;
 	uint32_t cloned;
 	_Atomic uint32_t gone;
+	bool has_readv_fixed;
+	bool probed;
 	int refused;
 	bool told;
 	struct evpl_uring_stats stats;
@@ -323,6 +331,75 @@ int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe,
 	}
 	io_uring_prep_write_fixed(sqe, fd, iovec->data, iovec->length, offset, index);
 	return 1;
+}
+
+/* Whether the kernel reads into several parts of a registered buffer, as from Linux 6.15 on. */
+static bool has_readv_fixed(struct evpl_uring *uring)
+{
+	struct io_uring_probe *probe;
+
+	if (!uring->probed) {
+		probe = io_uring_get_probe_ring(uring->ring);
+		if (!probe)
+			return false;
+		uring->has_readv_fixed = io_uring_opcode_supported(probe, WRITEV_FIXED);
+		uring->probed = true;
+		io_uring_free_probe(probe);
+	}
+	return uring->has_readv_fixed;
+}
+
+/*
+ * The registered buffer that all these slices lie in, or an error. The kernel refuses an empty
+ * part of a registered buffer.
+ */
+static int common_index(struct evpl_uring *uring, const struct evpl_iovec *iovecs, int niov)
+{
+	int index = -ENOENT, i;
+
+	for (i = 0; i < niov; i++) {
+		if (!iovecs[i].length)
+			return -ENOENT;
+		index = evplmem_uring_index(uring, &iovecs[i]);
+		if (index < 0 || index != evplmem_uring_index(uring, &iovecs[0]))
+			return -ENOENT;
+	}
+	return index;
+}
+
+/* Makes of a READV or WRITEV that is prepared the same of a registered buffer, if it can. */
+static int fix_vector(struct evpl_uring *uring, struct io_uring_sqe *sqe, uint8_t fixed,
+		      const struct evpl_iovec *iovecs, int niov)
+{
+	int index = common_index(uring, iovecs, niov);
+
+	if (index < 0 || !has_readv_fixed(uring))
+		return 0;
+	sqe->opcode = fixed;
+	sqe->buf_index = (uint16_t)index;
+	return 1;
+}
+
+int evplmem_uring_prep_readv(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			     const struct evpl_iovec *iovecs, int niov, struct iovec *vector,
+			     uint64_t offset)
+{
+	if (niov == 1)
+		return evplmem_uring_prep_read(uring, sqe, fd, iovecs, offset);
+	evpl_iovec_to_iovec(vector, iovecs, niov);
+	io_uring_prep_readv(sqe, fd, vector, (unsigned int)niov, offset);
+	return fix_vector(uring, sqe, READV_FIXED, iovecs, niov);
+}
+
+int evplmem_uring_prep_writev(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
+			      const struct evpl_iovec *iovecs, int niov, struct iovec *vector,
+			      uint64_t offset)
+{
+	if (niov == 1)
+		return evplmem_uring_prep_write(uring, sqe, fd, iovecs, offset);
+	evpl_iovec_to_iovec(vector, iovecs, niov);
+	io_uring_prep_writev(sqe, fd, vector, (unsigned int)niov, offset);
+	return fix_vector(uring, sqe, WRITEV_FIXED, iovecs, niov);
 }
 
 int evplmem_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
