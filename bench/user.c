@@ -4,13 +4,16 @@
  * beside a count of one thread's, a locked add, DPDK's mbufs, and two allocators with a
  * count in front.
  */
+#include <liburing.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 
-#include <evplmem.h>
+#include <evplmem-uring.h>
 #include <jemalloc/jemalloc.h>
 #include <mimalloc.h>
 #include <rte_eal.h>
@@ -638,6 +641,126 @@ static double evpl_exchange_alone(long n)
 	return without(evpl_exchange, rings_exchange, n);
 }
 
+/*
+ * An io_uring receives messages of a slice each into a ring of provided buffers. Ours become
+ * iovecs, which are released; the peer has buffers of its own, uses them in place and gives
+ * them back at once, which is the least that a program can do.
+ */
+#define ENTRIES		64
+#define MESSAGES	16
+#define GROUP		1
+
+static struct io_uring_buf_ring *own_entries;
+static char *own_buffers;
+
+static void own_add(unsigned int id)
+{
+	io_uring_buf_ring_add(own_entries, own_buffers + id * SLICE, SLICE, (unsigned short)id,
+			      ENTRIES - 1, 0);
+	io_uring_buf_ring_advance(own_entries, 1);
+}
+
+static void own_set_up(struct io_uring *ring)
+{
+	size_t bytes = ENTRIES * sizeof(struct io_uring_buf);
+	struct io_uring_buf_reg reg = { .ring_entries = ENTRIES, .bgid = GROUP };
+	unsigned int i;
+
+	own_entries = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	own_buffers = malloc(ENTRIES * SLICE);
+	if (own_entries == MAP_FAILED || !own_buffers)
+		fail("memory");
+	reg.ring_addr = (uintptr_t)own_entries;
+	if (io_uring_register_buf_ring(ring, &reg, 0))
+		fail("io_uring_register_buf_ring");
+	for (i = 0; i < ENTRIES; i++)
+		own_add(i);
+}
+
+static void own_tear_down(struct io_uring *ring)
+{
+	io_uring_unregister_buf_ring(ring, GROUP);
+	munmap(own_entries, ENTRIES * sizeof(struct io_uring_buf));
+	free(own_buffers);
+}
+
+static void receive_messages(struct io_uring *ring, struct evpl_uring_buf_ring *buf_ring, int fd)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct evpl_iovec iovec;
+	struct io_uring_cqe *cqe;
+	int i;
+
+	io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = GROUP;
+	sqe->user_data = 1;
+	if (io_uring_submit_and_wait(ring, MESSAGES) != 1)
+		fail("io_uring_submit_and_wait");
+	for (i = 0; i < MESSAGES; i++) {
+		if (io_uring_wait_cqe(ring, &cqe) || cqe->res != (int)SLICE)
+			fail("receiving");
+		if (!buf_ring)
+			own_add(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
+		else if (evpl_uring_buf_ring_take(buf_ring, cqe, 1, &iovec) == 1)
+			evpl_iovec_release(&iovec);
+		else
+			fail("evpl_uring_buf_ring_take");
+		io_uring_cqe_seen(ring, cqe);
+	}
+	/* The request ends, so that each turn has one. */
+	io_uring_prep_cancel64(io_uring_get_sqe(ring), 1, 0);
+	if (io_uring_submit_and_wait(ring, 2) != 1)
+		fail("io_uring_submit_and_wait");
+	for (i = 0; i < 2; i++) {
+		if (io_uring_wait_cqe(ring, &cqe))
+			fail("io_uring_wait_cqe");
+		io_uring_cqe_seen(ring, cqe);
+	}
+}
+
+static double receive_all(long n, bool ours)
+{
+	struct evpl_uring_buf_ring *buf_ring = NULL;
+	static char message[SLICE];
+	struct io_uring ring;
+	int fds[2], j;
+	double start;
+	long i;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds) || io_uring_queue_init(ENTRIES, &ring, 0))
+		fail("a socket and a ring");
+	if (!ours)
+		own_set_up(&ring);
+	else if (evpl_uring_buf_ring_create(&buf_ring, evpl, &ring, GROUP, ENTRIES, SLICE, 0))
+		fail("evpl_uring_buf_ring_create");
+	start = now_ns();
+	for (i = 0; i < n; i += MESSAGES) {
+		for (j = 0; j < MESSAGES; j++)
+			if (send(fds[0], message, SLICE, 0) != (ssize_t)SLICE)
+				fail("send");
+		receive_messages(&ring, buf_ring, fds[1]);
+	}
+	start = now_ns() - start;
+	if (!ours)
+		own_tear_down(&ring);
+	evpl_uring_buf_ring_destroy(buf_ring);
+	io_uring_queue_exit(&ring);
+	close(fds[0]);
+	close(fds[1]);
+	return start;
+}
+
+static double evpl_receive(long n)
+{
+	return receive_all(n, true);
+}
+
+static double own_receive(long n)
+{
+	return receive_all(n, false);
+}
+
 static void set_up(void)
 {
 	static char *eal[] = {
@@ -689,5 +812,6 @@ int main(void)
 	compare("mimalloc-same-thread", evpl_same, mi_same, n);
 	compare("mimalloc-cross-thread", evpl_cross, mi_cross, n);
 	compare("mimalloc-burst", evpl_burst, mi_burst, n);
+	compare("buf-ring", evpl_receive, own_receive, n / 20);
 	return 0;
 }

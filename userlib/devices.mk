@@ -14,6 +14,8 @@ endif
 DEVICES := $(if $(WITH_URING),uring) $(if $(WITH_RDMA),rdma)
 LIBS_uring := -luring
 LIBS_rdma := -libverbs
+TESTS_uring := test_uring test_buf_ring
+TESTS_rdma := test_rdma
 
 BINDIR ?= $(PREFIX)/bin
 DEVICE_CFLAGS := -I$(TOP)common
@@ -31,32 +33,34 @@ $(B)/$(1)/%.o: $(TOP)$(1)/%.c
 	@mkdir -p $$(@D)
 	$$(call Q,CC)$$(CC) $$(ALL_CFLAGS) $$(DEVICE_CFLAGS) -MMD -MP -c -o $$@ $$<
 
-$(B)/libevplmem-$(1).so.1: $(B)/$(1)/$(1).o $(TOP)libevplmem-$(1).map $(B)/libevplmem.so
+OBJ_$(1) := $$(patsubst $(TOP)%.c,$(B)/%.o,$$(wildcard $(TOP)$(1)/*.c))
+
+$(B)/libevplmem-$(1).so.1: $$(OBJ_$(1)) $(TOP)libevplmem-$(1).map $(B)/libevplmem.so
 	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -shared -Wl,-soname,libevplmem-$(1).so.1 -Wl,-z,now \
-		-Wl,--version-script=$(TOP)libevplmem-$(1).map -o $$@ $$< -L$(B) -levplmem \
+		-Wl,--version-script=$(TOP)libevplmem-$(1).map -o $$@ $$(OBJ_$(1)) -L$(B) -levplmem \
 		$(LIBS_$(1)) $$(ALL_LDFLAGS)
 
 $(B)/libevplmem-$(1).so: $(B)/libevplmem-$(1).so.1
 	$$(call Q,LN)ln -sf libevplmem-$(1).so.1 $$@
 
-$(B)/libevplmem-$(1).a: $(B)/$(1)/$(1).o
-	$$(call Q,AR)rm -f $$@ && $$(AR) rcs $$@ $$<
+$(B)/libevplmem-$(1).a: $$(OBJ_$(1))
+	$$(call Q,AR)rm -f $$@ && $$(AR) rcs $$@ $$^
 
 $(B)/libevplmem-$(1).pc: $(TOP)libevplmem-$(1).pc.in FORCE | $(B)
 	$$(call Q,GEN)sed -e 's|@PREFIX@|$$(PREFIX)|' -e 's|@LIBDIR@|$$(LIBDIR)|' \
 		-e 's|@INCLUDEDIR@|$$(INCLUDEDIR)|' -e 's|@VERSION@|$$(VERSION)|' $$< > $$@
 
-$(B)/tests/test_$(1): $(TOP)tests/test_$(1).c $(OBJ) $(B)/$(1)/$(1).o | $(B)/tests
+$$(TESTS_$(1):%=$(B)/tests/%): $(B)/tests/%: $(TOP)tests/%.c $(OBJ) $$(OBJ_$(1)) | $(B)/tests
 	$$(call Q,CC)$$(CC) $$(ALL_CFLAGS) -Wno-missing-prototypes -isystem $$(KSELFTEST) \
-		-I$(TOP)src -I$(TOP)common -MMD -MP -MF $$@.d -o $$@ $$< $(B)/$(1)/$(1).o $$(OBJ) \
+		-I$(TOP)src -I$(TOP)common -MMD -MP -MF $$@.d -o $$@ $$< $$(OBJ_$(1)) $$(OBJ) \
 		$(LIBS_$(1)) $$(ALL_LDFLAGS)
 endef
 $(foreach d,$(DEVICES),$(eval $(call device,$(d))))
 
 # A test of a library that isn't built isn't either. AF_XDP needs none of ours.
 WITH_XDP := $(call have,xdp/xsk.h bpf/bpf.h)
-TESTS := $(filter-out $(if $(WITH_URING),,%/test_uring) $(if $(WITH_RDMA),,%/test_rdma) \
-	$(if $(WITH_XDP),,%/test_xdp),$(TESTS))
+TESTS := $(filter-out $(if $(WITH_URING),,$(addprefix %/,$(TESTS_uring))) \
+	$(if $(WITH_RDMA),,$(addprefix %/,$(TESTS_rdma))) $(if $(WITH_XDP),,%/test_xdp),$(TESTS))
 $(B)/tests/test_xdp: ALL_LDFLAGS += -lxdp -lbpf
 
 $(B)/tools/%.o: $(TOP)tools/%.c

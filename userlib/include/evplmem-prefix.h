@@ -22,6 +22,7 @@
 #define evpl_rdma_stats		evplmem_rdma_stats
 #define evpl_slab_info		evplmem_slab_info
 #define evpl_uring		evplmem_uring
+#define evpl_uring_buf_ring	evplmem_uring_buf_ring
 #define evpl_uring_stats	evplmem_uring_stats
 #define evpl_waiter		evplmem_waiter
 #define evpl_zerocopy		evplmem_zerocopy
@@ -42,6 +43,7 @@
 #undef evpl_rdma_stats
 #undef evpl_slab_info
 #undef evpl_uring
+#undef evpl_uring_buf_ring
 #undef evpl_uring_stats
 #undef evpl_waiter
 #undef evpl_zerocopy

@@ -33,6 +33,10 @@
  * thread may make the calls. To others the kernel says -EEXIST, and nothing of theirs
  * is registered, nor any slot cleared: the ring's thread does that at its next call.
  *
+ * Data that comes from sockets need not wait in a buffer for each: a
+ * &struct evpl_uring_buf_ring keeps a ring of provided buffers filled from a context, and
+ * hands out what was received as iovecs.
+ *
  * Errors: as in evplmem.h, negative errnos, and nothing has changed. What a child of
  * fork(2) finds is said there too; what evpl_uring_prep_read() and the like prepare for
  * it isn't registered.
@@ -41,6 +45,7 @@
 #include <evplmem.h>
 
 struct io_uring;
+struct io_uring_cqe;
 struct io_uring_sqe;
 
 #ifdef __cplusplus
@@ -104,6 +109,17 @@ struct evpl_uring_stats {
 /** EVPL_URING_STATS_INIT - initializer of &struct evpl_uring_stats */
 #define EVPL_URING_STATS_INIT	EVPLMEM_SIZED(uring_stats)
 
+/** struct evpl_uring_buf_ring - buffers of a context that a ring receives into; opaque */
+struct evpl_uring_buf_ring;
+
+/**
+ * EVPL_BUF_RING_INCREMENTAL - the kernel fills a buffer piece by piece
+ *
+ * Several completions share a buffer, so that small messages don't take a large one each.
+ * Linux 6.12 has this (IOU_PBUF_RING_INC).
+ */
+#define EVPL_BUF_RING_INCREMENTAL	(1U << 0)
+
 /* What is exported; use the inlines below. */
 #pragma GCC visibility push(default)
 int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
@@ -128,6 +144,14 @@ int evplmem_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sq
 void evplmem_uring_flush(struct evpl_uring *uring);
 int evplmem_uring_stats(struct evpl_uring *uring, struct evpl_uring_stats *stats);
 const char *evplmem_uring_notice(struct evpl_uring *uring);
+int evplmem_uring_buf_ring_create(struct evpl_uring_buf_ring **r_buf_ring, struct evpl *evpl,
+				  struct io_uring *ring, unsigned int id, unsigned int entries,
+				  unsigned int length, unsigned int flags);
+int evplmem_uring_buf_ring_take(struct evpl_uring_buf_ring *buf_ring,
+				const struct io_uring_cqe *cqe, unsigned int max_iovecs,
+				struct evpl_iovec *r_iovec);
+int evplmem_uring_buf_ring_refill(struct evpl_uring_buf_ring *buf_ring);
+void evplmem_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring);
 #pragma GCC visibility pop
 
 #ifndef EVPLMEM_PREFIX_ONLY
@@ -382,6 +406,95 @@ static inline int evpl_uring_stats(struct evpl_uring *uring, struct evpl_uring_s
 static inline const char *evpl_uring_notice(struct evpl_uring *uring)
 {
 	return evplmem_uring_notice(uring);
+}
+
+/**
+ * evpl_uring_buf_ring_create() - have a context feed a ring of provided buffers
+ * @r_buf_ring: where it goes; end it with evpl_uring_buf_ring_destroy()
+ * @evpl: the context; it must live until then
+ * @ring: the io_uring; it must live, at this address, until then
+ * @id: the buffer group, which no other buffers have: 0 to 65535
+ * @entries: buffers to keep there: a power of two, at most 32768
+ * @length: bytes of each, at most the pool's buffer size
+ * @flags: %EVPL_BUF_RING_INCREMENTAL or 0
+ *
+ * A request with IOSQE_BUFFER_SELECT that names @id (recv, recvmsg, read; also multishot) is
+ * given a buffer when there is data. evpl_uring_buf_ring_take() turns its completion into
+ * iovecs, and gives the ring new buffers for those that are used up. So a server that waits
+ * on thousands of sockets keeps memory for what arrives, not for each socket, and nothing is
+ * copied out of the ring.
+ *
+ * All calls are made on the context's thread, one at a time. The memory isn't registered,
+ * and takes no slot; it can be sent or written by evpl_uring_prep_write() and the like.
+ *
+ * Return: 0, or
+ *  - -EINVAL: @id, @entries or @length is out of range
+ *  - -EOPNOTSUPP: an unknown flag, or one that this kernel doesn't have; Linux before 5.19
+ *  - -EEXIST: the ring has a group @id, or is another thread's
+ *  - -ENOBUFS: @length is more than the pool's buffer size
+ *  - -ENOMEM: memory is short, or a limit is reached
+ *  - -EPERM: @evpl was destroyed, or inherited over fork(2)
+ */
+static inline int evpl_uring_buf_ring_create(struct evpl_uring_buf_ring **r_buf_ring,
+					     struct evpl *evpl, struct io_uring *ring,
+					     unsigned int id, unsigned int entries,
+					     unsigned int length, unsigned int flags)
+{
+	return evplmem_uring_buf_ring_create(r_buf_ring, evpl, ring, id, entries, length, flags);
+}
+
+/**
+ * evpl_uring_buf_ring_take() - take what a completion has received
+ * @buf_ring: what evpl_uring_buf_ring_create() made
+ * @cqe: a completion of a request that named its group; each is taken once, in any order
+ * @max_iovecs: room in @r_iovec: 1, but for completions of IORING_RECVSEND_BUNDLE
+ * @r_iovec: where the iovecs go
+ *
+ * The iovecs have the received bytes, in order, each with a reference of the caller's. Then
+ * the ring is given buffers for those that are used up, as far as there is memory.
+ *
+ * Take completions before io_uring_cqe_seen(3), failed ones too: those can have a buffer,
+ * which goes back to the ring.
+ *
+ * Return: the number of iovecs; 0 if the completion has no bytes or no buffer; or
+ *  - -ENOBUFS: it has more than @max_iovecs; nothing has changed
+ *  - -EINVAL: it names no buffer that the ring has given out: it is of another group
+ *  - -EPERM: the context was inherited over fork(2)
+ */
+static inline int evpl_uring_buf_ring_take(struct evpl_uring_buf_ring *buf_ring,
+					   const struct io_uring_cqe *cqe,
+					   unsigned int max_iovecs, struct evpl_iovec *r_iovec)
+{
+	return evplmem_uring_buf_ring_take(buf_ring, cqe, max_iovecs, r_iovec);
+}
+
+/**
+ * evpl_uring_buf_ring_refill() - give the ring the buffers that it lacks
+ * @buf_ring: what evpl_uring_buf_ring_create() made
+ *
+ * For when memory was short: requests that find no buffer complete with -ENOBUFS, and a
+ * multishot one ends. Call this when memory was released (evpl_pool_eventfd()), then submit
+ * them again.
+ *
+ * Return: how many buffers the ring lacks still, or -EPERM: the context was inherited over
+ * fork(2).
+ */
+static inline int evpl_uring_buf_ring_refill(struct evpl_uring_buf_ring *buf_ring)
+{
+	return evplmem_uring_buf_ring_refill(buf_ring);
+}
+
+/**
+ * evpl_uring_buf_ring_destroy() - end it
+ * @buf_ring: what evpl_uring_buf_ring_create() made, or NULL
+ *
+ * Call it before io_uring_queue_exit(3) and evpl_destroy(), when no request that names the
+ * group is in flight, and after all completions were taken: the buffers that they have are
+ * released. Iovecs that were taken stay valid.
+ */
+static inline void evpl_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring)
+{
+	evplmem_uring_buf_ring_destroy(buf_ring);
 }
 
 #endif /* !EVPLMEM_PREFIX_ONLY */
