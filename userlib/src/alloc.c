@@ -359,6 +359,15 @@ static int alloc_hard(struct evpl *evpl, const struct request *request, struct e
 	return ret;
 }
 
+/* @niov iovecs for what is checked. */
+static int alloc_checked(struct evpl *evpl, const struct request *request,
+			 struct evpl_iovec *r_iovec, int niov)
+{
+	int ret = alloc_all(evpl, request, r_iovec, niov);
+
+	return ret == -ENOMEM ? alloc_hard(evpl, request, r_iovec, niov) : ret;
+}
+
 static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 		 unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec)
 {
@@ -369,7 +378,6 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 		.flags = flags,
 	};
 	size_t niov;
-	int ret;
 
 	if (context_is_inherited(evpl))
 		return -EPERM;
@@ -382,11 +390,7 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 		return 0;
 	if (length > evpl->pool->max_bytes)
 		return -EMSGSIZE;
-
-	ret = alloc_all(evpl, &request, r_iovec, (int)niov);
-	if (ret == -ENOMEM)
-		ret = alloc_hard(evpl, &request, r_iovec, (int)niov);
-	return ret;
+	return alloc_checked(evpl, &request, r_iovec, (int)niov);
 }
 
 /*
@@ -432,9 +436,15 @@ int evplmem_iovec_reserve(struct evpl *evpl, unsigned int length, unsigned int a
 
 int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
 {
-	unsigned int length = (unsigned int)evpl->pool->buffer_size;
+	const struct request request = {
+		.length = (unsigned int)evpl->pool->buffer_size,
+		.align = SLICE_ALIGN,
+		.flags = EVPL_IOVEC_PRIVATE,
+	};
 
-	return alloc(evpl, length, 0, 1, EVPL_IOVEC_PRIVATE, r_iovec);
+	if (context_is_inherited(evpl))
+		return -EPERM;
+	return alloc_checked(evpl, &request, r_iovec, 1);
 }
 
 /* What @waiter asks for: in its turn, if it waits, and else after all that do. */
