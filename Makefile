@@ -78,10 +78,12 @@ install: lib
 	install -D -m 644 -t $(DESTDIR)$(UDEVDIR) udev/60-evpl.rules
 
 # dkms builds the module from its sources for each kernel that is installed.
-DKMS = $(DESTDIR)/usr/src/evpl-$(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+DKMS_VERSION = $(shell scripts/version)
+DKMS = $(DESTDIR)/usr/src/evpl-$(DKMS_VERSION)
 
 install-dkms:
-	install -D -m 644 -t $(DKMS) Kbuild dkms.conf
+	install -D -m 644 -t $(DKMS) Kbuild
+	sed 's/@VERSION@/$(DKMS_VERSION)/' dkms.conf.in | install -m 644 /dev/stdin $(DKMS)/dkms.conf
 	install -D -m 644 -t $(DKMS)/kernel kernel/*.[ch]
 	install -D -m 644 -t $(DKMS)/uapi/linux uapi/linux/evpl.h
 
