@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Shares: what others than the owner have of a buffer. A share comes with the
- * first record of the buffer that is written and goes with the last record or
- * lease. Its count is the kernel's; user space can't see or change it, and the
- * buffer's memory hangs on it, not on a word.
+ * Shares. A share stands for all that others than the owner have of a buffer: records in
+ * flight, leases, dma-bufs, a quarantine. It is created when the owner first gives up a
+ * reference on the buffer, and freed with the last reference on the share. User space can
+ * neither see nor change the share's refcount. That refcount keeps the buffer's memory; a word,
+ * which user space can write, never does.
  *
- * All counts of a share are one reference in the owner's word: that of the first
- * record, which its writer leaves there. Each further one that the kernel is
- * given it takes off the word at once, since the share has one already.
+ * All references on a share together are one reference in the owner's word. The share takes it
+ * over from the first record: writing that record leaves it in the word. For each further
+ * reference that the owner gives up, the kernel decrements the word at once, since the share
+ * has its reference already.
  *
- * The owner gets that reference back when the fence is open (fence.c). Until then the
- * buffer is in *quarantine*. A quarantine has a count of the share, a hold, and a mark in
- * evpl_slab.shares. A task that clears the mark takes over the count and the hold.
+ * The owner gets that reference back when the fence is open (fence.c). Until then the buffer is
+ * in *quarantine*. A quarantine has a reference on the share, a hold, and a mark in
+ * evpl_slab.shares. A task that clears the mark takes over the reference and the hold.
  */
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -25,9 +27,9 @@
 atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
 
 /*
- * Take one off the owner's word. Return whether that was its last reference of the buffer:
- * the owner is to be woken up. The words are there, since the caller has the lock, and the
- * slab isn't orphaned; or the caller holds tree_lock, and the slab is live.
+ * Decrement the owner's word. Return whether the owner has no reference on the buffer any more:
+ * the caller must wake the owner then. The page of the word exists, because the caller holds
+ * the xa_lock and the slab isn't orphaned, or it holds tree_lock and the slab is live.
  */
 static bool word_dec(struct evpl_share *share)
 {
@@ -37,7 +39,7 @@ static bool word_dec(struct evpl_share *share)
 	return true;
 }
 
-/* Likewise; not if the owner has gone, and the words with it. */
+/* Increment the owner's word; not if the owner has gone, as its words may be freed by now. */
 static void word_inc(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
@@ -45,7 +47,7 @@ static void word_inc(struct evpl_share *share)
 		evpl_word_inc(share->word);
 }
 
-/* What is to be done with a buffer that was settled, after the lock was let go of. */
+/* What the caller of settle() must do after it has dropped the xa_lock. */
 enum settled {
 	NOTHING,
 	WAKE_OWNER,
@@ -53,8 +55,9 @@ enum settled {
 };
 
 /*
- * Nobody can touch the buffer for this share's sake any more. It leaves evpl_slab.shares,
- * and the owner gets its reference back; or the memory is freed, if the owner has gone.
+ * Nothing can touch the buffer through this share any more. Remove the share from
+ * evpl_slab.shares and give its reference back to the owner. If the owner has gone, the memory
+ * is freed instead, by after_settled().
  */
 static enum settled __must_check settle(struct evpl_share *share)
 {
@@ -72,7 +75,7 @@ static enum settled __must_check settle(struct evpl_share *share)
 	return WAKE_OWNER;
 }
 
-/* The caller has a reference on the slab. */
+/* Called without the xa_lock. The caller has a reference on the slab. */
 static void after_settled(struct evpl_share *share, enum settled settled)
 {
 	struct evpl_slab *slab = share->slab;
@@ -85,9 +88,9 @@ static void after_settled(struct evpl_share *share, enum settled settled)
 }
 
 /*
- * Find the share of a buffer and take a count of it, if its owner has a reference to
- * give; @lend says that pages can be held by what is made of it. The caller has the lock.
- * Return NULL if there is no share.
+ * Find the share of a buffer and take a reference on it, if the owner's word has a reference to
+ * give. @lend: the buffer is given so that something can come to hold its pages. The caller
+ * holds the xa_lock. Return NULL if the buffer has no share.
  */
 static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index, bool lend)
 {
@@ -105,7 +108,10 @@ static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index,
 	return share;
 }
 
-/* Make a share, with a count, if nobody else does so first. Set *@made if so. */
+/*
+ * Create the share of a buffer, with one reference, and set *@made; or take a reference on the
+ * share that another task has created meanwhile.
+ */
 static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index,
 				     bool lend, bool *made)
 {
@@ -149,14 +155,14 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
 }
 
 /**
- * evpl_share_give() - take over a reference that an owner sends
+ * evpl_share_give() - take over a reference that an owner gives up
  * @client: the owner
  * @offset: of the first byte, in the own window
  * @length: bytes
  * @flags: EVPL_RECORD_*: what the receiver may do
  *
- * Return: the share, with a count that the caller owns; or an error pointer, and
- * the reference is the owner's still.
+ * Return: the share, with a reference that the caller owns; or an error pointer, and the
+ * owner keeps its reference.
  */
 struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 				   u32 length, u32 flags)
@@ -206,12 +212,12 @@ unlock:
 
 /**
  * evpl_share_give_back() - undo evpl_share_give()
- * @share: the share, whose count goes; it isn't revoked, as the caller holds
- *	send_sem
+ * @share: the share; the caller's reference on it is consumed. The caller holds send_sem,
+ *	so only the owner's death can have revoked the share.
  */
 void evpl_share_give_back(struct evpl_share *share)
 {
-	/* First: the word mustn't come to 0 on the way. */
+	/* Increment before the drop, so that the word can't reach 0 in between. */
 	xa_lock(&share->slab->shares);
 	word_inc(share);
 	xa_unlock(&share->slab->shares);
@@ -219,8 +225,8 @@ void evpl_share_give_back(struct evpl_share *share)
 }
 
 /**
- * evpl_share_hold() - take another count of a share
- * @share: a share that somebody has a count of
+ * evpl_share_hold() - take another reference on a share
+ * @share: a share on which somebody has a reference
  */
 void evpl_share_hold(struct evpl_share *share)
 {
@@ -229,7 +235,7 @@ void evpl_share_hold(struct evpl_share *share)
 	xa_unlock(&share->slab->shares);
 }
 
-/* An answer that may be old already; but what is revoked stays so. */
+/* A false answer may be outdated when it is returned. A true one stays true. */
 bool evpl_share_is_revoked(struct evpl_share *share)
 {
 	bool revoked;
@@ -241,16 +247,19 @@ bool evpl_share_is_revoked(struct evpl_share *share)
 }
 
 /**
- * evpl_share_take_home() - count a reference in the owner's word
- * @share: a share that the caller has a count of
+ * evpl_share_take_home() - add a reference to the owner's word
+ * @share: a share on which the caller has a reference, and keeps it
  *
- * Return: false, with nothing counted, if it has been revoked.
+ * Return: false, with the word unchanged, if the share has been revoked.
  */
 bool evpl_share_take_home(struct evpl_share *share)
 {
 	bool revoked;
 
-	/* Under the lock: who revokes takes the share's own reference off later. */
+	/*
+	 * Under the lock: a revoke sets ->revoked first, and takes the share's own reference
+	 * off the word later. So here the word still has that reference.
+	 */
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
 	if (!revoked)
@@ -260,8 +269,9 @@ bool evpl_share_take_home(struct evpl_share *share)
 }
 
 /**
- * evpl_share_add_lease() - let a share lead to a new lease on its buffer
- * @lease: the lease, whose share somebody has a count of; it owns another then
+ * evpl_share_add_lease() - add a new lease to its share
+ * @lease: the lease; somebody has a reference on its share. On success the lease owns
+ *	another one.
  *
  * Return: 0, or -ECANCELED if the share has been revoked.
  */
@@ -284,7 +294,10 @@ int evpl_share_add_lease(struct evpl_lease *lease)
 	return revoked ? -ECANCELED : 0;
 }
 
-/* The inverse, save for the count; may be done twice. */
+/*
+ * Undo evpl_share_add_lease(), but for the lease's reference on the share. A second call for
+ * the same lease does nothing.
+ */
 void evpl_share_remove_lease(struct evpl_lease *lease)
 {
 	struct xarray *shares = &lease->share->slab->shares;
@@ -297,8 +310,9 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 }
 
 /*
- * Whether nothing has the buffer's pages. The caller has a count of the share, and the
- * lock, which is dropped meanwhile. Not, if a lease has come since the look.
+ * Whether nothing holds the buffer's pages. The caller has a reference on the share, and holds
+ * the xa_lock, which is dropped during the check. The answer is false if a lease was added, a
+ * writable dma-buf made, or the share revoked during the check.
  */
 static bool is_clear(struct evpl_share *share)
 {
@@ -316,7 +330,10 @@ static bool is_clear(struct evpl_share *share)
 	return clear && serial == share->next_serial;
 }
 
-/* The mark may be that of another share, if this one was revoked and has left its place. */
+/*
+ * Compare the pointer too: a revoked share may have left its slot, and then the mark there is
+ * that of another share.
+ */
 static bool in_quarantine(struct evpl_share *share)
 {
 	struct xarray *shares = &share->slab->shares;
@@ -326,9 +343,10 @@ static bool in_quarantine(struct evpl_share *share)
 }
 
 /*
- * If is_clear() has said no, and the owner is there still. The quarantine takes over
- * the caller's count, and a hold that the caller has. Return the slab then, with a
- * reference: the share may go at once.
+ * Begin a quarantine, after is_clear() has returned false. The quarantine takes over a
+ * reference on the share and a hold, which the caller has or adds before it drops the lock.
+ * Return the slab, with a reference for watch(), as the share may be freed once the lock is
+ * dropped. Return NULL, with nothing changed, if the owner has gone.
  */
 static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 {
@@ -344,7 +362,10 @@ static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 	return slab;
 }
 
-/* Whether a buffer in the same folio is in quarantine: the fence was closed when last seen. */
+/*
+ * Whether a buffer of the same folio is in quarantine. Then the folio's fence was closed when
+ * it was last checked.
+ */
 static bool has_quarantined(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
@@ -354,14 +375,20 @@ static bool has_quarantined(struct evpl_share *share)
 	return !slab->orphaned && evpl_slab_part_has(slab, part, EVPL_QUARANTINED);
 }
 
-/* After the lock has been let go of. */
+/*
+ * See that the new quarantine is checked, and put the reference on the slab. Called after the
+ * xa_lock was dropped.
+ */
 static void watch(struct evpl_slab *slab)
 {
 	evpl_fence_watch(slab->client);
 	evpl_slab_put(slab);
 }
 
-/* The caller has the lock, and then the quarantine's count and its hold. */
+/*
+ * The caller holds the xa_lock. It takes over the quarantine's reference on the share, and its
+ * hold.
+ */
 static void end_quarantine(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
@@ -371,8 +398,8 @@ static void end_quarantine(struct evpl_share *share)
 }
 
 /*
- * The last count goes, unless another one comes while the fence is looked at. The caller
- * has the lock, which is let go of.
+ * Drop the last reference on a share, unless another one is taken while the fence is checked.
+ * The caller holds the xa_lock; this function releases it.
  */
 static noinline void drop_last(struct evpl_share *share)
 	__releases(&share->slab->shares.xa_lock)
@@ -382,9 +409,10 @@ static noinline void drop_last(struct evpl_share *share)
 	bool last;
 
 	/*
-	 * The quarantine may take over the last count. Where another buffer of the folio is
-	 * in quarantine the next pass looks for this one too: so the ends of many leases
-	 * don't count the references of one folio many times.
+	 * If the fence is closed, the quarantine takes over the last reference. If another
+	 * buffer of the folio is in quarantine already, don't check here: the next pass checks
+	 * the folio for this buffer too. So when many leases end, the references of one folio
+	 * aren't counted once for each of them.
 	 */
 	if (!share->revoked && share->fenced &&
 	    (has_quarantined(share) || !is_clear(share)) && !share->revoked)
@@ -410,7 +438,7 @@ static noinline void drop_last(struct evpl_share *share)
 }
 
 /**
- * evpl_share_drop() - let go of a count of a share
+ * evpl_share_drop() - drop a reference on a share
  * @share: the share
  */
 void evpl_share_drop(struct evpl_share *share)
@@ -428,9 +456,9 @@ void evpl_share_drop(struct evpl_share *share)
 }
 
 /*
- * A hold goes: that of a task which revokes the share, of its quarantine, or of a dma-buf
- * that carries it. The last one gives the owner back what was revoked. The caller has the
- * lock, and a count.
+ * Drop a hold: that of a task that revokes the share, of its quarantine, or of a dma-buf that
+ * exports the buffer. The last hold of a revoked share gives the owner its reference back. The
+ * caller holds the xa_lock, and has a reference on the share.
  */
 static enum settled __must_check unhold(struct evpl_share *share)
 {
@@ -440,15 +468,15 @@ static enum settled __must_check unhold(struct evpl_share *share)
 
 /**
  * evpl_share_is_held() - whether others than the owner may still have a buffer
- * @share: of the buffer; the caller has a count, that of a record to its owner
+ * @share: of the buffer; the caller has a reference on it, that of a record to the owner
  *
- * The fence is looked at before the owner reads the record, so that the record can say
- * what was found. If nothing but the record is left, and the fence is closed, then the
- * quarantine begins here. Of a buffer that was never lent so that its pages can be held,
- * this is false.
+ * The fence is checked before the owner reads the record, so that the record can say what
+ * was found. If the record has the only reference on the share, and the fence is closed, a
+ * quarantine begins here. If the buffer was never given so that something can hold its
+ * pages, nothing is checked, and the answer is false.
  *
  * Return: true if another record, a lease or a dma-buf may still lead to the buffer, or if
- * something holds its pages. The end of that is reported to the owner.
+ * something holds its pages. The owner will be told when that ends.
  */
 bool evpl_share_is_held(struct evpl_share *share)
 {
@@ -459,7 +487,10 @@ bool evpl_share_is_held(struct evpl_share *share)
 	if (!share->lent)
 		goto unlock;
 	clear = share->count == 1 && is_clear(share);
-	/* It may have been revoked, orphaned or sent again during the look. */
+	/*
+	 * During the check the share may have been revoked or its slab orphaned, or the buffer
+	 * may have been sent again.
+	 */
 	if (share->revoked || slab->orphaned)
 		goto unlock;
 	held = share->count > 1 || !clear;
@@ -478,8 +509,8 @@ unlock:
 }
 
 /**
- * evpl_share_export() - let a dma-buf carry a buffer
- * @share: of the buffer; the caller has a count, which it keeps until
+ * evpl_share_export() - let a dma-buf export a buffer
+ * @share: of the buffer; the caller has a reference on it, which it keeps until
  *	evpl_share_unexport()
  * @write: mappings of the dma-buf may be written to, so that pages can be held
  *
@@ -504,7 +535,7 @@ int evpl_share_export(struct evpl_share *share, bool write)
 	return 0;
 }
 
-/* Undo evpl_share_export(). No mapping of the dma-buf is left. */
+/* Undo evpl_share_export(). The dma-buf has no mapping left. */
 void evpl_share_unexport(struct evpl_share *share, bool write)
 {
 	enum settled settled;
@@ -529,16 +560,19 @@ static struct evpl_lease *first_lease(struct evpl_share *share)
 	return lease;
 }
 
-/* Whether dma-bufs carry it. */
+/*
+ * Whether dma-bufs export the buffer. Only they and a quarantine hold a share that isn't
+ * revoked.
+ */
 static bool is_exported(struct evpl_share *share)
 {
 	return !share->revoked && share->holds > in_quarantine(share);
 }
 
 /*
- * Mark a share as revoked, with a count and a hold of it. If the share is in quarantine,
- * these are the quarantine's: from here on the task that revokes looks at the fence. A
- * pass that looks just now leaves the share alone, since its serial has changed.
+ * Mark a share as revoked. The caller gets a reference on it and a hold. If the share is in
+ * quarantine, they are the quarantine's: from now on the revoking task checks the fence. A pass
+ * that is checking the share leaves it alone, since next_serial has changed.
  */
 static void mark_revoked(struct evpl_share *share)
 {
@@ -554,8 +588,8 @@ static void mark_revoked(struct evpl_share *share)
 }
 
 /*
- * The caller has marked the share; its count and its hold go. Return whether the
- * buffer is in quarantine.
+ * End all leases of a share that mark_revoked() has marked, and drop the reference and the hold
+ * that it gave. Return whether the buffer is in quarantine, which owns both then.
  */
 static bool revoke(struct evpl_share *share)
 {
@@ -563,7 +597,7 @@ static bool revoke(struct evpl_share *share)
 	enum settled settled = NOTHING;
 	struct evpl_lease *lease;
 
-	/* No lease comes any more. */
+	/* No lease is added any more: evpl_share_add_lease() refuses a revoked share. */
 	while ((lease = first_lease(share))) {
 		evpl_lease_revoke(lease);
 		evpl_lease_put(lease);
@@ -590,8 +624,9 @@ static bool revoke(struct evpl_share *share)
  * @client: the owner
  * @offset: where the buffer starts in the own window
  *
- * Return: 0; 1 if it is in quarantine then; -ENOENT, or -EBUSY if it is being revoked
- * or in quarantine since, or if a dma-buf carries it; -EINTR with nothing done.
+ * Return: 0; 1 if the buffer is in quarantine now; -ENOENT; -EBUSY if the buffer is being
+ * revoked, is in quarantine since a revoke, or is exported as a dma-buf; -EINTR with nothing
+ * done.
  */
 int evpl_share_revoke(struct evpl_client *client, u64 offset)
 {
@@ -600,7 +635,7 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 	struct evpl_slab *slab;
 	int ret = 0;
 
-	/* Somebody may send just now, and wait for memory. */
+	/* Killable: a task that sends may hold it while it waits for memory. */
 	if (down_write_killable(&client->send_sem))
 		return -EINTR;
 	down_read(&client->tree_lock);
@@ -627,8 +662,8 @@ unlock:
 }
 
 /*
- * The first share from *index on that isn't revoked, with a count of it that the
- * caller owns; *index is its place.
+ * Find the first share from *@index on that isn't revoked, set *@index to its place, and take a
+ * reference on it for the caller.
  */
 static struct evpl_share *next_share(struct evpl_slab *slab, unsigned long *index)
 {
@@ -652,9 +687,9 @@ static struct evpl_share *next_share(struct evpl_slab *slab, unsigned long *inde
 
 /**
  * evpl_share_revoke_all() - take all buffers of a slab back from everybody
- * @slab: the slab; its client is going, so no share comes any more
+ * @slab: the slab; its client is going, so no share is added any more
  *
- * From everybody but dma-bufs: what these carry lives until they end.
+ * A dma-buf keeps the buffers that it exports until it ends.
  */
 void evpl_share_revoke_all(struct evpl_slab *slab)
 {
@@ -672,8 +707,8 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 }
 
 /*
- * The first share from *index to last that is in quarantine, with a count of it that the
- * caller owns; *index is its place.
+ * Find the first share from *@index to @last that is in quarantine, set *@index to its place,
+ * and take a reference on it for the caller.
  */
 static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long *index,
 					   unsigned long last)
@@ -689,9 +724,9 @@ static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long
 }
 
 /*
- * End the quarantine of a share if its fence was seen open and no lease has come since the
- * look began, or if @anyway. The caller has a count, which goes. Return whether this ended
- * the quarantine.
+ * End the quarantine of a share if @anyway; or if its fence was found @open, and next_serial
+ * hasn't changed since that check began. The caller's reference on the share is consumed.
+ * Return whether this ended the quarantine.
  */
 static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 {
@@ -707,8 +742,9 @@ static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 		share->count--;
 		settled = unhold(share);
 		/*
-		 * Nothing is left to look for when the last count goes. If @anyway, the owner
-		 * forgives what leases that have ended left behind.
+		 * ->fenced says whether to check the fence when the last reference goes. With
+		 * @anyway, the owner accepts the references that ended leases have left behind,
+		 * so only present holders matter.
 		 */
 		if (anyway ? !share->holders : share->quiet)
 			share->fenced = false;
@@ -721,9 +757,9 @@ static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 }
 
 /*
- * Note the serial of each buffer in quarantine that shares a folio with this one, before
- * the folio is looked at. Return the last that may, or the buffer itself if its owner has
- * gone.
+ * Before a folio is checked, record next_serial of each buffer there that is in quarantine.
+ * Return the place of the last buffer that lies in the folio; or that of this buffer, if the
+ * owner has gone.
  */
 static unsigned long note_serials(struct evpl_share *share)
 {
@@ -737,7 +773,7 @@ static unsigned long note_serials(struct evpl_share *share)
 		last = evpl_slab_part_last(slab,
 					   evpl_slab_part(slab, evpl_share_start(share)));
 	last = max_t(unsigned long, last, share->index);
-	/* A folio has 512 pages, and so no more buffers. */
+	/* Bounded: a folio has 512 pages, and so at most 512 buffers. */
 	for (other = xa_find(&slab->shares, &index, last, EVPL_QUARANTINED); other;
 	     other = xa_find_after(&slab->shares, &index, last, EVPL_QUARANTINED)) {
 		other->seen = other->next_serial;
@@ -748,10 +784,10 @@ static unsigned long note_serials(struct evpl_share *share)
 }
 
 /*
- * Look at the folios of the first buffer from *index to @end that is in quarantine, and end
- * the quarantine of each buffer there that has nothing to wait for. A folio that has several
- * buffers is looked at once. Return false if there was no such buffer; *left is set if one
- * stays in quarantine, and *index goes on.
+ * Check the folios of the first buffer from *@index to @end that is in quarantine. End the
+ * quarantine of each buffer there whose fence is open. A folio with several buffers is checked
+ * once. Return false if no buffer was in quarantine. Set *@left if one stays in quarantine, and
+ * advance *@index past those that were checked.
  */
 static bool look_at_next(struct evpl_slab *slab, unsigned long *index, unsigned long end,
 			 bool *left)
@@ -781,7 +817,7 @@ static bool look_at_next(struct evpl_slab *slab, unsigned long *index, unsigned 
 	return true;
 }
 
-/* Look at the buffers of a slab that are in quarantine. Return whether any stays there. */
+/* Check the buffers of a slab that are in quarantine. Return whether one stays there. */
 static bool look_over(struct evpl_slab *slab)
 {
 	unsigned long index = 0;
@@ -792,7 +828,10 @@ static bool look_over(struct evpl_slab *slab)
 	return left;
 }
 
-/* The first slab that ends past *pgoff, which goes on; with a reference. */
+/*
+ * Find the first slab that ends past *@pgoff, advance *@pgoff to that end, and take a reference
+ * on the slab.
+ */
 static struct evpl_slab *next_slab(struct evpl_client *client, pgoff_t *pgoff)
 {
 	struct evpl_slab *slab = NULL;
@@ -809,10 +848,10 @@ static struct evpl_slab *next_slab(struct evpl_client *client, pgoff_t *pgoff)
 }
 
 /**
- * evpl_share_look() - end the quarantines that have nothing to wait for any more
+ * evpl_share_look() - end the quarantines whose fence is open
  * @client: the owner
  *
- * Return: whether there are others.
+ * Return: whether a buffer stays in quarantine.
  */
 bool evpl_share_look(struct evpl_client *client)
 {
@@ -829,8 +868,8 @@ bool evpl_share_look(struct evpl_client *client)
 }
 
 /*
- * The slab of the buffer that starts here, with a reference, and the buffer's place there;
- * or NULL.
+ * Find the slab of the buffer that starts at @offset, and the buffer's place in it. Return the
+ * slab, with a reference, or NULL.
  */
 static struct evpl_slab *get_slab(struct evpl_client *client, u64 offset,
 				  unsigned long *index)
@@ -867,7 +906,10 @@ int evpl_share_end_quarantine(struct evpl_client *client, u64 offset)
 	slab = get_slab(client, offset, &index);
 	if (!slab)
 		return -ENOENT;
-	/* A task that looks has a count of the share: then the reference would go later. */
+	/*
+	 * Wait for a check in progress. It has a reference on the share, so the owner's word
+	 * would go down only after this call.
+	 */
 	mutex_lock(&slab->look_mutex);
 	share = next_quarantined(slab, &index, index);
 	if (share && try_end_quarantine(share, false, true))
@@ -878,8 +920,8 @@ int evpl_share_end_quarantine(struct evpl_client *client, u64 offset)
 }
 
 /**
- * evpl_share_end_quarantines() - end those of a slab's buffers
- * @slab: the slab, orphaned, so no quarantine begins any more
+ * evpl_share_end_quarantines() - end the quarantines of all buffers of a slab
+ * @slab: the slab; it is orphaned, so no quarantine begins any more
  */
 void evpl_share_end_quarantines(struct evpl_slab *slab)
 {
@@ -895,9 +937,10 @@ void evpl_share_end_quarantines(struct evpl_slab *slab)
 #define PULL_BATCH	16
 
 /*
- * End what is idle of the leases that a share has now, and return how many. If @want,
- * the others are to end as soon as they are idle, and so are those still to come. Of those
- * that were looked at and stay, the last is where to go on.
+ * End the idle leases of a share, and return how many. If @want, have the others end as soon as
+ * they are idle, and also leases that are added later. The leases are visited in batches, in
+ * the order of their serials. @seen is the last that was visited and not ended: the next batch
+ * begins after it.
  */
 static int pull_share(struct evpl_share *share, bool want)
 {
@@ -911,7 +954,7 @@ static int pull_share(struct evpl_share *share, bool want)
 		xa_lock(&share->slab->shares);
 		if (!end)
 			end = share->next_serial;
-		/* Leases that come later are made so by who delivers. */
+		/* evpl_lease_deliver() does the same for leases that are added later. */
 		if (want)
 			WRITE_ONCE(share->wanted, true);
 		lease = seen && !list_empty(&seen->list) ? seen : NULL;
@@ -944,11 +987,11 @@ static int pull_share(struct evpl_share *share, bool want)
 }
 
 /**
- * evpl_share_pull() - end the idle leases on an owner's buffers
+ * evpl_share_pull() - end the idle leases on an owner's buffers, check its quarantines
  * @client: the owner
- * @want: have the others end as soon as they are idle
+ * @want: have the other leases end as soon as they are idle
  *
- * Return: how many were ended, or -EINTR after a part of them.
+ * Return: how many leases were ended; -EINTR if the task was killed after a part of them.
  */
 int evpl_share_pull(struct evpl_client *client, bool want)
 {
@@ -975,8 +1018,8 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 }
 
 /*
- * The share of a buffer, whose end is reported to the owner from now on; or NULL. If
- * @count, with a count of it.
+ * Find the share of a buffer, and have its end reported to the owner. If @count, take a
+ * reference on it for the caller. Return NULL if the buffer has no share.
  */
 static struct evpl_share *await(struct evpl_slab *slab, unsigned long index, bool count)
 {
@@ -996,12 +1039,12 @@ static struct evpl_share *await(struct evpl_slab *slab, unsigned long index, boo
  * evpl_share_wait() - wait until nobody but its owner has a buffer
  * @client: the owner
  * @offset: where the buffer starts in the own window
- * @try: look at once, and don't wait
+ * @try: check once, don't wait
  *
- * Idle leases on the buffer are ended, and others are to end as soon as they are idle.
+ * Idle leases on the buffer are ended. The others are to end as soon as they are idle.
  *
- * Return: 0; -ENOENT; -EAGAIN if @try and others have it, or something holds it;
- * -ERESTARTSYS.
+ * Return: 0; -ENOENT; -EAGAIN if @try, and others have the buffer or something holds its
+ * pages; -ERESTARTSYS.
  */
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 {
@@ -1025,7 +1068,10 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 		ret = await(slab, index, false) ? -EAGAIN : 0;
 	} else {
 		evpl_fence_watch(client);
-		/* If the owner sends the buffer again meanwhile, the end of that is awaited. */
+		/*
+		 * If the owner sends the buffer again meanwhile, this waits for the end of that
+		 * too.
+		 */
 		ret = wait_event_interruptible(client->wait, !await(slab, index, false));
 	}
 put_slab:
