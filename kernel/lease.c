@@ -1,24 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Leases: what a client may touch of other clients' buffers. A lease has a number,
- * and by it an entry, whose word says how many references its client has, and a
- * place in the guest window of its kind. In guest and guest-ro the place is
- * PFN-mapped: the CPU can touch it and nothing can pin it, so unmapping ends all
- * access. What was pinned of a lease in guest-io or guest-io-ro, a device lease, may
- * be held longer: its share sees to that (fence.c).
+ * Leases. A lease is a client's right to touch a buffer of another client. It has a number. The
+ * number gives it an entry, whose word counts the references that its client has, and a place
+ * in the guest window of its kind. guest and guest-ro are PFN-mapped: the CPU can touch the
+ * memory there and nothing can pin it, so unmapping ends all access (but see fence.c for KVM).
+ * Pages of a device lease, in guest-io or guest-io-ro, can be pinned past the lease's end, so
+ * the fence of the buffer is checked (fence.c).
  *
- * A number is made of three parts: the kind, the order of the buffer, and which of
- * those it is; so it gives the place by arithmetic:
+ * A number has three parts, so that the place can be computed from it:
  *
  *	30 to 31  enum evpl_lease_kind
  *	25 to 29  log2 of the buffer's pages
- *	0 to 24	  which
+ *	0 to 24	  which of the leases of that kind and size
  *
- * A lease is *ended* in three steps. It is struck out of its client's tables,
- * with lease_sem held for write, so that no fault finds it; it is unmapped; then
- * its number can be had again, and its count of the share goes. A lease that is
- * *revoked* is struck out for faults and deliveries alone; its number stays until
- * its word is 0.
+ * A lease is *ended* in three steps. It is struck out of its client's tables, with lease_sem
+ * held for write, so that no fault finds it. It is unmapped. Then its number is freed, and its
+ * reference on the share dropped. A lease that is *revoked* stays in the tables, but faults and
+ * deliveries don't use it. It keeps its number until its word is 0 and it is ended.
  */
 #include <linux/err.h>
 #include <linux/fs.h>
@@ -32,10 +30,10 @@
 #include "trace.h"
 
 #define ORDER_SHIFT	25
-#define ORDERS		19	/* of 4 KiB to 1 GiB */
+#define ORDERS		19	/* buffers of 4 KiB to 1 GiB */
 #define KIND_SHIFT	30
 
-/* Each order has this many pages of a window. */
+/* log2 of the pages that each order has in a window. */
 #define PLACES_SHIFT	ORDER_SHIFT
 
 atomic_long_t evpl_nr_leases;
@@ -77,7 +75,10 @@ static pgoff_t place_of(u32 number)
 	return EVPL_GUEST_START + kind_of(number) * EVPL_GUEST_PAGES + place;
 }
 
-/* The number of a lease that would have this page of a guest window. */
+/*
+ * The number of the lease whose place would contain this page of a guest window. No place may
+ * contain it: is_number() tells.
+ */
 static u32 number_at(pgoff_t pgoff)
 {
 	enum evpl_lease_kind kind = (pgoff - EVPL_GUEST_START) / EVPL_GUEST_PAGES;
@@ -93,7 +94,7 @@ u64 evpl_lease_place(struct evpl_lease *lease)
 	return (u64)place_of(lease->number) << PAGE_SHIFT;
 }
 
-/* How many pages the buffer has that would be at this page of a guest window. */
+/* Pages of the buffer whose place would contain this page of a guest window. */
 unsigned long evpl_lease_pages_at(pgoff_t pgoff)
 {
 	return BIT(order_of(number_at(pgoff)));
@@ -101,9 +102,9 @@ unsigned long evpl_lease_pages_at(pgoff_t pgoff)
 
 /**
  * evpl_lease_at() - find the lease that a page of a guest window belongs to
- * @client: the client, locked by lease_sem
+ * @client: the client, whose lease_sem the caller holds
  * @pgoff: the page
- * @offset: out: the page within the buffer
+ * @offset: out: the page's offset in the buffer, in pages
  *
  * Return: the lease, which may be a revoked one, or NULL.
  */
@@ -126,7 +127,7 @@ void evpl_lease_put(struct evpl_lease *lease)
 	kfree(lease);
 }
 
-/* What a lease allows, as a record that asks for it says. */
+/* The flags of a record that asks for a lease of this kind: what the lease allows. */
 static u32 flags_of(enum evpl_lease_kind kind)
 {
 	switch (kind) {
@@ -189,7 +190,7 @@ static void insert(struct evpl_client *client, struct evpl_lease *lease)
 	rb_insert_color(&lease->node, &client->lease_tree);
 }
 
-/* Unmap a lease's place wherever its client has mapped it. */
+/* Unmap a lease's place from all mappings of its client. */
 static void unmap(struct evpl_lease *lease)
 {
 	unmap_mapping_range(lease->client->inode->i_mapping,
@@ -197,13 +198,13 @@ static void unmap(struct evpl_lease *lease)
 			    PAGE_SIZE << order_of(lease->number), 1);
 }
 
-/* Whether its client has no reference: a hint. */
+/* Whether its client has no reference. A hint: user space can change the word at any time. */
 static bool is_idle(struct evpl_lease *lease)
 {
 	return !(evpl_word_read(lease->word) & ~EVPL_WORD_WANTED);
 }
 
-/* The first step of an end. What leads to the lease afterwards is its share. */
+/* First step of ending a lease. Afterwards only its share leads to it. */
 static void strike_out(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
@@ -214,11 +215,11 @@ static void strike_out(struct evpl_lease *lease)
 		evpl_word_want(lease->word, false);
 	rb_erase(&lease->node, &client->lease_tree);
 	WRITE_ONCE(client->nr_leases, client->nr_leases - 1);
-	/* Needs no memory, and keeps the number taken. */
+	/* Keeps the number allocated. Replacing an entry takes no memory. */
 	xa_store(&client->leases, lease->number, XA_ZERO_ENTRY, 0);
 }
 
-/* The rest of it. The reference of who ends the lease goes. */
+/* The other steps. The reference of the task that ends the lease is consumed. */
 static void finish(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
@@ -230,13 +231,16 @@ static void finish(struct evpl_lease *lease)
 	unmap(lease);
 	trace_evpl_lease_end(lease);
 	evpl_share_remove_lease(lease);
-	/* An owner that goes after this look finds the lease gone. */
+	/* If the slab is orphaned after this read, evpl_slab_recharge() doesn't find the lease. */
 	orphaned = READ_ONCE(slab->orphaned);
 	if (orphaned)
 		evpl_slab_get(slab);
 	xa_erase(&client->leases, lease->number);
 	evpl_share_drop(share);
-	/* After that: what nothing keeps any more is charged to nobody else. */
+	/*
+	 * Recharge after the drop, so that memory which the drop has freed is charged to nobody
+	 * else.
+	 */
 	if (orphaned) {
 		evpl_slab_recharge(slab, start, start + BIT(slab->buffer_shift) - 1);
 		evpl_slab_put(slab);
@@ -245,7 +249,7 @@ static void finish(struct evpl_lease *lease)
 	evpl_lease_put(lease);
 }
 
-/* Strike it out if nothing but its share leads to it. */
+/* Strike a lease out if its client has no reference on it, and is giving none up just now. */
 static bool strike_out_idle(struct evpl_lease *lease)
 {
 	lockdep_assert_held_write(&lease->client->lease_sem);
@@ -255,7 +259,7 @@ static bool strike_out_idle(struct evpl_lease *lease)
 	return true;
 }
 
-/* Ask that it be released as soon as it is idle. */
+/* Tell the client to release the lease as soon as it is idle. */
 static void want(struct evpl_lease *lease)
 {
 	lockdep_assert_held_write(&lease->client->lease_sem);
@@ -266,10 +270,10 @@ static void want(struct evpl_lease *lease)
 /**
  * evpl_lease_pull() - end a lease if it is idle
  * @lease: the lease, on which the caller has a reference
- * @soon: else have it end as soon as it is
+ * @soon: if it isn't idle, have it end as soon as it is
  *
- * Return: whether it was ended; not, if it has references, or one is just being given
- * up, or it has ended already, or the caller was killed.
+ * Return: whether this ended the lease. It doesn't if the client has references on the lease or
+ * is giving one up, if the lease has ended already, or if the caller is killed.
  */
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 {
@@ -280,7 +284,7 @@ bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 	idle = strike_out_idle(lease);
 	if (soon && !idle && !lease->ended) {
 		want(lease);
-		/* The last reference may have gone before that. */
+		/* The client may have dropped its last reference before the flag was set. */
 		idle = strike_out_idle(lease);
 	}
 	up_write(&lease->client->lease_sem);
@@ -290,8 +294,8 @@ bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 }
 
 /*
- * Have all that a lease needs, before lease_sem is taken: it may take long, as its memory
- * is charged to a cgroup. The number is taken, but leads to nothing yet.
+ * Allocate all that a lease needs. This runs before lease_sem is taken, because it may take
+ * long: the memory is charged to a cgroup. The number is allocated, but leads to nothing yet.
  */
 static struct evpl_lease *prepare(struct evpl_client *client,
 				  struct evpl_share *share,
@@ -329,28 +333,28 @@ free_lease:
 	return ERR_PTR(ret);
 }
 
-/* The inverse, for what isn't in the tables. */
+/* Undo prepare() for a lease that isn't in the tables. */
 static void discard(struct evpl_lease *lease)
 {
 	xa_erase(&lease->client->leases, lease->number);
 	kfree(lease);
 }
 
-/* Put what was prepared into the tables. Return 0, or -ECANCELED with nothing changed. */
+/* Put a prepared lease into the tables. Return 0, or -ECANCELED with nothing changed. */
 static int add(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
 	int ret;
 
 	lockdep_assert_held_write(&client->lease_sem);
-	/* The client hasn't gone, so the word is there; prepare() has seen to that. */
+	/* prepare() has allocated the word's page. It stays, since the client hasn't gone. */
 	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, lease->number);
 	ret = evpl_share_add_lease(lease);
 	if (ret)
 		return ret;
 	evpl_client_get(client);
 	insert(client, lease);
-	/* Needs no memory: the place is reserved. */
+	/* Takes no memory: the slot is reserved. */
 	xa_store(&client->leases, lease->number, lease, 0);
 	WRITE_ONCE(client->nr_leases, client->nr_leases + 1);
 	atomic_long_inc(&evpl_nr_leases);
@@ -359,8 +363,10 @@ static int add(struct evpl_lease *lease)
 }
 
 /*
- * A lease was prepared, in vain unless @made. It was struck out again if @idle. If neither,
- * it may have ended already. The caller has a count of the share.
+ * Finish a delivery that has prepared a lease. The lease is discarded unless it was @made, that
+ * is put into the tables. It is ended if it was struck out again (@idle). If it was made and
+ * kept, an orphaned slab is recharged; the lease may have ended by now, so it isn't touched. The
+ * caller has a reference on the share.
  */
 static noinline void after_prepared(struct evpl_lease *lease, struct evpl_share *share,
 				    bool made, bool idle)
@@ -377,15 +383,17 @@ static noinline void after_prepared(struct evpl_lease *lease, struct evpl_share 
 }
 
 /**
- * evpl_lease_deliver() - deliver a record to a client: copy it out, and count it in the
- *	client's lease on the buffer, in one
+ * evpl_lease_deliver() - deliver a record to a client
  * @client: the client
  * @item: the record, which asks for the kind of the lease
- * @to: where to
+ * @to: where to copy the record
  *
- * Return: 0; or with nothing counted, -EFAULT if the page isn't there, or not to be
- * written to; -ECANCELED if the buffer has been revoked, -ENOTCONN if the client has
- * gone, -ENOSPC, -ENOMEM or -EINTR.
+ * The record is copied out, and counted in the client's lease on the buffer, under one hold of
+ * lease_sem. A client that has no such lease gets one.
+ *
+ * Return: 0; or, with nothing counted, -EFAULT if the user's page isn't present or can't be
+ * written to; -ECANCELED if the buffer has been revoked; -ENOTCONN if the client has gone;
+ * -ENOSPC, -ENOMEM or -EINTR.
  */
 int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
 		       struct iov_iter *to)
@@ -406,7 +414,10 @@ again:
 		if (!spare) {
 			up_write(&client->lease_sem);
 			spare = prepare(client, share, kind);
-			/* Also if that failed: another reader may have made it meanwhile. */
+			/*
+			 * Retry also if that failed: another reader may have made the lease
+			 * meanwhile.
+			 */
 			goto again;
 		}
 		ret = PTR_ERR_OR_ZERO(spare) ?: add(spare);
@@ -423,7 +434,7 @@ again:
 	ret = evpl_item_copy_out(item, to, lease);
 	pagefault_enable();
 	if (!ret) {
-		/* A pull that comes after this look finds the lease in its share. */
+		/* A pull that sets ->wanted after this read finds the lease in its share. */
 		if (READ_ONCE(share->wanted))
 			want(lease);
 		evpl_word_inc(lease->word);
@@ -432,15 +443,19 @@ again:
 	}
 unlock:
 	up_write(&client->lease_sem);
-	/* An owner that goes after this finds the lease. */
+	/*
+	 * If the slab is orphaned after after_prepared() has read ->orphaned, its owner finds
+	 * the lease.
+	 */
 	if (!IS_ERR_OR_NULL(spare))
 		after_prepared(spare, share, made, idle);
 	return ret;
 }
 
 /*
- * Unless the word is 0: then the lease may end without its client's doing, and its
- * number be another's when the client looks.
+ * Report a revoked lease to its client, unless the word is 0. With a word of 0 the lease may
+ * end without the client's doing, and its number may be another lease's when the client reads
+ * it.
  */
 static void report_revoked(struct evpl_lease *lease)
 {
@@ -449,10 +464,10 @@ static void report_revoked(struct evpl_lease *lease)
 }
 
 /**
- * evpl_lease_settle() - be done with a lease whose reference was given up
- * @lease: the lease, as evpl_give() returned it
+ * evpl_lease_settle() - finish giving up a reference of a lease
+ * @lease: the lease, as evpl_give() returned it; the caller's reference on it is consumed
  *
- * A lease without references is ended.
+ * A lease that has no references left is ended.
  */
 void evpl_lease_settle(struct evpl_lease *lease)
 {
@@ -471,7 +486,7 @@ void evpl_lease_settle(struct evpl_lease *lease)
 	evpl_lease_put(lease);
 }
 
-/* Return the lease, to be settled, with a count of its share that the caller owns. */
+/* Return the lease, for evpl_lease_settle(), with a reference on its share that the caller owns. */
 static struct evpl_lease *give(struct evpl_client *client, u64 offset, u32 length,
 			       u32 flags)
 {
@@ -522,12 +537,12 @@ static bool is_guest_offset(u64 offset)
  * @client: the client, whose send_sem the caller holds for read
  * @offset: of the first byte, in the own window or a guest window
  * @length: bytes
- * @flags: of a record: what who gets it may do
- * @lease: out: the lease whose reference it was, to be settled; or NULL: it was the
- *	owner's
+ * @flags: EVPL_RECORD_*: what the receiver may do
+ * @lease: out: the lease that had the reference, for evpl_lease_settle(); NULL if the client
+ *	owns the buffer
  *
- * Return: the share of the buffer, with a count that the caller owns; or an error
- * pointer, and the reference is the client's still.
+ * Return: the share of the buffer, with a reference that the caller owns; or an error pointer,
+ * and the client keeps its reference.
  */
 struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
 			     u32 flags, struct evpl_lease **lease)
@@ -543,7 +558,7 @@ struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
 
 /**
  * evpl_take_back() - undo evpl_give(), under the same send_sem
- * @share: the share, whose count goes
+ * @share: the share; the caller's reference on it is consumed
  * @lease: the lease, which is settled, or NULL
  */
 void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
@@ -553,7 +568,7 @@ void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
 		return;
 	}
 	down_write(&lease->client->lease_sem);
-	/* As the reference is pending, only the client's death can have ended it. */
+	/* While the reference is pending, only the client's death can have ended the lease. */
 	if (!lease->ended)
 		evpl_word_inc(lease->word);
 	up_write(&lease->client->lease_sem);
@@ -562,9 +577,9 @@ void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
 }
 
 /**
- * evpl_lease_revoke() - see that nobody touches a buffer through a lease
- * @lease: the lease, whose share is revoked; the caller has a reference, and a
- *	count of the share
+ * evpl_lease_revoke() - end all access to a buffer through a lease
+ * @lease: the lease, whose share is revoked; the caller has a reference on the lease, and one
+ *	on the share
  */
 void evpl_lease_revoke(struct evpl_lease *lease)
 {
@@ -584,8 +599,9 @@ void evpl_lease_revoke(struct evpl_lease *lease)
 		return;
 	}
 	/*
-	 * Also if somebody else is ending it just now: then that may not have been
-	 * unmapped yet. If it has, and its place is another's, that is mapped anew.
+	 * Unmap also if another task is ending the lease: that task may not have unmapped it
+	 * yet. If it has, another lease may have the place by now. That lease's pages are
+	 * faulted in again.
 	 */
 	unmap(lease);
 	evpl_share_remove_lease(lease);
@@ -594,10 +610,11 @@ void evpl_lease_revoke(struct evpl_lease *lease)
 /**
  * evpl_lease_release() - end those of a client's leases whose words are 0
  * @client: the client
- * @numbers: which
- * @count: how many
+ * @numbers: the leases' numbers
+ * @count: how many numbers
  *
- * Return: how many were ended; -EINVAL if one can't be a number, with nothing done.
+ * Return: how many leases were ended; -EINVAL if one of @numbers can't be a lease's, with
+ * nothing done.
  */
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count)
 {
