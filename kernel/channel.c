@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Channels: a pair of ends, a file each, which carry records between the clients
- * that they are bound to. What is on its way to an end is in the end's ring, and
- * each record there owns a count of the share of its buffer. An end that is closed
- * gets nothing any more; it closes when its file goes, or its client.
+ * Channels. A channel is a pair of ends, a file each, which carry records between the clients
+ * that they are bound to. Records in flight to an end are in the end's ring. Each has a
+ * reference on the share of its buffer. An end is closed when its file goes, or its client. A
+ * closed end receives no record any more.
  *
- * Writing has room kept for its records, takes over all references, then puts the
- * records into the ring or gives the references back. Reading has the first record
- * to itself, copies it out and counts it, and only then takes it out of the ring:
- * until then whatever fails leaves it there.
+ * A write reserves room for its records, takes over the references that they give up, then
+ * commits the records to the ring; if it fails, it returns the references and the room. A read
+ * has the first record to itself. It copies that record out and counts its reference, and only
+ * then removes it from the ring: if anything fails before, the record stays there.
  */
 #include <linux/anon_inodes.h>
 #include <linux/err.h>
@@ -28,27 +28,27 @@
 
 /**
  * struct evpl_end - one end of a channel
- * @channel: the channel; the end's file owns a reference
+ * @channel: the channel; the end's file owns a reference on it
  * @peer: the other end
- * @node: in evpl_client.ends while it is bound; ends_lock guards it
- * @client: whom it is bound to, with a reference; NULL before, and once it is closed and
- *	nobody reads any more
- * @closed: it isn't read from or written to any more
- * @reading: somebody reads, one at a time, and has the first record. If the end is closed
- *	meanwhile the reader owns that, which is in @ring no more, and the reference in
- *	@client.
- * @turned_away: somebody else was refused for that reason, by a read or by poll, and is
- *	woken when the reader is done
- * @crowded: somebody wanted to write more than there was room for in the peer's ring
- * @ring: what is on its way to this end
+ * @node: in evpl_client.ends while the end is bound; ends_lock guards it
+ * @client: the client that the end is bound to, with a reference; NULL before, and once the
+ *	end is closed and no read is in progress
+ * @closed: nothing can be read from the end or written to it any more
+ * @reading: a read is in progress, one at a time, and has the first record. If the end is
+ *	closed meanwhile, that record leaves @ring, and the reader owns it and the reference
+ *	in @client.
+ * @turned_away: a second read, or a poll, found @reading set. Its task is woken when the read
+ *	in progress is done.
+ * @crowded: a write, or a poll, found too little room in the peer's ring
+ * @ring: the records in flight to this end
  * @first: place of the first record in @ring
- * @nr: how many there are
- * @kept: room that is kept for who has references taken over
- * @wait: who waits for a record in @ring, or for room in the peer's
+ * @nr: how many records there are in @ring
+ * @kept: room in @ring that is reserved for writes in progress
+ * @wait: tasks that wait for a record in @ring, or for room in the peer's ring
  *
- * evpl_channel.lock guards @client to @kept. Whoever waits looks at them after having put
- * himself into @wait. So who has changed them under the lock can tell there whether anybody
- * waits, without a barrier.
+ * evpl_channel.lock guards @client to @kept. A task that waits adds itself to @wait before it
+ * reads them under the lock. So a task that has changed them under the lock can check @wait
+ * there, without a barrier.
  */
 struct evpl_end {
 	struct evpl_channel *channel;
@@ -68,12 +68,12 @@ struct evpl_end {
 
 /**
  * struct evpl_channel - a pair of ends
- * @kref: one for each end's file, and one for who closes an end for its client
- * @lock: guards what the ends say it does
- * @user: who is charged; the channel owns a reference
- * @bytes: how much
+ * @kref: one for each end's file, and one for a client that closes an end as it goes
+ * @lock: guards the fields of both ends that struct evpl_end names
+ * @user: the user that is charged; the channel owns a reference
+ * @bytes: how much the user is charged
  * @capacity: records in each ring
- * @ends: the two
+ * @ends: the two ends
  */
 struct evpl_channel {
 	struct kref kref;
@@ -86,7 +86,7 @@ struct evpl_channel {
 
 atomic_long_t evpl_nr_channels, evpl_nr_records;
 
-/* Guards evpl_client.ends of all clients, and the ends' places there. */
+/* Guards evpl_client.ends of all clients, and evpl_end.node. */
 static DEFINE_SPINLOCK(ends_lock);
 
 static void channel_free(struct kref *kref)
@@ -112,15 +112,15 @@ static void wake(struct evpl_end *end, __poll_t events)
 	wake_up_interruptible_poll(&end->wait, events);
 }
 
-/* Whether anybody waits who may not have seen what the caller has changed. */
+/* Whether a task waits that may not have seen what the caller has changed. */
 static bool has_waiters(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
-	/* Under the lock: see struct evpl_end. */
+	/* No barrier is needed under the lock: see struct evpl_end. */
 	return waitqueue_active(&end->wait);
 }
 
-/* Take the first record out of an end's ring. */
+/* Take the first record out of an end's ring. The caller owns its reference on the share. */
 static struct evpl_share *pop(struct evpl_end *end)
 {
 	struct evpl_share *share = end->ring[end->first].share;
@@ -131,7 +131,7 @@ static struct evpl_share *pop(struct evpl_end *end)
 	return share;
 }
 
-/* A record isn't on its way any more. */
+/* Drop the reference of a record that has left its ring. */
 static void drop(struct evpl_share *share)
 {
 	atomic_long_dec(&evpl_nr_records);
@@ -139,8 +139,8 @@ static void drop(struct evpl_share *share)
 }
 
 /*
- * What was sent to the end is given back, save for the record that somebody is reading
- * just now: who does gives that back. What the end sent stays on its way.
+ * Close an end, and drop the records in flight to it; but a record that is being read is left
+ * to the reader. Records that this end has sent stay in flight.
  */
 static void close_end(struct evpl_end *end)
 {
@@ -152,7 +152,7 @@ static void close_end(struct evpl_end *end)
 	if (!end->reading)
 		swap(client, end->client);
 	else if (!end->closed)
-		pop(end);	/* the reader's from here */
+		pop(end);	/* the reader owns it now */
 	end->closed = true;
 	while (end->nr) {
 		share = pop(end);
@@ -194,7 +194,7 @@ void evpl_channel_client_gone(struct evpl_client *client)
 		spin_lock(&ends_lock);
 		end = list_first_entry_or_null(&client->ends, struct evpl_end, node);
 		if (end) {
-			/* Its file has a reference until it is off the list. */
+			/* The end's file keeps its reference until the end is off the list. */
 			kref_get(&end->channel->kref);
 			list_del_init(&end->node);
 		}
@@ -208,9 +208,9 @@ void evpl_channel_client_gone(struct evpl_client *client)
 }
 
 /*
- * Whether the caller waits neither for a record nor for room. It waits for locks, memory and
- * its own pages all the same, so an end has no FMODE_NOWAIT. io_uring sets IOCB_NOWAIT
- * without that too, where poll says that there is something.
+ * Whether the caller doesn't want to wait for a record or for room. It waits for locks, memory
+ * and its own pages all the same, so an end has no FMODE_NOWAIT. io_uring sets IOCB_NOWAIT
+ * without FMODE_NOWAIT too, if poll says that the end is ready.
  */
 static bool is_nonblocking(struct kiocb *iocb)
 {
@@ -222,9 +222,9 @@ static bool is_nonblocking(struct kiocb *iocb)
 
 /**
  * struct sending - a record that is being written
- * @record: as user space has it
- * @item: as it goes into the ring
- * @lease: through which it was given, to be settled; or NULL: the writer owns it
+ * @record: as user space wrote it
+ * @item: as it is put into the ring
+ * @lease: the lease that had the reference, to be settled; NULL if the writer owns the buffer
  */
 struct sending {
 	struct evpl_record record;
@@ -253,14 +253,14 @@ static int give(struct evpl_client *client, struct sending *sending)
 	return 0;
 }
 
-/* How many records fit into the ring of an end. */
+/* How many more records fit into the ring of an end. */
 static u32 room(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
 	return end->channel->capacity - end->nr - end->kept;
 }
 
-/* Why nothing can be written to an end, or 0. */
+/* Return why nothing can be written to an end, or 0. */
 static int is_shut(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
@@ -270,8 +270,9 @@ static int is_shut(struct evpl_end *end)
 }
 
 /*
- * Keep room for so many records of *@client, on which the caller owns a reference then.
- * Return 0, -EAGAIN if they don't fit now, or why they never will.
+ * Reserve room for @nr records in the peer's ring. Return 0, with *@client set to the end's client
+ * and a reference on it that the caller owns; -EAGAIN if the records don't fit now; another error
+ * if they never will.
  */
 static int keep_room(struct evpl_end *end, u32 nr, struct evpl_client **client)
 {
@@ -304,7 +305,7 @@ static int wait_for_room(struct evpl_end *end, u32 nr, struct evpl_client **clie
 						   -EAGAIN) ?: ret;
 }
 
-/* The inverse. Others may have found no room for that. */
+/* Return the room that keep_room() reserved, and wake writers that found too little of it. */
 static void leave_room(struct evpl_end *end, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
@@ -318,7 +319,7 @@ static void leave_room(struct evpl_end *end, u32 nr)
 		wake(end, EPOLLOUT | EPOLLWRNORM);
 }
 
-/* Into the room that was kept. If it fails, that is still. */
+/* Commit records to the room that was reserved. On failure the room stays reserved. */
 static int put_records(struct evpl_end *end, const struct sending *sendings, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
@@ -343,7 +344,7 @@ static int put_records(struct evpl_end *end, const struct sending *sendings, u32
 	return ret;
 }
 
-/* The room that was kept is used, or left. */
+/* Take over the references and commit the records, or undo all. The reserved room is consumed. */
 static int send(struct evpl_end *end, struct evpl_client *client,
 		struct sending *sendings, u32 nr)
 {
@@ -427,8 +428,8 @@ free:
 /* Reading. */
 
 /*
- * Have the first record of an end's ring. Return 0; -EAGAIN if there is none, or
- * another has it; -EPIPE if none will come.
+ * Begin to read the first record of an end's ring. Return 0; -EAGAIN if there is none, or if
+ * another read is in progress; -EPIPE if no record will come any more; -ENOTCONN.
  */
 static int begin_read(struct evpl_end *end, struct evpl_item *item)
 {
@@ -463,9 +464,10 @@ static int wait_for_record(struct evpl_end *end, struct evpl_item *item,
 }
 
 /*
- * Be done with a record: it stays the first, unless it has been delivered. If the caller
- * wants @more, and there is, have it. Return 0 then, and -EAGAIN if not; or -ENOTCONN if
- * the client has gone, so that nothing was delivered to anybody.
+ * Finish reading a record. If it was @delivered it leaves the ring, else it stays the first. If
+ * the caller wants @more and the ring has another record, begin to read that and return 0.
+ * Otherwise return -EAGAIN; or -ENOTCONN if the client has gone, so that nothing was delivered
+ * to anybody.
  */
 static int end_read(struct evpl_end *end, struct evpl_item *item, bool delivered,
 		    bool more)
@@ -478,7 +480,7 @@ static int end_read(struct evpl_end *end, struct evpl_item *item, bool delivered
 
 	spin_lock(&channel->lock);
 	if (end->closed) {
-		/* Both were left to who reads. */
+		/* close_end() has left the record and the reference on the client to us. */
 		share = item->share;
 		swap(client, end->client);
 		ret = -ENOTCONN;
@@ -501,8 +503,9 @@ static int end_read(struct evpl_end *end, struct evpl_item *item, bool delivered
 	if (room_wanted)
 		wake(end->peer, EPOLLOUT | EPOLLWRNORM);
 	/*
-	 * They try again. Nothing else wakes them: the record that the reader has left in
-	 * the ring, or the end of all records, is no news for anybody but them.
+	 * Let the tasks that were turned away try again. Nothing else wakes them. Neither a
+	 * record that was left in the ring, nor the end of all records, is news to anybody
+	 * else.
 	 */
 	if (turned_away)
 		wake(end, EPOLLIN | EPOLLRDNORM);
@@ -511,7 +514,7 @@ static int end_read(struct evpl_end *end, struct evpl_item *item, bool delivered
 	return ret;
 }
 
-/* Return 0; or -EFAULT, and the iterator is where it was. */
+/* Return 0; or -EFAULT, with the iterator unchanged. */
 static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 		    u64 offset, u32 lease, u32 flags)
 {
@@ -534,12 +537,12 @@ static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 }
 
 /**
- * evpl_item_copy_out() - tell who reads of a lease
- * @item: the record that it is for
- * @to: where to
+ * evpl_item_copy_out() - copy out a record that is delivered by a lease
+ * @item: the record
+ * @to: where to copy it
  * @lease: the lease
  *
- * Return: 0; or -EFAULT, and the iterator is where it was.
+ * Return: 0; or -EFAULT, with the iterator unchanged.
  */
 int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
 		       struct evpl_lease *lease)
@@ -548,12 +551,15 @@ int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
 			lease->number, 0);
 }
 
-/* These return -ECANCELED, with nothing copied, if the buffer has been revoked. */
+/*
+ * deliver_own() and deliver_lease() return -ECANCELED if the buffer has been revoked. The
+ * iterator is unchanged then.
+ */
 
 static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
 {
 	u64 start = evpl_share_offset(item->share);
-	/* Before the owner has the reference, lest it believe that the buffer is its own. */
+	/* Check before the owner gets the reference: after that it may reuse the buffer. */
 	bool held = evpl_share_is_held(item->share);
 	int ret;
 
@@ -577,14 +583,14 @@ static int deliver_lease(struct evpl_client *client, const struct evpl_item *ite
 		if (ret != -EFAULT)
 			return ret;
 		/*
-		 * Faults were off. Copy there with them on, what names nothing: then the
-		 * page is there, or it can't be written to.
+		 * The copy ran with page faults disabled. Fault the page in with a record that
+		 * names no buffer, then retry. If that fails, the page can't be written to.
 		 */
 		ret = copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
 		if (ret)
 			return ret;
 		iov_iter_revert(to, RECORD_SIZE);
-		/* It may have gone again, but hardly for ever. */
+		/* The page may have gone again by the retry. A fatal signal ends the loop. */
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		cond_resched();
@@ -643,7 +649,7 @@ static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
 
 	poll_wait(file, &end->wait, table);
 	spin_lock(&end->channel->lock);
-	/* A read would be turned away while another one goes on. */
+	/* A read would be turned away while another one is in progress. */
 	if (end->reading)
 		end->turned_away = true;
 	else if (end->nr || end->peer->closed)
@@ -689,10 +695,10 @@ const struct file_operations evpl_end_fops = {
 /**
  * evpl_channel_bind() - bind an end to a client
  * @client: the client
- * @file: the end
+ * @file: the end's file
  *
- * Return: 0; -EBADF if it is no end; -EBUSY if it is bound already; what
- * evpl_refs_grow() returns.
+ * Return: 0; -EBADF if @file isn't an end; -EBUSY if the end is bound already, or its client has
+ * gone; what evpl_refs_grow() returns.
  */
 int evpl_channel_bind(struct evpl_client *client, struct file *file)
 {
@@ -721,9 +727,8 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 	spin_unlock(&channel->lock);
 	spin_unlock(&ends_lock);
 	/*
-	 * A read or a write gave ENOTCONN until now, whatever poll said. So whoever polls
-	 * is told again. For the other end nothing has changed: its records could wait here
-	 * before.
+	 * Until now a read or a write gave ENOTCONN, whatever poll said. So tell pollers again.
+	 * For the other end nothing has changed: its records could wait here before.
 	 */
 	if (waiters)
 		wake(end, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
@@ -740,7 +745,7 @@ static void end_init(struct evpl_channel *channel, int nr)
 	init_waitqueue_head(&end->wait);
 }
 
-/* A file for an end, which owns a reference on the channel that the caller gives. */
+/* Make a file for an end. The file takes over a reference on the channel from the caller. */
 static struct file *end_file(struct evpl_end *end)
 {
 	struct file *file;
@@ -755,9 +760,9 @@ static struct file *end_file(struct evpl_end *end)
 
 /**
  * evpl_channel_create() - make a channel
- * @user: who is charged
+ * @user: the user that is charged
  * @capacity: records in each direction
- * @ends: out: the files of the ends, with a reference each that the caller owns
+ * @ends: out: the files of the two ends, with a reference each that the caller owns
  *
  * Return: 0, or -errno.
  */
