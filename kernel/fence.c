@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The fence stands between a device that may still have a buffer's pages and the buffer's
- * next user. A client that could pin pages in a guest-io window may have left them with a
- * ring, a pipe, a socket or a device. These keep the pages past the end of the lease, and
- * past the end of the client. A writable PFN mapping, of the guest window or of a dma-buf,
- * can't be pinned, but KVM before Linux 6.13 takes a reference on the first page of a folio
- * that is mapped so, and lets a guest write to it until the guest lets go. All of these
- * hold a reference on the folio; not all of them hold a pin. So the fence counts the
- * folio's references, less the slab's own and one for each mapping.
+ * The fence keeps a buffer from its next user while a device may still have the buffer's pages.
+ * A client that could pin pages in a guest-io window may have left them with a ring, a pipe, a
+ * socket or a device. These keep the pages past the end of the lease, and past the end of the
+ * client. A writable PFN mapping, of the guest window or of a dma-buf, can't be pinned. But KVM
+ * before Linux 6.13 takes a reference on the first page of a folio that is mapped so, and lets
+ * a guest write to it until the guest lets go. All of these hold a reference on the folio; not
+ * all of them hold a pin. So the fence counts the folio's references, less the slab's own and
+ * one for each mapping.
  *
- * A read-only lease for the CPU isn't fenced. What is read through it late is read, and
- * written nowhere.
+ * A read-only lease for the CPU isn't fenced: a late access through it can't write.
  *
- * The references of the owner's own registrations are the folio's floor, which the owner
- * sets. share.c asks whether the fence is open when all leases have been unmapped, and
- * before the owner gets its reference back. If the fence is closed then, the buffer is in
- * quarantine, and its folio is looked at again until the fence is open.
+ * The floor of a folio is the baseline of that count: the references of the owner's own
+ * registrations. The owner sets it. The fence is open when no folio of the buffer has more
+ * references than its floor. share.c checks it when all leases have been unmapped, before the
+ * owner gets its reference back. If the fence is closed then, the buffer goes into quarantine,
+ * and its folios are rechecked until the fence is open.
  */
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
@@ -30,18 +30,19 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* How long after the last pass the next one comes at most, in jiffies, if that was cheap. */
+/* The longest delay from one pass to the next, in jiffies, if the pass was cheap. */
 #define DELAY_MAX	HZ
-/* After a pass, this many times as long as it took goes by before the next, up to a limit. */
+/* After a pass, this many times the time that it took goes by before the next, up to a limit. */
 #define PAUSE_FACTOR	32
 #define PAUSE_MAX	(10 * HZ)
 
 atomic_long_t evpl_nr_looks;
 
 /*
- * References that are neither the slab's nor a mapping's. A page of the folio is mapped
- * with the lock held, so no mapping comes between the two counts: what was counted as a
- * reference and then is unmapped looks like one that stays, never the other way.
+ * Count the references that are neither the slab's own nor a mapping's. A page is mapped with
+ * the folio locked, so no mapping is added between the two counts. One may be removed in
+ * between: then its reference has been counted, and the result is too high. It is never too
+ * low.
  */
 static int other_refs(struct folio *folio)
 {
@@ -49,7 +50,7 @@ static int other_refs(struct folio *folio)
 
 	folio_lock(folio);
 	refs = folio_ref_count(folio) - 1;
-	/* Pairs with what unmaps a page: that goes first, then its reference. */
+	/* Pairs with unmapping a page, which drops the mapcount first, then the reference. */
 	smp_rmb();
 	refs -= evpl_folio_mapcount(folio);
 	folio_unlock(folio);
@@ -57,11 +58,11 @@ static int other_refs(struct folio *folio)
 }
 
 /**
- * evpl_fence_is_open() - whether nothing but its owner has a buffer's pages
- * @share: of the buffer; the caller has a count of it
+ * evpl_fence_is_open() - check whether the fence of a buffer is open
+ * @share: of the buffer; the caller has a reference on it
  *
- * Return: true if none of its folios has more references than its floor; or if the
- * owner has gone: then there are folios no more that are to be looked at.
+ * Return: true if none of its folios has more references than its floor; also if the owner has
+ * gone, as there is no folio left to check then.
  */
 bool evpl_fence_is_open(struct evpl_share *share)
 {
@@ -87,7 +88,7 @@ bool evpl_fence_is_open(struct evpl_share *share)
 	return open;
 }
 
-/* How long it is until the next pass may come, in jiffies. */
+/* How long it is until the next pass may run, in jiffies. */
 static unsigned long until_next(struct evpl_client *client)
 {
 	unsigned long now = jiffies;
@@ -96,7 +97,10 @@ static unsigned long until_next(struct evpl_client *client)
 	return time_after(client->fence_pause, now) ? client->fence_pause - now : 1;
 }
 
-/* Look at the buffers in quarantine, and less and less often. */
+/*
+ * A pass: check the buffers in quarantine. While some stay there, passes come less and less
+ * often.
+ */
 static void fence_work_fn(struct work_struct *work)
 {
 	struct evpl_client *client = container_of(to_delayed_work(work),
@@ -106,8 +110,8 @@ static void fence_work_fn(struct work_struct *work)
 	bool left;
 
 	/*
-	 * Clear the flag first, so that a quarantine that begins from now on schedules a
-	 * pass of its own.
+	 * Clear the flag first, so that a quarantine that begins from now on schedules its own
+	 * pass.
 	 */
 	spin_lock(&client->fence_lock);
 	client->fence_delay = client->fence_soon ? 1 :
@@ -122,8 +126,8 @@ static void fence_work_fn(struct work_struct *work)
 	spin_lock(&client->fence_lock);
 	client->fence_pause = jiffies + pause;
 	/*
-	 * A quarantine that began during this pass has scheduled the next one by the pause
-	 * before. Put that off too: else a lessee could have pass follow pass.
+	 * A quarantine that began during this pass has scheduled the next one by the old pause.
+	 * Put that off too: else a lessee could make one pass follow the other.
 	 */
 	if (!client->fence_off && (left || client->fence_soon))
 		mod_delayed_work(evpl_wq, &client->fence_work,
@@ -139,7 +143,7 @@ void evpl_fence_init(struct evpl_client *client)
 	client->fence_pause = jiffies;
 }
 
-/* The client goes: no pass runs any more when this returns, and none comes. */
+/* The client goes. When this returns, no pass is running, and none can be scheduled. */
 void evpl_fence_exit(struct evpl_client *client)
 {
 	spin_lock(&client->fence_lock);
@@ -149,12 +153,12 @@ void evpl_fence_exit(struct evpl_client *client)
 }
 
 /**
- * evpl_fence_watch() - see that a client's buffers in quarantine are looked at soon
- * @client: the client; another buffer is in quarantine, or the owner waits for one
+ * evpl_fence_watch() - see that a client's buffers in quarantine are checked soon
+ * @client: the client; another of its buffers is in quarantine, or it waits for one
  */
 void evpl_fence_watch(struct evpl_client *client)
 {
-	/* A lessee comes here too, so this waits for nothing of the owner's. */
+	/* Lessees call this too, so it takes no lock that the owner sleeps under. */
 	spin_lock(&client->fence_lock);
 	if (!client->fence_off && !client->fence_soon) {
 		client->fence_soon = true;
@@ -163,7 +167,7 @@ void evpl_fence_watch(struct evpl_client *client)
 	spin_unlock(&client->fence_lock);
 }
 
-/* Whether nobody has a reference on a buffer in this folio. */
+/* Whether the buffers in this folio have no share, and no reference in their words. */
 static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 		    struct evpl_part *part)
 {
@@ -185,9 +189,10 @@ static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 }
 
 /*
- * Set the floor of a folio to what holds it, and note the lowest by order; not if it is
- * in use. Words are read before and after: I/O that was running when the references
- * were counted has a word that isn't 0, unless it came and went in between.
+ * Set the floor of a folio to the references that it has now, and update the lowest floor of
+ * its order; not if the folio is in use. The words are read before and after the references are
+ * counted. I/O that was running during the count has a word that isn't 0 at one of these times,
+ * unless it began and ended in between.
  */
 static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
 			struct evpl_part *part, int *lowest)
@@ -196,7 +201,7 @@ static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
 	bool idle;
 	int refs;
 
-	/* Against who sends: nobody else comes to hold it in between. */
+	/* No share is added meanwhile: a task that sends holds tree_lock for read. */
 	down_write(&client->tree_lock);
 	idle = is_idle(client, slab, part);
 	if (idle) {
@@ -212,14 +217,14 @@ static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
 }
 
 /**
- * evpl_fence_floor() - set the floors of folios to what holds them
- * @client: whose
- * @first: of the own window, the first page
- * @nr_pages: how many
+ * evpl_fence_floor() - set the floors of folios to the references that they have now
+ * @client: the owner
+ * @first: first page of the range, in the own window
+ * @nr_pages: pages in the range
  * @flags: EVPL_FLOOR_*
  *
- * Return: how many folios were in use and so passed by; -ENOENT if the range isn't in
- * a slab.
+ * Return: how many folios were skipped because they are in use; -ENOENT if the range isn't in a
+ * slab.
  */
 int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
 		     unsigned long nr_pages, u32 flags)
@@ -240,7 +245,10 @@ int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
 	}
 	start = evpl_slab_part(slab, first);
 	end = evpl_slab_part(slab, first + nr_pages - 1) + 1;
-	/* A second time, to give those in use what the others have. */
+	/*
+	 * With EVPL_FLOOR_ALIKE, go over them again to give those in use the floor of the
+	 * others.
+	 */
 	for (pass = 0; pass <= !!(flags & EVPL_FLOOR_ALIKE); pass++) {
 		busy = 0;
 		for (part = start; part < end; part++) {
