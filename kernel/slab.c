@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Slabs. A slab is created (its folios exist, charged), reserved (it has a range
- * of the own window, its buffers have entries), published (user space knows,
- * faults find it) and destroyed. It is in its client's tree from reserved on.
+ * Slabs. A slab is created (its folios are allocated and charged), reserved (it has a range of
+ * the own window, and its buffers have entries), published (user space knows it, and faults
+ * find it) and orphaned (its client has let go of it). Its last reference frees it. It is in
+ * its client's tree from when it is reserved until it is removed, or its client goes.
  */
 #include <linux/err.h>
 #include <linux/fs.h>
@@ -32,10 +33,10 @@ static pgoff_t slab_end(const struct evpl_slab *slab)
 }
 
 /*
- * Allocate nr_pages, a multiple of HUGE_PAGES, in folios as large as can be had,
- * and add them to the list. Each run of HUGE_PAGES starts over with the largest
- * order and never goes up again, so that every folio is aligned to its size.
- * Return the number of folios, or -errno; the list is the caller's also then.
+ * Allocate nr_pages, a multiple of HUGE_PAGES, in folios as large as can be had, and add them
+ * to the list. Each run of HUGE_PAGES starts over with the largest order and never goes up
+ * again, so that every folio is aligned to its size. Return the number of folios, or -errno.
+ * Also on an error the caller owns the folios on the list.
  */
 static long alloc_folios(struct list_head *folios, unsigned long nr_pages,
 			 int node, unsigned int min_order)
@@ -67,7 +68,7 @@ static long alloc_folios(struct list_head *folios, unsigned long nr_pages,
 
 /**
  * evpl_slab_create() - allocate a slab
- * @client: who is charged
+ * @client: the client, whose user is charged
  * @nr_pages: length, a multiple of EVPL_SLAB_ALIGN
  * @node: NUMA node that all of it must come from, or EVPL_NODE_ANY
  * @flags: EVPL_SLAB_*
@@ -139,7 +140,7 @@ void evpl_slab_get(struct evpl_slab *slab)
 }
 
 /**
- * evpl_slab_put() - let go of a slab
+ * evpl_slab_put() - drop a reference on a slab
  * @slab: the slab
  */
 void evpl_slab_put(struct evpl_slab *slab)
@@ -160,14 +161,14 @@ void evpl_slab_put(struct evpl_slab *slab)
 	atomic_long_dec(&evpl_nr_slabs);
 }
 
-/* The place in the slab of the last buffer that lies in this folio, or has a part there. */
+/* Return the place in the slab of the last buffer that lies in this folio, wholly or in part. */
 unsigned long evpl_slab_part_last(struct evpl_slab *slab, struct evpl_part *part)
 {
 	return (part->index - slab->start + folio_nr_pages(part->folio) - 1) >>
 	       slab->buffer_shift;
 }
 
-/* Whether a buffer in this folio has a share with this mark (XA_PRESENT: any share). */
+/* Whether a buffer in this folio has a share with this mark. Any share has XA_PRESENT. */
 bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_t mark)
 {
 	unsigned long buffer = (part->index - slab->start) >> slab->buffer_shift;
@@ -176,10 +177,10 @@ bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_
 }
 
 /*
- * A folio of the own window belongs to the mapping of its client's inode, as a file's
- * does, though it is in no page cache: by folio->mapping, futexes of several processes
- * meet, and the core unmaps a page that has a memory error. PG_private has the core ask
- * release_folio() before it evicts a folio of a mapping or splits it (client.c).
+ * A folio of the own window belongs to the mapping of its client's inode, as a file's does,
+ * though it is in no page cache. The core needs folio->mapping for futexes that several
+ * processes share, and to unmap a page that has a memory error. PG_private makes the core call
+ * release_folio() before it evicts or splits the folio (client.c).
  */
 static void join_mapping(struct folio *folio, struct evpl_client *client, pgoff_t index)
 {
@@ -189,9 +190,9 @@ static void join_mapping(struct folio *folio, struct evpl_client *client, pgoff_
 }
 
 /*
- * Something may still have references on the folio, but nobody can map it any more. Core code
- * that relies on folio->mapping holds the folio's lock, or reads it once under RCU. The
- * inode is freed later, and after a grace period.
+ * Something may still have references on the folio, but nothing can map it any more. Core code
+ * that relies on folio->mapping holds the folio lock, or reads it once under RCU. The inode is
+ * freed later, after a grace period.
  */
 static void leave_mapping(struct folio *folio)
 {
@@ -202,10 +203,10 @@ static void leave_mapping(struct folio *folio)
 }
 
 /**
- * evpl_slab_give_back() - free what nobody can touch any more of an orphaned slab
- * @slab: the slab; the caller has a reference
- * @first: where to look: the first page in the own window
- * @last: the last page
+ * evpl_slab_give_back() - free the folios of an orphaned slab that nobody can touch any more
+ * @slab: the slab, on which the caller has a reference
+ * @first: first page of the range to go over, in the own window
+ * @last: last page of the range
  */
 void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 {
@@ -252,10 +253,10 @@ static struct evpl_user *lessee(struct evpl_slab *slab, struct evpl_part *part)
 }
 
 /*
- * Have this user charged for a folio, or the client's if it is NULL or its cap has no room.
- * Without that limit an owner could use up the cap of each client that has a lease of it,
- * and its own again and again. Return who was charged, if the reference on that user is to
- * be put.
+ * Charge a folio to @user; or to the user of the slab's client, if @user is NULL or its cap has
+ * no room. If that cap were ignored, an owner could use up the cap of each client that has a
+ * lease on its memory, and its own again and again. Return the user that was charged before, if
+ * the caller must put the folio's reference on it.
  */
 static struct evpl_user *charge_part(struct evpl_slab *slab, struct evpl_part *part,
 				     struct evpl_user *user)
@@ -277,15 +278,14 @@ static struct evpl_user *charge_part(struct evpl_slab *slab, struct evpl_part *p
 }
 
 /**
- * evpl_slab_recharge() - have an orphaned slab charged to those who keep it
- * @slab: the slab; the caller has a reference
- * @first: where to look: the first page in the own window
- * @last: the last page
+ * evpl_slab_recharge() - charge an orphaned slab to the users that keep it
+ * @slab: the slab, on which the caller has a reference
+ * @first: first page of the range to go over, in the own window
+ * @last: last page of the range
  *
- * Each folio is charged to the user of a client that has a lease on a buffer there, if that
- * user's cap has room. What only records on their way or dma-bufs keep stays charged to the
- * slab's client's user.
- * To be called after a lease on such a slab has come or gone.
+ * Each folio is charged to the user of a client that has a lease on a buffer in it, if that
+ * user's cap has room. A folio that only records in flight or dma-bufs keep stays charged to the
+ * user of the slab's client. To be called after a lease on such a slab was added or has ended.
  */
 void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 {
@@ -307,13 +307,13 @@ void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 }
 
 /**
- * evpl_slab_orphan() - let go of a slab that is its client's no more
- * @slab: not in the client's tree, and mapped nowhere in the own window; the
- *	client's reference on it goes
+ * evpl_slab_orphan() - detach a slab from its client
+ * @slab: not in the client's tree, and mapped nowhere in the own window; the client's reference
+ *	on it is consumed
  *
- * What others have a part in stays until they let go of it, charged to one of those that
- * have leases; the rest is freed. There is no quarantine any more: a folio goes to nobody
- * while something holds it.
+ * A folio that others have a part in stays until they let go of it, and is charged to the user
+ * of a lease. The other folios are freed. An orphaned slab needs no quarantine, since a folio
+ * that something still holds goes to nobody else (folio.c).
  */
 void evpl_slab_orphan(struct evpl_slab *slab)
 {
@@ -329,20 +329,21 @@ void evpl_slab_orphan(struct evpl_slab *slab)
 }
 
 /**
- * evpl_slab_export() - let a dma-buf carry pages of a slab
- * @client: whose it is
- * @offset: of the first, in the own window
+ * evpl_slab_export() - let a dma-buf export pages of a slab
+ * @client: the slab's client
+ * @offset: of the first byte, in the own window
  * @length: bytes
  * @write: importers may write
  *
- * Return: the slab, which stays until evpl_slab_unexport(), or an error pointer.
+ * Return: the slab, with a reference and a count in ->exports until evpl_slab_unexport(); or an
+ * error pointer.
  */
 struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
 				   u64 length, bool write)
 {
 	struct evpl_slab *slab;
 
-	/* Who frees a slab marks it under tree_lock: it sees the count, or we the mark. */
+	/* evpl_slab_free() clears ->live under tree_lock: it sees our export, or we see !live. */
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, offset >> PAGE_SHIFT);
 	if (!slab || !slab->live) {
@@ -362,7 +363,7 @@ struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
 	return slab;
 }
 
-/* The inverse. */
+/* Undo evpl_slab_export(). */
 void evpl_slab_unexport(struct evpl_slab *slab)
 {
 	bool unused;
@@ -376,7 +377,10 @@ void evpl_slab_unexport(struct evpl_slab *slab)
 	evpl_slab_put(slab);
 }
 
-/* Find the lowest free range of nr_pages in the own window, and what it follows. */
+/*
+ * Find the lowest free range of nr_pages in the own window. *@prev is the slab before it, or
+ * NULL.
+ */
 static int find_gap(struct evpl_client *client, unsigned long nr_pages,
 		    pgoff_t *start, struct evpl_slab **prev)
 {
@@ -401,7 +405,7 @@ static void insert_after(struct evpl_client *client, struct evpl_slab *slab,
 	struct rb_node **link = &client->slabs.rb_node;
 	struct rb_node *parent = NULL;
 
-	/* The leftmost place right of prev. */
+	/* The leftmost place in the subtree right of prev. */
 	if (prev) {
 		parent = &prev->node;
 		link = &parent->rb_right;
@@ -420,9 +424,9 @@ static void insert_after(struct evpl_client *client, struct evpl_slab *slab,
  * @slab: a slab that evpl_slab_create() returned
  * @buffer_shift: log2 of the client's buffer size
  *
- * The range is the lowest that is free. Its buffers get their entries.
+ * The range is the lowest that is free. The slab's buffers get their entries.
  *
- * Return: 0, -ENOSPC, -ENOMEM or -EINTR; the slab is the client's only if 0.
+ * Return: 0, and the slab is in the client's tree; -ENOSPC, -ENOMEM or -EINTR.
  */
 int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 		      unsigned int buffer_shift)
@@ -446,8 +450,9 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 	slab->buffer_shift = shift;
 
 	/*
-	 * By its index the slab finds a folio; and the core maps one by a PMD
-	 * only if its end, counted from its index, lies within i_size.
+	 * evpl_slab_part() needs the index of each folio. The core needs it too: it maps a
+	 * folio by a PMD only if the folio's end, counted from folio->index, lies within
+	 * i_size.
 	 */
 	index = slab->start;
 	for (i = 0; i < slab->nr_parts; i++) {
@@ -473,7 +478,7 @@ void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab)
 {
 	lockdep_assert_held(&client->lock);
 
-	/* The size first: a fault beyond it would map page by page. */
+	/* Set the size first: a fault beyond it would map page by page. */
 	i_size_write(client->inode,
 		     max(i_size_read(client->inode),
 			 (loff_t)slab_end(slab) << PAGE_SHIFT));
@@ -482,7 +487,7 @@ void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab)
 	up_write(&client->tree_lock);
 }
 
-/* After a slab has gone: the size is the end of the last that is live. */
+/* Set the size to the end of the last live slab, after a slab has been removed. */
 static void shrink_size(struct evpl_client *client)
 {
 	struct evpl_slab *slab = slab_of(rb_last(&client->slabs));
@@ -511,8 +516,8 @@ void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab)
 	up_write(&client->tree_lock);
 
 	/*
-	 * A fault that found the slab holds the lock of its folio until the page
-	 * is mapped; wait for those, then no more come.
+	 * A fault that found the slab holds the lock of its folio until the page is mapped.
+	 * Wait for those faults. No other fault finds the slab.
 	 */
 	for (i = 0; i < slab->nr_parts; i++) {
 		folio_lock(slab->parts[i].folio);
@@ -529,7 +534,7 @@ void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab)
 
 /**
  * evpl_slab_find() - find the slab that a page of the own window belongs to
- * @client: the client, locked by lock or tree_lock
+ * @client: the client, whose lock or tree_lock the caller holds
  * @pgoff: the page
  *
  * Return: the slab, live or not, or NULL.
@@ -553,7 +558,7 @@ struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff)
 
 /**
  * evpl_slab_after() - find the first slab that ends past a page of the own window
- * @client: the client, locked by lock or tree_lock
+ * @client: the client, whose lock or tree_lock the caller holds
  * @pgoff: the page
  *
  * Return: the slab, live or not, or NULL.
@@ -581,7 +586,7 @@ struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff)
  * @slab: a slab that is reserved
  * @pgoff: the page, which lies in the slab
  *
- * Return: the part that has it.
+ * Return: the part whose folio has the page.
  */
 struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff)
 {
@@ -619,7 +624,10 @@ int evpl_slab_free(struct evpl_client *client, pgoff_t start)
 	}
 	busy = evpl_refs_in_use(client, slab);
 	if (!busy) {
-		/* Whoever sends or exports holds tree_lock: nothing comes after this. */
+		/*
+		 * A task that sends or exports checks ->live under tree_lock: none does after
+		 * this.
+		 */
 		down_write(&client->tree_lock);
 		busy = READ_ONCE(slab->exports) || !xa_empty(&slab->shares);
 		slab->live = busy;
@@ -637,7 +645,7 @@ int evpl_slab_free(struct evpl_client *client, pgoff_t start)
 }
 
 /**
- * evpl_slab_orphan_all() - let go of the slabs of a client that is going
+ * evpl_slab_orphan_all() - detach all slabs of a client that is going
  * @client: the client; its file and all of its VMAs have gone
  */
 void evpl_slab_orphan_all(struct evpl_client *client)
