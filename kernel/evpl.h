@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the files of this module share. Lock order:
+ * The declarations that the files of this module share. Lock order:
  *
  *	evpl_slab.look_mutex
  *	evpl_client.send_sem
@@ -22,19 +22,25 @@
  *	      page table lock
  *	ends_lock (channel.c)
  *	  evpl_channel.lock, also below send_sem
+ *	evpl_client.fence_lock, also below send_sem and look_mutex
  *
- * Since evpl_client.lock is taken under mmap_lock (a mapping may set its client
- * up), and lease_sem by page faults, user memory is never touched under them or
- * anything below them, but where page faults are off. They may be held for long, save
- * lease_sem: the owner of a leased buffer takes the lessee's lease_sem to end or revoke
- * the lease. So whatever is done under lease_sem is bounded and allocates nothing. A task
- * that waits there for the lock of a folio waits for one that maps a page of it, or counts
- * its references. The page table for that is there as well.
+ * evpl_client.lock is taken under mmap_lock, since a mapping may set its client up, and lease_sem
+ * by page faults. So nothing touches user memory under these locks, or under a lock that nests
+ * inside them, unless page faults are disabled.
  *
- * One path holds locks of two clients: a task that sends, under its send_sem, may give a
- * buffer back, and takes the tree_lock of the buffer's owner then. No task takes a send_sem
- * under a tree_lock. clients_mutex (client.c) stands apart. So does the mutex of an export
- * (dmabuf.c), which is taken below locks of the dma-buf's.
+ * These locks may be held for long, except lease_sem. The owner of a leased buffer takes the
+ * lessee's lease_sem to end or revoke the lease, and mustn't wait for the lessee. So the work
+ * under lease_sem is bounded, and allocates nothing. A task that waits for a folio lock there
+ * waits for a task that maps a page of the folio, for which the page table has been allocated,
+ * or for one that counts the folio's references.
+ *
+ * No task holds the send_sem, tree_lock or lease_sem of two clients. A task that drops a
+ * reference on the share of another client's buffer, under its own send_sem, takes the locks of
+ * that buffer's slab, and the owner's fence_lock. No task takes a send_sem under a tree_lock.
+ *
+ * clients_mutex (client.c) is never held with another of these locks. The mutex of an export
+ * (dmabuf.c) is taken below the locks of its dma-buf. No other lock of the module is taken under
+ * it.
  */
 #ifndef EVPL_H
 #define EVPL_H
@@ -74,19 +80,19 @@ struct seq_file;
 #endif
 
 /*
- * What grows at a client's wish is allocated with these: charged to its memory
- * cgroup, and never at the price of a process. __GFP_RETRY_MAYFAIL, and
- * __GFP_NORETRY where there is another way, keep the OOM killers away: the
- * global one and a cgroup's.
+ * Flags for every allocation whose size or number a client determines. It is charged to the
+ * memory cgroup of the task, and no process is killed for it: __GFP_RETRY_MAYFAIL keeps both
+ * OOM killers away, the global one and the cgroup's. So does __GFP_NORETRY, which is used where
+ * there is something smaller to try.
  */
 #define EVPL_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NOWARN | \
 			 __GFP_RETRY_MAYFAIL)
 
 /*
- * Folios of 2 MiB where they can be had, and not below four pages: many a call looks at
- * each folio of a slab. A kernel that can't split large folios thinks that it has when
- * madvise(MADV_PAGEOUT) meets a part of one, and tries again for ever: such a kernel
- * gets single pages.
+ * Folios are 2 MiB long where possible. They have at least four pages, because many calls go over
+ * each folio of a slab. A kernel without transparent huge pages gets single pages: its
+ * split_folio() reports success without splitting anything, so madvise(MADV_PAGEOUT) on a part
+ * of a larger folio would retry for ever.
  */
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 #define EVPL_FOLIO_ORDER_MIN	2
@@ -105,7 +111,7 @@ struct seq_file;
 #define EVPL_GUEST_START	(2 * EVPL_OWN_PAGES)
 #define EVPL_GUEST_PAGES	(EVPL_OWN_PAGES / 2)
 
-/* What lies between, from EVPL_REFS_START on, in pages. */
+/* The refs windows lie between these two. Their places, in pages from EVPL_REFS_START on: */
 #define EVPL_REFS_ENTRIES	0
 #define EVPL_REFS_LEASES	BIT(26)
 #define EVPL_REFS_RETURNED	BIT(27)
@@ -115,16 +121,16 @@ struct seq_file;
 #define EVPL_REVOKED_PAGES	BIT(17)
 
 /**
- * struct evpl_user - what one user is charged for
+ * struct evpl_user - the account of a user
  * @node: in the table of users; guarded by account_lock (account.c)
- * @uid: which user this is
- * @refs: one for each client, channel and detached folio, for each part of an orphaned
- *	slab that is charged to it instead of its client's user, and one for @reap_work
- *	while it is scheduled; guarded by account_lock
- * @bytes: charged; guarded by account_lock
+ * @uid: the user's id
+ * @refs: one for each client, channel and detached folio; one for each folio of an orphaned
+ *	slab that is charged to this user instead of the user of the slab's client; and one for
+ *	@reap_work while it is scheduled. Guarded by account_lock.
+ * @bytes: charged to this user; guarded by account_lock
  * @detached: detached folios that are charged to this user; guarded by detached_lock
  *	(folio.c)
- * @reap_mutex: held by the one task that looks through @detached
+ * @reap_mutex: held by the one task that goes over @detached
  * @reap_work: frees the detached folios that nothing holds any more
  */
 struct evpl_user {
@@ -139,13 +145,13 @@ struct evpl_user {
 
 /**
  * struct evpl_part - a folio of a slab
- * @folio: the folio, on which the slab owns one reference; NULL once an orphaned
- *	slab has given it back. Changes under the xa_lock of evpl_slab.shares.
+ * @folio: the folio, on which the slab owns one reference; NULL once it has been given back
+ *	from an orphaned slab. Changes under the xa_lock of evpl_slab.shares.
+ * @user: the user that is charged for a folio of an orphaned slab, on which the part owns a
+ *	reference; NULL if the user of the slab's client is charged. Changes with @folio.
  * @index: its first page in the own window
- * @floor: how many references its owner's registrations have on it; changes under
- *	evpl_client.lock, and may be read without
- * @user: the user that is charged for the folio of an orphaned slab, on which the part owns
- *	a reference; or NULL: the user of the slab's client is charged. Changes with @folio.
+ * @floor: the folio's floor: the references that its owner's registrations have on it. Changes
+ *	under evpl_client.lock; may be read without.
  */
 struct evpl_part {
 	struct folio *folio;
@@ -157,27 +163,30 @@ struct evpl_part {
 /**
  * struct evpl_slab - a run of pinned folios in the own window
  * @node: in evpl_client.slabs
- * @client: whose it is; the slab owns a reference
+ * @client: the client that allocated the slab; the slab owns a reference on it
  * @start: first page in the own window
  * @nr_pages: length
  * @buffer_shift: log2 of the pages of a buffer
- * @live: user space knows of it; before, its range is merely reserved
- * @fence_sem: held for write by who sets @orphaned, after which folios are given back;
- *	for read by who looks at what has them
- * @look_mutex: held by the one task that looks at the buffers in quarantine, since each
- *	look leaves notes in evpl_share.seen. Also held by the owner's task that ends a
- *	quarantine: so no other has a count of the share for a look, and the reference has
- *	gone back when the call returns.
- * @orphaned: its client has gone. Changes under the xa_lock of @shares too; may be read
- *	without, by who has seen or changed @shares under it before
- * @exports: ranges of it that dma-bufs carry without a reference; guarded likewise
- * @refs: one for the client, one for each of @shares and @exports; guarded likewise
- * @shares: by the place of the buffer in the slab, what others may touch of it
+ * @live: user space knows of the slab; before that, its range is merely reserved
+ * @orphaned: the client has let go of the slab. Changes under @fence_sem and the xa_lock of
+ *	@shares. A task that has seen or changed @shares under the xa_lock may read it without,
+ *	afterwards.
+ * @fence_sem: held for write to set @orphaned, after which folios are given back; held for
+ *	read to count the references of the folios
+ * @look_mutex: held by the one task that checks the buffers in quarantine, because a check
+ *	writes evpl_share.seen. The owner's task also holds it to end a quarantine. So no check
+ *	has a reference on the share then, and the owner's reference has gone back when the call
+ *	returns.
+ * @exports: ranges of the slab that dma-bufs export without a reference; guarded by the xa_lock
+ *	of @shares
+ * @refs: one for the client, one for each of @shares and @exports, and one for each task that
+ *	works on the slab; guarded by the xa_lock of @shares
+ * @shares: the buffers' shares, by the place of the buffer in the slab
  * @nr_parts: entries of @parts
  * @parts: ordered by index, without a gap
  *
- * @node and @live change under evpl_client.tree_lock, held for write; what isn't
- * mentioned not after evpl_slab_reserve().
+ * @node and @live change under evpl_client.tree_lock, held for write. The fields without a lock
+ * don't change after evpl_slab_reserve().
  */
 struct evpl_slab {
 	struct rb_node node;
@@ -197,34 +206,34 @@ struct evpl_slab {
 };
 
 /**
- * struct evpl_share - a buffer that others than its owner have a part in
- * @slab: whose buffer it is; the share owns a reference. It is in
- *	evpl_slab.shares as long as anybody may touch the buffer.
+ * struct evpl_share - all that others than the owner have of a buffer
+ * @slab: the buffer's slab; the share owns a reference on it. The share is in evpl_slab.shares
+ *	as long as anybody may touch the buffer through it.
  * @word: of the owner's entry
  * @index: place of the buffer in the slab
- * @revoked: nobody but dma-bufs may touch the buffer for this share's sake any more
- * @fenced: something may hold the buffer's pages: since its fence was last seen open, or
- *	its owner last ended a quarantine, it has had one of @holders
- * @quiet: @holders was 0 when @seen was noted; guarded by evpl_slab.look_mutex as well
- * @lent: a record, or a dma-buf, was given that can become one of @holders
- * @awaited: the owner has been told that others may still have the buffer, or has asked.
- *	When the share gives its reference back, that is reported even if the owner has others.
+ * @revoked: nobody may touch the buffer through this share any more, except dma-bufs
+ * @fenced: something may hold the buffer's pages, because the share has had one of @holders
+ *	since its fence was last found open, or its owner last ended a quarantine
+ * @quiet: @holders was 0 when @seen was written; guarded by evpl_slab.look_mutex as well
+ * @lent: the buffer was given, by a record or a dma-buf, so that one of @holders can come of it
+ * @awaited: the owner was told that others may still have the buffer, or has asked. When the
+ *	share gives its reference back, that is reported even if the owner has others.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
- * @count: one for each record on its way, each lease, each time that a dma-buf
- *	carries it, a quarantine, and who works on it: the kernel's count of the
- *	buffer. All of it is one reference in the word of the owner's entry, which
- *	goes when @count is 0, or @holds is and the share is revoked.
- * @holds: one for each time that a dma-buf carries it, for a quarantine, and for who
- *	revokes it
- * @holders: the leases and dma-bufs through which pages can be held (see fence.c)
- * @next_serial: of the next lease. It also grows with each writable dma-buf and with a
- *	revoke: so a look at the fence that began before any of these is known to be old.
- * @seen: what @next_serial was when the current pass over the quarantines began to look at
- *	this buffer's folio; guarded by evpl_slab.look_mutex as well
+ * @count: the share's refcount, and so the kernel's count of the buffer: one for each record in
+ *	flight, each lease, each time that a dma-buf exports the buffer, a quarantine, and each
+ *	task that works on the share. All of them are one reference in the owner's word. It goes
+ *	back when @count comes to 0; or, once the share is revoked, when @holds does.
+ * @holds: one for each time that a dma-buf exports the buffer, for a quarantine, and for a task
+ *	that revokes the share
+ * @holders: the leases and dma-bufs through which pages can come to be held (see fence.c)
+ * @next_serial: of the next lease. It also grows with each writable dma-buf and with a revoke.
+ *	So a check of the fence is outdated if this has changed since the check began.
+ * @seen: what @next_serial was when the current pass began to check this buffer's folio;
+ *	guarded by evpl_slab.look_mutex as well
  * @leases: in the order of their serials
  *
- * The xa_lock of evpl_slab.shares guards @revoked to @leases, and evpl_lease.list. It
- * also guards EVPL_QUARANTINED, a mark there: the share's buffer is in quarantine.
+ * The xa_lock of evpl_slab.shares guards @revoked to @leases, and evpl_lease.list. It also guards
+ * the mark EVPL_QUARANTINED in evpl_slab.shares, which says that the buffer is in quarantine.
  */
 struct evpl_share {
 	struct evpl_slab *slab;
@@ -245,8 +254,8 @@ struct evpl_share {
 };
 
 /**
- * struct evpl_item - a record on its way
- * @share: of the buffer; the item owns a count
+ * struct evpl_item - a record in flight
+ * @share: of the buffer; the item owns a reference on it
  * @offset: of the first byte, in the buffer
  * @length: bytes
  * @flags: EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE
@@ -263,8 +272,8 @@ struct evpl_item {
 #define EVPL_QUARANTINED	XA_MARK_1
 
 /*
- * What a client may do with what it has leased, and so the window that the lease is in,
- * in the order of the windows.
+ * The access that a client has to a buffer that it has leased. Each kind has a window; the
+ * kinds are in the order of the windows.
  */
 enum evpl_lease_kind {
 	EVPL_LEASE_RW,		/* guest */
@@ -275,21 +284,21 @@ enum evpl_lease_kind {
 };
 
 /**
- * struct evpl_lease - a buffer of another client that one may touch
+ * struct evpl_lease - a client's right to touch a buffer of another client
  * @node: in evpl_client.lease_tree, by @share and @kind, unless @ended
- * @list: in evpl_share.leases, until nobody can touch the buffer through it
- * @serial: see there
- * @client: who may; the lease owns a reference
- * @share: what; the lease owns a count until it has ended
- * @number: its place in evpl_client.leases, and so its entry and its place in the
- *	guest windows
- * @kind: which of these it is in
- * @word: of its entry
- * @pending: how many are between evpl_give() and evpl_lease_settle()
- * @revoked: touches find nothing; it is there for its word only
+ * @list: in evpl_share.leases, until nobody can touch the buffer through the lease
+ * @serial: of the lease in its share: see evpl_share.next_serial
+ * @client: the client that has the lease; the lease owns a reference on it
+ * @share: of the buffer; the lease owns a reference on it until it has ended
+ * @number: its place in evpl_client.leases; it also gives the lease's entry, and its place in
+ *	the guest windows
+ * @kind: what the client may do, and so which guest window has the lease
+ * @word: of the lease's entry
+ * @pending: references between evpl_give() and evpl_lease_settle()
+ * @revoked: faults and deliveries don't use the lease; it is kept for its word alone
  * @wanted: its word has been given EVPL_WORD_WANTED
- * @ended: it is in no table any more
- * @refs: one for who ends it, others for who works on it
+ * @ended: the lease is in no table any more
+ * @refs: one that the task which ends the lease drops, and one for each task that works on it
  *
  * @node, @pending, @revoked, @wanted and @ended change under evpl_client.lease_sem,
  * held for write.
@@ -312,47 +321,48 @@ struct evpl_lease {
 
 /**
  * struct evpl_client - one open file description of /dev/evpl
- * @kref: one for the file, one for each slab, lease and bound end, and for who writes
- * @lock: guards setting up, and the coming and going of slabs: @buffer_shift,
- *	@slabs, the size of @inode
- * @tree_lock: held for write, with @lock, by who changes @slabs or the state of
- *	a slab in it; held for read by page faults, which can't take @lock, and by
- *	who sends a buffer
- * @lease_sem: guards @lease_tree and what @leases leads to. A fault holds it for
- *	read until it has mapped what it found; who ends a lease holds it for write
- *	to strike the lease out, then unmaps. Nothing is allocated under it.
- * @send_sem: held for read by who sends, until the records are on their way or all
- *	references given back; held for write by who marks a share as revoked
- * @refs_mutex: guards the coming and going of @refs, and what its pages are charged for
- * @gone: the file has gone. Set under @tree_lock and @lease_sem; may be read without.
- * @writable: it was opened for writing
+ * @kref: one for the file, one for each slab, lease and bound end, and one for each write in
+ *	progress
+ * @lock: serialises setting up, and adding and removing slabs: guards @buffer_shift, @slabs
+ *	and the size of @inode
+ * @tree_lock: held for write, with @lock, to change @slabs or the state of a slab in it; held
+ *	for read by page faults, which can't take @lock, and by tasks that send a buffer
+ * @lease_sem: guards @lease_tree, and the leases that @leases leads to. A fault holds it for
+ *	read until it has mapped the pages that it found. A task that ends a lease holds it for
+ *	write to strike the lease out, then unmaps. Nothing is allocated under it.
+ * @send_sem: held for read by a task that sends, until its records are in flight or all
+ *	references are given back; held for write to mark a share as revoked
+ * @refs_mutex: serialises adding and freeing pages of @refs; guards their charge
+ * @gone: the file has gone. Set under @tree_lock and @lease_sem, both held for write; may be
+ *	read without.
+ * @writable: the file was opened for writing
  * @flags: EVPL_SETUP_*; written before @buffer_shift
  * @buffer_shift: log2 of the buffer size, or 0 before the client is set up.
  *	Written once, with @lock; may be read without.
  * @slabs: by evpl_slab.start; no two overlap
- * @nr_slabs: how many; written with @lock, may be read without
- * @nr_pages: how many pages they have; likewise
+ * @nr_slabs: slabs in @slabs; written with @lock, may be read without
+ * @nr_pages: pages of these slabs; written with @lock, may be read without
  * @refs: pages of the refs windows, by their place from EVPL_REFS_START. A page
  *	that is there stays until the client has gone.
  * @leases: by number
- * @lease_tree: those that records can be delivered to
- * @nr_leases: how many are in @leases; written with @lease_sem, may be read without
- * @nr_exports: ranges of its memory that dma-bufs carry
- * @nr_guest_vmas: how many VMAs there are over its guest windows, in all processes
- * @zeros: what a touch of a revoked lease finds, or NULL
- * @fence_lock: guards what follows up to @fence_work
+ * @lease_tree: the leases that records can be delivered to, by share and kind
+ * @nr_leases: leases in @leases; written with @lease_sem, may be read without
+ * @nr_exports: ranges of the client's memory that dma-bufs export
+ * @nr_guest_vmas: VMAs over the client's guest windows, in all processes
+ * @zeros: the page that a touch of a revoked lease finds, or NULL
+ * @fence_lock: guards @fence_off to @fence_work
  * @fence_off: the client goes, and no pass is scheduled any more
- * @fence_soon: a pass is scheduled that isn't put off
+ * @fence_soon: a pass is scheduled early, for a new quarantine or for an owner that waits
  * @fence_delay: how long after the last pass the next one comes, in jiffies
- * @fence_pause: when the next pass may come, in jiffies, so that passes take a small part
- *	of one processor's time
- * @fence_work: a pass, which looks at the buffers in quarantine
- * @ends: the ends of channels that are bound to it; ends_lock guards them
- * @wait: who polls the client
+ * @fence_pause: the time from which on the next pass may run, in jiffies, so that passes take a
+ *	small part of one processor's time
+ * @fence_work: a pass, which checks the buffers in quarantine
+ * @ends: the ends of channels that are bound to the client; ends_lock guards them
+ * @wait: tasks that poll the client, or wait for a buffer of it
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
  *	this client alone. Its size is the end of the last live slab.
- * @user: who opened it and is charged; the client owns a reference
- * @pid: who opened it, for people to read; the client owns a reference
+ * @user: the user that opened the client and is charged; the client owns a reference
+ * @pid: the process that opened it, shown to people; the client owns a reference
  * @list: in the list of clients
  */
 struct evpl_client {
@@ -469,14 +479,14 @@ void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);
 
-/* The entries of the own window in pages: one for each buffer that can be. */
+/* Pages of the own buffers' entries: one entry for each buffer that the own window has room for. */
 static inline unsigned long evpl_refs_pages(unsigned int buffer_shift)
 {
 	return DIV_ROUND_UP((EVPL_OWN_SIZE >> buffer_shift) *
 			    sizeof(struct evpl_entry), PAGE_SIZE);
 }
 
-/* The returned bitmap in pages: a bit for each buffer that can be. */
+/* Pages of the returned bitmap: one bit for each buffer that the own window has room for. */
 static inline unsigned long evpl_returned_pages(unsigned int buffer_shift)
 {
 	return DIV_ROUND_UP(EVPL_OWN_SIZE >> buffer_shift, 8 * PAGE_SIZE);
@@ -509,14 +519,14 @@ static inline u64 evpl_share_buffer(struct evpl_share *share)
 	return (share->slab->start >> share->slab->buffer_shift) + share->index;
 }
 
-/* Its first page in the own window. */
+/* First page of a share's buffer in the own window. */
 static inline pgoff_t evpl_share_start(struct evpl_share *share)
 {
 	return share->slab->start +
 	       ((pgoff_t)share->index << share->slab->buffer_shift);
 }
 
-/* Where it starts there, in bytes. */
+/* mmap offset of a share's buffer in the own window. */
 static inline u64 evpl_share_offset(struct evpl_share *share)
 {
 	return (u64)evpl_share_start(share) << PAGE_SHIFT;
@@ -540,7 +550,7 @@ struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
 				 pgoff_t *offset);
 u64 evpl_lease_place(struct evpl_lease *lease);
 
-/* Whether something can hold pages through it, past its end: see fence.c. */
+/* Whether something can hold pages through the lease past its end: see fence.c. */
 static inline bool evpl_lease_is_fenced(const struct evpl_lease *lease)
 {
 	return lease->kind != EVPL_LEASE_RO;
@@ -571,9 +581,9 @@ struct file *evpl_export(struct evpl_client *client,
 			 const struct evpl_range *ranges, u32 count, u32 flags);
 
 /*
- * Whether there is a marker where a fault was: an entry that maps nothing, but by which
- * the core remembers something. What inserts a page or a page frame leaves it as it is,
- * so the fault would come again and again.
+ * Whether the PTE at a fault is a marker: it maps nothing, but by it the core remembers
+ * something. Functions that insert a page or a PFN leave a marker as it is, so the fault would
+ * repeat for ever.
  */
 static inline bool evpl_fault_is_marked(const struct vm_fault *vmf)
 {
@@ -609,18 +619,18 @@ void evpl_debugfs_exit(void);
 
 /* stop.c */
 enum evpl_stop_nr {
-	EVPL_STOP_OPEN,		/* nothing allocated yet */
-	EVPL_STOP_OWN_FAULT,	/* slab looked up and folio locked, not mapped */
-	EVPL_STOP_SET_UP,	/* first slab published, client not set up yet */
-	EVPL_STOP_GUEST_FAULT,	/* lease looked up, not mapped */
-	EVPL_STOP_TABLES,	/* fault of a guest window, page tables to be allocated */
-	EVPL_STOP_RESERVED,	/* slab in the tree, user space doesn't know */
-	EVPL_STOP_ENTRIES,	/* entries charged, not allocated */
-	EVPL_STOP_REAP,		/* detached folio off the list, not given back */
-	EVPL_STOP_FENCE,	/* fence looked at, share not locked again */
-	EVPL_STOP_EXPORT,	/* a range of an export taken, others not yet */
-	EVPL_STOP_MAP,		/* dma-buf about to be mapped for a device */
-	EVPL_STOP_LOOK,		/* share in quarantine found, not looked at */
+	EVPL_STOP_OPEN,		/* nothing is allocated yet */
+	EVPL_STOP_OWN_FAULT,	/* the slab is found and the folio locked, but not mapped */
+	EVPL_STOP_SET_UP,	/* the first slab is published, the client isn't set up yet */
+	EVPL_STOP_GUEST_FAULT,	/* the lease is found, but not mapped */
+	EVPL_STOP_TABLES,	/* fault of a guest window, before its page tables are allocated */
+	EVPL_STOP_RESERVED,	/* the slab is in the tree, user space doesn't know yet */
+	EVPL_STOP_ENTRIES,	/* entries are charged, not allocated */
+	EVPL_STOP_REAP,		/* a detached folio is off its list, not given back */
+	EVPL_STOP_FENCE,	/* the fence was checked, the share isn't locked again */
+	EVPL_STOP_EXPORT,	/* one range of an export is taken, others not yet */
+	EVPL_STOP_MAP,		/* a dma-buf is about to be mapped for a device */
+	EVPL_STOP_LOOK,		/* a share in quarantine is found, not checked yet */
 };
 
 #ifdef EVPL_DEBUG
