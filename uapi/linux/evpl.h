@@ -14,51 +14,53 @@
  * It reaches everything through ranges of mmap offsets, its *windows*:
  *
  * own
- *	The client's slabs, readable and writable, from offset 0. Ordinary
- *	shared memory: anything can pin it, and futexes in it are those of all
- *	processes and mappings that have it. It is read-only where the descriptor
- *	was opened O_RDONLY.
+ *	The client's slabs, readable and writable, from offset 0. This is ordinary
+ *	shared memory: anything can pin it, and a futex in it is shared by all
+ *	processes and mappings that have the page. The window is read-only if the
+ *	descriptor was opened O_RDONLY.
  *
  * refs
  *	A &struct evpl_entry for each buffer of the own window: entry n belongs
  *	to the buffer at own offset n * buffer_size.
  *
  * guest, guest-ro
- *	The buffers of other clients that this one has a *lease* on, each at its
- *	place, writable or not. The CPU can touch them, and nothing can pin them:
- *	neither vmsplice(2) nor O_DIRECT, io_uring's registered buffers or RDMA
- *	(they give EFAULT). So taking a read-only lease away is complete and at once.
- *	Of a writable lease KVM before Linux 6.13 may hold a page: see DOC: fence.
- *	Nor can a futex of several processes be here (futex(2) gives EFAULT without
- *	FUTEX_PRIVATE_FLAG): the kernel finds it by its page, as what pins does.
+ *	The buffers of other clients that this one has a *lease* on, writable or
+ *	read-only, each at the place of its lease. The CPU can touch them, and nothing
+ *	can pin them: vmsplice(2), O_DIRECT, io_uring's registered buffers and RDMA
+ *	give EFAULT. So the end of a read-only lease takes effect at once, and nothing
+ *	is left of it. KVM before Linux 6.13 may still hold a page of a writable lease:
+ *	see DOC: fence. A futex that several processes share can't be here: futex(2)
+ *	without FUTEX_PRIVATE_FLAG gives EFAULT, because the kernel would find it by
+ *	its page.
  *
  * guest-io, guest-io-ro
- *	The same of *device leases*. What is here can be pinned; so when it ends, a
- *	device may still have it: see DOC: fence. Futexes here are those of the own
- *	window of the buffer's owner.
+ *	The same for *device leases*. These buffers can be pinned, so a device may
+ *	still have one after its lease has ended: see DOC: fence. A futex in such a
+ *	buffer is the same one in the own window of the buffer's owner.
  *
  * leases
  *	A &struct evpl_entry for each lease, by its number.
  *
  * header, returned, revoked
- *	The &struct evpl_header, and two bitmaps that say which buffers have been
- *	given back and which leases revoked. See there.
+ *	The &struct evpl_header, and two bitmaps. They say which buffers have been
+ *	given back, and which leases have been revoked: see &struct evpl_header.
  *
  * Mappings are MAP_SHARED; PROT_EXEC is refused. A child inherits mappings of the
- * own window over fork(2), and none of the others, unless it asked for it with
- * MADV_DOFORK, which guest and guest-ro refuse; the descriptor that it inherits
- * makes it a part of the client. An offset that nothing backs
- * raises SIGBUS when it is touched. A client that maps offset 0 before it was
- * set up is set up with the defaults, and gets a slab as long as the mapping,
- * rounded up to a multiple of %EVPL_SLAB_ALIGN: a program that can map a file
- * can use this memory unchanged.
+ * own window over fork(2). It inherits mappings of the other windows only after
+ * MADV_DOFORK, which guest and guest-ro refuse. A child that inherits the descriptor
+ * is a part of the client. A touch of an offset that nothing backs raises SIGBUS.
  *
- * A client, its slabs and whatever it was charged for live until the last
- * descriptor and mapping of its open file description are gone. What others have
- * a lease on lives until that ends. Each folio of it is charged to the user of a client
- * that has one of these leases from then on, if that user's cap has room for it, and to
- * the memory cgroup that it was charged to before. An owner that mustn't go on paying for
- * what others keep is set up with %EVPL_SETUP_REVOKE.
+ * A client that maps offset 0 before it is set up is set up with the defaults. It gets
+ * a slab as long as the mapping, rounded up to a multiple of %EVPL_SLAB_ALIGN. So a
+ * program that can map a file can use this memory unchanged.
+ *
+ * A client, its slabs and all that it is charged for live until the last descriptor
+ * and the last mapping of its open file description are gone. Buffers that others have
+ * a lease on live until the lease ends. From the client's end on, each folio of such a
+ * buffer is charged to the user of a client that has one of these leases, if that
+ * user's cap has room for it. It stays charged to the memory cgroup that it was charged
+ * to before. An owner that mustn't go on paying for memory that others keep is set up
+ * with %EVPL_SETUP_REVOKE.
  */
 
 /**
@@ -66,29 +68,31 @@
  *
  * A channel carries references on buffers from one client to another. It has two
  * *ends*, a descriptor each, made by EVPL_CHANNEL_CREATE. An end goes to another
- * process by inheritance or in a Unix socket, and is bound to one client of the
- * process that uses it (EVPL_CHANNEL_BIND). Then whoever has the end may write(2),
- * read(2) and poll(2) it, through io_uring also.
+ * process by inheritance or over a Unix socket. The process that uses it binds it to
+ * a client of its own (EVPL_CHANNEL_BIND). Then any process that has the end may
+ * write(2), read(2) and poll(2) it, also through io_uring.
  *
- * What is written and read are whole &struct evpl_record. A write takes all of
- * its records or none. For each the client gives up one reference on the buffer,
- * that of its word; the kernel holds it until it is read, or given back because
- * the other end is closed or its client has gone.
+ * An end transfers whole &struct evpl_record. A write takes all of its records or
+ * none. For each record the client gives up one of the references that its word for the
+ * buffer counts. The kernel holds that reference while the record is *in flight*: until
+ * the record is read, or is given back because the other end is closed or that end's
+ * client has gone.
  *
- * Who reads a record of another client's buffer gets a *lease* on it: the whole
- * buffer appears at the lease's place in the guest window that the record asked
- * for, and the word of the lease's entry goes up by one for each record. A client
- * has at most one lease a buffer and window. It lets go of a reference by taking one off the
- * word, and of the lease by EVPL_LEASE_RELEASE when the word is 0, or by passing
- * its last reference on. Who reads a record of a buffer of its own gets the
- * reference back: the word of the buffer's entry goes up by one.
+ * A client that reads a record of another client's buffer gets a *lease* on it. The
+ * whole buffer appears at the lease's place in the guest window that the record asked
+ * for, and the word of the lease's entry goes up by one for each record. A client has
+ * at most one lease for each buffer and window. The client drops a reference by taking
+ * one off the word. It drops the lease by EVPL_LEASE_RELEASE when the word is 0, or by
+ * passing on its last reference. A client that reads a record of its own buffer gets
+ * the reference back: the word of the buffer's entry goes up by one.
  *
- * Whatever is on its way or leased counts as one reference on the owner's entry.
- * When the last of it ends, by release, close or death, the kernel takes that one
- * off; if the word is 0 then, the buffer is reported in the header.
+ * All records in flight and all leases of a buffer together are one reference in the
+ * owner's entry. When the last of them ends, by release, close or death, the kernel
+ * takes that reference off the word. If the word is 0 then, the kernel reports the
+ * buffer in the header.
  *
- * A lease lives longer than the client that owns the buffer, unless that client
- * was set up with %EVPL_SETUP_REVOKE.
+ * A lease survives the client that owns the buffer, unless that client was set up
+ * with %EVPL_SETUP_REVOKE.
  *
  * write(2) gives
  *
@@ -102,83 +106,84 @@
  *  - EACCES: %EVPL_RECORD_WRITE, and the lease, or the client, is read-only;
  *    %EVPL_RECORD_DEVICE, and the lease isn't one for devices
  *  - EBUSY: the buffer is the client's own, and being revoked just now
- *  - EAGAIN: so many records don't fit now, and the descriptor is non-blocking
+ *  - EAGAIN: the records don't fit now, and the descriptor is non-blocking
  *  - EPIPE: the other end is closed, or its client has gone (no SIGPIPE)
  *  - ENOMEM: memory is short, or a cap is reached
- *  - EFAULT: the records can't be read
+ *  - EFAULT: the records can't be read from the caller's memory
  *
- * read(2) gives 0 when the other end is closed, or its client has gone, and
- * nothing is left to read, and
+ * read(2) gives 0 when the other end is closed, or its client has gone, and no record
+ * is left to read. It gives
  *
  *  - EINVAL: room for less than one record
  *  - ENOTCONN, EAGAIN: as above
  *  - ENOSPC: the window has no place left; the record stays
  *  - ENOMEM: memory is short, or a cap is reached; the record stays
- *  - EFAULT: the record can't be written; it stays
+ *  - EFAULT: the record can't be written to the caller's memory; it stays
  *
- * Both give EINTR when a signal comes while they wait, and nothing has moved.
- * poll(2) says POLLIN when there is a record or the end of them, POLLOUT when one
- * fits, POLLHUP when the other end has gone. One read of an end goes on at a time.
- * Until it returns, another one would wait or give EAGAIN, so poll(2) doesn't say
- * POLLIN.
+ * Both calls give EINTR when a signal comes while they wait; nothing has moved then.
+ * poll(2) says POLLIN when there is a record, or no record will come any more; POLLOUT
+ * when a record fits; POLLHUP when the other end has gone. An end serves one read at a
+ * time. A second read would wait or give EAGAIN until the first returns, so poll(2)
+ * doesn't say POLLIN meanwhile.
  *
- * poll(2) says the same of an end that isn't bound. Binding the end wakes whoever polls
- * it, by edges too (EPOLLET): what gave ENOTCONN can be tried again then.
+ * poll(2) says the same for an end that isn't bound. Binding the end wakes the tasks
+ * that poll it, also with EPOLLET: they can try again the call that gave ENOTCONN.
  *
  * O_NONBLOCK is about records and room alone. A read or a write takes locks, allocates
- * memory and touches the caller's pages, and it may sleep for each of these. So RWF_NOWAIT
- * gives EOPNOTSUPP. io_uring waits for an end by polling it, and then reads or writes in
- * the task that submitted; but Linux 6.1 has a worker thread do it, where it costs more,
- * unless the end is O_NONBLOCK.
+ * memory and touches the caller's pages, and it may sleep for each of these. So
+ * RWF_NOWAIT gives EOPNOTSUPP. io_uring polls an end to wait for it, then reads or
+ * writes in the task that submitted the request. Linux 6.1 uses a worker thread
+ * instead, which costs more, unless the end is O_NONBLOCK.
  */
 
 /**
  * DOC: fence
  *
- * A client with a device lease can have a device, a pipe or a socket hold the buffer's
- * pages past the end of the lease, and past its own end. A writable lease for the CPU can't
- * be pinned, nor can a mapping of a writable dma-buf; but KVM before Linux 6.13 takes a
- * reference on such a page and lets a guest write to it for a while. A read-only lease for
- * the CPU isn't fenced.
+ * A client with a device lease can let a device, a pipe or a socket hold the buffer's
+ * pages. These may hold them past the end of the lease, and past the end of the client. A
+ * writable lease for the CPU can't be pinned, nor can a mapping of a writable dma-buf. But
+ * KVM before Linux 6.13 takes a reference on a page of either, and lets a guest write to it
+ * for a while. The *fence* covers all of these. A read-only lease for the CPU isn't fenced.
  *
- * When the last part that others had in a fenced buffer ends, the kernel looks at each folio
- * of the buffer: how many references are there that are neither the kernel's own nor a
- * mapping's? If there are more than the folio's *floor*, the owner doesn't get its reference
- * back yet: the buffer is in *quarantine*. Its word stays, and its slab can't be freed. The
- * buffer can still be sent, unless it has been revoked. The kernel looks again, at first
- * after some milliseconds and then less often, down to once a second, or less often where a
- * look takes long. It also looks whenever the owner pulls (EVPL_LEASE_PULL). When the
- * references have gone, the owner's word goes down and the buffer is reported. The owner can
- * also end a quarantine by itself (EVPL_QUARANTINE_END). A quarantine ends with its owner:
- * then the memory goes to nobody before the references have gone.
+ * When the last part that others have in a fenced buffer ends, the kernel checks each folio
+ * of the buffer. It counts the folio's references that are neither the kernel's own nor a
+ * mapping's. If there are more than the folio's *floor*, the owner doesn't get its reference
+ * back yet: the buffer is in *quarantine*. Its word doesn't go down, and its slab can't be
+ * freed. The buffer can still be sent, unless it has been revoked. The kernel rechecks it, at
+ * first after some milliseconds, then less often, down to once a second; less often still
+ * where a check takes long. It also rechecks when the owner pulls (EVPL_LEASE_PULL). When
+ * the references have gone, the owner's word goes down and the buffer is reported. The owner
+ * can also end a quarantine itself (EVPL_QUARANTINE_END). A quarantine ends with its owner.
+ * Then nobody else gets the memory before the references have gone.
  *
  * A lessee can also send the buffer home to its owner. The record that the owner reads then
  * has %EVPL_RECORD_HELD if the buffer is fenced and others may still have a part in it:
- * another record on its way, a lease, a dma-buf, or pages that something holds. Without
- * that flag, nothing that others had in a fenced buffer is left when the record is read.
- * An owner that was told of a part that is left waits by EVPL_BUFFER_WAIT, or polls for
- * the end of it. Records that are on their way to the owner itself are such parts too: an
- * owner reads them before it waits.
+ * another record in flight, a lease, a dma-buf, or pages that something holds. Without
+ * that flag, nothing of this is left of a fenced buffer when its record is read. With it, the
+ * owner waits for the end of the part that is left by EVPL_BUFFER_WAIT, or by poll(2).
+ * Records in flight to the owner itself are such parts too, so an owner reads them before it
+ * waits.
  *
- * The floor is what the owner's own registrations hold: 0, until it is raised by
- * EVPL_FLOOR. It belongs to a folio, 2 MiB or less; so what holds one buffer of a
- * folio may keep another one of it in quarantine, but no folio that nothing holds, save
- * for a moment while something changes its mappings. A page with a memory error is held
- * for good: the owner ends the quarantine of its folio's buffers.
- * A floor that is too high opens the fence for its owner's own buffers, and no other.
+ * The floor is the baseline of that count: the references that the owner's own registrations
+ * have. It is 0 until EVPL_FLOOR raises it. It belongs to a folio, which has 2 MiB or less.
+ * So a reference that holds one buffer of a folio may keep another buffer of it in
+ * quarantine. A folio that nothing holds keeps no buffer in quarantine, except for a moment
+ * while its mappings change. The kernel holds a page with a memory error for good: the owner
+ * must end the quarantines of that folio's buffers itself. A floor that is too high opens the
+ * fence for its owner's own buffers, and for no others.
  *
- * An owner's device registers a slab, then raises the floor; it sets the floor to 0
- * before it takes the registration away.
+ * An owner registers a slab with its device, then raises the floor. It sets the floor to 0
+ * before it removes the registration.
  */
 
 /**
  * DOC: ioctl format
  *
  * Each ioctl takes a pointer to one struct, whose first field is its size. A
- * kernel that knows a longer struct takes the missing fields as zero; one that
- * knows a shorter struct takes the surplus if it is zero. Calls that fail change
- * nothing, but that memory for entries, once taken, stays with the client. In all
- * of them
+ * kernel that knows a longer struct takes the missing fields as zero. A kernel
+ * that knows a shorter struct accepts the surplus if it is zero. A call that fails
+ * changes nothing, unless its description says so. But pages that it has added for
+ * entries stay with the client. In all calls
  *
  *  - ENOTTY: the kernel doesn't know the ioctl
  *  - E2BIG: the struct is longer than the kernel knows, and the surplus isn't
@@ -189,12 +194,12 @@
  *  - EFAULT: the struct can't be read or written
  *  - EBUSY: the object is in a state, or in a use, that forbids the call
  *  - ENOENT: the object that was named doesn't exist
- *  - EBADF: the descriptor that was named isn't open, or isn't what it should be
+ *  - EBADF: the descriptor that was named isn't open, or is of another kind
  *  - EMFILE, ENFILE: no descriptor is left
  *  - ENXIO: the client isn't set up yet
  *  - ENOMEM: memory is short, or a cap of the user, of the system or of the
  *    memory cgroup is reached
- *  - ENOSPC: the window has no free range as long as was asked for
+ *  - ENOSPC: the window has no free range that is long enough
  *  - EINTR: a fatal signal came before the call was done
  *
  * mmap(2) gives
@@ -206,22 +211,22 @@
  *  - ENOMEM, EINTR: as above, where the mapping allocates a slab
  *  - ENOMEM: the client has %EVPL_GUEST_MAPPINGS_MAX mappings of guest windows
  *
- * The same ENOMEM has what would split such a mapping: mprotect(2), munmap(2) or
- * mremap(2) of a part of it; madvise(2) makes EAGAIN of it. What a fork(2) copies counts
- * too, but isn't refused.
+ * A call that would split such a mapping fails with the same ENOMEM: mprotect(2),
+ * munmap(2) or mremap(2) of a part of it. madvise(2) gives EAGAIN instead. Mappings that
+ * fork(2) copies are counted too, but aren't refused.
  *
- * mprotect(2) to PROT_EXEC gives EACCES, a mremap(2) that grows gives EFAULT,
- * MADV_REMOVE gives an error and keeps the memory. What userfaultfd(2) has protected from
- * writes, on a kernel that lets it, raises SIGBUS in guest windows and dma-bufs. msync(2),
- * fsync(2) and fdatasync(2) succeed and do nothing.
+ * mprotect(2) to PROT_EXEC gives EACCES. An mremap(2) that grows a mapping gives EFAULT.
+ * MADV_REMOVE gives an error and keeps the memory. In guest windows and dma-bufs, a page
+ * that userfaultfd(2) has write-protected, on a kernel that allows this, raises SIGBUS.
+ * msync(2), fsync(2) and fdatasync(2) succeed and do nothing.
  */
 
 #define EVPL_IOC_TYPE	0xEB
 
-/* Mappings that a client has of its four guest windows together, in all processes. */
+/* Mappings that a client can have of its four guest windows together, in all processes. */
 #define EVPL_GUEST_MAPPINGS_MAX	1024
 
-/* Slabs start at multiples of this in the own window; so do their lengths. */
+/* A slab starts at a multiple of this in the own window, and its length is a multiple of it. */
 #define EVPL_SLAB_ALIGN		_BITUL(21)
 
 #define EVPL_BUFFER_SIZE_MIN	_BITUL(12)
@@ -229,21 +234,21 @@
 #define EVPL_BUFFER_SIZE_DEFAULT _BITUL(20)
 
 /*
- * Bits of evpl_entry.word. WANTED, of a lease alone, says that its owner waits
- * for memory: see EVPL_LEASE_PULL. The other bits are 0: where one is set, the
- * buffer isn't idle.
+ * Bits of evpl_entry.word. WANTED, on a lease alone, says that the owner waits
+ * for memory: see EVPL_LEASE_PULL. The kernel leaves all other bits 0. A buffer
+ * whose word has one set isn't idle.
  */
 #define EVPL_WORD_COUNT		0xffffffffULL
 #define EVPL_WORD_WANTED	_BITULL(62)
 
 /**
  * struct evpl_entry - the references of one buffer
- * @word: a count (%EVPL_WORD_COUNT) and flags. Any thread of the client changes
- *	it with atomics, and so does the kernel. A buffer is idle when the whole
- *	word is 0, the flags included; a lease, when all of it but WANTED is.
+ * @word: a count (%EVPL_WORD_COUNT) and flags. The client's threads change it with
+ *	atomics, and so does the kernel. A buffer is idle when the whole word is 0,
+ *	the flags included. A lease is idle when all of its word but WANTED is 0.
  * @user: the client's own; the kernel neither reads nor writes it. It is zero
- *	when the client first sees it, and keeps what the client wrote when the
- *	slab is freed and its range is given to another.
+ *	when the client first sees it. When the slab is freed and its range is given
+ *	to another slab, it keeps the value that the client wrote.
  *
  * The kernel takes @word as a hint only. A client that overwrites its entries
  * harms itself and nobody else.
@@ -254,32 +259,33 @@ struct evpl_entry {
 };
 
 /**
- * struct evpl_header - what has happened to the client's entries
- * @returned: bit n: in the pages of the returned bitmap whose number is n modulo
- *	64 there are bits set
- * @revoked: the same of the revoked bitmap
+ * struct evpl_header - events of the client's entries
+ * @returned: bit n says that bits are set in the pages of the returned bitmap whose
+ *	number is n modulo 64
+ * @revoked: the same for the revoked bitmap
  *
- * The kernel sets a bit in the bitmap, then one here, then wakes whoever polls the
- * client: POLLIN while @returned isn't 0, POLLPRI while @revoked isn't 0. The
- * client takes each by exchanging it with 0, then looks through the bitmap,
- * taking its words likewise. A bit is a hint: look at the entry's word.
+ * The kernel sets a bit in the bitmap, then one here, then wakes the tasks that poll
+ * the client: POLLIN while @returned isn't 0, POLLPRI while @revoked isn't 0. The
+ * client exchanges each field with 0, then goes over the bitmap and exchanges each of
+ * its words with 0. A bit is a hint: the entry's word tells.
  *
- * Bit n of the returned bitmap is the own buffer with entry n, whose word the kernel
- * took to 0. It may be that no bit is set: see EVPL_BUFFER_WAIT. Bit n of the revoked
- * one is the lease number n, which was revoked while its word wasn't 0.
+ * Bit n of the returned bitmap stands for the own buffer with entry n, whose word the
+ * kernel took to 0. @returned may be set although no bit of the bitmap is: see
+ * EVPL_BUFFER_WAIT. Bit n of the revoked bitmap stands for the lease with number n,
+ * which was revoked while its word wasn't 0.
  *
- * The header is there when the first end has been bound to the client, or it has
- * exported something; a page of a bitmap when the first buffer that it tells of was
- * sent, exported or leased.
+ * The header exists once the first end has been bound to the client, or the client has
+ * exported something. A page of a bitmap exists once the first buffer or lease that it
+ * has a bit for has been sent, exported or leased.
  */
 struct evpl_header {
 	__aligned_u64 returned;
 	__aligned_u64 revoked;
 };
 
-/* A touch of a revoked lease finds zeros, instead of raising SIGBUS. */
+/* A touch of a revoked lease finds zeros instead of raising SIGBUS. */
 #define EVPL_SETUP_ZEROS	_BITUL(0)
-/* When the client goes, all leases on its buffers are revoked; its dma-bufs stay. */
+/* When the client goes, all leases on its buffers are revoked. Its dma-bufs stay. */
 #define EVPL_SETUP_REVOKE	_BITUL(1)
 
 /**
@@ -295,21 +301,20 @@ struct evpl_header {
  * @out_refs_size: bytes of the refs window
  * @out_guest_offset: mmap offset of the guest window
  * @out_guest_ro_offset: mmap offset of the guest-ro window
- * @out_guest_size: bytes of each of the two
+ * @out_guest_size: bytes of each of the four guest windows
  * @out_leases_offset: mmap offset of the leases' entries
- * @out_leases_size: bytes of them
+ * @out_leases_size: bytes of the leases' entries
  * @out_returned_offset: mmap offset of the returned bitmap
- * @out_returned_size: bytes of it
+ * @out_returned_size: bytes of the returned bitmap
  * @out_revoked_offset: mmap offset of the revoked bitmap
- * @out_revoked_size: bytes of it
+ * @out_revoked_size: bytes of the revoked bitmap
  * @out_header_offset: mmap offset of the header
- * @out_header_size: bytes of it, to be mapped
+ * @out_header_size: bytes to map for the header
  * @out_guest_io_offset: mmap offset of the guest-io window
- * @out_guest_io_ro_offset: mmap offset of the guest-io-ro window; both are as long
- *	as guest
+ * @out_guest_io_ro_offset: mmap offset of the guest-io-ro window
  *
- * Sets the client up. No memory is taken for the windows until it is needed, but
- * for a page with %EVPL_SETUP_ZEROS.
+ * Sets the client up. The windows take no memory before they are used, except for a
+ * page with %EVPL_SETUP_ZEROS.
  *
  * Return: 0, or -1 and errno: EBUSY if the client is set up already; ENOMEM.
  */
@@ -339,7 +344,7 @@ struct evpl_setup {
 
 #define EVPL_SETUP _IOWR(EVPL_IOC_TYPE, 0x00, struct evpl_setup)
 
-/* The slab fails with ENOMEM unless all of it can be had in folios of 2 MiB. */
+/* The call fails with ENOMEM unless the whole slab can be had in folios of 2 MiB. */
 #define EVPL_SLAB_HUGE	_BITUL(0)
 
 /* No preference for a NUMA node. */
@@ -355,13 +360,13 @@ struct evpl_setup {
  * @out_offset: where the slab starts in the own window: a multiple of
  *	%EVPL_SLAB_ALIGN and of the buffer size
  *
- * Allocates a slab: zeroed, pinned, charged to the caller's memory cgroup and
+ * Allocates a slab. It is zeroed, pinned, and charged to the caller's memory cgroup and
  * to the user who opened the client. Its folios are 2 MiB long where the system
- * has them, else shorter, never below 4 pages. The lowest free range of the own
- * window is used. No process is killed to make room.
+ * has them, else shorter, never below 4 pages. The slab gets the lowest free range of
+ * the own window. No process is killed to make room.
  *
  * Return: 0, or -1 and errno: ENXIO, ENOMEM, ENOSPC or EINTR as above; EINVAL
- * also where @node has no memory.
+ * also if @node has no memory.
  */
 struct evpl_slab_alloc {
 	__u32 size;
@@ -381,13 +386,12 @@ struct evpl_slab_alloc {
  * @offset: where the slab starts in the own window
  *
  * Frees a slab. Once the call has returned, its range raises SIGBUS; while it
- * runs, another thread sees the old memory or SIGBUS. Memory that something
- * else still has pinned (a registration, a pipe) stays charged until that lets
- * it go.
+ * runs, another thread sees the old memory or SIGBUS. Memory that is still pinned
+ * by something else (a registration, a pipe) stays charged until that lets it go.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no slab starts at @offset; EBUSY
- * if one of its words isn't 0, one of its buffers is on its way or leased, or a
- * dma-buf carries a part of it.
+ * if one of its words isn't 0, one of its buffers is in flight or leased, or a
+ * dma-buf exports a part of it.
  */
 struct evpl_slab_free {
 	__u32 size;
@@ -404,12 +408,12 @@ struct evpl_slab_free {
  * struct evpl_channel_create - ioctl(EVPL_CHANNEL_CREATE)
  * @size: sizeof(struct evpl_channel_create)
  * @flags: must be 0
- * @capacity: records that are on their way in one direction, up to
+ * @capacity: records that can be in flight in one direction, up to
  *	%EVPL_CHANNEL_CAPACITY_MAX, or 0 for %EVPL_CHANNEL_CAPACITY_DEFAULT
  * @__reserved: must be 0
- * @out_fds: the two ends, close-on-exec, bound to nobody
+ * @out_fds: the two ends, close-on-exec, not bound to a client
  *
- * Makes a channel. Its memory is charged like entries, to who opened the client.
+ * Makes a channel. Its memory is charged like entries, to the user who opened the client.
  *
  * Return: 0, or -1 and errno: EMFILE, ENFILE or ENOMEM.
  */
@@ -430,9 +434,9 @@ struct evpl_channel_create {
  * @fd: an end of a channel
  * @__reserved: must be 0
  *
- * Binds the end to this client, for good: what is written comes from it, what is
- * read goes to it. When the client goes, so does the end. The end doesn't keep
- * the client.
+ * Binds the end to this client, for good. Records that are written to the end come from
+ * the client; records that are read from it go to the client. When the client goes, the
+ * end is closed. The end doesn't keep the client.
  *
  * Return: 0, or -1 and errno: ENXIO; EBADF if @fd is no end of a channel; EBUSY if
  * it is bound already, or its client has gone; ENOMEM or EINTR.
@@ -448,32 +452,33 @@ struct evpl_channel_bind {
 
 /* The receiver may write to the buffer. */
 #define EVPL_RECORD_WRITE	_BITUL(0)
-/* Read only: the buffer was revoked on the way. @offset is 0. */
+/* Only in records that are read: the buffer was revoked in flight. @offset is 0. */
 #define EVPL_RECORD_REVOKED	_BITUL(1)
-/* The receiver may have devices read the buffer, and write if it may. */
+/* The receiver may have devices read the buffer; with EVPL_RECORD_WRITE, also write to it. */
 #define EVPL_RECORD_DEVICE	_BITUL(2)
 
 /*
- * Read only, of the reader's own buffer: others may still have a part in it. Wait for
- * the end of that by EVPL_BUFFER_WAIT. See DOC: fence.
+ * Only in records that are read, of the reader's own buffer: others may still have a
+ * part in it. EVPL_BUFFER_WAIT waits for the end of that. See DOC: fence.
  */
 #define EVPL_RECORD_HELD	_BITUL(3)
 
-/* No lease: a record of the reader's own buffer, or a revoked one. */
+/* A record of the reader's own buffer, or of a revoked one, has no lease. */
 #define EVPL_LEASE_NONE		0xffffffffU
 
 /**
- * struct evpl_record - what is written to an end of a channel, and read from one
- * @offset: mmap offset of the first byte: written, in the own or a guest window
- *	of the writer; read, of the reader
+ * struct evpl_record - a record that is written to an end of a channel, or read from one
+ * @offset: mmap offset of the first byte. In a record that is written, it lies in the
+ *	own or a guest window of the writer; in one that is read, of the reader.
  * @length: bytes, not 0, all in one buffer
- * @flags: %EVPL_RECORD_WRITE and %EVPL_RECORD_DEVICE, or 0; read, also
- *	%EVPL_RECORD_REVOKED or %EVPL_RECORD_HELD
- * @cookie: whatever the writer likes
- * @lease: read, the number of the lease, or %EVPL_LEASE_NONE; written, ignored:
- *	@offset says what is meant
- * @buffer_size: read, bytes of the buffer that the lease shows, which starts at
- *	a multiple of it in its window, or 0 without a lease; written, ignored
+ * @flags: %EVPL_RECORD_WRITE and %EVPL_RECORD_DEVICE, or 0. A record that is read can
+ *	also have %EVPL_RECORD_REVOKED or %EVPL_RECORD_HELD.
+ * @cookie: any value that the writer chooses
+ * @lease: in a record that is read, the number of the lease, or %EVPL_LEASE_NONE.
+ *	Ignored in one that is written: @offset says which buffer is meant.
+ * @buffer_size: in a record that is read, the bytes of the leased buffer, which starts at
+ *	a multiple of that size in its window; 0 without a lease. Ignored in one that is
+ *	written.
  */
 struct evpl_record {
 	__aligned_u64 offset;
@@ -495,10 +500,10 @@ struct evpl_record {
  * @__reserved: must be 0
  *
  * Ends each of these leases whose word is 0, but none whose last reference is being
- * given up just now; passes the others by, and those that have ended already.
+ * given up just now. Skips the others, and those that have ended already.
  *
- * Return: how many leases it has ended, or -1 and errno: ENXIO; EINVAL, and nothing
- * is released, if one of them isn't a number of a lease at all.
+ * Return: how many leases the call has ended, or -1 and errno: ENXIO; EINVAL, with
+ * nothing released, if one of the numbers can't be a lease's.
  */
 struct evpl_lease_release {
 	__u32 size;
@@ -510,7 +515,7 @@ struct evpl_lease_release {
 
 #define EVPL_LEASE_RELEASE _IOWR(EVPL_IOC_TYPE, 0x05, struct evpl_lease_release)
 
-/* Leases that aren't idle are to end as soon as they are. */
+/* Have leases that aren't idle end as soon as they are. */
 #define EVPL_PULL_WANT	_BITUL(0)
 
 /**
@@ -518,17 +523,17 @@ struct evpl_lease_release {
  * @size: sizeof(struct evpl_lease_pull)
  * @flags: %EVPL_PULL_WANT or 0
  *
- * Does for all leases that others have on the client's buffers what
- * EVPL_LEASE_RELEASE does: an owner who is out of buffers gets at those that a
- * receiver has let go of without a call. Then looks at its buffers in quarantine.
+ * Ends the idle leases that others have on the client's buffers, as their own
+ * EVPL_LEASE_RELEASE would. So an owner that is out of buffers gets those back that a
+ * receiver has let go of without a call. Then rechecks the client's buffers in quarantine.
  *
- * With %EVPL_PULL_WANT those that aren't idle, and those that records on their way
- * give, get %EVPL_WORD_WANTED: a receiver that collects idle leases to release them
- * together sees it when it takes the last reference off the word, and releases that
- * one at once. So an owner that pulls, and then waits for POLLIN, misses nothing of
- * what it sent before. The kernel clears the flag when the lease ends.
+ * With %EVPL_PULL_WANT, the kernel sets %EVPL_WORD_WANTED on the leases that aren't idle,
+ * and on those that records in flight lead to. A receiver that collects idle leases, to
+ * release them together, sees the flag when it takes the last reference off the word, and
+ * releases that lease at once. So an owner that pulls, then waits for POLLIN, misses
+ * no buffer that it had sent before. The kernel clears the flag when the lease ends.
  *
- * Return: how many leases it has ended, or -1 and errno: ENXIO; EINTR, after a part
+ * Return: how many leases the call has ended, or -1 and errno: ENXIO; EINTR, after a part
  * of them.
  */
 struct evpl_lease_pull {
@@ -544,17 +549,17 @@ struct evpl_lease_pull {
  * @flags: must be 0
  * @offset: where a buffer starts in the own window
  *
- * Takes the buffer back from everybody: from all who have a lease on it, whose
- * next touch raises SIGBUS or finds zeros, as they chose; and from all records
- * that carry it, which are delivered as %EVPL_RECORD_REVOKED. If the call returns 0, only
- * the owner can touch the buffer. A revoked lease keeps its number and place until its
- * word is 0 and it is released.
+ * Takes the buffer back from everybody. A client that has a lease on it gets SIGBUS by
+ * its next touch, or finds zeros, as it has chosen. A record that carries the buffer is
+ * delivered as %EVPL_RECORD_REVOKED. If the call returns 0, only the owner can touch the
+ * buffer. A revoked lease keeps its number and place until its word is 0 and it is
+ * released.
  *
- * Return: 0, also where nobody has it; 1 if something still holds it, and it is in
- * quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
- * no buffer of a slab starts there; EBUSY while another call revokes it, while it is
- * in quarantine since one, or while a dma-buf carries references on it; EINTR, and
- * nothing is revoked, if a fatal signal came while another thread was sending.
+ * Return: 0, also if nobody has the buffer; 1 if something still holds it, so that it is
+ * in quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
+ * no buffer of a slab starts there; EBUSY while another call revokes the buffer, while it
+ * is in quarantine since a revoke, or while a dma-buf carries references on it; EINTR,
+ * with nothing revoked, if a fatal signal came while another thread was sending.
  */
 struct evpl_revoke {
 	__u32 size;
@@ -564,9 +569,9 @@ struct evpl_revoke {
 
 #define EVPL_REVOKE _IOWR(EVPL_IOC_TYPE, 0x07, struct evpl_revoke)
 
-/* Set the floors to 0 instead. */
+/* Set the floors to 0. */
 #define EVPL_FLOOR_ZERO		_BITUL(0)
-/* What holds the range holds all folios of one size alike. */
+/* All folios of one size in the range are held alike: by the same registrations. */
 #define EVPL_FLOOR_ALIKE	_BITUL(1)
 
 /**
@@ -574,18 +579,18 @@ struct evpl_revoke {
  * @size: sizeof(struct evpl_floor)
  * @flags: %EVPL_FLOOR_ZERO, %EVPL_FLOOR_ALIKE or 0
  * @offset: first byte of a range of the own window, a multiple of the page size
- * @length: bytes, likewise, not 0; all of it in one slab
+ * @length: bytes of the range, a multiple of the page size, not 0; all of it in one slab
  *
  * Sets the floor of each folio that the range touches to the references that are on
- * it now, as DOC: fence counts them. Folios are passed by that have a buffer whose
- * word isn't 0, or which is on its way, leased, or in quarantine: what is in use may
- * have I/O running, which must not become a part of the floor. With %EVPL_FLOOR_ALIKE
- * these get the lowest floor that the call sets for a folio of the same size: as
- * where a device has registered all of the range. With %EVPL_FLOOR_ZERO none is
- * passed by.
+ * it now, as DOC: fence counts them. The call skips a folio that has a buffer whose word
+ * isn't 0, or a buffer which is in flight, leased, or in quarantine. Such a folio may have
+ * I/O running, whose references mustn't become a part of the floor. With %EVPL_FLOOR_ALIKE
+ * these folios get the lowest floor that the call sets for a folio of the same size. That
+ * is for a device that has registered all of the range. With %EVPL_FLOOR_ZERO the call
+ * skips none.
  *
- * Return: how many folios it has passed by, 0 if none; or -1 and errno: ENXIO; ENOENT
- * if the range isn't in a slab; EINVAL also where both flags are given.
+ * Return: how many folios the call has skipped; or -1 and errno: ENXIO; ENOENT if the
+ * range isn't in a slab; EINVAL also if both flags are given.
  */
 struct evpl_floor {
 	__u32 size;
@@ -602,9 +607,9 @@ struct evpl_floor {
  * @flags: must be 0
  * @offset: where a buffer starts in the own window
  *
- * Ends the buffer's quarantine, whatever holds it: the owner knows that nothing will
- * write to it, or doesn't care. What does hold it is a part of the floor that is set
- * next.
+ * Ends the buffer's quarantine, whatever holds the buffer: the owner knows that nothing
+ * will write to it, or doesn't care. References that still hold it become a part of the
+ * floor that is set next.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there, or it
  * isn't in quarantine.
@@ -618,18 +623,18 @@ struct evpl_quarantine_end {
 #define EVPL_QUARANTINE_END _IOWR(EVPL_IOC_TYPE, 0x09, struct evpl_quarantine_end)
 
 /**
- * struct evpl_range - bytes of the client's
- * @offset: mmap offset of the first: a multiple of the page size
- * @length: how many: a multiple of the page size, not 0
+ * struct evpl_range - a range of the client's windows
+ * @offset: mmap offset of the first byte: a multiple of the page size
+ * @length: bytes: a multiple of the page size, not 0
  */
 struct evpl_range {
 	__aligned_u64 offset;
 	__aligned_u64 length;
 };
 
-/* Importers, and mappings of the dma-buf, may write. */
+/* Importers and mappings of the dma-buf may write. */
 #define EVPL_EXPORT_WRITE	_BITUL(0)
-/* The ranges are the client's own and give up no reference. */
+/* The ranges are of the client's own window, and the client gives up no reference. */
 #define EVPL_EXPORT_SLAB	_BITUL(1)
 
 #define EVPL_EXPORT_RANGES_MAX	1024
@@ -642,23 +647,23 @@ struct evpl_range {
  * @count: from 1 to %EVPL_EXPORT_RANGES_MAX
  * @out_fd: the dma-buf, close-on-exec
  *
- * Makes a dma-buf of the ranges, one after the other, which devices and processes
- * that know nothing of evpl can use. No two ranges overlap, so a dma-buf isn't longer
- * than the memory that it shows; but a buffer that the client has two leases on lies in
- * two places.
+ * Makes a dma-buf of the ranges, one after the other, for devices and processes that
+ * know nothing of evpl. No two ranges may overlap, so a dma-buf isn't longer than the
+ * memory that it shows; but a buffer that the client has two leases on lies at two
+ * offsets, and may be given twice.
  *
- * Each range lies in one buffer, in the own or a guest window, and for each the
- * client gives up one reference, that of its word, as by writing a record to a
- * channel. They go back when the last descriptor, mapping and attachment of the
- * dma-buf has gone, whoever had it, and whether or not the client still lives. What
- * a dma-buf carries can't be revoked.
+ * Each range lies in one buffer, in the own or a guest window. For each, the client gives
+ * up one of the references that its word for the buffer counts, as for a record that it
+ * writes to a channel. The references go back when the last descriptor, mapping and
+ * attachment of the dma-buf has gone, in whatever process, and whether or not the client
+ * still lives. A buffer that a dma-buf carries can't be revoked.
  *
- * With %EVPL_EXPORT_SLAB each range lies in one slab of the client's own and gives
- * nothing up; the slab can't be freed meanwhile.
+ * With %EVPL_EXPORT_SLAB each range lies in one slab of the client's own, and the client
+ * gives up no reference. The slab can't be freed while the dma-buf lives.
  *
- * Memory that dma-bufs carry outlives the client that owns it. Their mappings are
+ * Memory that dma-bufs carry outlives the client that owns it. Mappings of the dma-buf are
  * MAP_SHARED, PROT_EXEC is refused, and nothing can pin memory through them. Without
- * %EVPL_EXPORT_WRITE devices can be given it for reading alone (DMA_TO_DEVICE),
+ * %EVPL_EXPORT_WRITE a device can be given the memory for reading alone (DMA_TO_DEVICE),
  * and drivers can't map it for the CPU.
  *
  * Return: 0, or -1 and errno, with no reference given up:
@@ -682,7 +687,7 @@ struct evpl_export {
 
 #define EVPL_EXPORT _IOWR(EVPL_IOC_TYPE, 0x0a, struct evpl_export)
 
-/* Say at once whether others have the buffer, instead of waiting. */
+/* Say at once whether others have a part in the buffer, instead of waiting. */
 #define EVPL_WAIT_TRY	_BITUL(0)
 
 /**
@@ -691,17 +696,17 @@ struct evpl_export {
  * @flags: %EVPL_WAIT_TRY or 0
  * @offset: where a buffer starts in the own window
  *
- * Waits until nobody but the client has a part in the buffer: it isn't on its way, nobody
- * has a lease on it, no dma-buf carries it, and it isn't in quarantine. The client's own
- * references don't matter.
+ * Waits until nobody but the client has a part in the buffer: no record of it is in flight,
+ * nobody has a lease on it, no dma-buf carries it, and it isn't in quarantine. The client's
+ * own references don't matter.
  *
- * Leases on the buffer whose words are 0 are ended, and others get %EVPL_WORD_WANTED, as by
+ * Leases on the buffer whose words are 0 are ended. The others get %EVPL_WORD_WANTED, as by
  * EVPL_LEASE_PULL.
  *
- * With %EVPL_WAIT_TRY the kernel looks at the fence at once if the buffer is in quarantine.
- * After EAGAIN, and after a record with %EVPL_RECORD_HELD, the end is reported by @returned
- * of the header, without a bit in the bitmap if the client has references on the buffer:
- * so a client may poll, and then try again.
+ * With %EVPL_WAIT_TRY the kernel checks the fence at once if the buffer is in quarantine.
+ * After EAGAIN, and after a record with %EVPL_RECORD_HELD, the kernel reports the end by
+ * @returned of the header. If the client has references on the buffer then, no bit of the
+ * bitmap is set. So a client may poll, then try again.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there; EAGAIN
  * with %EVPL_WAIT_TRY, if others have a part in the buffer; EINTR if a signal came.
