@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Clients: an open file description of /dev/evpl each. A client goes with its
- * last descriptor and its last VMA, in whatever task that happens: nothing on
- * the way out looks at current. Its entries go then; what others still need of it, as
- * the account, is freed with the last reference.
+ * Clients. A client is an open file description of /dev/evpl. It goes with its last descriptor
+ * and its last VMA. That may happen in any task, so nothing on the way out looks at current.
+ * The client's entries are freed then. Slabs, leases and ends may still need its account and
+ * its inode, so these are freed with the last reference on the client.
  */
 #include <linux/compat.h>
 #include <linux/fs.h>
@@ -31,7 +31,7 @@ static int evpl_init_fs_context(struct fs_context *fc)
 	return init_pseudo(fc, 0x6576706c) ? 0 : -ENOMEM; /* "evpl" */
 }
 
-/* Without an owner: the mount below would keep the module for ever. */
+/* Without .owner: with it, the mount below would keep the module loaded for ever. */
 static struct file_system_type evpl_fs_type = {
 	.name = "evpl",
 	.init_fs_context = evpl_init_fs_context,
@@ -50,15 +50,15 @@ void evpl_client_exit(void)
 }
 
 /*
- * The core asks before it evicts a folio of a mapping from the page cache, or splits it.
- * Ours are in no page cache, and stay whole.
+ * The core calls this before it evicts a folio of a mapping from the page cache, or splits it.
+ * Folios of slabs are in no page cache, and stay whole.
  */
 static bool evpl_release_folio(struct folio *folio, gfp_t gfp)
 {
 	return false;
 }
 
-/* Of the folios of a client's slabs: see join_mapping(). */
+/* For the folios of a client's slabs: see join_mapping(). */
 static const struct address_space_operations evpl_aops = {
 	.dirty_folio = noop_dirty_folio,
 	.release_folio = evpl_release_folio,
@@ -98,7 +98,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 		goto put_user;
 	}
 	client->inode->i_mapping->a_ops = &evpl_aops;
-	/* Keeps NUMA balancing away; GFP_DMA has no other meaning here. */
+	/* Keeps NUMA balancing away: see vma_migratable(). GFP_DMA has no other meaning here. */
 	mapping_set_gfp_mask(client->inode->i_mapping, GFP_DMA);
 	client->pid = get_pid(task_tgid(current));
 
@@ -109,7 +109,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 
 	file->private_data = client;
 	file->f_mapping = client->inode->i_mapping;
-	/* Memory has no cache to pass by, so O_DIRECT may be asked for. */
+	/* There is no page cache to bypass, so a program may open the device with O_DIRECT. */
 	file->f_mode |= FMODE_CAN_ODIRECT;
 	return 0;
 
@@ -143,7 +143,10 @@ static int evpl_release(struct inode *inode, struct file *file)
 	nr_clients--;
 	mutex_unlock(&clients_mutex);
 
-	/* Who writes to an end or reads from it may still be about it. */
+	/*
+	 * A task may still be writing to one of the client's ends, or reading from one. Such a
+	 * task checks ->gone under one of these locks.
+	 */
 	down_write(&client->tree_lock);
 	down_write(&client->lease_sem);
 	WRITE_ONCE(client->gone, true);
@@ -206,7 +209,7 @@ int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 	if (slab)
 		evpl_slab_publish(client, slab);
 	evpl_stop(EVPL_STOP_SET_UP);
-	/* Last: who sees that the client is set up finds its first slab. */
+	/* Publish last: a reader that sees buffer_shift != 0 must also see the first slab. */
 	smp_store_release(&client->buffer_shift, buffer_shift);
 unlock:
 	mutex_unlock(&client->lock);
@@ -309,7 +312,7 @@ const struct file_operations evpl_fops = {
 	.compat_ioctl = compat_ptr_ioctl,
 	.mmap = evpl_mmap,
 	.poll = evpl_poll,
-	/* Programs call msync(2) and fsync(2) on what they map. Memory has nothing to write. */
+	/* Programs call msync(2) and fsync(2) on their mappings. There is nothing to write back. */
 	.fsync = noop_fsync,
 	.get_unmapped_area = thp_get_unmapped_area,
 	.show_fdinfo = evpl_show_fdinfo,
