@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The refs windows: entries of buffers and of leases, the bitmaps that tell what
- * happened to them, and the header. Pages come when they are first needed. Once there a
- * page stays until the client's file has gone, its leases have ended and its slabs are
- * orphaned, so that neither a fault nor a reader of it can meet its end. A task that comes
- * late, as one that reads a record which comes home, looks at that first, and holds the
- * lock that guards it: the xa_lock of evpl_slab.shares for the word and the bit of a
- * buffer, evpl_client.lease_sem for those of a lease.
+ * The refs windows: entries of buffers and of leases, the bitmaps that report their events, and
+ * the header. A page is allocated when it is first needed. It stays until the client's file has
+ * gone, its leases have ended and its slabs are orphaned. So no fault and no other access meets
+ * a page that is being freed. A task that may come late, such as one that reads a record which
+ * comes home, first checks whether all that has happened: under the xa_lock of evpl_slab.shares
+ * for the word and the bit of a buffer, under evpl_client.lease_sem for those of a lease.
  *
- * A page of entries holds those of many buffers, which may belong to several slabs. Since
- * slabs take the lowest free range, and leases the lowest free number, the pages go as far
- * as these ever did.
+ * A page of entries has those of many buffers, which may belong to several slabs. Since slabs
+ * take the lowest free range, and leases the lowest free number, there are as many pages as the
+ * highest buffer and the highest lease ever needed.
  *
- * A page of entries is also charged for the shares, or leases, that have them. How much
- * that is stands in its private field, which refs_mutex guards.
+ * A page of entries is also charged for the shares, or the leases, that have their entries in
+ * it. page->private says how much that is; refs_mutex guards it.
  *
- * User space writes all of it. Nothing here believes what it reads, loops on it,
- * or indexes by it.
+ * User space can write all of it. Nothing here believes what it reads, loops on it, or indexes
+ * by it.
  */
 #include <linux/mm.h>
 #include <linux/sched.h>
@@ -30,9 +29,9 @@
 #define BITS_PER_PAGE		(8 * PAGE_SIZE)
 
 /*
- * What shares, or leases, cost whose entries are in one page, in the objects and in the
- * table that leads to them. A lease that was revoked keeps its share, while the buffer may
- * get another; so a lease pays for both.
+ * The cost of all shares, or all leases, whose entries are in one page: their objects, and the
+ * table that leads to them. A revoked lease keeps its share while its buffer may get another
+ * share. So a lease also pays for a share.
  */
 static u64 shares_cost(void)
 {
@@ -47,8 +46,8 @@ static u64 leases_cost(void)
 }
 
 /*
- * What a page is charged for beside itself, when it comes. Entries of buffers are, when
- * the first of the buffers is sent.
+ * The charge of a new page beside the page itself. A page of buffers' entries is charged for
+ * shares later, when the first of its buffers is sent: see pay_for_shares().
  */
 static u64 cost_beside(unsigned long index)
 {
@@ -57,10 +56,10 @@ static u64 cost_beside(unsigned long index)
 }
 
 /**
- * evpl_refs_grow() - see that a range of pages is there
+ * evpl_refs_grow() - add the pages of a range that are missing
  * @client: the client
- * @first: the first, counted from EVPL_REFS_START
- * @last: the last, of the same kind
+ * @first: the first page, counted from EVPL_REFS_START
+ * @last: the last page, in the same window as @first
  *
  * Return: 0; -ENOMEM, -EINTR, or -ENOTCONN if the client has gone, with nothing changed.
  */
@@ -75,7 +74,10 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 	int ret;
 
 	mutex_lock(&client->refs_mutex);
-	/* It is set before evpl_refs_destroy() takes the lock: that frees what comes now. */
+	/*
+	 * ->gone is set before evpl_refs_destroy() takes refs_mutex. If it isn't set yet,
+	 * evpl_refs_destroy() comes later, and frees the pages that are added now.
+	 */
 	ret = -ENOTCONN;
 	if (READ_ONCE(client->gone))
 		goto unlock;
@@ -90,7 +92,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		goto unlock;
 	evpl_stop(EVPL_STOP_ENTRIES);
 
-	/* Have everything that can fail before a fault can see any of it. */
+	/* Do all that can fail before a fault can find one of the pages. */
 	ret = -ENOMEM;
 	for (index = first; index <= last; index++) {
 		if (xa_load(&client->refs, index))
@@ -113,7 +115,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		list_del(&page->lru);
 		while (xa_load(&client->refs, first))
 			first++;
-		/* Needs no memory: the place is reserved. */
+		/* Takes no memory: the slot is reserved. */
 		WARN_ON_ONCE(xa_is_err(xa_store(&client->refs, first++, page, 0)));
 		cond_resched();
 	}
@@ -135,14 +137,14 @@ unlock:
 	return ret;
 }
 
-/* One page, which mostly is there. */
+/* Add one page if it is missing. Mostly it is there. */
 static int grow_one(struct evpl_client *client, unsigned long index)
 {
 	return xa_load(&client->refs, index) ? 0 :
 	       evpl_refs_grow(client, index, index);
 }
 
-/* The entries of the own buffers first to last. */
+/* Add the entries of the own buffers @first to @last. */
 int evpl_refs_grow_entries(struct evpl_client *client, u64 first, u64 last)
 {
 	return evpl_refs_grow(client, EVPL_REFS_ENTRIES + first / ENTRIES_PER_PAGE,
@@ -154,7 +156,7 @@ int evpl_refs_grow_header(struct evpl_client *client)
 	return grow_one(client, EVPL_REFS_HEADER);
 }
 
-/* Charge for the shares of the buffers whose entries are in one page. */
+/* Charge for the shares of all buffers whose entries are in one page. */
 static int pay_for_shares(struct evpl_client *client, struct page *page)
 {
 	int ret = 0;
@@ -170,28 +172,31 @@ static int pay_for_shares(struct evpl_client *client, struct page *page)
 }
 
 /*
- * What the share of an own buffer with this word needs: it is paid for, and there is a bit
- * that tells that it has gone.
+ * Prepare for a share of the own buffer with this word: pay for it, and add the bit that
+ * reports its end.
  */
 int evpl_refs_grow_share(struct evpl_client *client, u64 buffer, atomic64_t *word)
 {
 	struct page *page = virt_to_page(word);
 	int ret = 0;
 
-	/* Once it is paid for, it is until the client is freed. */
+	/* Once paid for, the shares stay so until evpl_refs_destroy(). */
 	if (!READ_ONCE(page->private))
 		ret = pay_for_shares(client, page);
 	return ret ?: grow_one(client, EVPL_REFS_RETURNED + buffer / BITS_PER_PAGE);
 }
 
-/* The entry of a lease, and what tells that it was revoked. */
+/* Add the entry of a lease, and the bit to report its revoke by. */
 int evpl_refs_grow_lease(struct evpl_client *client, u32 number)
 {
 	return grow_one(client, EVPL_REFS_LEASES + number / ENTRIES_PER_PAGE) ?:
 	       grow_one(client, EVPL_REFS_REVOKED + number / BITS_PER_PAGE);
 }
 
-/* What the kernel may read and write of a page, or NULL. */
+/*
+ * The address at which the kernel may access a page; NULL if there is no page, or it has a
+ * memory error.
+ */
 static void *refs_address(struct evpl_client *client, unsigned long index)
 {
 	struct page *page = xa_load(&client->refs, index);
@@ -200,9 +205,9 @@ static void *refs_address(struct evpl_client *client, unsigned long index)
 }
 
 /*
- * Tell user space of the entry with this number: by its bit in the bitmap, or, if !@bit, by
- * the summary alone. All of it is atomic OR, so nothing that user space writes can disturb
- * it.
+ * Report the entry with this number to user space: by its bit in the bitmap, if @bit, and by
+ * the summary in the header. Both are set by atomic OR, so nothing that user space writes can
+ * disturb this.
  */
 static void report(struct evpl_client *client, unsigned long first, u64 number, bool bit)
 {
@@ -216,12 +221,12 @@ static void report(struct evpl_client *client, unsigned long first, u64 number, 
 								  &header->revoked);
 	if (bit)
 		set_bit(number % BITS_PER_PAGE, bits);
-	/* A client that sees the bit in the summary finds the one in the bitmap. */
+	/* A client that sees the bit in the summary must also see the one in the bitmap. */
 	smp_mb__before_atomic();
 	set_bit(number / BITS_PER_PAGE % BITS_PER_LONG, summary);
 }
 
-/* What poll(2) says of the client. */
+/* The events that poll(2) gives for the client. */
 __poll_t evpl_refs_poll(struct evpl_client *client)
 {
 	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
@@ -236,12 +241,12 @@ __poll_t evpl_refs_poll(struct evpl_client *client)
 
 /**
  * evpl_refs_word() - find a word
- * @client: whose
+ * @client: the client that has the entry
  * @first: EVPL_REFS_ENTRIES or EVPL_REFS_LEASES
  * @number: of an own buffer or a lease that has its entry
  *
- * Return: the word, which stays as long as the top of this file says. A memory error may
- * take it at any time; so it is for the functions below alone.
+ * Return: the word, which stays as long as the top of this file says. Its page may get a memory
+ * error at any time, so only the functions below may access it.
  */
 atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 			   u64 number)
@@ -257,7 +262,7 @@ static bool is_there(atomic64_t *word)
 	return !PageHWPoison(virt_to_page(word));
 }
 
-/* A hint. What a memory error has taken has no reference. */
+/* A hint: user space can change the word. A word that a memory error has taken has no reference. */
 u64 evpl_word_read(atomic64_t *word)
 {
 	return is_there(word) ? atomic64_read(word) : 0;
@@ -269,16 +274,16 @@ void evpl_word_inc(atomic64_t *word)
 		atomic64_inc(word);
 }
 
-/* Return whether that was the last reference. */
+/* Return whether that took the word to 0. */
 bool evpl_word_dec(atomic64_t *word)
 {
 	return is_there(word) && atomic64_dec_and_test(word);
 }
 
 /*
- * Ask for a lease's release as soon as its word comes to 0; or no more. Whoever takes
- * the last reference off the word either sees the flag, or is seen by who looks at the
- * word after this.
+ * Set or clear EVPL_WORD_WANTED, by which a lease's client is asked to release the lease as
+ * soon as its word is idle. When the client takes the last reference off the word, it sees the
+ * flag; or the caller, when it reads the word after this, sees that the reference has gone.
  */
 void evpl_word_want(atomic64_t *word, bool want)
 {
@@ -290,15 +295,15 @@ void evpl_word_want(atomic64_t *word, bool want)
 		atomic64_andnot(EVPL_WORD_WANTED, word);
 }
 
-/* To be followed by evpl_refs_wake_returned(), which needs no lock. */
+/* Must be followed by evpl_refs_wake_returned(), which needs no lock. */
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
 {
 	report(client, EVPL_REFS_RETURNED, buffer, true);
 }
 
 /*
- * Others have the buffer no more, but its owner has. It has no bit: the owner takes a bit
- * for a buffer that nobody has.
+ * Report that others don't have a buffer any more on which its owner still has references. No
+ * bit is set in the bitmap: by a bit, the owner would take the buffer for unused.
  */
 void evpl_refs_report_home(struct evpl_client *client, u64 buffer)
 {
@@ -318,11 +323,11 @@ void evpl_refs_report_revoked(struct evpl_client *client, u32 number)
 
 /**
  * evpl_refs_in_use() - count the buffers of a slab that have a reference
- * @client: the client; the caller holds its lock
+ * @client: the client, whose lock the caller holds
  * @slab: the slab
  *
- * Return: how many words aren't 0: a hint, which may be old already. What a
- * memory error has taken counts as in use, and isn't read.
+ * Return: how many words aren't 0: a hint, which may be outdated already. A word that a memory
+ * error has taken counts as in use, and isn't read.
  */
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab)
@@ -352,8 +357,8 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 
 /**
  * evpl_refs_destroy() - free the refs windows of a client
- * @client: the client, marked as gone; none of its VMAs is left, nor of its leases, and
- *	its slabs are orphaned
+ * @client: the client, marked as gone; it has no VMAs and no leases left, and its slabs are
+ *	orphaned
  */
 void evpl_refs_destroy(struct evpl_client *client)
 {
