@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who is charged for how much, and the two caps.
+ * Accounting of users, and the two caps.
  *
- * Slabs, the pages of refs windows and channels are charged before they are
- * allocated and uncharged after they went back, so what is charged for them is never
- * less than what they use. Leases and shares are charged with the page of their entries,
- * as many as can be there (refs.c): so none of them takes the lock below. When a client
- * has gone, the user of a lease is charged for the folios that the lease keeps (slab.c).
- * The caps share memory out fairly; the boundary that holds against somebody who has many
- * users, as the owner of a user namespace does, is the memory cgroup.
+ * Slabs, the pages of refs windows and channels are charged before they are allocated, and
+ * uncharged after they have been freed. So the charge is never less than what they use. Shares
+ * and leases are charged with the page of their entries, as many as that page can have
+ * (refs.c). So only the first share or lease of a page takes account_lock. When a client has
+ * gone, the user of a lease is charged for the folios that the lease keeps (slab.c).
+ *
+ * The caps divide memory fairly. They don't stop somebody who has many user ids, such as the
+ * owner of a user namespace. The boundary for that is the memory cgroup.
  */
 #include <linux/hashtable.h>
 #include <linux/mm.h>
@@ -32,16 +33,19 @@ module_param(max_bytes_per_user, ulong, 0644);
 MODULE_PARM_DESC(max_bytes_per_user,
 		 "most bytes for each user (0 when loaded: 1/2 of what can be had)");
 
-/* Guards everything below, and the users' fields. Nothing nests inside it. */
+/*
+ * Guards everything below, and the fields of struct evpl_user that name it. No lock nests
+ * inside it.
+ */
 static DEFINE_SPINLOCK(account_lock);
 static DEFINE_HASHTABLE(users, 6);
 static u64 charged_bytes;
 
 /*
- * How many pages slabs could be made of: those that are free, or that processes and the
- * page cache have, in the zones that GFP_KERNEL takes from. ZONE_MOVABLE isn't one of
- * them, and CMA lends movable pages alone. The pools of hugetlb aren't counted, since their
- * pages are neither free nor on an LRU list, and nor is what the kernel itself has.
+ * The pages that slabs could be made of: pages that are free, or that processes and the page
+ * cache have, in the zones that GFP_KERNEL takes from. ZONE_MOVABLE isn't one of these, and CMA
+ * lends its pages for movable allocations alone. The pools of hugetlb aren't counted, since
+ * their pages are neither free nor on an LRU list. Nor is the kernel's own memory.
  */
 static unsigned long __init pages_to_be_had(void)
 {
@@ -118,7 +122,7 @@ struct evpl_user *evpl_user_get(kuid_t uid)
 	return user;
 }
 
-/* Any account there is, with a reference that the caller owns, or NULL. */
+/* Return any account, with a reference that the caller owns; NULL if there is none. */
 struct evpl_user *evpl_user_any(void)
 {
 	struct evpl_user *user;
@@ -177,11 +181,11 @@ static bool try_charge(struct evpl_user *user, u64 bytes)
 
 /**
  * evpl_charge() - charge a user and the system
- * @user: whom
+ * @user: the user
  * @bytes: how much
  *
- * Return: 0; -ENOMEM if it would exceed one of the caps, also after the user's folios
- * that have been let go of in the meantime went back.
+ * Return: 0; -ENOMEM if that would exceed one of the caps, even after the user's detached folios
+ * that nothing holds any more have been freed.
  */
 int evpl_charge(struct evpl_user *user, u64 bytes)
 {
@@ -190,7 +194,10 @@ int evpl_charge(struct evpl_user *user, u64 bytes)
 	if (bytes > READ_ONCE(max_bytes) || bytes > READ_ONCE(max_bytes_per_user))
 		return -ENOMEM;
 
-	/* Look once more, whether the folios were freed here or by the user's reaper. */
+	/*
+	 * Try again in any case: the user's reaper may have freed the folios instead of this
+	 * task.
+	 */
 	if (atomic64_read_acquire(&evpl_detached_bytes))
 		evpl_folio_reap(user);
 	return try_charge(user, bytes) ? 0 : -ENOMEM;
@@ -205,13 +212,14 @@ void evpl_uncharge(struct evpl_user *user, u64 bytes)
 }
 
 /**
- * evpl_recharge() - charge one user for what another was charged for
- * @from: the other
- * @to: whom
+ * evpl_recharge() - move a charge from one user to another
+ * @from: the user that was charged
+ * @to: the user that is to be charged
  * @bytes: how much
  * @anyway: even past the cap of @to
  *
- * Return: whether it was; not, unless @anyway, if it would exceed the cap of @to.
+ * Return: whether the charge was moved. Unless @anyway, it isn't if it would exceed the cap of
+ * @to.
  */
 bool evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes, bool anyway)
 {
