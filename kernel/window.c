@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Windows: the ranges of mmap offsets, and what a fault in each of them finds.
- * A VMA lies within one window. The pages of the own window and of the refs
- * windows are ordinary ones, so that whatever pins memory can pin them; so are those
- * of the guest windows for devices. The other guest windows are PFN-mapped, so that
- * nothing can. No fault maps a page after the unmapping that ended it.
+ * Windows: the ranges of mmap offsets, and what a fault in each of them maps. A VMA lies within
+ * one window. The own window, the refs windows and the guest windows for devices map ordinary
+ * pages, so whatever pins memory can pin them. The other guest windows are PFN-mapped, so
+ * nothing can. No fault maps a page after the unmapping that ended access to it.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -19,9 +18,9 @@ static struct evpl_client *client_of(struct vm_area_struct *vma)
 }
 
 /*
- * The core would map a folio of 2 MiB by one PMD, a page with a memory error included: it
- * marks a folio that has one only if it could take the page away, which of ours it can't.
- * So the marking is done here, once for each PMD that may be mapped.
+ * The core would map a folio of 2 MiB by one PMD even if a page of it has a memory error. It
+ * marks such a folio only if it could take the page away, which it can't do with ours. So mark
+ * the folio here, before each fault that may map a PMD.
  */
 static void mark_poisoned(struct vm_fault *vmf, struct folio *folio)
 {
@@ -31,11 +30,11 @@ static void mark_poisoned(struct vm_fault *vmf, struct folio *folio)
 }
 
 /*
- * The page is returned with its folio locked, and the core keeps it so until
- * the page is mapped. The folio is locked under tree_lock: evpl_slab_remove()
- * takes the slab out of the tree, then waits for the lock of each folio. The core
- * maps a folio of 2 MiB by one PMD where the VMA is aligned and no page has a memory
- * error. If the page itself has one, it unmaps it everywhere and maps nothing.
+ * Return the page with its folio locked. The core keeps the lock until the page is mapped. The
+ * folio is locked under tree_lock: evpl_slab_remove() takes the slab out of the tree, then
+ * waits for the lock of each folio. The core maps a folio of 2 MiB by one PMD if the VMA is
+ * aligned and no page has a memory error. If the page itself has one, the core unmaps it
+ * everywhere and maps nothing.
  */
 static vm_fault_t own_fault(struct vm_fault *vmf)
 {
@@ -52,7 +51,10 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	}
 	part = evpl_slab_part(slab, vmf->pgoff);
 	folio = part->folio;
-	/* First the lock: who holds it sees no reference of ours that isn't mapped yet. */
+	/*
+	 * Lock before taking the reference: a task that holds the folio lock mustn't see our
+	 * reference without our mapping.
+	 */
 	folio_lock(folio);
 	folio_get(folio);
 	up_read(&client->tree_lock);
@@ -67,7 +69,7 @@ static const struct vm_operations_struct own_vm_ops = {
 	.fault = own_fault,
 };
 
-/* A page of the refs window stays until its last VMA has gone. */
+/* A page of the refs windows stays until the last VMA has gone. */
 static vm_fault_t refs_fault(struct vm_fault *vmf)
 {
 	struct evpl_client *client = client_of(vmf->vma);
@@ -88,12 +90,12 @@ static const struct vm_operations_struct refs_vm_ops = {
 	.fault = refs_fault,
 };
 
-/* How many pages are mapped beside the one that was touched. */
+/* One fault maps at most this many pages of a guest window. */
 #define FAULT_AROUND	512UL
 
 /*
- * For a device, the page is mapped with the folio's lock held: the fence reads references
- * and mappings under it. The page table is there, so nothing is allocated.
+ * In a window for devices, the page is mapped under the folio lock, because the fence counts
+ * references and mappings under it. The page table exists, so nothing is allocated.
  */
 static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
 			      struct page *page)
@@ -109,11 +111,11 @@ static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
 	folio_lock(folio);
 	ret = vm_insert_page(vma, address, page);
 	folio_unlock(folio);
-	/* -EBUSY: it is there. */
+	/* -EBUSY: a page is mapped there already. */
 	return !ret || ret == -EBUSY ? VM_FAULT_NOPAGE : vmf_error(ret);
 }
 
-/* A page of the buffer of a share. */
+/* The page at @offset, in pages, of a share's buffer. */
 static struct page *share_page(struct evpl_share *share, pgoff_t offset)
 {
 	pgoff_t pgoff = evpl_share_start(share) + offset;
@@ -123,12 +125,12 @@ static struct page *share_page(struct evpl_share *share, pgoff_t offset)
 }
 
 /**
- * struct around - what is mapped beside the page that was touched
- * @vma: where
- * @share: whose buffer
- * @start: where the buffer would start
- * @page: the next one to be mapped, if @left isn't 0
- * @left: how many of its folio there are from there on
+ * struct around - the walk that maps the pages around the one that was touched
+ * @vma: the VMA of the fault
+ * @share: the share of the buffer
+ * @start: the address at which the buffer would start
+ * @page: the next page to be mapped, if @left isn't 0
+ * @left: how many pages of its folio there are from @page on
  */
 struct around {
 	struct vm_area_struct *vma;
@@ -138,7 +140,7 @@ struct around {
 	unsigned long left;
 };
 
-/* One of its pages, for the CPU alone; with the page table's lock held. */
+/* Map one page of the walk, for the CPU alone. The caller holds the page table lock. */
 static int insert_pfn_around(pte_t *pte, unsigned long address, void *data)
 {
 	struct around *around = data;
@@ -149,7 +151,7 @@ static int insert_pfn_around(pte_t *pte, unsigned long address, void *data)
 		folio = page_folio(around->page);
 		around->left = folio_nr_pages(folio) - folio_page_idx(folio, around->page);
 	}
-	/* What is there already stays. */
+	/* Leave an entry that isn't empty. */
 	if (pte_none(ptep_get(pte)) && likely(!PageHWPoison(around->page)))
 		set_pte_at(around->vma->vm_mm, address, pte,
 			   pte_mkspecial(pfn_pte(page_to_pfn(around->page),
@@ -160,8 +162,8 @@ static int insert_pfn_around(pte_t *pte, unsigned long address, void *data)
 }
 
 /*
- * Map the page that was touched, then the others from @first up to @end. Those that are
- * mapped already stay.
+ * Map the page that was touched, then the others from @first up to @end. Pages that are mapped
+ * already stay.
  */
 static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 			       pgoff_t offset, unsigned long first, unsigned long end)
@@ -179,7 +181,10 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	ret = insert_page(vma, vmf->address, share_page(share, offset));
 	if (ret != VM_FAULT_NOPAGE)
 		return ret;
-	/* All in one walk: page by page is what takes the time of a large buffer. */
+	/*
+	 * Map all in one walk: with a walk for each page, the walks take most of a large
+	 * buffer's time.
+	 */
 	if (vma->vm_flags & VM_PFNMAP) {
 		apply_to_page_range(vma->vm_mm, first, end - first, insert_pfn_around, &around);
 		return VM_FAULT_NOPAGE;
@@ -194,8 +199,8 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 }
 
 /*
- * The part of a VMA that one fault may map: near the page that was touched, and of the
- * buffer that would be there.
+ * Return the start, and set the end, of the part of a VMA that one fault may map: near the page
+ * that was touched, and of the buffer that would be there.
  */
 static unsigned long around_fault(struct vm_fault *vmf, unsigned long *end)
 {
@@ -208,13 +213,13 @@ static unsigned long around_fault(struct vm_fault *vmf, unsigned long *end)
 }
 
 /*
- * Who ends or revokes a lease strikes it out with lease_sem held for write, then
- * unmaps: what was looked up here is mapped before that, or not at all.
+ * A task that ends or revokes a lease marks it so with lease_sem held for write, then unmaps
+ * it. So a lease that was found here is mapped before that unmapping, or not at all.
  *
- * The owner of the buffer may wait for the lock, so page tables are allocated before it
- * is taken. No kernel frees them while a fault is served, but for those that free empty
- * ones on madvise(MADV_DONTNEED): there, a client that calls it meanwhile may have one
- * allocated again under the lock.
+ * The owner of the buffer may wait for lease_sem, so page tables are allocated before it is
+ * taken. No kernel frees them during a fault, but for those that free empty page tables on
+ * madvise(MADV_DONTNEED). With these, a client that calls it meanwhile may have a page table
+ * allocated under lease_sem.
  */
 static vm_fault_t guest_fault(struct vm_fault *vmf)
 {
@@ -243,14 +248,15 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 }
 
 /*
- * A task that ends a lease unmaps it from each VMA that lies over its place, and this task
- * may be the buffer's owner. So the VMAs that a client has over guest windows are counted and
- * bounded: a mmap() that would be one too many fails, and so does a call that would split a
- * VMA. Some calls can't fail, and may take the count past the bound. Then nothing is mapped
- * or split until the count has come down again. These calls are a mremap(), while both the
- * old VMA and the new one are there; splits by several processes at once; and a fork(), whose
- * child can get as many VMAs as its parent has by MADV_DOFORK. So the bound is one for each
- * process of a client.
+ * A task that ends a lease unmaps it from each VMA over its place, and that task may be the
+ * buffer's owner. So the VMAs that a client has over guest windows are counted and bounded: an
+ * mmap() beyond the bound fails, and so does a call that would split a VMA.
+ *
+ * Some calls can't fail, and may take the count past the bound. Then nothing is mapped or split
+ * until the count has come down again. These calls are an mremap(), while both the old VMA and
+ * the new one exist; splits by several processes at once; and a fork(), whose child gets as
+ * many VMAs as its parent has with MADV_DOFORK. So the bound holds for each process of a
+ * client, not for the client.
  */
 static int add_guest_vma(struct evpl_client *client)
 {
@@ -278,8 +284,8 @@ static void guest_close(struct vm_area_struct *vma)
 }
 
 /*
- * fork(2) copies what a child may inherit, MADV_DOFORK, without the lock of its folio.
- * Not of a VMA that is to be wiped: the child's own faults map its pages.
+ * fork(2) copies the page tables of a VMA that a child may inherit (MADV_DOFORK), without the
+ * folio lock. It doesn't copy them with VM_WIPEONFORK: the child's own faults map its pages.
  */
 static void guest_io_open(struct vm_area_struct *vma)
 {
@@ -310,9 +316,9 @@ static bool vma_within(struct vm_area_struct *vma, pgoff_t start,
 }
 
 /*
- * A mapping of offset 0 comes before the client was set up: from a program that
- * knows nothing of evpl. Give it a slab that fills the mapping. If somebody else
- * sets the client up meanwhile, the mapping is one like any other.
+ * A mapping of offset 0 before the client is set up comes from a program that knows nothing of
+ * evpl. Give the client a slab that fills the mapping. If another task sets the client up
+ * meanwhile, the mapping is one like any other.
  */
 static int set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
 {
@@ -331,8 +337,8 @@ static int set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
 }
 
 /*
- * Without VM_MAYWRITE, no write fault makes a page of guest-ro writable. VM_IO keeps
- * whatever pins out.
+ * Without VM_MAYWRITE, no write fault makes a page of guest-ro writable. VM_IO makes the kernel
+ * refuse to pin pages of the VMA.
  */
 static int mmap_guest(struct evpl_client *client, struct vm_area_struct *vma,
 		      enum evpl_lease_kind kind)
@@ -342,7 +348,7 @@ static int mmap_guest(struct evpl_client *client, struct vm_area_struct *vma,
 
 	if (readonly && vma->vm_flags & VM_WRITE)
 		return -EACCES;
-	/* Nothing fails after this: guest_close() is its inverse from here on. */
+	/* Nothing fails after this, so guest_close() will undo it. */
 	ret = add_guest_vma(client);
 	if (ret)
 		return ret;
@@ -357,7 +363,7 @@ static int mmap_guest(struct evpl_client *client, struct vm_area_struct *vma,
 	return 0;
 }
 
-/* The windows beside own, as the client's buffers are. */
+/* The windows other than own. The client's buffer size gives some of their sizes. */
 static int mmap_refs_or_guest(struct evpl_client *client,
 			      struct vm_area_struct *vma)
 {
@@ -396,7 +402,7 @@ int evpl_mmap(struct file *file, struct vm_area_struct *vma)
 	struct evpl_client *client = file->private_data;
 	int ret = 0;
 
-	/* VM_SHARED is missing where the file was opened read-only. */
+	/* A file that was opened read-only has VM_MAYSHARE without VM_SHARED. */
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	if (vma->vm_flags & VM_EXEC)
