@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Exports: dma-bufs made of this memory. An export is a row of pieces, each of
- * which owns what keeps its pages: a count of a share, as a record on its way does,
- * or one of the exports of a slab. So no page goes while a descriptor, a mapping or
- * an attachment of the dma-buf is left, and nothing here takes references on pages.
+ * Exports: dma-bufs made of slabs' memory. An export is an array of pieces. Each piece keeps
+ * its pages, by a reference on a share, as a record in flight has, or by one of the exports of
+ * a slab. So no page goes while a descriptor, a mapping or an attachment of the dma-buf is
+ * left, and nothing here takes references on pages.
  *
- * Devices that read and write it are the importers' business. Mappings are
- * PFN-mapped: nothing can pin memory through them.
+ * Importers let their devices read and write the memory. Mappings are PFN-mapped: nothing can
+ * pin memory through them.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
@@ -30,12 +30,13 @@
 EVPL_IMPORT_NS(DMA_BUF);
 
 /**
- * struct piece - pages of an export that follow each other in one buffer or slab
- * @slab: where they lie
- * @share: of their buffer, of which the piece owns a count; or NULL: it is one of
+ * struct piece - consecutive pages of an export in one buffer or slab
+ * @slab: the slab that the pages lie in
+ * @share: of the pages' buffer, on which the piece owns a reference; NULL if the piece is one of
  *	the slab's exports
- * @lease: whose reference was given up, to be settled; NULL once it is
- * @start: the first, in the own window of the slab's client
+ * @lease: the lease that had the reference, to be settled; NULL if there is none, and once it is
+ *	settled
+ * @start: the first page, in the own window of the slab's client
  */
 struct piece {
 	struct evpl_slab *slab;
@@ -45,11 +46,11 @@ struct piece {
 };
 
 /**
- * struct mapping - what a device has of an export
+ * struct mapping - an export as it is mapped for a device
  * @list: in export.mappings
- * @table: where it is, for the device
- * @device: which
- * @direction: what it may do
+ * @table: the pages, with the device's addresses for them
+ * @device: the device
+ * @direction: what the device may do
  */
 struct mapping {
 	struct list_head list;
@@ -59,17 +60,17 @@ struct mapping {
 };
 
 /**
- * struct export - what a dma-buf is made of
+ * struct export - the memory of a dma-buf
  * @mutex: guards @mappings
- * @mappings: those there are now
+ * @mappings: the mappings for devices that exist now
  * @writable: importers may write
  * @nr_pages: length
- * @pages: as many, in their order; the pieces keep them. vmap() wants them in an array,
- *	which export_vmap() can't allocate: it may not fail.
+ * @pages: all pages in their order; the pieces keep them. export_vmap() passes this array to
+ *	vmap(). It can't allocate one, since it must not fail.
  * @nr_pieces: entries of @pieces
  * @pieces: in their order, without a gap
  *
- * What isn't guarded doesn't change once the dma-buf can be found.
+ * The fields without a lock don't change once the dma-buf can be found.
  */
 struct export {
 	struct mutex mutex; /* see above */
@@ -83,7 +84,7 @@ struct export {
 
 atomic_long_t evpl_nr_exports;
 
-/* How many pages from this one on follow each other in memory also, up to @most. */
+/* How many pages from @index on are contiguous in memory too, up to @most. */
 static unsigned long run_at(struct export *export, pgoff_t index, unsigned long most)
 {
 	unsigned long pfn = page_to_pfn(export->pages[index]), nr = 1;
@@ -94,11 +95,11 @@ static unsigned long run_at(struct export *export, pgoff_t index, unsigned long 
 	return nr;
 }
 
-/* A table of all pages, in as few runs as the device can take. */
+/* Make a table of all pages, in as few runs as the device can take. */
 static int fill_table(struct sg_table *table, struct export *export,
 		      struct device *device)
 {
-	/* A device with bounce buffers takes no more at once than one of them holds. */
+	/* A device with bounce buffers can't map more at once than one of them holds. */
 	size_t bytes = min_t(size_t, dma_get_max_seg_size(device),
 			     dma_max_mapping_size(device));
 	unsigned long most = max(bytes >> PAGE_SHIFT, 1UL), nr;
@@ -181,8 +182,8 @@ static void unmap_dma_buf(struct dma_buf_attachment *attachment,
 }
 
 /*
- * Whoever touches it with the CPU says so before and after; devices whose caches or
- * bounce buffers the CPU doesn't see through are told, each as it was mapped.
+ * An importer brackets its accesses by the CPU with these two calls. They sync the mappings of
+ * all devices, for those whose caches or bounce buffers the CPU doesn't see through.
  */
 static int begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused)
 {
@@ -211,10 +212,10 @@ static int end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused
 }
 
 /*
- * Mappings of the kernel's. Nothing keeps these from being written to. The core warns of
- * a vmap that fails, so nothing is allocated here that is charged to a user, or that a
- * signal interrupts. What vmap() itself allocates is single pages of the system's, which
- * it gets unless nothing is left of them.
+ * Mappings in the kernel's address space. Nothing keeps them from being written to. The core
+ * warns of a vmap that fails. So this allocates nothing that is charged to a user, or that a
+ * signal interrupts. vmap() itself allocates single pages, charged to nobody, and gets them
+ * unless the system has none left.
  */
 static int export_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
@@ -232,7 +233,7 @@ static void export_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	vunmap(map->vaddr);
 }
 
-/* The page that was touched, then what follows it in its 2 MiB of the VMA. */
+/* Map the page that was touched, then those that follow it in its 2 MiB of the VMA. */
 static vm_fault_t export_fault(struct vm_fault *vmf)
 {
 	struct export *export = vmf->vma->vm_private_data;
@@ -257,7 +258,7 @@ static const struct vm_operations_struct export_vm_ops = {
 	.fault = export_fault,
 };
 
-/* Called with a VMA that lies in the dma-buf, also by importers for files of theirs. */
+/* Called with a VMA that lies within the dma-buf. Importers also call it for files of their own. */
 static int export_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct export *export = dmabuf->priv;
@@ -275,7 +276,7 @@ static int export_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* The last that had to do with the dma-buf has gone, in whatever task. */
+/* The last user of the dma-buf has gone. This runs in any task. */
 static void release(struct dma_buf *dmabuf)
 {
 	struct export *export = dmabuf->priv;
@@ -309,7 +310,7 @@ static const struct dma_buf_ops writable_ops = {
 	.release = release,
 };
 
-/* Without vmap: one that refuses is a bug to the core, which warns of it. */
+/* Without ->vmap: the core takes a vmap that refuses for a bug, and warns. */
 static const struct dma_buf_ops readable_ops = {
 	.map_dma_buf = map_dma_buf,
 	.unmap_dma_buf = unmap_dma_buf,
@@ -328,7 +329,7 @@ static int take_reference(struct piece *piece, struct evpl_client *client,
 
 	if (range->length > EVPL_BUFFER_SIZE_MAX)
 		return -EINVAL;
-	/* Its importers are devices: of a lease, one for devices. */
+	/* Importers are devices, so a lease must be one for devices. */
 	share = evpl_give(client, range->offset, range->length,
 			  EVPL_RECORD_DEVICE | (write ? EVPL_RECORD_WRITE : 0),
 			  &piece->lease);
@@ -394,7 +395,7 @@ static int take_pieces(struct export *export, struct evpl_client *client,
 	return 0;
 }
 
-/* Only now: the pieces are there, so there is no more of them than memory. */
+/* Called once the pieces are taken: they bound nr_pages by the memory that they have. */
 static int note_pages(struct export *export, const struct evpl_range *ranges)
 {
 	struct page **page;
@@ -422,7 +423,7 @@ static int note_pages(struct export *export, const struct evpl_range *ranges)
 	return 0;
 }
 
-/* Have the pieces of an export, all or none. */
+/* Take all pieces of an export, or none. */
 static int fill_export(struct export *export, struct evpl_client *client,
 		       const struct evpl_range *ranges, u32 count, u32 flags)
 {
@@ -450,7 +451,7 @@ static int fill_export(struct export *export, struct evpl_client *client,
 	return ret;
 }
 
-/* The sum of the ranges' lengths, or 0 if one of them can't be. */
+/* Return the sum of the ranges' lengths, or 0 if a range is invalid. */
 static size_t size_of(const struct evpl_range *ranges, u32 count)
 {
 	size_t size = 0;
@@ -474,9 +475,9 @@ static int compare(const void *a, const void *b)
 }
 
 /*
- * Return -EINVAL if two of the ranges overlap: a dma-buf isn't longer than the memory that
- * it is made of, whatever user space writes to its words. What is done for each page of a
- * dma-buf is bounded by that.
+ * Return -EINVAL if two of the ranges overlap. So a dma-buf isn't longer than the memory that
+ * it is made of, whatever user space writes to its words. So the work that is done for each
+ * page of a dma-buf is bounded.
  */
 static int check_overlap(const struct evpl_range *ranges, u32 count)
 {
@@ -497,13 +498,13 @@ static int check_overlap(const struct evpl_range *ranges, u32 count)
 
 /**
  * evpl_export() - make a dma-buf
- * @client: whose ranges they are
- * @ranges: what it is to carry
- * @count: how many, not 0
+ * @client: the client whose windows have the ranges
+ * @ranges: the ranges to export
+ * @count: how many ranges, not 0
  * @flags: EVPL_EXPORT_*
  *
- * Return: its file, which owns what the client gave up; or an error pointer, and the
- * client has it still.
+ * Return: the dma-buf's file, which owns the references that the client gave up; or an error
+ * pointer, and the client keeps them.
  */
 struct file *evpl_export(struct evpl_client *client,
 			 const struct evpl_range *ranges, u32 count, u32 flags)
@@ -519,7 +520,7 @@ struct file *evpl_export(struct evpl_client *client,
 	ret = check_overlap(ranges, count);
 	if (ret)
 		return ERR_PTR(ret);
-	/* Which buffers come back is told there. */
+	/* The header will report the buffers that come back. */
 	ret = evpl_refs_grow_header(client);
 	if (ret)
 		return ERR_PTR(ret);
@@ -544,7 +545,7 @@ struct file *evpl_export(struct evpl_client *client,
 
 	ret = fill_export(export, client, ranges, count, flags);
 	if (ret) {
-		/* Of an export without pieces nothing but itself is freed. */
+		/* The export has no pieces, so this frees nothing but the export itself. */
 		dma_buf_put(dmabuf);
 		return ERR_PTR(ret);
 	}
