@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Folios: how they are had, and how they go back.
+ * Folios: how they are allocated and freed.
  *
- * A folio that goes back while something else still holds it (a pipe, a ring, a
- * device) is *detached*: still charged, kept on a list, and looked at again
- * until the module's reference is the last. So nobody can keep memory outside
- * the caps, and no page reaches another client while a device may write to it.
- * A detached folio is linked through folio->lru, and folio->private names the
- * user that is charged, with a reference that the folio owns: freeing allocates
- * nothing. Each user has a list and a reaper of its own, so that nobody looks
- * through the folios of another user.
+ * A folio that is freed while something else still holds it (a pipe, a ring, a device) is
+ * *detached*. It stays charged, and is kept on a list and rechecked until the module's
+ * reference is the last. So nobody can keep memory outside the caps, and no page reaches
+ * another client while a device may write to it. A detached folio is linked through folio->lru.
+ * folio->private is the user that is charged, with a reference that the folio owns. So freeing
+ * a folio allocates nothing. Each user has a list and a reaper of its own, so that no task goes
+ * over the folios of another user.
  */
 #include <linux/gfp.h>
 #include <linux/list.h>
@@ -21,26 +20,29 @@
 
 #include "evpl.h"
 
-/* How long after the last pass the reaper makes the next one at least, in jiffies. */
+/* The shortest time from one pass of the reaper to the next, in jiffies. */
 #define REAP_PERIOD	HZ
-/* It waits this many times as long as the last pass took where that is more, up to a limit. */
+/*
+ * The reaper waits this many times as long as the last pass took, where that is more, up to a
+ * limit.
+ */
 #define REAP_PAUSE_FACTOR 32
 #define REAP_PAUSE_MAX	(10 * HZ)
-/* In how many folios a pass looks at each page for a memory error. */
+/* How many folios a pass scans, page by page, for a memory error. */
 #define REAP_SCANS	16
 
 atomic64_t evpl_detached_bytes;
 
-/* Guards evpl_user.detached of all users. Nothing nests inside it. */
+/* Guards evpl_user.detached of all users. No lock nests inside it. */
 static DEFINE_SPINLOCK(detached_lock);
 
 /**
  * evpl_folio_alloc() - allocate a zeroed folio
  * @node: NUMA node that it must come from, or EVPL_NODE_ANY
  * @order: log2 of its pages
- * @last: whether to try hard, as the caller has no smaller order to turn to
+ * @last: whether to try hard, because the caller has no smaller order to fall back to
  *
- * Not by folio_alloc(): it would mark the folio as one that may be split.
+ * This doesn't use folio_alloc(), which would mark the folio as one that may be split.
  *
  * Return: the folio, or NULL.
  */
@@ -75,9 +77,9 @@ bool evpl_folio_is_poisoned(struct folio *folio)
 }
 
 /*
- * The page allocator would hand a large folio out again although a page of it
- * has a memory error. Such a folio is nobody's from now on: it keeps our
- * reference for ever.
+ * Drop the module's reference on a folio, and the charge. But if a page of the folio has a
+ * memory error, keep the reference for ever: the page allocator would hand a large folio out
+ * again all the same.
  */
 static void give_back(struct folio *folio, struct evpl_user *user)
 {
@@ -89,8 +91,9 @@ static void give_back(struct folio *folio, struct evpl_user *user)
 }
 
 /*
- * The last reference but ours is gone, and nobody can get at the folio again; or
- * it is lost: the kernel keeps a reference on a page with a memory error.
+ * Whether nothing but the module holds the folio. Then nothing can get at it again. A folio
+ * with a memory error counts as idle too: it is lost, as the kernel keeps a reference on the
+ * bad page.
  */
 static bool folio_is_idle(struct folio *folio)
 {
@@ -119,7 +122,7 @@ static void detach(struct folio *folio, struct evpl_user *user)
 	reap_after(user, REAP_PERIOD);
 }
 
-/* The folio has been taken off its user's list. */
+/* The caller has taken the folio off its user's list. */
 static void put_detached(struct folio *folio)
 {
 	struct evpl_user *user = folio->private;
@@ -128,15 +131,18 @@ static void put_detached(struct folio *folio)
 	folio->private = NULL;
 	evpl_stop(EVPL_STOP_REAP);
 	give_back(folio, user);
-	/* After it is uncharged: who reads 0 needs not wait for anybody. */
+	/*
+	 * Subtract after the uncharge: when evpl_charge() reads 0, no folio is left to be
+	 * uncharged.
+	 */
 	atomic64_sub_return_release(size, &evpl_detached_bytes);
 	evpl_user_put(user);
 }
 
 /**
- * evpl_folio_free() - give a folio back
+ * evpl_folio_free() - free a folio, or detach it
  * @folio: mapped nowhere; the module's reference on it is consumed
- * @user: who is charged for it
+ * @user: the user that is charged for it
  */
 void evpl_folio_free(struct folio *folio, struct evpl_user *user)
 {
@@ -150,7 +156,7 @@ void evpl_folio_free(struct folio *folio, struct evpl_user *user)
  * evpl_folio_reap() - free the detached folios of a user that nothing holds any more
  * @user: the user, on which the caller has a reference
  *
- * A folio that only a memory error still holds is found by one of the next passes.
+ * A folio that is lost to a memory error may be found only by a later pass.
  */
 void evpl_folio_reap(struct evpl_user *user)
 {
@@ -171,7 +177,7 @@ void evpl_folio_reap(struct evpl_user *user)
 			list_del(&folio->lru);
 			put_detached(folio);
 		} else if (scan) {
-			/* Behind those that the next passes are to scan. */
+			/* Put it behind those that the next passes are to scan. */
 			list_move_tail(&folio->lru, &scanned);
 		}
 		scans -= scan;
@@ -215,13 +221,13 @@ void evpl_folio_init_user(struct evpl_user *user)
 	INIT_DELAYED_WORK(&user->reap_work, reap_work_fn);
 }
 
-/* No client is left. Whatever still holds a folio keeps it, past this module. */
+/* No client is left. A folio that something still holds outlives the module. */
 void evpl_folio_exit(void)
 {
 	struct folio *folio, *next;
 	struct evpl_user *user;
 
-	/* An account that is left has detached folios, or a reaper that is scheduled. */
+	/* An account that is left has detached folios, or a scheduled reaper. */
 	while ((user = evpl_user_any())) {
 		if (cancel_delayed_work_sync(&user->reap_work))
 			evpl_user_put(user);
