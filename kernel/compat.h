@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What differs between the kernels that this module builds for. Kbuild looks
- * for each interface in the headers and defines EVPL_HAS_*.
+ * Differences between the kernels that this module builds for. Kbuild looks for each interface
+ * in the headers and defines EVPL_HAS_*.
  */
 #ifndef EVPL_COMPAT_H
 #define EVPL_COMPAT_H
@@ -18,10 +18,10 @@ static inline void vm_flags_mod(struct vm_area_struct *vma,
 #endif
 
 /*
- * How many page tables map a folio, a PMD counting once. It is at most what it was when
- * the call began. None is added, as the folio is locked. One that goes is missing from
- * the pages' counts, which have it first, before it is missing from the PMDs' count,
- * which is read first.
+ * Count the page tables that map a folio. A PMD counts once. The result is never more than the
+ * true count when the call began. No mapping is added, because the folio is locked. If a PMD's
+ * mapping is removed during the call, the pages' counts may lack it while the PMDs' count,
+ * which is read first, has it. Then the result is too low.
  */
 static inline int evpl_folio_mapcount(struct folio *folio)
 {
@@ -31,7 +31,7 @@ static inline int evpl_folio_mapcount(struct folio *folio)
 	unsigned long nr = folio_nr_pages(folio), i;
 	int pmds = nr > 1 ? folio_entire_mapcount(folio) : 0, mapped = 0;
 
-	/* See above. */
+	/* The PMDs' count first: see above. */
 	smp_rmb();
 	for (i = 0; i < nr; i++)
 		mapped += page_mapcount(folio_page(folio, i));
@@ -39,14 +39,14 @@ static inline int evpl_folio_mapcount(struct folio *folio)
 #endif
 }
 
-/* Namespaces of symbols are identifiers in older kernels, strings in newer ones. */
+/* Namespaces of symbols are identifiers in older kernels, and strings in newer ones. */
 #ifdef EVPL_HAS_NS_IDENTIFIERS
 #define EVPL_IMPORT_NS(ns)	MODULE_IMPORT_NS(ns)
 #else
 #define EVPL_IMPORT_NS(ns)	MODULE_IMPORT_NS(#ns)
 #endif
 
-/* A class's devnode() looks at the device alone; newer kernels say so by const. */
+/* A class's devnode() doesn't change the device. Newer kernels have a const there. */
 #ifdef EVPL_HAS_CONST_DEVNODE
 #define EVPL_DEVNODE_CONST	const
 #else

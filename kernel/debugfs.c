@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What people see from outside: /sys/kernel/debug/evpl/counters, the sums of the
- * system, and /sys/kernel/debug/evpl/clients, who has what.
+ * The files in debugfs: /sys/kernel/debug/evpl/counters has the sums of the system, and
+ * /sys/kernel/debug/evpl/clients has a line for each client.
  */
 #include <linux/debugfs.h>
 #include <linux/module.h>

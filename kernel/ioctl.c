@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The ioctls: copying in, checking, copying out. Each call checks everything,
- * then does its work, then tells user space, and publishes last.
+ * The ioctls. Each copies its struct in, checks all of it, does its work, copies the results
+ * out, and publishes them last.
  */
 #include <linux/err.h>
 #include <linux/file.h>
@@ -18,12 +18,12 @@
 #include "evpl.h"
 
 /**
- * struct evpl_call - one ioctl that runs
- * @client: whose
+ * struct evpl_call - an ioctl in progress
+ * @client: the client that it is called on
  * @user: the caller's struct
  * @user_size: its size, as the caller says
  * @size: the size that this kernel knows
- * @args: the struct, fields that the caller doesn't know zero
+ * @args: a copy of the struct; fields that the caller doesn't know are zero
  */
 struct evpl_call {
 	struct evpl_client *client;
@@ -46,7 +46,7 @@ struct evpl_call {
 	} args;
 };
 
-/* Give the outputs to the caller, who may know fewer of them. */
+/* Copy the outputs to the caller, which may know fewer of them. */
 static int respond(struct evpl_call *call)
 {
 	if (copy_to_user(call->user, &call->args,
@@ -337,7 +337,7 @@ static int ioctl_export(struct evpl_call *call)
 		ret = fd;
 		goto free_ranges;
 	}
-	/* First: references that have been taken over can't fail to be told of. */
+	/* Respond first: nothing may fail once evpl_export() has taken references over. */
 	args->out_fd = fd;
 	ret = respond(call);
 	if (ret)
@@ -370,8 +370,8 @@ static int ioctl_buffer_wait(struct evpl_call *call)
 }
 
 /*
- * Indexed by the ioctl's number. @size is the struct that this kernel knows,
- * @min_size the end of the last field that the first version of it had.
+ * Indexed by the ioctl's number. @size is the size of the struct that this kernel knows.
+ * @min_size is the end of the last field that the first version of the struct had.
  */
 static const struct {
 	u32 size;
@@ -404,8 +404,8 @@ static const struct {
 };
 
 /*
- * The size comes from the struct, so the size and direction in cmd are not
- * looked at: a program that was built with a longer struct works.
+ * The size and direction in cmd are ignored, since the struct's first field is its size. So a
+ * program that was built with a longer struct works.
  */
 long evpl_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {

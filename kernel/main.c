@@ -13,7 +13,7 @@
 #include "compat.h"
 #include "evpl.h"
 
-/* What a client leaves to be looked at holds up nobody else's work. */
+/* For rechecks of quarantines and detached folios, so that they hold up nobody else's work. */
 struct workqueue_struct *evpl_wq;
 
 #define NAME	"evpl"
@@ -59,7 +59,7 @@ static int __init evpl_init(void)
 		ret = major;
 		goto unregister_class;
 	}
-	/* The node comes last: a program that sees it can open it. */
+	/* Create the node last: a program that sees it can open it. */
 	device = device_create(&evpl_class, NULL, MKDEV(major, 0), NULL, NAME);
 	if (IS_ERR(device)) {
 		ret = PTR_ERR(device);
@@ -74,7 +74,10 @@ unregister_class:
 exit_debugfs:
 	evpl_debugfs_exit();
 	evpl_client_exit();
-	/* Whoever opened the device by a node of its own may have left folios behind. */
+	/*
+	 * A task that opened the device by a node of its own (mknod) may have left folios
+	 * behind.
+	 */
 	evpl_folio_exit();
 destroy_wq:
 	destroy_workqueue(evpl_wq);
@@ -82,8 +85,8 @@ destroy_wq:
 }
 
 /*
- * Each open file holds a reference on the module, and an open() that begins from here on
- * gets none, so no client is left and none comes.
+ * Each open file holds a reference on the module. An open() that begins from here on gets none.
+ * So no client is left, and none comes.
  */
 static void __exit evpl_exit(void)
 {

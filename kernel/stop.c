@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Stops: places where a test holds a task up, so that what rarely falls between
- * two steps does so for certain. Built with EVPL_DEBUG alone. Each is a file
- * /sys/kernel/debug/evpl/stop-NAME: writing 1 closes it, writing 0 opens it,
- * reading tells how many tasks stand there.
+ * Stops: places where a test holds a task up, so that an event which rarely falls between two
+ * steps does so for certain. They are built with EVPL_DEBUG alone. Each stop is a file
+ * /sys/kernel/debug/evpl/stop-NAME: writing 1 closes it, writing 0 opens it, reading tells how
+ * many tasks wait there.
  */
 #include <linux/debugfs.h>
 #include <linux/wait.h>
@@ -36,10 +36,10 @@ static DECLARE_WAIT_QUEUE_HEAD(opened);
 
 /**
  * evpl_stop() - wait while a stop is closed
- * @nr: which
+ * @nr: the stop
  *
- * Also a task that is being killed waits, but nobody for ever: the test that
- * closed the stop may have died.
+ * A task that is being killed waits too. The wait has a timeout, because the test that closed the
+ * stop may have died.
  */
 void evpl_stop(enum evpl_stop_nr nr)
 {
@@ -80,7 +80,7 @@ void __init evpl_stop_init(struct dentry *root)
 					   &stop_fops);
 }
 
-/* Open all of them: nobody could any more. */
+/* Open all stops. With their files gone, nothing else can. */
 void evpl_stop_exit(void)
 {
 	unsigned int i;

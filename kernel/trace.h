@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tracepoints: slabs and leases come and go; why a buffer isn't its owner's yet, and when
- * it is. What is on the path of each record has none.
+ * Tracepoints. They show when slabs and leases come and go, why a buffer doesn't go back to its
+ * owner yet, and when it does. No tracepoint is on the path of a record.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM evpl
