@@ -15,13 +15,13 @@ help:
 	@echo 'make module KDIR=D  the module for the kernel that D has the headers of'
 	@echo 'make lib            the library'
 	@echo 'make check          all tests; HOST=1: without a virtual machine'
-	@echo 'make check-debug    those of the module, on a kernel that looks for bugs'
+	@echo 'make check-debug    the tests of the module, on a kernel that looks for bugs'
 	@echo 'make check-long     the rest: data races, PREEMPT_RT, a long storm, ten million calls'
-	@echo 'make coverage       the lines of the module that they reached, and did not'
-	@echo 'make check-nets     bugs put in on purpose, and which of the tests find them'
+	@echo 'make coverage       the lines of the module that check-debug did not reach'
+	@echo 'make check-nets     plants bugs on purpose, and checks that the tests find them'
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
-	@echo 'make bench          what it costs, beside others; KEEP=1: for the README'
-	@echo 'make bench-check    instructions of the hot paths, beside those that are kept'
+	@echo 'make bench          the costs, compared with others; KEEP=1: for the README'
+	@echo 'make bench-check    instructions of the hot paths, compared with the kept counts'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
 	@echo 'make install        the libraries, tools, a udev rule; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
@@ -41,15 +41,15 @@ check:
 check-debug:
 	@scripts/check debug
 
-# Some hours.
+# This takes some hours.
 check-long:
 	@scripts/check long
 
-# What the last 'make check-debug' reached.
+# The coverage that the last 'make check-debug' printed.
 coverage:
 	@[ -e $(B)/check-debug.tap ] || scripts/check debug
 	@grep -q '^# kasan coverage: ' $(B)/check-debug.tap || \
-		{ echo 'coverage: the last check-debug came to none; run it again' >&2; false; }
+		{ echo 'coverage: the last check-debug printed no coverage; run it again' >&2; false; }
 	@sed -n 's/^# kasan coverage: //p' $(B)/check-debug.tap
 
 check-nets:
