@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Channels from a language that has no library for them: an end is a file like others.
 
-Two processes, each with a client. What is written to an end and read from it is packed
-and unpacked by hand, as is what the ioctls take.
+There are two processes, each with a client. The program packs and unpacks records, and the
+structs of the ioctls, by hand.
 """
 import ctypes
 import faulthandler
@@ -14,11 +14,11 @@ import select
 import signal
 import struct
 
-LIMIT = 240                         # seconds that each of the two processes has
+LIMIT = 240                         # seconds that each of the two processes may take
 PR_SET_PDEATHSIG = 1
 SLAB = 2 << 20
 TEXT = b'from one process to another'
-AT = 3 << 20 >> 1                   # where it is, in the second buffer
+AT = 3 << 20 >> 1                   # where TEXT is in the slab: in its second buffer
 
 RECORD = struct.Struct('=QIIQII')   # offset, length, flags, cookie, lease, 0
 SETUP = struct.Struct('=II17Q')
@@ -41,14 +41,14 @@ def call(fd, number, layout, *fields):
 
 
 def window(fd, offset, length, protection):
-    """A mapping of whole pages that has a range, and where the range starts in it."""
+    """Maps the pages of a range. Returns the mapping, and where the range starts in it."""
     skip = offset % mmap.PAGESIZE
     return mmap.mmap(fd, skip + length, mmap.MAP_SHARED, protection,
                      offset=offset - skip), skip
 
 
 def receive(end):
-    """The child: whether it reads the record, sees the text and can let go of it."""
+    """The child: returns whether it reads the record, sees the text, and ends the lease."""
     fd = os.open('/dev/evpl', os.O_RDWR | os.O_CLOEXEC)
     leases = call(fd, 0, SETUP, 0, 1 << 20, *[0] * 16)[11]
     call(fd, 4, BIND, 0, end, 0)
@@ -75,7 +75,8 @@ def main():
     ends = call(fd, 3, CREATE, 0, 0, 0, 0, 0)[4:]
     call(fd, 4, BIND, 0, ends[0], 0)
     child = os.fork()
-    # A process that takes longer ends, and prints where it was. Each has a thread for that.
+    # A process that takes longer prints where it is, and ends. faulthandler starts a thread
+    # for that, which fork() wouldn't copy: so both processes call it.
     faulthandler.dump_traceback_later(LIMIT, exit=True)
     if not child:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -89,7 +90,7 @@ def main():
     struct.pack_into('=Q', words, 64, 1)
     os.write(ends[0], RECORD.pack(slab + AT, len(TEXT), 0, 17, 0, 0))
     good = os.waitpid(child, 0)[1] == 0
-    # The child has the other end no more.
+    # The other end is closed, since the child has ended.
     good = good and os.read(ends[0], RECORD.size) == b''
     good = good and struct.unpack_from('=Q', words, 64)[0] == 0
     print('ok 1' if good else 'not ok 1', 'two processes exchange a buffer in plain Python')

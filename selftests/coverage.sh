@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# At least 95% of the module's lines were reached by the tests that ran before, and
-# each line that was not is in the file 'unreached', with its reason. The module is
-# one that was built with EVPL_DEBUG=1 for a kernel that has gcov.
+# Checks that the tests that ran before this reached at least 95% of the module's lines,
+# and that the file 'unreached' names each other line, with a reason. The module must have
+# been built with EVPL_DEBUG=1 for a kernel that has gcov.
 here=$(dirname "$(realpath "$0")")
 least=95
 gcov=/sys/kernel/debug/gcov
@@ -20,8 +20,8 @@ for file in $data; do
 	cp "$file" "${file%.gcda}.gcno" "$tmp"
 done
 
-# FILE:LINE:COUNT:TEXT for each line that code was made of. A file that others
-# include comes more than once; the same line is reached if it is once.
+# Print FILE:LINE:REACHED:TEXT for each line that has code; REACHED is 1 or 0. A header
+# appears once for each file that includes it; its line is reached if one of these reached it.
 (cd "$tmp" && gcov -t ./*.gcda) | awk -F: '
 	NF < 3 { next }
 	$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }

@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Unmodified fio on this memory. Four jobs, each an open of /dev/evpl of its own, write
-# and verify an NVMe disk: through io_uring, as registered buffers where the kernel takes
-# file-backed memory for those (6.1 doesn't), and through libaio. Then one fio sends and
-# another receives, over TCP, and over soft-RoCE, with which both register the memory.
+# Runs unmodified fio on evpl's memory. Four jobs, each of which opens /dev/evpl itself,
+# write and verify an NVMe disk: through io_uring, through io_uring with registered buffers
+# where the kernel takes file-backed memory for them (6.1 doesn't), and through libaio. Then
+# one fio sends and another receives, over TCP, and over soft-RoCE, where both register the
+# memory.
 set -u
 
 disk=${EVPL_TEST_DISK:-}
@@ -28,7 +29,7 @@ on_disk() {
 		--group_reporting "$@" >"$tmp/fio" 2>&1
 }
 
-# Whether the receiver listens. A sender that comes before it does is refused.
+# Succeeds if the receiver listens. A sender that connects earlier is refused.
 is_there() {
 	case $1 in
 	net) ss -Htln "sport = :$port" ;;
@@ -85,7 +86,7 @@ before=$(cat "$counters")
 on_disk --ioengine=io_uring
 result $? "1 fio writes and verifies from this memory"
 
-# What the kernel can is asked of the kernel, not of its version.
+# Don't derive from the version whether the kernel can do this. Try it.
 on_disk --ioengine=io_uring --fixedbufs
 status=$?
 if [ $status != 0 ] && grep -q 'Operation not supported' "$tmp/fio"; then
@@ -97,8 +98,8 @@ fi
 on_disk --ioengine=libaio
 result $? "3 fio writes and verifies from this memory through libaio"
 
-# fio counts a short read as a whole block, so a receiver of 8 MiB ends before it has read
-# all of them. The sender may then fail with ECONNRESET, whatever memory it has.
+# fio counts a short read as a whole block, so a receiver of 8 MiB would end before it has
+# read all 8 MiB, and the sender may fail with ECONNRESET, with any kind of memory.
 between net "--listen --size=64M" "--hostname=127.0.0.1 --size=8M"
 result $? "4 fio sends and receives this memory over TCP"
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Nothing that was allocated meanwhile, by the module or for its tests, is left without
-# a pointer to it. Meant to come last; 'kmemleak.sh clear' comes first, and forgets what
-# was there before.
+# Checks that kmemleak reports no object that the module, or the kernel for its tests, has
+# allocated. Run it after the tests; run 'kmemleak.sh clear' before them, so that kmemleak
+# forgets the leaks that were there before.
 leaks=/sys/kernel/debug/kmemleak
 
 if ! [ -e $leaks ]; then
@@ -11,8 +11,9 @@ if ! [ -e $leaks ]; then
 	exit 4
 fi
 
-# It reports what two scans found so, which take a while each, and nothing younger
-# than five seconds. It turns itself off when it runs out of memory.
+# kmemleak reports an object that two scans have found unreferenced, unless it is younger
+# than five seconds. When kmemleak runs out of memory it turns itself off, and the writes
+# fail.
 scan()
 {
 	sleep 6

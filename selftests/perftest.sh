@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Unmodified perftest: ib_write_bw registers this memory with soft-RoCE, both
-# ends on one dummy device, and writes from one client's memory to another's.
+# Runs unmodified perftest: ib_write_bw registers evpl's memory with soft-RoCE, whose
+# two ends are on one dummy device, and writes from one client's memory to another's.
 set -u
 
 counters=/sys/kernel/debug/evpl/counters
