@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The charge of a folio whose owner goes, as kernel/slab.c and lease.c have it, for spin.
- * Two lessees get leases on it and let them end, while the owner goes. An atomic block is
- * what one lock covers.
+ * A model for spin of the charge of a folio whose owner goes, as kernel/slab.c and lease.c
+ * implement it. Two lessees get leases on the folio and let them end, while the owner goes.
+ * An atomic block stands for the code under one lock.
  *
- * What is checked: when nobody is between two steps, and the owner has gone, then the
- * folio is charged to a lessee that has a lease, and to the owner if none has.
+ * The model checks that when all tasks have finished, the folio is charged to a lessee that
+ * has a lease, or to the owner if none has.
  *
- * BROKEN picks a change that makes it wrong, to see that the checks find it.
+ * BROKEN picks a change that breaks the protocol, to show that the check finds it.
  */
 #ifndef BROKEN
 #define BROKEN	0
 #endif
 
-/* Of each broken variant, what it does. */
+/* The broken variants. */
 #define NO_LOOK		1	/* a lease that comes isn't charged for */
 #define EARLY_LOOK	2	/* a task looks for the owner's death before the lease comes */
 #define LATE_MARK	3	/* the owner charges, then says that it has gone */

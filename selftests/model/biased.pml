@@ -1,31 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A buffer that a thread counts in without atomics, for spin: a part of its word is the
- * thread's, which adds to that part and takes from it in sections, by plain loads and
- * stores. They reach memory late and in order, as x86 and the barriers of others have
- * it: a load may be done before the stores that precede it are seen. A robber ends it: it
- * strikes the thread out, has it pass a barrier, waits for its section, and takes what is
- * left of the part off the word. Whoever takes the word to zero has the buffer.
+ * A model for spin of the biased count (userlib/src/bias.c): a thread counts its references
+ * on a buffer without atomics. A part of the buffer's word belongs to the thread, which adds
+ * to that part and takes from it in sections, by plain loads and stores. The stores reach
+ * memory late and in order, as on x86, or elsewhere with barriers: a load may be done before
+ * the stores that precede it are seen. A robber ends this: it strikes the thread out, has the
+ * thread pass a barrier, waits for its section to end, and subtracts the rest of the part
+ * from the word. The task that takes the word to zero has the buffer.
  *
- * BROKEN picks a change that makes it wrong: see check.
+ * BROKEN picks a change that breaks the protocol: see the script check.
  */
 #ifndef BROKEN
 #define BROKEN	0
 #endif
 #ifndef OTHERS
-#define OTHERS	2	/* threads that references are given to */
+#define OTHERS	2	/* threads that get references */
 #endif
 #ifndef OPS
-#define OPS	7	/* of the thread */
+#define OPS	7	/* operations of the thread */
 #endif
 
-#define NO_BARRIER	1	/* the robber trusts that its store is seen */
-#define NO_WAIT		2	/* and that no section runs */
-#define LOOK_FIRST	3	/* a section looks whose it is before it says that it has begun */
-#define TAKE_LAST	4	/* a section takes all there is */
+#define NO_BARRIER	1	/* the robber doesn't have the thread pass a barrier */
+#define NO_WAIT		2	/* the robber doesn't wait for the thread's section */
+#define LOOK_FIRST	3	/* a section checks @owner before it sets @busy */
+#define TAKE_LAST	4	/* a section takes the last reference of the part */
 #define IDLE_UNCLAIMED	5	/* the thread reuses an idle buffer while it may be robbed */
 
-#define OWN	2	/* what the thread has of a new one */
+#define OWN	2	/* the thread's part of a new buffer's word */
 
 mtype = { BUSY, PART };
 chan stores = [4] of { mtype, byte };	/* of the thread, on their way to memory */
@@ -35,13 +36,13 @@ byte part = OWN;	/* the thread's part of the word */
 bool busy;
 bool owner = true;
 mtype = { BOUND, CLAIMED, TAKEN };
-mtype current = BOUND;	/* who may change what the thread's own is */
+mtype current = BOUND;	/* which task may change the thread's part, outside of sections */
 
-byte pending;		/* stores of @part on their way, and the last of them */
-byte last_part;
+byte pending;		/* how many stores to @part are on their way */
+byte last_part;		/* the value of the last of these */
 
-byte mine = 1;		/* ghost: references of the thread */
-byte theirs;		/* ghost: of the others */
+byte mine = 1;		/* ghost: references that the thread has */
+byte theirs;		/* ghost: references that the others have */
 bool freed;
 chan gift = [OTHERS] of { bit };
 
@@ -51,7 +52,7 @@ inline check_free()
 	freed = true
 }
 
-/* The thread's own view of its part. */
+/* The thread sees its own stores at once. */
 inline load_part(value)
 {
 	atomic {
@@ -84,7 +85,7 @@ active proctype thread()
 
 	do
 	:: n < OPS && mine > 0 ->
-		/* One more. */
+		/* Take a reference. */
 		n++;
 		done = false;
 #if BROKEN == LOOK_FIRST
@@ -116,7 +117,7 @@ active proctype thread()
 		:: else -> atomic { empty(stores) -> word++; mine++ }
 		fi
 	:: n < OPS && mine > 0 ->
-		/* One less. */
+		/* Drop a reference. */
 		n++;
 put:		done = false;
 #if BROKEN == LOOK_FIRST
@@ -149,11 +150,11 @@ put:		done = false;
 			fi
 		fi
 	:: n < OPS && mine > 0 && nfull(gift) ->
-		/* One to another. */
+		/* Give a reference to another thread. */
 		n++;
 		atomic { mine--; theirs++; gift!1 }
 	:: n < OPS && mine == 0 ->
-		/* It needs a buffer: this one, if nobody has it. */
+		/* It needs a buffer, and takes this one if nobody has a reference. */
 		n++;
 #if BROKEN != IDLE_UNCLAIMED
 		atomic {
@@ -207,7 +208,7 @@ end:	do
 	od
 }
 
-/* At any moment, but when the thread has claimed it. */
+/* The robber comes at any moment, except while the thread has claimed the buffer. */
 active proctype robber()
 {
 	byte n;
@@ -234,7 +235,7 @@ active proctype robber()
 	fi
 }
 
-/* In the end somebody has it. */
+/* In the end some task has taken the word to zero. */
 active proctype last()
 {
 	freed

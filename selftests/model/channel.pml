@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The protocol of words, shares, leases and records, as kernel/share.c, lease.c and
- * channel.c have it, for spin. NC clients own a buffer each, and each has an end
- * towards every other. Any of them may go at any moment, also while calls on its ends
- * are running. An atomic block is what one lock covers, or one atomic operation;
- * everything between two of them may be interleaved.
+ * A model for spin of the protocol of words, shares, leases and records, as kernel/share.c,
+ * lease.c and channel.c implement it. NC clients own a buffer each, and each has an end
+ * towards every other. A client may go at any moment, also while calls on its ends
+ * are running. An atomic block stands for the code under one lock, or for one atomic
+ * operation; everything between two of them may be interleaved.
  *
- * What is checked: a buffer is not allocated anew, nor is its memory freed, while
- * anybody can touch it or a record carries it; nobody can touch a buffer without a
- * lease; the owner's word is exact whenever nobody is between two steps; and when all
- * have gone, nothing is left.
+ * The model checks that a buffer is not allocated anew, nor its memory freed, while
+ * a client can touch it or a record carries it; that no client can touch a buffer without
+ * a lease; that the owner's word is exact whenever no task is between two steps; and that
+ * nothing is left when all clients have gone.
  *
- * BROKEN picks a change that makes it wrong, to see that the checks find it: see
- * check.sh.
+ * BROKEN picks a change that breaks the protocol, to show that the checks find it: see
+ * the script check.
  */
 #ifndef NC
 #define NC	2
@@ -27,35 +27,35 @@
 #define ROOM	2	/* of a ring */
 #endif
 #ifndef SHARES
-#define SHARES	2	/* that there are of a buffer, one after the other */
+#define SHARES	2	/* so many shares of a buffer come, one after the other */
 #endif
 
 #ifndef DEATHS
 #define DEATHS	NC	/* so many clients go, from the first on */
 #endif
 
-/* Of each broken variant, what it does. */
-#define NO_SECOND_LOOK	1	/* a release doesn't look at the word under the lock */
-#define NO_PENDING	2	/* nor whether a reference is being given up */
+/* The broken variants. */
+#define NO_SECOND_LOOK	1	/* a release doesn't check the word under the lock */
+#define NO_PENDING	2	/* it doesn't check whether a reference is being given up */
 #define LOST_GIVE_BACK	3	/* an end that closes forgets a record */
 #define INSERT_OUTSIDE	4	/* a fault maps after it has let go of the lock */
 #define EARLY_DROP	5	/* an ended lease drops its count, then unmaps */
-#define HOME_LATE	6	/* a record of one's own drops its count, then counts */
+#define HOME_LATE	6	/* a record that goes home drops its count, then counts in the word */
 #define EARLY_HAND_BACK	7	/* a revoke hands back before it unmaps */
 #define NO_RETURN	8	/* a further reference stays in the sender's word */
-#define CLOSE_TAKES_ALL	9	/* so does an end that closes take what is being read */
+#define CLOSE_TAKES_ALL	9	/* an end that closes also drops the record that is being read */
 #define NO_ROOM_KEPT	10	/* room for a write isn't kept */
 
 /* Buffer b is client b's. */
 byte word[NC];		/* of its entry */
 byte own[NC];		/* ghost: references that the owner has */
-byte between[NC];	/* ghost: who has changed a count, and the word not yet */
-bool unused[NC];	/* nobody has it: it can be allocated */
+byte between[NC];	/* ghost: tasks that have changed a count, but not yet the word */
+bool unused[NC];	/* no client has the buffer: it can be allocated */
 bool freed[NC];		/* its memory has gone */
 
 byte count[NC];		/* of its share */
 bool shared[NC];	/* the share is in evpl_slab.shares */
-byte epoch[NC];		/* which share it is, or the next is to be */
+byte epoch[NC];		/* number of the share, or of the next one if there is none */
 bool revoked[NC];	/* being revoked */
 bool orphaned[NC];
 
@@ -66,24 +66,24 @@ typedef leases {
 	bool ending[NC];	/* struck out, not finished yet */
 	bool mapped[NC];
 	byte epoch[NC];
-	bool faulting[NC];	/* it has lease_sem for read */
+	bool faulting[NC];	/* a fault holds lease_sem for read */
 };
 leases lease[NC];	/* by client, then by buffer */
 
-/* What is on its way to each client: the buffer, and the epoch of its share. */
+/* The records on their way to each client: a buffer, and the epoch of its share. */
 chan ring[NC] = [ROOM] of { byte, byte };
 byte kept[NC];		/* room that is kept */
 bool closed[NC];
-bool reading[NC];	/* its thread has the first of the ring */
+bool reading[NC];	/* its thread has the first record of the ring */
 bool gone[NC];
-bool calling[NC];	/* a call on its file, or a fault: then it can't go */
-bool left[NC];		/* going is over */
+bool calling[NC];	/* a call on its file or a fault is running: so the client can't go */
+bool left[NC];		/* the client's reaper has finished */
 bool idle[NC];		/* the client's thread has ended */
 
 #define in_ring(b, e)	(ring[0]??[eval(b), eval(e)] || ring[1]??[eval(b), eval(e)] || (NC > 2 && ring[NC - 1]??[eval(b), eval(e)]))
 #define touchable(b)	(lease[0].mapped[b] || lease[1].mapped[b] || lease[NC - 1].mapped[b])
 
-/* A word was taken to 0, and so the buffer is whose who did it. */
+/* A word was taken to 0, so the owner may use the buffer again. */
 inline check_unused(ub)
 {
 	assert(!touchable(ub));
@@ -103,7 +103,7 @@ inline drop_word(wb)
 	}
 }
 
-/* Nobody can touch the buffer for the share's sake any more. */
+/* No client can touch the buffer through the share any more. */
 inline hand_back(buf, was_orphaned)
 {
 	if
@@ -119,7 +119,7 @@ inline hand_back(buf, was_orphaned)
 	between[buf]--
 }
 
-/* Let go of a count of the share that has this epoch. */
+/* Drop a count of the share that has this epoch. */
 inline drop(bf, ep, last, was_orphaned)
 {
 	atomic {
@@ -194,7 +194,7 @@ inline release(by, buf2, struck, when, last, was_orphaned)
 	fi
 }
 
-/* Whether there is room for a record from c to d, which nothing else takes then. */
+/* Keep room for a record, which no other write takes then. @fits: whether there was room. */
 inline keep_room(from, to, fits)
 {
 	atomic {
@@ -251,7 +251,7 @@ inline send_own(c, d, made, ok, e, last, was_orphaned)
 	fi;
 	if
 	:: ok ->
-		/* Another of the same write may be refused. */
+		/* The put may also fail: another record of the same write may be refused. */
 		atomic {
 			if
 			:: put(c, d, c, e, ok)
@@ -271,7 +271,7 @@ inline send_own(c, d, made, ok, e, last, was_orphaned)
 	fi
 }
 
-/* A record of another's buffer, through the lease on it, likewise. */
+/* A record of another client's buffer, through the lease on it. Room is kept for it too. */
 inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
 {
 	atomic {
@@ -331,7 +331,7 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 	if
 	:: !ok
 	:: ok && b == c ->
-		/* It has been copied out. Revoked: it arrives without a reference. */
+		/* It has been copied out. If it was revoked, it arrives without a reference. */
 		atomic {
 			ok = e == epoch[b] && !revoked[b];
 			if
@@ -351,7 +351,7 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 		fi
 #endif
 	:: ok && b != c ->
-		/* Have a lease, copy out, count. It may be that the page isn't there. */
+		/* Make or find a lease, copy out, count. The copy may fail. */
 		atomic {
 			!lease[c].faulting[b];
 			struck = false;
@@ -383,8 +383,8 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 }
 
 /*
- * Take what was delivered out of the ring. If the end has been closed meanwhile it isn't
- * there any more, and is who read it's to drop.
+ * Take the record that was delivered out of the ring. If the end has been closed meanwhile,
+ * the record isn't there any more, and the reader drops it.
  */
 inline next(by, what, which, delivered, mine, last, was_orphaned)
 {
@@ -402,7 +402,7 @@ inline next(by, what, which, delivered, mine, last, was_orphaned)
 	fi
 }
 
-/* The look-up, and the mapping: lease_sem is held for read across both. */
+/* A fault looks the lease up and maps the page, with lease_sem held for read across both. */
 inline fault(c, b, ok)
 {
 	atomic {
@@ -444,7 +444,7 @@ inline revoke(c, d, ok)
 				!lease[d].faulting[c];
 				if
 				:: lease[d].live[c] && lease[d].epoch[c] == epoch[c] ->
-					/* For its word it stays; here that is let go of. */
+					/* The lease would stay for its word; the model ends both. */
 					lease[d].live[c] = false;
 					lease[d].word[c] = 0
 				:: else
@@ -480,7 +480,7 @@ inline pick(but, one)
 #endif
 }
 
-/* A thread of client c. It stops when the client has gone. */
+/* The thread of client c. It stops when the client has gone. */
 proctype user(byte c)
 {
 	byte b, d, e, struck_epoch;
@@ -489,7 +489,7 @@ proctype user(byte c)
 	do
 	:: gone[c] -> break
 	:: else ->
-		/* What the owner can rely on. */
+		/* The owner relies on this. */
 		atomic {
 			assert(between[c] || gone[c] ||
 			       word[c] == own[c] + (shared[c] -> 1 : 0))
@@ -521,7 +521,7 @@ proctype user(byte c)
 			:: else
 			fi
 		:: pick(c, b);
-			/* A reference is let go of; the call may come later, or never. */
+			/* A reference is dropped. The call that releases may come later, or never. */
 			atomic {
 				if
 				:: lease[c].live[b] && lease[c].word[b] > 0 -> lease[c].word[b]--

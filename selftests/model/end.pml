@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * One end of a channel, as kernel/channel.c has it, for spin: two read from it, some write
- * into its ring, and its client may go at any moment. An atomic block is what
- * evpl_channel.lock covers. Readers sleep in this end's wait queue, writers in the peer's:
- * a task looks only after it has put itself there, then sleeps. A poller (POLLS) reads too, but
- * never sleeps in a read: it is woken, polls, and reads until it is refused (epoll(7) by
- * edges). With BINDS the end is bound to its client at any moment, and refuses before.
+ * A model for spin of one end of a channel, as kernel/channel.c implements it. READERS tasks
+ * read from it, WRITERS tasks write into its ring, and its client may go at any moment. An
+ * atomic block stands for the code under evpl_channel.lock. Readers sleep in this end's wait
+ * queue, writers in the peer's: a task checks its condition only after it has put itself into
+ * the queue, then sleeps. A poller (POLLS) reads too, but never sleeps in a read: it is woken,
+ * polls, and reads until it is refused (edge-triggered epoll(7)). With BINDS the end is bound
+ * to its client at any moment, and refuses reads before that.
  *
- * What is checked: nobody sleeps for ever beside what he waits for; poll says that there is
- * something to read only where a read isn't refused; a record goes to one
- * reader or is given back, and that once; the client's reference goes once, and nobody
+ * The model checks that no task sleeps for ever although its condition holds; that poll says
+ * that there is something to read only if a read isn't refused; that a record goes to one
+ * reader or is given back, and once; that the client's reference is put once, and no task
  * works for the client afterwards.
  *
- * BROKEN picks a change that makes it wrong: see check.
+ * BROKEN picks a change that breaks the protocol: see the script check.
  */
 #ifndef BROKEN
 #define BROKEN	0
@@ -21,14 +22,14 @@
 #define CLOSES	1
 #endif
 
-#define NOT_TOLD	1	/* who was turned away isn't told */
-#define NO_CROWD	2	/* nor is who found no room that is left again */
-#define EARLY_LOOK	3	/* who sleeps looks, then puts himself into the queue */
-#define CLIENT_GOES	4	/* an end that closes takes the client from its reader */
-#define RECORD_GOES	5	/* and the record */
+#define NOT_TOLD	1	/* a reader that was turned away isn't woken */
+#define NO_CROWD	2	/* a writer isn't woken when room that was kept is left again */
+#define EARLY_LOOK	3	/* a task checks its condition, then puts itself into the queue */
+#define CLIENT_GOES	4	/* an end that closes puts the client that its reader works for */
+#define RECORD_GOES	5	/* an end that closes gives back the record that is being read */
 #define QUIET_BIND	6	/* binding wakes nobody */
-#define EAGER_POLL	7	/* poll says that there is a record which another reads */
-#define NO_POLL_MARK	8	/* it doesn't, but leaves no mark for the reader */
+#define EAGER_POLL	7	/* poll says that there is a record which another task reads */
+#define NO_POLL_MARK	8	/* poll doesn't set turned_away, so the reader doesn't wake it */
 
 #define CAPACITY	2
 #ifndef READERS
@@ -44,18 +45,18 @@
 #define WRITERS	2
 #endif
 #ifndef EACH
-#define EACH	2	/* writes of each of them, of one record or two */
+#define EACH	2	/* writes of each writer, of one record or two */
 #endif
 
 byte nr, kept;
 bool reading, turned_away, crowded, closed;
-bool client = true;	/* the end has its reference */
+bool client = true;	/* the end has a reference on its client */
 bool bound = !BINDS;
-byte put_client;	/* ghost: how often that has gone */
-byte sent, gone;	/* ghost: records that came into the ring, and left it */
-byte readers = READERS + POLLS, writers = WRITERS;	/* who haven't ended */
+byte put_client;	/* ghost: how often that reference was put */
+byte sent, gone;	/* ghost: records that came into the ring, and that left it */
+byte readers = READERS + POLLS, writers = WRITERS;	/* tasks that haven't ended */
 #define POLLER	(READERS + WRITERS)
-bool asleep[READERS + WRITERS + 1];	/* in the queue, and not woken */
+bool asleep[READERS + WRITERS + 1];	/* the task is in the queue, and not woken */
 
 inline wake_readers()
 {
@@ -77,7 +78,7 @@ inline put_the_client()
 	assert(put_client == 1)
 }
 
-/* Who waits puts himself into the queue, looks, and sleeps until he is woken. */
+/* A task puts itself into the queue, checks its condition, and sleeps until it is woken. */
 #if BROKEN == EARLY_LOOK
 #define SLEEP(me)	asleep[me] = true; !asleep[me]
 #define PREPARE(me)	skip
@@ -86,11 +87,11 @@ inline put_the_client()
 #define PREPARE(me)	asleep[me] = true
 #endif
 
-/* The reader that has the first record does this with it, and with others after it. */
+/* A reader that has the first record reads it, and perhaps the next ones. */
 inline read_records()
 {
 	do
-	:: /* It works for the client. It may be that it can't be copied out. */
+	:: /* The reader works for the client. The copy may fail. */
 		assert(put_client == 0);
 		if
 		:: delivered = true
@@ -163,7 +164,7 @@ active [READERS] proctype reader()
 		:: has ->
 			asleep[me] = false;
 			read_records();
-			/* It reads again, or never. */
+			/* It reads again, or ends. */
 			if
 			:: true
 			:: break
@@ -183,7 +184,7 @@ active [WRITERS] proctype writer()
 	:: n == EACH -> break
 	:: else ->
 		if
-		:: length		/* it goes on waiting */
+		:: length		/* it still waits */
 		:: length == 0 -> length = 1
 		:: length == 0 -> length = 2
 		fi;
@@ -201,7 +202,7 @@ active [WRITERS] proctype writer()
 		}
 		if
 		:: !has ->
-			/* Where nobody reads it may sleep for ever. */
+			/* When all readers have ended it may sleep for ever. */
 			if
 			:: SLEEP(me)
 			:: readers == 0 -> break
@@ -221,7 +222,7 @@ active [WRITERS] proctype writer()
 				:: else
 				fi
 			   }
-			:: has = false	/* there is no such buffer */
+			:: has = false	/* a record names no buffer */
 			fi;
 			if
 			:: has -> wake_readers()
@@ -243,7 +244,7 @@ active [WRITERS] proctype writer()
 		fi
 	od;
 	asleep[me] = false;
-	/* The end that they write to closes with the last. */
+	/* With the last writer the peer closes. */
 	writers--;
 	if
 	:: writers == 0 -> wake_readers()
@@ -265,7 +266,7 @@ active proctype poller()
 #else
 			told = !reading && (nr > 0 || writers == 0) || closed;
 #endif
-			/* What it is told is what a read would find. */
+			/* If it is told of a record, or the end of them, a read finds that. */
 			assert(!told || closed || !reading && (nr > 0 || writers == 0));
 #if BROKEN != NO_POLL_MARK
 			turned_away = turned_away || reading
@@ -294,7 +295,7 @@ active proctype poller()
 			:: has -> read_records()
 			fi
 		od;
-		/* What it was refused it tries again when there is news, and not before. */
+		/* After a refusal it tries again only when it is woken. */
 		!asleep[POLLER]
 	od;
 end:

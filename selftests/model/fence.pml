@@ -1,33 +1,33 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The fence, as kernel/share.c and fence.c have it, for spin. Two buffers lie in one
- * folio, which the fence can only look at as a whole. Each has a lessee that gets leases,
- * holds pages through them past their end, and lets the leases end or sends the buffer
- * home. The lessee of buffer 0 may also pass it on to another client. A pass looks at the
- * buffers in quarantine meanwhile. An atomic block is what one lock covers.
+ * A model for spin of the fence, as kernel/share.c and fence.c implement it. Two buffers lie
+ * in one folio, whose references the fence can only count as a whole. Each has a lessee that
+ * gets leases, holds pages through them past their end, and lets the leases end or sends the
+ * buffer home. The lessee of buffer 0 may also pass it on to another client. Meanwhile a pass
+ * checks the buffers in quarantine. An atomic block stands for the code under one lock.
  *
- * What is checked: when the owner gets a buffer back, or reads a record of it that
- * doesn't say HELD, nothing that was leased of the buffer is left: no lease, no page that
- * is held, no record that makes another lease.
+ * The model checks that when the owner gets a buffer back, or reads a record of it that
+ * doesn't say HELD, no lease on the buffer is left, no page of it is held, and no record is
+ * on its way that would make another lease.
  *
- * BROKEN picks a change that makes it wrong, to see that the checks find it.
+ * BROKEN picks a change that breaks the protocol, to show that the checks find it.
  */
 #ifndef BROKEN
 #define BROKEN	0
 #endif
 #ifndef ROUNDS
-#define ROUNDS	2	/* how often buffer 0 is leased; the other is once */
+#define ROUNDS	2	/* how often buffer 0 is leased; buffer 1 is leased once */
 #endif
 
-/* Of each broken variant, what it does. */
-#define NO_SERIAL	1	/* a pass goes by what it saw before a lease came */
-#define HELD_LATE	2	/* a record that goes home is delivered, then looked at */
-#define HOLDERS_UNSEEN	3	/* a pass clears @fenced although a lease was there */
-#define HOME_ALONE	4	/* a record that goes home takes other counts for nobody's */
-#define FLY_UNSEEN	5	/* nor does it tell of records that can make leases */
+/* The broken variants. */
+#define NO_SERIAL	1	/* a pass ignores that a lease has come since it counted */
+#define HELD_LATE	2	/* the fence isn't checked before a record that goes home is read */
+#define HOLDERS_UNSEEN	3	/* a pass clears @fenced although there was a lease */
+#define HOME_ALONE	4	/* a record that goes home ignores the other counts of the share */
+#define FLY_UNSEEN	5	/* a record that goes home ignores records that can become leases */
 #define CPU_UNFENCED	6	/* a writable lease for the CPU isn't fenced */
 
-byte count[2];		/* of the share; 0: there is no share */
+byte count[2];		/* of the share; if 0, there is no share */
 bool fenced[2];
 bool quarantined[2];
 bool quiet[2];
@@ -35,7 +35,7 @@ byte holders[2];
 byte serial[2];
 byte seen[2];
 bool lent[2];
-byte lease[2];		/* ghost: those through which pages can be held */
+byte lease[2];		/* ghost: leases through which pages can be held */
 byte fly[2];		/* records on their way to another client */
 byte held[2];		/* ghost: pages that something holds */
 byte home[2];		/* records that have been sent home */
@@ -69,7 +69,7 @@ inline begin_quarantine(b)
 	quarantined[b] = true
 }
 
-/* A count goes. */
+/* Drop a count. */
 inline put(b)
 {
 	count[b]--;
@@ -151,7 +151,7 @@ proctype owner(byte b)
 	od
 }
 
-/* A buffer is leased, again and again. The count of its record becomes the lease's. */
+/* A buffer is leased again and again. The lease takes over the count of its record. */
 proctype lessee(byte b)
 {
 	bool clear, fence, looks;
@@ -182,7 +182,7 @@ proctype lessee(byte b)
 		:: atomic { b == 0 && round == ROUNDS -> count[b]++; fly[b]++ }
 		:: skip
 		fi;
-		/* The last reference goes home, or is just released. */
+		/* The lessee sends its last reference home, or just releases it. */
 		if
 		:: atomic { count[b]++; home[b]++ }
 		:: skip
@@ -194,7 +194,7 @@ proctype lessee(byte b)
 	over[b] = true
 }
 
-/* Another client reads a record that was passed on, and lets the lease end. */
+/* Another client reads a record that the lessee has passed on, and lets the lease end. */
 active proctype other()
 {
 	bool clear, looks;
@@ -214,7 +214,7 @@ end:	do
 	od
 }
 
-/* What holds a page lets go of it at some time. */
+/* A device, or a pipe, that holds a page lets go of it at some time. */
 active proctype device()
 {
 end:	do
@@ -223,7 +223,7 @@ end:	do
 	od
 }
 
-/* look_over(), again and again until all is over. */
+/* look_over(), again and again until no buffer is in use. */
 active proctype pass()
 {
 	bool clear, looks, open, ended;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * EVPL_LEASE_PULL, for spin: an owner with one buffer hands it to a client that lets go
- * of it, and says nothing: it collects releases, and sleeps. The owner pulls, and if that
- * gives nothing waits to be told. It must not wait for ever, whenever the other one
- * sleeps. As kernel/lease.c, share.c and userlib/src/sharing.c have it; an atomic block is
- * one atomic operation, or what one lock covers where nothing without the lock matters.
+ * A model for spin of EVPL_LEASE_PULL, as kernel/lease.c, share.c and userlib/src/sharing.c
+ * implement it. An owner sends its only buffer to a receiver. The receiver drops its
+ * reference without a call: it collects releases, and may sleep for ever. The owner pulls,
+ * and if that ends no lease it waits to be told. It must not wait for ever, whenever the
+ * receiver sleeps. An atomic block stands for one atomic operation, or for code under a lock
+ * that doesn't race with code outside of the lock.
  *
- * BROKEN picks a change that makes it wrong: see check.
+ * BROKEN picks a change that breaks the protocol: see the script check.
  */
 #ifndef BROKEN
 #define BROKEN	0
@@ -15,15 +16,15 @@
 #define ROUNDS	3
 #endif
 
-#define NO_MARK		1	/* a pull leaves nothing in the words of leases */
-#define NO_SHARE_MARK	2	/* nor for leases that are still to come */
-#define NO_SECOND_LOOK	3	/* a word isn't looked at after it was marked */
-#define LATE_LEASE	4	/* a lease looks at its share, then is found there */
-#define QUIET		5	/* who takes the last reference releases with others */
+#define NO_MARK		1	/* a pull doesn't set EVPL_WORD_WANTED in the word of a lease */
+#define NO_SHARE_MARK	2	/* a pull doesn't mark the share, so not the leases to come */
+#define NO_SECOND_LOOK	3	/* a pull doesn't check the word after it has marked it */
+#define LATE_LEASE	4	/* a lease checks its share's mark, then joins the share's list */
+#define QUIET		5	/* the receiver ignores EVPL_WORD_WANTED, and releases later */
 
 byte word;		/* of the owner's entry */
 bool returned;		/* the bit in its header */
-byte held;		/* ghost: references of the receiver */
+byte held;		/* ghost: references that the receiver has */
 
 bool shared;
 bool share_wanted;
@@ -32,7 +33,7 @@ chan ring = [1] of { bit };
 bool lease_sem;		/* held for write */
 bool live;		/* the lease is in its client's tables, and leads to the share */
 bool found;		/* the share leads to it */
-byte count;		/* of its word */
+byte count;		/* in its word */
 bool wanted;		/* EVPL_WORD_WANTED */
 bool asked;		/* evpl_lease.wanted */
 
@@ -157,7 +158,7 @@ end:	do
 		found = true;
 #endif
 
-		/* The library: a release, then sleep, or more of them one day. */
+		/* The library: it drops the reference, then sleeps, or goes on one day. */
 		atomic {
 			held--;
 			count--;
