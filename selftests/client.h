@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A client that exchanges buffers, for the tests of channels and of what is leased. */
+/* A client that exchanges buffers, for the tests of channels, leases and the fence. */
 #ifndef EVPL_CLIENT_H
 #define EVPL_CLIENT_H
 
@@ -87,7 +87,7 @@ static inline void close_client(struct client *c)
 #define get(p)		__atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define set(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
 
-/* What a record that was read shows, in the window it is in. */
+/* The memory that a record shows which was read, in the window that the record names. */
 static inline char *memory_of(struct client *c, const struct evpl_record *record)
 {
 	if (record->offset >= c->setup.out_guest_io_ro_offset)
@@ -102,7 +102,7 @@ static inline char *memory_of(struct client *c, const struct evpl_record *record
 	return c->own + record->offset;
 }
 
-/* Let go of a record's reference, and of the lease if it was the last. */
+/* Drop a record's reference, and release the lease if that was the last reference. */
 static inline int let_go(struct client *c, const struct evpl_record *record)
 {
 	__atomic_fetch_sub(&c->leases[record->lease].word, 1, __ATOMIC_RELEASE);
@@ -124,7 +124,7 @@ static inline bool bit(const uint64_t *bits, uint32_t n)
 	return get(&bits[n / 64]) >> n % 64 & 1;
 }
 
-/* Buffer n of the owner, with one reference, holds this byte. */
+/* Fill buffer n of the owner with this byte, and give the buffer one reference. */
 static inline struct evpl_record fill(struct client *owner, unsigned int n, char byte)
 {
 	memset(owner->own + n * BUFFER, byte, BUFFER);
@@ -133,8 +133,8 @@ static inline struct evpl_record fill(struct client *owner, unsigned int n, char
 }
 
 /*
- * What is there, the CPU can touch and nothing can pin. Return NULL, or the name of
- * what could, or failed in another way.
+ * Try to pin memory that only the CPU may touch. Return NULL if everything that pins gives
+ * EFAULT, and a copy works; else the name of the first call that behaves differently.
  */
 static inline const char *what_can_pin(char *memory)
 {
@@ -165,7 +165,7 @@ static inline const char *what_can_pin(char *memory)
 	return who;
 }
 
-/* Whether the owner has got buffer n back. It may take the kernel's next look. */
+/* Whether the owner gets buffer n back. It may take until the kernel's next pass. */
 static inline bool is_returned(struct client *owner, unsigned int n)
 {
 	for (int tries = 0; tries < 10 * LIMIT; tries++) {
@@ -177,7 +177,7 @@ static inline bool is_returned(struct client *owner, unsigned int n)
 	return false;
 }
 
-/* Whether it is in quarantine, and stays there although the kernel looks. */
+/* Whether buffer n is in quarantine, and stays there although the kernel checks it again. */
 static inline bool is_quarantined(struct client *owner, unsigned int n)
 {
 	return evpl_lease_pull(owner->fd) == 0 &&

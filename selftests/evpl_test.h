@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the tests of /dev/evpl share: thin wrappers, and what can be seen. */
+/* Helpers for all tests of /dev/evpl: thin wrappers of calls, and ways to observe the kernel. */
 #ifndef EVPL_TEST_H
 #define EVPL_TEST_H
 
@@ -29,13 +29,13 @@
 #include <linux/kernel-page-flags.h>
 #include <linux/membarrier.h>
 
-/* A program that isn't made of tests says so. */
+/* A program without the harness's tests defines EVPL_NO_HARNESS. */
 #ifdef EVPL_NO_HARNESS
 #include "kselftest.h"
 #else
 #include "kselftest_harness.h"
 
-/* A limit for what hangs: an emulated machine on a busy host is slow. */
+/* The harness kills a test that hangs. The limit is long, as an emulated machine can be slow. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	1100
 #endif
@@ -50,9 +50,10 @@
 #define SLAB_2M		EVPL_SLAB_ALIGN
 
 /*
- * No test waits for ever. What it waits for has this many seconds, and its children have as
- * many to live (see fork_child()). It has a minute more itself (see limit_sleeps()), so that
- * it tells which step failed. The harness ends it later, and can't tell that.
+ * No test waits for ever. A wait for a condition takes at most this many seconds, and the
+ * children of a test live as long (see fork_child()). The test itself has a minute more (see
+ * limit_sleeps()), so that it tells which step failed. The harness kills it even later, but
+ * can't tell the step.
  */
 #define LIMIT		480
 
@@ -100,7 +101,7 @@ static inline int evpl_slab_free(int fd, uint64_t offset)
 	return RESULT(ioctl(fd, EVPL_SLAB_FREE, &slab));
 }
 
-/* Both ends of a new channel. */
+/* Create a channel, and return both of its ends. */
 static inline int evpl_channel(int fd, uint32_t capacity, int ends[2])
 {
 	struct evpl_channel_create create = {
@@ -160,7 +161,7 @@ static inline int evpl_revoke(int fd, uint64_t offset)
 	return ret < 0 ? -errno : ret;
 }
 
-/* Return how many folios have been passed by, or -errno. */
+/* Return how many folios were skipped because they are in use, or -errno. */
 static inline int evpl_floor(int fd, uint32_t flags, uint64_t offset, uint64_t length)
 {
 	struct evpl_floor args = {
@@ -228,7 +229,7 @@ static inline void *evpl_map(int fd, uint64_t length, uint64_t offset)
 		    offset);
 }
 
-/* The number behind a name in a file of "name number" lines; -1 without. */
+/* The number after a name in a file of "name number" lines, or -1 if there is none. */
 static inline long long number_in(const char *path, const char *name)
 {
 	long long value = -1;
@@ -285,7 +286,7 @@ static inline bool counters_equal(struct counters a, struct counters b)
 	return !memcmp(&a, &b, sizeof(a));
 }
 
-/* What something else still held may take a while: wait, but not for ever. */
+/* Wait until memory that a device or a pipe still held has gone back too, but not for ever. */
 static inline bool counters_return_to(struct counters before)
 {
 	int tries = 10 * LIMIT;
@@ -298,7 +299,7 @@ static inline bool counters_return_to(struct counters before)
 	return true;
 }
 
-/* Whether the kernel has large folios for us (see EVPL_FOLIO_ORDER_MAX). */
+/* Whether slabs have large folios on this kernel (see EVPL_FOLIO_ORDER_MAX). */
 static inline bool has_huge(void)
 {
 	return !access("/sys/kernel/mm/transparent_hugepage", F_OK);
@@ -324,7 +325,7 @@ static inline int write_number(const char *path, unsigned long long number)
 	return write_string(path, string);
 }
 
-/* The number that a file begins with; 0 without. */
+/* The number that a file begins with, or 0 if there is none. */
 static inline unsigned long long read_number(const char *path)
 {
 	unsigned long long value = 0;
@@ -366,8 +367,8 @@ static inline int touch(volatile char *byte, bool write)
 }
 
 /*
- * Have the kernel believe that a page which this thread has mapped has a memory error.
- * Return 0, or -errno: -EINVAL if this kernel can't. It may raise SIGBUS like a touch.
+ * Inject a memory error into a page that this thread has mapped. Return 0, or -errno: -EINVAL
+ * if this kernel can't. The call may raise SIGBUS as a touch does, which this function catches.
  */
 static inline int strike(void *page)
 {
@@ -384,7 +385,7 @@ static inline int strike(void *page)
 #define touch_read(byte)	touch((void *)(byte), false)
 #define touch_write(byte)	touch((void *)(byte), true)
 
-/* A field of the VMA at an address, in KiB, from smaps; -1 without. */
+/* A field of the VMA at an address, in KiB, from smaps, or -1 if there is none. */
 static inline long long smaps(const void *address, const char *name)
 {
 	long long value = -1;
@@ -414,9 +415,8 @@ static inline bool is_filled_with(const char *memory, char value, size_t length)
 }
 
 /*
- * What is free, in KiB, once what the kernel puts off is done and what it caches
- * is dropped. The pages on the lists of the processors are free as well; they
- * hold many megabytes, folios of 2 MiB included.
+ * The free memory in KiB, after RCU grace periods and without caches. The pages on the
+ * per-CPU lists are free as well: these have many megabytes, folios of 2 MiB included.
  */
 static inline double settled_free(void)
 {
@@ -439,7 +439,7 @@ static inline double settled_free(void)
 	return kib;
 }
 
-/* How often to do it, where EVPL_TEST_PERCENT asks for less or more than usual. */
+/* How often to repeat a step: EVPL_TEST_PERCENT of the usual count, but at least once. */
 static inline unsigned int scaled(unsigned int usual)
 {
 	const char *percent = getenv("EVPL_TEST_PERCENT");
@@ -450,7 +450,7 @@ static inline unsigned int scaled(unsigned int usual)
 	return count ? count : 1;
 }
 
-/* A descriptor, and a byte that comes with it. */
+/* Send a byte and a descriptor over a Unix socket. */
 static inline int send_fd(int socket, char byte, int fd)
 {
 	char control[CMSG_SPACE(sizeof(int))] = {};
@@ -470,7 +470,7 @@ static inline int send_fd(int socket, char byte, int fd)
 	return RESULT(sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
-/* The inverse: return the descriptor; -ENOMSG if none came with the byte, or -errno. */
+/* Receive both. Return the descriptor, -ENOMSG if none came with the byte, or -errno. */
 static inline int recv_fd(int socket, char *byte, int flags)
 {
 	char control[CMSG_SPACE(sizeof(int))];
@@ -494,7 +494,7 @@ static inline int recv_fd(int socket, char *byte, int flags)
 	return fd;
 }
 
-/* Have a pipe hold memory, by its end for writing. */
+/* Have a pipe hold the pages of this memory; fd is the pipe's end for writing. */
 static inline int into_pipe(int fd, void *memory, size_t length)
 {
 	struct iovec iovec = { .iov_base = memory, .iov_len = length };
@@ -503,13 +503,13 @@ static inline int into_pipe(int fd, void *memory, size_t length)
 	return ret < 0 ? -errno : (int)ret;
 }
 
-/* Have memory filled from a pipe, by its end for reading. */
+/* Fill memory from a pipe; fd is the pipe's end for reading. */
 static inline int from_pipe(int fd, void *memory, size_t length)
 {
 	return into_pipe(fd, memory, length);
 }
 
-/* A word of a file of 8 bytes for each; 0 without. */
+/* A word of a file that has 8 bytes for each index, or 0 if there is none. */
 static inline uint64_t word_of(const char *path, uint64_t index)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -523,30 +523,31 @@ static inline uint64_t word_of(const char *path, uint64_t index)
 	return word;
 }
 
-/* The number of the page frame that is mapped here; 0 without. */
+/* The number of the page frame that is mapped here, or 0 if there is none. */
 static inline uint64_t frame_of(const void *page)
 {
 	return word_of("/proc/self/pagemap", (uintptr_t)page / 4096) & ((1ULL << 55) - 1);
 }
 
 /*
- * Have the kernel take a page offline that this process has mapped, as for an error that
- * the hardware reports, before anything meets it. Return whether it has marked the page.
+ * Have the kernel take a page offline that this process has mapped, as if the hardware had
+ * reported a memory error that nothing has run into yet. Return whether the kernel has marked
+ * the page.
  */
 static inline bool take_offline(void *page)
 {
 	uint64_t frame = frame_of(page);
 	char string[32];
 
-	/* It says EBUSY of a page that it has marked and can do no more about. */
+	/* The write gives EBUSY if the page is marked but couldn't be taken away. */
 	snprintf(string, sizeof(string), "0x%llx", (unsigned long long)frame * 4096);
 	write_string("/sys/devices/system/memory/hard_offline_page", string);
 	return frame && word_of("/proc/kpageflags", frame) >> KPF_HWPOISON & 1;
 }
 
 /*
- * Load a module of selftests/modules, which lies beside evpl.ko. Return 0 or -errno:
- * -ENOENT where EVPL_MODULE doesn't name a file that it lies beside.
+ * Load a module of selftests/modules, which lies in the folder tests beside evpl.ko. Return 0
+ * or -errno: -ENOENT if EVPL_MODULE doesn't name evpl.ko, or the module isn't there.
  */
 static inline int load_module(const char *name)
 {
@@ -566,7 +567,7 @@ static inline int load_module(const char *name)
 	return ret == -EEXIST ? 0 : ret;
 }
 
-/* Whether a task sleeps in a system call, before so many looks have passed. */
+/* Wait until a task sleeps in this system call. Return false if it doesn't come to that. */
 static inline bool sleeps_in(pid_t pid, long call)
 {
 	char path[64];
@@ -580,11 +581,11 @@ static inline bool sleeps_in(pid_t pid, long call)
 		if (!file)
 			return false;
 		if (fscanf(file, "%ld", &now) != 1)
-			now = -1; /* it runs */
+			now = -1; /* "running" */
 		fclose(file);
 		if (now == call)
 			return true;
-		/* One that has ended, and isn't reaped, is in none. */
+		/* A task that has ended, but isn't reaped, sleeps in no call any more. */
 		if (!waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid)
 			return false;
 		usleep(1000);
@@ -592,7 +593,7 @@ static inline bool sleeps_in(pid_t pid, long call)
 	return false;
 }
 
-/* The letter in /proc for what a process does; 0 without one. */
+/* The letter of a process's state in /proc, or 0 if there is no such process. */
 static inline char state_of(pid_t pid)
 {
 	char path[64], state = 0;
@@ -613,9 +614,9 @@ static inline void do_nothing(int signal)
 }
 
 /*
- * A test calls this first. Should it still run when its time is over, then whatever it
- * sleeps in gives EINTR, at once or a second later. So that step fails, and the rest fails
- * or ends.
+ * A test calls this first. If it still runs when its time is over, a signal interrupts it
+ * every second, so that a system call that it sleeps in gives EINTR. So that step fails, and
+ * the next steps fail or end as well.
  */
 static inline void limit_sleeps(void)
 {
@@ -629,7 +630,7 @@ static inline void limit_sleeps(void)
 	setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-/* fork(2) a child that is killed when its parent ends, or its time is over. */
+/* fork(2) a child that is killed when its parent ends, or when its time is over. */
 static inline pid_t fork_child(void)
 {
 	pid_t parent = getpid(), child = fork();
@@ -639,7 +640,7 @@ static inline pid_t fork_child(void)
 	signal(SIGALRM, SIG_DFL);
 	alarm(LIMIT);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* The parent may have ended before that. */
+	/* The parent may have ended before prctl(). */
 	if (getppid() != parent)
 		_exit(1);
 	return 0;

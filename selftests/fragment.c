@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * In fragmented memory slabs come in smaller folios, and work the same.
+ * In fragmented memory slabs consist of smaller folios, and work the same.
  */
 #include "fragment.h"
 
@@ -47,7 +47,7 @@ TEST_F(fragmented, gives_small_folios_that_work_the_same_and_none_where_2_MiB_ar
 	TH_LOG("%lld folios of 2 MiB, %lld smaller ones",
 	       fdinfo(self->fd, "evpl-folios-2048kB"), small_folios(self->fd));
 	ASSERT_LT(0, small_folios(self->fd));
-	/* None is smaller than 16 KiB, and together they are the slab. */
+	/* No folio is smaller than 16 KiB, and together they make up the slab. */
 	EXPECT_EQ(-1, fdinfo(self->fd, "evpl-folios-4kB"));
 	EXPECT_EQ(-1, fdinfo(self->fd, "evpl-folios-8kB"));
 	for (int kib = 16; kib <= 2048; kib *= 2) {

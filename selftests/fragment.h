@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Fragmented memory: a pinned page in nearly every 2 MiB, so that compaction is
- * of no help.
+ * Fragments memory: pins a page in nearly every 2 MiB, so that compaction can't
+ * help.
  */
 #ifndef EVPL_FRAGMENT_H
 #define EVPL_FRAGMENT_H
@@ -10,7 +10,7 @@
 
 #include "evpl_test.h"
 
-/* Pages that a pipe holds, and pipes that it takes to hold a page in each 2 MiB. */
+/* How many pages a pipe holds; how many pipes there may be. */
 #define PER_PIPE	16
 #define MAX_PIPES	1024
 
@@ -22,10 +22,10 @@ struct fragments {
 };
 
 /*
- * Take all memory but a little, page by page: from fresh memory they come in
- * order, so that each 512th page is one of each 2 MiB. Pin those, and give the
- * others of each second run back. Not as huge pages: one of those goes back as a
- * whole or not at all. Return 0 or -errno; unfragment() in either case.
+ * Take nearly all memory, page by page. From fresh memory pages come in order, so
+ * that each 512th page lies in another 2 MiB: pin these. Then give back the other
+ * pages of every second 2 MiB. Don't take huge pages: a huge page goes back as a
+ * whole or not at all. Return 0 or -errno; call unfragment() in either case.
  */
 static inline int fragment(struct fragments *fragments)
 {

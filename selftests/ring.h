@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The smallest io_uring(7): one request is submitted at a time, two can be under way. */
+/* A minimal io_uring(7): one request is submitted at a time, two can be in flight. */
 #ifndef EVPL_RING_H
 #define EVPL_RING_H
 
@@ -49,7 +49,7 @@ static inline int ring_unregister(struct ring *ring)
 			      IORING_UNREGISTER_BUFFERS, NULL, 0));
 }
 
-/* Submit a request, which may go on when this returns. */
+/* Submit a request, which may still be running when this returns. */
 static inline int ring_submit(struct ring *ring, const struct io_uring_sqe *sqe)
 {
 	uint32_t *tail = (uint32_t *)(ring->rings + ring->params.sq_off.tail);
@@ -61,7 +61,7 @@ static inline int ring_submit(struct ring *ring, const struct io_uring_sqe *sqe)
 	return syscall(__NR_io_uring_enter, ring->fd, 1, 0, 0, NULL, 0) == 1 ? 0 : -errno;
 }
 
-/* Submit a read that a worker does, who may wait where this task must not. */
+/* Submit a read for a worker thread to do, which may sleep where this task must not. */
 static inline int ring_read(struct ring *ring, int fd, void *memory, unsigned int length,
 			    bool fixed)
 {
@@ -74,7 +74,7 @@ static inline int ring_read(struct ring *ring, int fd, void *memory, unsigned in
 	});
 }
 
-/* Whether a request has been done whose result hasn't been taken. */
+/* Whether a request has finished whose result hasn't been taken. */
 static inline bool ring_has_result(struct ring *ring)
 {
 	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);
@@ -83,7 +83,7 @@ static inline bool ring_has_result(struct ring *ring)
 	return *head != __atomic_load_n(tail, __ATOMIC_ACQUIRE);
 }
 
-/* Wait for a result, and take it. Return it, and whose it is; -ETIME if none comes. */
+/* Wait for a result, and return it, with the user_data of its request; -ETIME if none comes. */
 static inline int ring_result(struct ring *ring, uint64_t *user_data)
 {
 	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* vgem, a GPU without hardware, which takes dma-bufs; and what else has a device file. */
+/* How to find devices that take dma-bufs by their files, and vgem, a GPU without hardware. */
 #ifndef EVPL_VGEM_H
 #define EVPL_VGEM_H
 
@@ -7,7 +7,7 @@
 
 #include "evpl_test.h"
 
-/* Of drm/drm.h, which not every system has headers of. */
+/* These are as in drm/drm.h, which not every system has. */
 struct drm_version {
 	int numbers[3];
 	size_t name_length;
@@ -35,8 +35,8 @@ struct drm_close {
 #define DRM_FD_TO_HANDLE	_IOWR('d', 0x2e, struct drm_prime)
 
 /*
- * Try each file of a directory whose name begins so: just to open others may do things.
- * Return the descriptor that is as wanted, or -1.
+ * Open the files of a directory whose names begin with @prefix, and no others: to open a
+ * device may have effects. Return the first descriptor that is @wanted, or -1.
  */
 static inline int find_device(const char *directory, const char *prefix,
 			      bool (*wanted)(int fd, const void *arg), const void *arg)

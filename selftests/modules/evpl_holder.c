@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * For tests: takes references on pages by their numbers, as KVM before Linux 6.13 does
- * where a guest's memory is PFN-mapped. Only a page that has a reference count of its
- * own can be held: that is the first page of a folio.
+ * A module for tests: takes references on pages by their numbers, as KVM before Linux 6.13
+ * does where a guest's memory is PFN-mapped. It can hold only a page that has a refcount of
+ * its own: the first page of a folio.
  *
  * Writing a page frame number to /sys/kernel/debug/evpl-holder/hold takes a reference.
- * Writing anything to .../release gives all of them back. So does unloading.
+ * Writing a number to .../release drops all references, and so does unloading the module.
  */
 #include <linux/debugfs.h>
 #include <linux/memory_hotplug.h>
@@ -15,7 +15,7 @@
 
 #define HELD_MAX	16
 
-/* Guards the two below. */
+/* Guards @held and @nr_held. */
 static DEFINE_MUTEX(held_mutex);
 static struct page *held[HELD_MAX];
 static unsigned int nr_held;

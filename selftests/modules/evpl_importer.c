@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A device that takes a dma-buf in runs as long as they come, as those of many GPUs and
- * cameras do; the drivers of the virtual ones at hand take 64 KiB at most. Loading this
- * module with fd=N maps the dma-buf which the caller has as descriptor N for the device,
- * and unmaps it. It never stays: loading gives ECANCELED where that worked, or the errno.
+ * A module for tests, with a device that takes segments of any length, as many GPUs and
+ * cameras do; the drivers of the virtual GPU and camera take 64 KiB at most. Loading the
+ * module with fd=N maps the dma-buf that is the caller's descriptor N for the device, and
+ * unmaps it. The module never stays: loading it gives ECANCELED if the mapping worked, or
+ * the mapping's errno.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * For tests: puts a marker into the page table of the process that asks for it, as
- * userfaultfd(2) does for write protection where there is no page. Kernels before one
- * that refuses that for mappings of drivers let any process do it.
+ * A module for tests: puts a marker into the page table of the calling process, as
+ * userfaultfd(2) does for write protection where there is no page. A kernel that lets
+ * userfaultfd(2) protect mappings of drivers lets any process do that.
  *
- * Writing an address to /sys/kernel/debug/evpl-marker/plant puts one there.
+ * Writing an address to /sys/kernel/debug/evpl-marker/plant puts a marker there.
  */
 #include <linux/debugfs.h>
 #include <linux/mm.h>
@@ -32,7 +32,7 @@ static int plant(void *unused, u64 address)
 	mmap_write_lock(mm);
 	vma = vma_lookup(mm, address);
 	if (vma) {
-		/* Newer kernels have functions for it, older ones not. */
+		/* vm_flags_set() would do, but older kernels don't have it. */
 		*(unsigned long *)&vma->vm_flags |= VM_UFFD_WP;
 		ret = apply_to_page_range(mm, address & PAGE_MASK, PAGE_SIZE, plant_entry, NULL);
 	}
