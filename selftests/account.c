@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Accounting: the caps of the system and of a user, and the memory cgroup. What
- * doesn't fit is ENOMEM, takes nothing, and kills nobody.
+ * Accounting: the caps of the system and of a user, and the memory cgroup. A request
+ * that doesn't fit gives ENOMEM, takes nothing, and kills no process.
  */
 #include <sys/syscall.h>
 
@@ -9,7 +9,7 @@
 
 #define CGROUP		"/sys/fs/cgroup/evpl-test"
 
-/* What the entries of a small slab add: a page of the refs window. */
+/* The entries of a small slab are charged as well: a page of the refs window. */
 #define REFS_PAGE	4096
 
 FIXTURE(account)
@@ -42,8 +42,8 @@ FIXTURE_TEARDOWN(account)
 }
 
 /*
- * What the kernel can take for itself: the pages that are free or on an LRU list, in the
- * zones up to Normal, less those of CMA.
+ * The bytes that the kernel can take for slabs: the pages that are free or on an LRU list, in
+ * the zones up to Normal, less those of CMA.
  */
 static unsigned long long bytes_to_be_had(void)
 {
@@ -75,14 +75,14 @@ TEST_F(account, caps_are_three_quarters_and_half_of_what_can_be_had_by_default)
 {
 	unsigned long long bytes = bytes_to_be_had();
 
-	/* The kernel has taken some since, or given some back. */
+	/* Memory was allocated or freed since the module has set the caps. */
 	EXPECT_LE(bytes / 100 * 70, self->max_bytes);
 	EXPECT_GE(bytes / 100 * 80, self->max_bytes);
 	EXPECT_LE(bytes / 100 * 46, self->max_bytes_per_user);
 	EXPECT_GE(bytes / 100 * 54, self->max_bytes_per_user);
 }
 
-/* Fill up to a cap, byte for byte; then one more slab. */
+/* Charge exactly up to a cap; then try one more slab. */
 static void check_cap(struct __test_metadata *_metadata, int fd,
 		      const char *cap, unsigned long long charged)
 {
@@ -96,7 +96,7 @@ static void check_cap(struct __test_metadata *_metadata, int fd,
 	EXPECT_EQ(2, fdinfo(fd, "evpl-slabs"));
 	EXPECT_EQ(charged + 8 * MIB + REFS_PAGE, read_counters().charged);
 
-	/* A cap can be raised while it is reached, or lowered below. */
+	/* A cap can be raised when it is reached, and lowered below the charge. */
 	ASSERT_EQ(0, write_number(cap, charged + 10 * MIB + REFS_PAGE));
 	EXPECT_EQ(0, evpl_slab_alloc(fd, 2 * MIB, &last));
 	ASSERT_EQ(0, write_number(cap, 0));
@@ -181,10 +181,10 @@ TEST_F(account, user_is_the_one_who_opened_and_each_has_a_cap_of_its_own)
 		struct evpl_setup setup;
 		int fd;
 
-		/* Another user, to whom the node's group is given. */
+		/* Become another user, in the device node's group. */
 		if (setgid(0) || setuid(12345))
 			_exit(1);
-		/* What was opened by root stays charged to root. */
+		/* The client that root has opened stays charged to root. */
 		if (evpl_slab_alloc(self->fd, 2 * MIB, &offset) != -ENOMEM)
 			_exit(2);
 		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
@@ -241,7 +241,7 @@ TEST_F(account, more_than_the_memory_cgroup_has_is_ENOMEM_and_kills_nobody)
 			slabs++;
 		if (ret != -ENOMEM)
 			_exit(4);
-		/* It is the cgroup that pays, so nearly all of it is there. */
+		/* The cgroup is charged for slabs, and nearly all of its limit is left for them. */
 		if (slabs < 10 || slabs > 15)
 			_exit(5);
 		fill = fdinfo(self->fd, "evpl-slabs");
@@ -259,7 +259,7 @@ TEST_F(account, more_than_the_memory_cgroup_has_is_ENOMEM_and_kills_nobody)
 	EXPECT_EQ(0, number_in(CGROUP "/memory.events", "oom_kill"));
 	EXPECT_LT(0, number_in(CGROUP "/memory.events", "max"));
 
-	/* The slab belongs to the open file, which outlived the child. */
+	/* The slab belongs to the open file, which has outlived the child. */
 	EXPECT_EQ(1, fdinfo(self->fd, "evpl-slabs"));
 	close(self->fd);
 	EXPECT_TRUE(counters_return_to(self->before));
@@ -269,12 +269,13 @@ TEST_F(account, more_than_the_memory_cgroup_has_is_ENOMEM_and_kills_nobody)
 
 #define NR_LEASES	EVPL_CHANNEL_CAPACITY_MAX
 
-/* What the memory cgroup counts, which is late by what its processors have at hand. */
+/* The cgroup's counter may be too high by the pages that are charged ahead for each CPU. */
 #define AT_HAND		MIB
 
 /*
- * Send that many buffers of one client to another. Return 0, or where it failed; in *@used
- * what that took of the cgroup, in *@charged what it was charged for.
+ * Send NR_LEASES buffers of one client to another. Return 0, or the number of the step that
+ * failed; in *@used by how much the cgroup's usage grew, in *@charged by how much evpl's
+ * charge did.
  */
 static int lease_all(int fd, long long *used, long long *charged)
 {
@@ -329,7 +330,7 @@ TEST_F(account, leases_and_shares_are_charged_for_what_they_take)
 			_exit(failed);
 		fprintf(stderr, "# %lld KiB were used, %lld KiB charged\n",
 			used >> 10, charged >> 10);
-		/* That all of it was counted, and all of it charged. */
+		/* The cgroup must have counted the entries, and the user be charged for all. */
 		if (used < NR_LEASES * (long long)sizeof(struct evpl_entry))
 			_exit(5);
 		_exit(charged < used - (long long)AT_HAND ? 6 : 0);
@@ -339,8 +340,8 @@ TEST_F(account, leases_and_shares_are_charged_for_what_they_take)
 }
 
 /*
- * Users that aren't there otherwise, each a process with a client, which does what it is
- * asked to do by a letter, and answers with 0 or -errno.
+ * Actors: processes, each with a client, of users that have no other processes. An actor
+ * gets orders by letters, see act(), and answers each with 0 or -errno.
  */
 #define FIRST_UID	12345
 
@@ -348,7 +349,7 @@ struct actor {
 	pid_t pid;
 	int socket;
 	int fd;
-	int end;			/* that its client is bound to, or -1 */
+	int end;			/* the end that is bound to its client, or -1 */
 	int next;			/* the end that it passes on by, or -1 */
 	struct evpl_setup setup;
 	struct evpl_entry *entries, *lease;
@@ -396,7 +397,7 @@ static int let_go(struct actor *actor)
 	return evpl_lease_release(actor->fd, &actor->record.lease, 1) == 1 ? 0 : -EIO;
 }
 
-/* Another reference of the lease, so that it stays. */
+/* Pass on another reference of the lease, so that the lease stays. */
 static int pass_on(struct actor *actor)
 {
 	actor->lease->word++;
@@ -421,7 +422,7 @@ static int act(struct actor *actor, char what)
 	}
 }
 
-/* Have an actor do something. Return what it answers, or -EPIPE. */
+/* Have an actor do something. Return its answer, or -EPIPE. */
 static int ask(struct actor *actor, char what)
 {
 	signed char answer;
@@ -431,7 +432,7 @@ static int ask(struct actor *actor, char what)
 	return answer;
 }
 
-/* Return what it says when it has started. */
+/* Start an actor. Return its first answer. */
 static int enter(struct actor *actor, uid_t uid, int end, int next)
 {
 	signed char answer;
@@ -464,7 +465,7 @@ static void leave(struct actor *actor)
 	close(actor->socket);
 }
 
-/* A service has sent a buffer by the first channel, and dies; its user has no more. */
+/* A service has sent a buffer by the first channel, and dies. Its user's cap is reached. */
 FIXTURE(service)
 {
 	struct counters before;
@@ -488,7 +489,7 @@ FIXTURE_SETUP(service)
 	ASSERT_EQ(0, ask(&self->service, 'a'));
 	ASSERT_EQ(0, ask(&self->service, 'g'));
 	ASSERT_EQ(0, enter(&self->again, FIRST_UID, -1, -1));
-	/* A slab, and of entries, leases and shares what the first ones take. */
+	/* The cap of each user: a slab, and the first entries, leases and shares. */
 	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 2 * MIB + 64 * KIB));
 	ASSERT_EQ(-ENOMEM, ask(&self->again, 'a'));
 }
@@ -516,7 +517,7 @@ TEST_F(service, that_dies_is_not_charged_for_what_a_lessee_keeps)
 	leave(&self->service);
 	EXPECT_EQ(0, ask(&self->again, 'a'));
 
-	/* The lessee is, until it lets go. */
+	/* The lessee is charged for it, until it ends the lease. */
 	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
 	EXPECT_EQ(0, ask(&lessee, 'l'));
 	EXPECT_EQ(0, ask(&lessee, 'a'));
@@ -531,7 +532,7 @@ TEST_F(service, that_dies_fills_no_cap_of_a_lessee)
 	ASSERT_EQ(0, ask(&lessee, 't'));
 	EXPECT_EQ(0, ask(&lessee, 'a'));
 	leave(&self->service);
-	/* It has no room, so the service pays until the lease ends. */
+	/* The lessee's cap has no room, so the service's user is charged until the lease ends. */
 	EXPECT_EQ(-ENOMEM, ask(&self->again, 'a'));
 	EXPECT_EQ(0, ask(&lessee, 'l'));
 	EXPECT_EQ(0, ask(&self->again, 'a'));
@@ -553,7 +554,7 @@ TEST_F(service, that_dies_is_charged_for_a_record_until_it_is_read)
 	ASSERT_EQ(0, ask(&lessee, 't'));
 	EXPECT_EQ(0, ask(&self->again, 'a'));
 	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
-	/* It dies with the lease. */
+	/* The lease ends when the lessee dies. */
 	leave(&lessee);
 	EXPECT_EQ(0, ask(&self->again, 'f'));
 	EXPECT_EQ(0, ask(&self->again, 'a'));

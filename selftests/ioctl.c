@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The form of the ioctls: sizes, flags, reserved fields, errnos; and set-up. */
+/* The format of the ioctls: sizes, flags, reserved fields, errnos; and set-up. */
 #include <linux/major.h>
 #include <sys/sysmacros.h>
 
@@ -46,15 +46,15 @@ union any {
 static const struct evpl_range a_page = { .length = 4096 };
 
 /*
- * Each ioctl with a valid argument, on a client in the state that it needs. What it
- * gives then is 0, or that what it names isn't there.
+ * Each ioctl with a valid argument, for a client in the state that the ioctl needs. The result
+ * is 0, or -ENOENT where the ioctl would need more than the argument.
  */
 static const struct call {
 	unsigned int cmd;
 	uint32_t size;
-	uint32_t first_size;	/* in the first version, if it has grown */
+	uint32_t first_size;	/* in the first version, if the struct has grown */
 	int result;
-	uint32_t flags;		/* that there are */
+	uint32_t flags;		/* that the kernel knows */
 	bool set_up;
 	bool slab;
 	bool no_output;
@@ -153,7 +153,7 @@ static const struct call {
 	for (const struct call *call = calls;				\
 	     call < calls + ARRAY_SIZE(calls); call++)
 
-/* Bound to nobody; a new one for each client. */
+/* The ends of a channel, bound to no client; open_for() makes a new channel for each client. */
 static int ends[2] = { -1, -1 };
 
 static int open_for(const struct call *call)
@@ -326,7 +326,7 @@ TEST_F(client, unknown_flags_are_EOPNOTSUPP)
 			if (1U << bit & call->flags)
 				continue;
 			args.size = call->size;
-			/* The flags stand behind the size everywhere. */
+			/* In every struct the flags come after the size. */
 			((uint32_t *)args.bytes)[1] = 1U << bit;
 			check(_metadata, call, &args, call->cmd, -EOPNOTSUPP);
 		}
@@ -507,7 +507,7 @@ TEST_F(client, every_power_of_two_is_a_buffer_size_and_nothing_else_is)
 }
 
 #ifdef __x86_64__
-/* ioctl(2) as a 32-bit program calls it. */
+/* Call ioctl(2) as a 32-bit program does. */
 static int compat_ioctl(int fd, unsigned int cmd, void *arg)
 {
 	int ret;

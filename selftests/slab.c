@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Slabs: what may be asked for, what is given, and when it may be freed. */
+/* Slabs: which requests are valid, which memory they give, and when it may be freed. */
 #include <linux/mempolicy.h>
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -222,7 +222,7 @@ TEST_F(slab, with_a_live_reference_is_EBUSY)
 		}
 		self->entries[buffer].word = 0;
 	}
-	/* The neighbour's references don't count. */
+	/* References on buffers of the second slab don't keep the first. */
 	self->entries[4].word = 1;
 	EXPECT_EQ(0, evpl_slab_free(self->fd, first));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->fd, second));
@@ -263,7 +263,7 @@ TEST_F(slab, slabs_whose_entries_share_a_page_count_by_themselves)
 	uint64_t first, second;
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 
-	/* 32 entries, then 64: half a page, then the rest of it and half of the next. */
+	/* 32 entries fill half a page; the next 64 fill the rest, and half of the next page. */
 	ASSERT_EQ(0, evpl_setup(fd, 64 * KIB, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &first));
 	entries = evpl_map(fd, mapped, setup.out_refs_offset);
@@ -336,7 +336,7 @@ TEST_F(slab, freed_while_another_thread_touches_it_is_never_seen_after)
 		pid_t child;
 
 		ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
-		/* The child's page tables are another set: both must be emptied. */
+		/* The child has page tables of its own: the pages must leave both. */
 		child = fork_child();
 		if (!child) {
 			while (!touch_read(window + 4096))
@@ -432,7 +432,7 @@ TEST_F(slab, words_that_change_while_they_are_counted_are_a_hint_and_no_more)
 	flipper.entries = evpl_map(fd, SLAB_2M / (4 * KIB) * sizeof(struct evpl_entry),
 				   setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, flipper.entries);
-	/* The last is in use all the time. */
+	/* The last buffer is in use all the time. */
 	flipper.entries[flipper.nr].word = 1;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, flip_words, &flipper));
 	for (int i = 0; i < scaled(3000); i++) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Windows: what may be mapped, what a touch finds, and the life of a mapping. */
+/* Windows: which mappings are allowed, what a touch finds, and the life of a mapping. */
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
@@ -28,7 +28,7 @@ FIXTURE_TEARDOWN(window)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* mmap's errno, or 0; nothing stays mapped. */
+/* Return -errno of mmap(2), or 0. Nothing stays mapped. */
 static int try_map(int fd, int prot, int flags, uint64_t offset, size_t length)
 {
 	void *memory = mmap(NULL, length, prot, flags, fd, offset);
@@ -56,7 +56,7 @@ TEST_F(window, private_is_EINVAL_and_executable_is_EPERM)
 		EXPECT_EQ(0, try_map(self->fd, PROT_NONE, MAP_SHARED, offsets[i],
 				     4096));
 	}
-	/* Nor does a client get set up, or a slab, by a mapping that fails. */
+	/* A mapping that fails doesn't set a client up, or give it a slab. */
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 
 	EXPECT_EQ(-EINVAL, try_map(fd, RW, MAP_PRIVATE, 0, 4096));
@@ -106,7 +106,7 @@ TEST_F(window, offset_without_a_slab_raises_SIGBUS)
 	EXPECT_EQ(SIGBUS, touch_read(window));
 	EXPECT_EQ(SIGBUS, touch_read(window + 4 * MIB - 1));
 
-	/* A system call gets EFAULT there. */
+	/* A system call gives EFAULT for this memory. */
 	EXPECT_EQ(-EFAULT, RESULT(write(STDERR_FILENO, window, 1)));
 	munmap(window, 8 * MIB);
 	munmap(entries, 8192);
@@ -172,10 +172,10 @@ TEST_F(window, offset_0_before_set_up_sets_up_with_a_slab_for_the_length)
 			    is_filled_with(memory, 0, lengths[i]));
 		memset(memory, 1, lengths[i]);
 		EXPECT_EQ(-EBUSY, evpl_setup(fd, 0, &setup));
-		/* Each open its own. */
+		/* Each open file has slabs of its own. */
 		EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
 
-		/* A second mapping takes no further slab. */
+		/* A second mapping allocates no further slab. */
 		EXPECT_EQ(0, try_map(fd, RW, MAP_SHARED, 0, lengths[i]));
 		EXPECT_EQ(rounded, fdinfo(fd, "evpl-bytes"));
 		munmap(memory, lengths[i]);
@@ -318,7 +318,7 @@ TEST_F(window, memory_outlives_the_descriptor)
 	EXPECT_EQ(self->before.clients + 2, read_counters().clients);
 	memset(memory, 7, 4 * MIB);
 
-	/* And the unmapping of a part, until the last page is unmapped. */
+	/* The memory also stays when a part is unmapped, until the last page is unmapped. */
 	munmap(memory, 4 * MIB - 4096);
 	EXPECT_EQ(7, memory[4 * MIB - 1]);
 	EXPECT_EQ(self->before.clients + 2, read_counters().clients);
@@ -335,7 +335,7 @@ TEST_F(window, partial_munmap_keeps_the_rest)
 	memory = evpl_map(self->fd, 4 * MIB, offset);
 	ASSERT_NE(MAP_FAILED, memory);
 	memset(memory, 5, 4 * MIB);
-	/* In the middle of what one PMD maps. */
+	/* Unmap pages in the middle of 2 MiB that one PMD maps. */
 	EXPECT_EQ(0, munmap(memory + 1 * MIB, 8192));
 	EXPECT_EQ(SIGSEGV, touch_read(memory + 1 * MIB));
 	EXPECT_TRUE(is_filled_with(memory, 5, 1 * MIB));
@@ -392,7 +392,7 @@ TEST_F(window, mremap_moves_and_shrinks_and_does_not_grow)
 	EXPECT_EQ(SIGSEGV, touch_read(moved + 4096));
 	EXPECT_EQ(5, moved[0]);
 
-	/* A moved mapping loses its slab like any other. */
+	/* When the slab is freed, a moved mapping loses it like any other. */
 	EXPECT_EQ(0, evpl_slab_free(self->fd, offset));
 	EXPECT_EQ(SIGBUS, touch_read(moved));
 	munmap(place, 8 * MIB);
@@ -416,7 +416,7 @@ TEST_F(window, madvise_takes_no_memory_away)
 		{ MADV_FREE, -EINVAL },
 		{ MADV_REMOVE, -ENODEV },
 		{ MADV_DODUMP, -EINVAL },
-		/* Not each kernel merges pages. */
+		/* Not every kernel merges pages. */
 		{ MADV_MERGEABLE, access("/sys/kernel/mm/ksm", F_OK) ? -EINVAL : 0 },
 	};
 	uint64_t offset;
@@ -456,7 +456,7 @@ TEST_F(window, page_with_a_memory_error_raises_SIGBUS_in_every_mapping)
 	EXPECT_EQ(0, evpl_slab_free(self->fd, offset));
 	EXPECT_EQ(SIGBUS, touch_read(b));
 
-	/* Nobody gets the page again. */
+	/* No slab gets the page again. */
 	for (int i = 0; i < 50; i++) {
 		ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 		EXPECT_EQ(0, touch_write(b + 8192));
@@ -482,7 +482,7 @@ TEST_F(window, page_that_was_taken_offline_raises_SIGBUS_and_its_neighbours_work
 	if (!offline)
 		SKIP(return, "the kernel takes no page offline");
 
-	/* A neighbour comes first, which may not bring the page with it. */
+	/* A fault of another page comes first, which must not map the bad page around it. */
 	memory = evpl_map(self->fd, SLAB_2M, offset);
 	ASSERT_NE(MAP_FAILED, memory);
 	EXPECT_EQ(0, touch_write(memory + SLAB_2M - 1));
@@ -491,7 +491,7 @@ TEST_F(window, page_that_was_taken_offline_raises_SIGBUS_and_its_neighbours_work
 	EXPECT_TRUE(is_filled_with(memory, 5, bad));
 	EXPECT_TRUE(is_filled_with(memory + bad + 4096, 5, SLAB_2M - bad - 4096));
 
-	/* Nor in a mapping that is no multiple of 2 MiB. */
+	/* The same in a mapping that isn't a multiple of 2 MiB long. */
 	part = evpl_map(self->fd, 16 * 4096, offset);
 	ASSERT_NE(MAP_FAILED, part);
 	EXPECT_EQ(0, touch_write(part + bad + 4096));
@@ -510,7 +510,7 @@ TEST_F(window, entries_with_a_memory_error_are_in_use_for_good)
 	entries = evpl_map(self->fd, 4096, self->setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, entries);
 	EXPECT_EQ(0, entries[0].word);
-	/* The kernel can't do anything about such a page but remember it. */
+	/* The kernel can't replace this page; it only marks it. */
 	if (strike(entries) == -EINVAL)
 		SKIP(return, "the kernel has no MADV_HWPOISON");
 	EXPECT_EQ(2, fdinfo(self->fd, "evpl-buffers-in-use"));
@@ -522,7 +522,7 @@ TEST_F(window, entries_with_a_memory_error_are_in_use_for_good)
 	munmap(entries, 4096);
 }
 
-/* Not FUTEX_PRIVATE_FLAG: a word of several processes, or of several mappings. */
+/* Without FUTEX_PRIVATE_FLAG: several processes, or several mappings, share the word. */
 static long futex(uint32_t *word, int operation, uint32_t value)
 {
 	return syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
@@ -558,7 +558,7 @@ static int end_sleep(struct sleeper *sleeper)
 {
 	struct timespec limit;
 
-	/* The program ends, should the thread sleep on. */
+	/* If the thread sleeps on, the program ends nevertheless. */
 	clock_gettime(CLOCK_REALTIME, &limit);
 	limit.tv_sec += LIMIT;
 	if (pthread_timedjoin_np(sleeper->thread, NULL, &limit))
@@ -585,7 +585,7 @@ TEST_F(window, futex_is_the_same_in_every_mapping)
 		EXPECT_EQ(-1, futex((void *)(a + at), FUTEX_WAIT, 1));
 		EXPECT_EQ(EAGAIN, errno);
 		ASSERT_TRUE(begin_sleep(&sleeper, (void *)(a + at)));
-		/* Neither another word, nor the same one of another client. */
+		/* No other word wakes the sleeper, nor the same word of another client. */
 		EXPECT_EQ(0, futex((void *)(b + at + 4), FUTEX_WAKE, 1));
 		EXPECT_EQ(0, futex((void *)(b + at + 4096), FUTEX_WAKE, 1));
 		EXPECT_EQ(0, futex((void *)(i ? b + at - SLAB_2M : b + at + SLAB_2M),
@@ -640,7 +640,7 @@ TEST_F(window, is_left_out_of_a_core_dump)
 	munmap(memory, SLAB_2M);
 }
 
-/* Map a page of a guest window until that fails. Return how often it worked. */
+/* Map pages of a guest window until that fails. Return how many were mapped. */
 static int fill_up(int fd, uint64_t offset, char *pages[], int *error)
 {
 	for (int i = 0; i <= EVPL_GUEST_MAPPINGS_MAX; i++) {
@@ -674,13 +674,13 @@ TEST_F(window, mappings_of_guest_windows_are_bounded)
 		for (size_t j = 0; j < ARRAY_SIZE(offsets); j++)
 			EXPECT_EQ(-ENOMEM, try_map(self->fd, PROT_READ, MAP_SHARED,
 						   offsets[j], 4096));
-		/* Neither another client's nor another window. */
+		/* The own window and the refs window still can be mapped. */
 		memory = evpl_map(self->fd, SLAB_2M, offset);
 		ASSERT_NE(MAP_FAILED, memory);
 		EXPECT_EQ(0, mprotect(memory + 4096, 4096, PROT_READ));
 		EXPECT_EQ(0, munmap(memory, SLAB_2M));
 		EXPECT_EQ(0, try_map(self->fd, RW, MAP_SHARED, setup->out_refs_offset, 4096));
-		/* As many as have gone. */
+		/* As many can be mapped again as were unmapped. */
 		EXPECT_EQ(0, munmap(pages[0], 4096));
 		EXPECT_EQ(0, munmap(pages[1], 4096));
 		pages[0] = mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->fd, offsets[i]);
@@ -693,7 +693,7 @@ TEST_F(window, mappings_of_guest_windows_are_bounded)
 	}
 }
 
-/* A mapping of so many pages, each second of which has become one by itself. */
+/* Every second page of a mapping becomes a mapping of its own, up to the bound. */
 TEST_F(window, split_of_a_guest_window_past_the_bound_is_ENOMEM)
 {
 	const uint64_t offset = self->setup.out_guest_offset;
@@ -712,15 +712,15 @@ TEST_F(window, split_of_a_guest_window_past_the_bound_is_ENOMEM)
 
 	EXPECT_EQ(-ENOMEM, RESULT(mprotect(memory + length - 2 * 4096, 4096, PROT_READ)));
 	EXPECT_EQ(-ENOMEM, RESULT(munmap(memory + length - 2 * 4096, 4096)));
-	/* madvise(2) has another word for it. */
+	/* madvise(2) makes EAGAIN of ENOMEM. */
 	EXPECT_EQ(-EAGAIN, RESULT(madvise(memory + length - 2 * 4096, 4096, MADV_RANDOM)));
 	EXPECT_EQ(MAP_FAILED, mremap(memory + length - 2 * 4096, 4096, 4096,
 				     MREMAP_MAYMOVE | MREMAP_FIXED, place));
 	EXPECT_EQ(ENOMEM, errno);
-	/* It is there, and as it was: what no lease backs raises SIGBUS for a write too. */
+	/* The page is still mapped, and writable: no lease backs it, so a write raises SIGBUS. */
 	EXPECT_EQ(SIGBUS, touch_write(memory + length - 2 * 4096));
 
-	/* A whole one may change, and move. */
+	/* A whole mapping may change its protection, and move. */
 	EXPECT_EQ(0, mprotect(memory + 4096, 4096, PROT_NONE));
 	place = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	moved = mremap(memory + 4096, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, place);
@@ -764,7 +764,7 @@ TEST_F(window, fork_takes_guest_windows_past_the_bound_and_then_none_is_mapped)
 	}
 	close(looked[1]);
 	ASSERT_EQ(1, read(looked[0], &byte, 1));
-	/* Of two more, two have to go, and one beside. */
+	/* fork() made two more than the bound: two must go, and one more, to make room for one. */
 	EXPECT_EQ(0, munmap(pages[2], 4096));
 	EXPECT_EQ(-ENOMEM, try_map(self->fd, PROT_READ, MAP_SHARED, offset, 4096));
 	EXPECT_EQ(0, munmap(pages[3], 4096));
@@ -784,7 +784,7 @@ TEST_F(window, fork_takes_guest_windows_past_the_bound_and_then_none_is_mapped)
 	close(go[1]);
 }
 
-/* A buffer of an owner's that a lessee has, for the CPU alone or for devices too. */
+/* An owner lends a buffer to a lessee, for the CPU alone or for devices too. */
 FIXTURE(lent)
 {
 	struct counters before;
@@ -812,7 +812,7 @@ FIXTURE_TEARDOWN(lent)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* Buffer n, as the lessee gets it with these flags. */
+/* Send buffer n with these flags. Return the record that the lessee reads. */
 static struct evpl_record lend(struct __test_metadata *_metadata,
 			       struct _test_data_lent *self, unsigned int n, uint32_t flags)
 {
@@ -867,7 +867,7 @@ TEST_F(lent, futex_works_when_the_owner_has_gone)
 
 #define MARKER		"/sys/kernel/debug/evpl-marker/plant"
 
-/* The core remembers something there, and nothing can be mapped. */
+/* The core of the kernel keeps a note in a page table entry, so no page can be mapped there. */
 TEST_F(lent, marker_in_place_of_a_page_raises_SIGBUS)
 {
 	const uint32_t flags[] = {
@@ -905,7 +905,7 @@ TEST_F(lent, marker_in_place_of_a_page_raises_SIGBUS)
 	munmap(memory, SLAB_2M);
 	close(fd);
 
-	/* In the own window the page takes the marker's place. */
+	/* In the own window the fault replaces the marker by the page. */
 	memory = evpl_map(self->owner.fd, SLAB_2M, 0);
 	ASSERT_NE(MAP_FAILED, memory);
 	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
