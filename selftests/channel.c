@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Channels and leases: what is sent arrives, what was handed over can be touched
- * and nothing else, and whatever ends, however, the words come out right.
+ * Channels and leases: records arrive, only leased buffers can be touched, and the
+ * words are right after every kind of end.
  */
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -15,10 +15,10 @@
 #include "client.h"
 #include "ring.h"
 
-/* NULL, but the compiler doesn't know. */
+/* NULL, without the compiler knowing. */
 static void *volatile nowhere;
 
-/* An owner and a receiver, and a channel between them, bound. */
+/* An owner and a receiver, with a channel between them whose ends are bound. */
 FIXTURE(channel)
 {
 	struct counters before;
@@ -57,7 +57,7 @@ TEST_F(channel, record_gives_a_lease_that_shows_the_buffer_until_it_is_released)
 	sent.offset += 100;
 	sent.length = 1000;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	/* The kernel has the reference. */
+	/* The word still counts the reference, which is the kernel's now. */
 	EXPECT_EQ(1, get(&self->owner.entries[3].word));
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(1, read_counters().shares);
@@ -157,7 +157,7 @@ TEST_F(channel, records_of_one_buffer_share_a_lease_whose_word_counts_them)
 	sent[0] = sent[1] = sent[2] = fill(&self->owner, 5, 'x');
 	set(&self->owner.entries[5].word, 4);
 	ASSERT_EQ(3, evpl_send(self->ends[0], sent, 3));
-	/* The kernel keeps one of three, and the owner has one still. */
+	/* The word counts three records as one reference; the owner still has one. */
 	EXPECT_EQ(2, get(&self->owner.entries[5].word));
 	ASSERT_EQ(3, evpl_recv(self->ends[1], got, 3));
 	EXPECT_EQ(got[0].lease, got[1].lease);
@@ -171,7 +171,7 @@ TEST_F(channel, records_of_one_buffer_share_a_lease_whose_word_counts_them)
 	EXPECT_EQ(1, let_go(&self->receiver, &got[2]));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, get(&self->owner.header->returned));
-	/* What has ended already ends well. */
+	/* To release a lease that has ended is no error. */
 	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got[0].lease, 1));
 }
 
@@ -184,7 +184,7 @@ TEST_F(channel, reference_that_comes_home_is_in_the_owners_word_again)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	memory = memory_of(&self->receiver, &got);
 	EXPECT_EQ(0, touch_read(memory));
-	/* Passing the last reference on ends the lease. */
+	/* The lease ends when its last reference is passed on. */
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
 	EXPECT_EQ(0, get(&self->receiver.leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().leases);
@@ -280,7 +280,7 @@ TEST_F(channel, leased_memory_outlives_its_owner_folio_by_folio)
 	struct counters now;
 	uint64_t offset;
 
-	/* Buffers of two slabs. */
+	/* Lease a buffer of each of two slabs. */
 	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, SLAB_2M, &offset));
 	munmap(self->owner.own, SLAB_2M);
 	self->owner.own = map(self->owner.fd, 2 * SLAB_2M, 0, PROT_READ | PROT_WRITE);
@@ -308,8 +308,9 @@ TEST_F(channel, leased_memory_outlives_its_owner_folio_by_folio)
 }
 
 /*
- * An owner of many small buffers goes when one of them is on its way, or also on lease, if
- * it is @read. What stays charged is the folio, the ring, and what the receiver has of its own.
+ * An owner of many small buffers goes while a record of one of them is on its way, or, with
+ * @read, while one is on lease. Then only the folio of that buffer, the ring, and the
+ * receiver's own memory stay charged.
  */
 static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
 				       struct _test_data_channel *self, bool read)
@@ -398,7 +399,7 @@ TEST_F(channel, revoked_lease_raises_SIGBUS_and_is_reported)
 	EXPECT_TRUE(bit(self->receiver.revoked, got.lease));
 	EXPECT_EQ(-ENOENT, evpl_send(self->ends[1], &got, 1));
 
-	/* It keeps its number until it is let go of. */
+	/* The revoked lease keeps its number until it is released. */
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &again, 1));
 	EXPECT_NE(got.lease, again.lease);
@@ -407,7 +408,7 @@ TEST_F(channel, revoked_lease_raises_SIGBUS_and_is_reported)
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
 	EXPECT_EQ(1, let_go(&self->receiver, &again));
 	EXPECT_EQ(0, get(&self->owner.entries[4].word));
-	/* Nobody has it. */
+	/* To revoke a buffer that nobody has is no error. */
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
 	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, 4 * BUFFER + 4096));
 	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, SLAB_2M));
@@ -432,7 +433,7 @@ TEST_F(channel, revoked_lease_shows_zeros_to_who_asked_for_them)
 	EXPECT_EQ('x', *memory);
 	ASSERT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
 	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
-	/* What it writes there nobody else sees. */
+	/* Its writes there are seen by nobody else. */
 	EXPECT_EQ(0, touch_write(memory));
 	memory[0] = 'z';
 	EXPECT_TRUE(is_filled_with(self->owner.own + 4 * BUFFER, 'x', BUFFER));
@@ -452,7 +453,7 @@ TEST_F(channel, revoked_record_arrives_with_its_cookie_and_no_lease)
 	ASSERT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
 	EXPECT_EQ(0, get(&self->owner.entries[4].word));
 	EXPECT_EQ(1, read_counters().records);
-	/* The memory is the owner's alone. */
+	/* Only the owner has the memory now, so it may free the slab. */
 	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(EVPL_RECORD_REVOKED, got.flags);
@@ -479,7 +480,7 @@ TEST_F(channel, owner_pulls_what_a_receiver_has_let_go_of_without_a_call)
 	EXPECT_EQ(1, get(&self->owner.entries[2].word));
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->receiver, &got[0])));
 	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got[1])));
-	/* The receiver's own call, late, is harmless. */
+	/* If the receiver then releases the lease as well, that is harmless. */
 	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got[0].lease, 1));
 	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
 }
@@ -500,7 +501,7 @@ TEST_F(channel, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
 	EXPECT_EQ(0, evpl_lease_want(self->owner.fd));
 	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
 	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
-	/* It is counted as before. */
+	/* References are counted as before. */
 	set(&self->owner.entries[1].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
@@ -517,7 +518,7 @@ TEST_F(channel, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(1, get(word));
 	EXPECT_EQ(0, evpl_lease_want(self->owner.fd));
-	/* Passing it on ends it likewise. */
+	/* The lease also ends when its last reference is passed on. */
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
 	EXPECT_EQ(0, get(word));
 	EXPECT_EQ(0, read_counters().leases);
@@ -538,7 +539,7 @@ TEST_F(channel, owner_that_pulled_is_heard_by_who_has_yet_to_read)
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
 	EXPECT_EQ(0, get(word));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
-	/* Once it was back, it is as if nothing had been asked. */
+	/* When the buffer has come back, the next lease isn't WANTED. */
 	set(&self->owner.entries[1].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
@@ -558,7 +559,7 @@ TEST_F(channel, release_of_what_is_no_number_is_EINVAL_and_releases_nothing)
 	numbers[1] = EVPL_LEASE_NONE;
 	EXPECT_EQ(-EINVAL, evpl_lease_release(self->receiver.fd, numbers, 2));
 	EXPECT_EQ(1, read_counters().leases);
-	/* A number that nobody has, or that is over. */
+	/* A number without a lease, and one whose lease has ended, are no error. */
 	numbers[1] = got.lease + 1;
 	EXPECT_EQ(1, evpl_lease_release(self->receiver.fd, numbers, 2));
 	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, numbers, 2));
@@ -573,7 +574,7 @@ TEST_F(channel, slab_with_a_shared_buffer_is_not_freed)
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	/* The kernel's own count says so, whatever the word says. */
+	/* The kernel has a count of its own, whatever the word says. */
 	set(&self->owner.entries[1].word, 0);
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
@@ -623,7 +624,7 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 		EXPECT_EQ(0, read_counters().records);
 	}
 
-	/* Of a lease the same, and no more rights than it has. */
+	/* The errnos are the same for a lease, and it can't give rights that it doesn't have. */
 	ASSERT_EQ(1, evpl_send(self->ends[0], &good, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	bad = got;
@@ -666,7 +667,7 @@ TEST_F(channel, client_that_only_reads_passes_no_right_to_write_on)
 	EXPECT_EQ(-EACCES, evpl_send(ends[1], &got, 1));
 	got.flags = 0;
 	EXPECT_EQ(1, evpl_send(ends[1], &got, 1));
-	/* Nor of its own memory. */
+	/* The client can't pass on a right to write to its own memory either. */
 	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
 	sent.offset = offset;
 	EXPECT_EQ(-EACCES, evpl_send(ends[1], &sent, 1));
@@ -710,7 +711,7 @@ TEST_F(channel, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], page, 1));
 	EXPECT_EQ(got.lease, page->lease);
 	EXPECT_EQ(1, get(&lease->word));
-	/* It has stayed mapped. */
+	/* The lease has stayed mapped: these touches don't fault. */
 	getrusage(RUSAGE_SELF, &before);
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	getrusage(RUSAGE_SELF, &after);
@@ -721,7 +722,7 @@ TEST_F(channel, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
 
 TEST_F(channel, record_may_lie_where_a_stack_is_yet_to_grow)
 {
-	/* With a hole below that is larger than what is kept free there. */
+	/* Leave a hole below the stack that is larger than the kernel's stack guard gap. */
 	const size_t hole = 16 << 20;
 	char *low = mmap(NULL, hole + 4096, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -875,7 +876,7 @@ TEST_F(channel, read_sleeps_until_there_is_a_record)
 		usleep(100 * 1000);
 		_exit(evpl_send(self->ends[0], &sent, 1) == 1 ? 0 : 1);
 	}
-	/* Should the child end without having sent, there is nothing left to wait for. */
+	/* If the child ends without having sent, the read must not wait for ever. */
 	close(self->ends[0]);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(0, reap(child));
@@ -896,7 +897,7 @@ TEST_F(channel, end_that_is_not_bound_is_ENOTCONN_and_binds_once)
 	EXPECT_EQ(-EBUSY, evpl_bind(self->receiver.fd, ends[0]));
 	EXPECT_EQ(-EBADF, evpl_bind(self->owner.fd, -1));
 	EXPECT_EQ(-EBADF, evpl_bind(self->owner.fd, self->owner.fd));
-	/* What waits for one who binds later. */
+	/* A record waits for the client that binds the other end later. */
 	EXPECT_EQ(1, evpl_send(ends[0], &sent, 1));
 	EXPECT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
 	EXPECT_EQ(1, evpl_recv(ends[1], &got, 1));
@@ -949,7 +950,7 @@ TEST_F(channel, records_over_three_hops_come_out_right_when_the_middle_dies)
 	ASSERT_EQ(K - 1, evpl_recv(first[1], got, K - 1));
 	ASSERT_EQ(K - 2, evpl_send(second[0], got, K - 2));
 	EXPECT_EQ(2, get(&self->owner.entries[6].word));
-	/* One of the middle's is in its lease, K - 2 are on their way from it. */
+	/* The middle client has one reference left; K - 2 are on their way from it. */
 	close_client(&middle);
 	ASSERT_EQ(K - 2, evpl_recv(second[1], got, K - 2));
 	EXPECT_EQ(K - 2, get(&last.leases[got[0].lease].word));
@@ -1010,7 +1011,7 @@ TEST_F(channel, records_may_lie_in_evpls_own_windows)
 	sent->flags = EVPL_RECORD_WRITE;
 	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
-	/* In a lease, one that has never been touched. */
+	/* The record may also lie in a lease that has never been touched. */
 	third = (void *)memory_of(&self->receiver, got);
 	set(&self->owner.entries[2].word, 1);
 	sent->offset = 2 * BUFFER;
@@ -1056,7 +1057,7 @@ TEST_F(channel, word_of_a_lease_that_changes_while_it_is_looked_at_ends_nothing_
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
 }
 
-/* An end as epoll(7) sees it, by edges: what has come since it was last asked. */
+/* The events of an end that have come since the last call (epoll(7), edge-triggered). */
 static uint32_t edges(int epoll)
 {
 	struct epoll_event event = { .events = 0 };
@@ -1092,7 +1093,7 @@ TEST_F(channel, epoll_tells_of_records_of_room_and_of_the_end)
 	for (int i = 0; i < 8; i++)
 		let_go(&self->receiver, &got[i]);
 
-	/* Nothing fits any more. */
+	/* A closed end has no room. */
 	close(self->ends[1]);
 	EXPECT_EQ(EPOLLIN | EPOLLHUP, edges(writer));
 	EXPECT_EQ(0, edges(reader));
@@ -1123,7 +1124,7 @@ TEST_F(channel, binding_an_end_wakes_who_polls_it)
 	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
 	EXPECT_EQ(EPOLLIN | EPOLLOUT, edges(bound));
 	EXPECT_EQ(0, edges(bound));
-	/* The other end could be written to before, and there is nothing to read. */
+	/* Nothing has changed for the other end: it was writable before, and has no record. */
 	EXPECT_EQ(0, edges(peer));
 	EXPECT_EQ(-EBUSY, evpl_bind(self->receiver.fd, ends[1]));
 	EXPECT_EQ(0, edges(bound));
@@ -1166,7 +1167,7 @@ TEST_F(channel, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	uint64_t offset, n;
 	int fd, ends[2];
 
-	/* Who keeps revoked leases keeps their places. */
+	/* A receiver that doesn't release its revoked leases uses up the places of the window. */
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_EQ(0, RESULT(ioctl(fd, EVPL_SETUP, &setup)));
 	ASSERT_EQ(0, evpl_slab_alloc(fd, length, &offset));
@@ -1200,11 +1201,11 @@ TEST_F(channel, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	close(ends[0]);
 	close(ends[1]);
 	close(fd);
-	/* The others end with their client. */
+	/* The other leases end with their client. */
 	close_client(&self->receiver);
 }
 
-/* A page whose content a test gives: who touches it waits until then. */
+/* A page whose content a test supplies by userfaultfd(2). A task that touches it waits. */
 struct served {
 	int fd;
 	struct evpl_record *page;
@@ -1227,7 +1228,7 @@ static int serve(struct served *served)
 	       RESULT(ioctl(served->fd, UFFDIO_REGISTER, &range));
 }
 
-/* Whether somebody waits for the page, or does so soon. */
+/* Whether a task waits for the page, or does so within 100 ms. */
 static bool is_touched(struct served *served)
 {
 	struct pollfd news = { .fd = served->fd, .events = POLLIN };
@@ -1255,7 +1256,7 @@ static void end_service(struct served *served)
 	close(served->fd);
 }
 
-/* A call on an end, made by a thread of its own. */
+/* A read or a write of an end, by a thread of its own. */
 struct call {
 	int end;
 	struct evpl_record *record;
@@ -1274,8 +1275,8 @@ static void *make_call(void *arg)
 }
 
 /*
- * Have it made with the record in the page, and wait until it waits for that. Return false
- * if it doesn't: it may have failed before, and have ended.
+ * Start the call, with its record in the served page, and wait until the call waits for that
+ * page. Return false if it doesn't: it may have failed and ended before.
  */
 static bool begin_call(struct call *call, struct served *served)
 {
@@ -1291,7 +1292,7 @@ static bool begin_call(struct call *call, struct served *served)
 	return false;
 }
 
-/* Wait for its end. Return its result; -ETIMEDOUT if it doesn't end. */
+/* Wait until the call returns. Return its result, or -ETIMEDOUT if it doesn't return. */
 static int end_call(struct call *call)
 {
 	const struct timespec limit = { .tv_sec = time(NULL) + LIMIT };
@@ -1319,7 +1320,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
 	ASSERT_TRUE(begin_call(&call, &served));
 
-	/* Its client, its owner and the end itself go on. */
+	/* Meanwhile the receiver, the owner and the end all still work. */
 	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
 	EXPECT_EQ(1, let_go(&self->receiver, &got));
@@ -1329,7 +1330,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 2 * BUFFER));
 	EXPECT_EQ(0, get(&self->owner.entries[2].word));
 
-	/* What it reads has been taken back meanwhile, so that it's told so. */
+	/* The buffer has been revoked meanwhile, and the record that it reads says so. */
 	ASSERT_EQ(0, give_page(&served, content));
 	EXPECT_EQ(1, end_call(&call));
 	EXPECT_EQ(EVPL_RECORD_REVOKED, served.page->flags);
@@ -1366,7 +1367,7 @@ TEST_F(channel, poll_says_nothing_of_a_record_that_another_reads)
 	ASSERT_EQ(0, epoll_ctl(level, EPOLL_CTL_ADD, self->ends[1], &by_level));
 	EXPECT_EQ(0, edges(edge));
 	EXPECT_EQ(0, edges(level));
-	/* Nor can the next be read before that: its place is the second. */
+	/* The next record can't be read either, while another task reads the first. */
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
 	EXPECT_EQ(0, edges(edge));
@@ -1408,7 +1409,7 @@ TEST_F(channel, poll_tells_of_a_record_that_a_reader_gives_back)
 	ASSERT_EQ(0, epoll_ctl(edge, EPOLL_CTL_ADD, self->ends[1], &by_edges));
 	EXPECT_EQ(0, edges(edge));
 
-	/* The page goes, so the record can't be copied out. */
+	/* The page is unmapped, so the record can't be copied out. */
 	end_service(&served);
 	EXPECT_EQ(-EFAULT, end_call(&call));
 	EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
@@ -1543,7 +1544,7 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 
 	ASSERT_EQ(0, give_page(&served, content));
 	EXPECT_EQ(1, end_call(&calls[0]));
-	/* Nothing else wakes one of them. */
+	/* Only the end of the first call can wake one of the other readers. */
 	for (int i = 0; i < 100 && read_counters().records; i++)
 		usleep(100 * 1000);
 	EXPECT_EQ(0, read_counters().records);
@@ -1629,7 +1630,7 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 	ASSERT_TRUE(ring_open(&ring));
 	for (int i = 0; i < 8; i++)
 		sent[i] = one;
-	/* Ends that wait and ends that don't; where the task submits, and where a worker does. */
+	/* Blocking and O_NONBLOCK ends; without IOSQE_ASYNC, and with it, so that a worker acts. */
 	for (int i = 0; i < 4; i++) {
 		for (int j = 0; j < 2; j++)
 			ASSERT_EQ(0, fcntl(self->ends[j], F_SETFL, i & 1 ? O_NONBLOCK : 0));
@@ -1667,7 +1668,7 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 	ring_close(&ring);
 }
 
-/* Cancel what has been submitted. Return its result. */
+/* Cancel a request that was submitted. Return the request's result. */
 static int cancel(struct ring *ring, const struct io_uring_sqe *sqe)
 {
 	int results[2] = { 0 };
@@ -1680,7 +1681,7 @@ static int cancel(struct ring *ring, const struct io_uring_sqe *sqe)
 
 	if (ret)
 		return ret;
-	/* Each of the two has a result. */
+	/* The request and the cancellation both have a result. */
 	for (int i = 0; i < 2; i++) {
 		ret = ring_result(ring, &user_data);
 		if (ret == -ETIME)
@@ -1756,7 +1757,7 @@ TEST_F(channel, worker_of_a_ring_that_sleeps_in_a_read_can_be_stopped)
 	usleep(100 * 1000);
 	EXPECT_FALSE(ring_has_result(&ring));
 	ret = cancel(&ring, &sqe);
-	/* It may not have begun. */
+	/* -ECANCELED: the worker had not begun yet. */
 	EXPECT_TRUE(ret == -EINTR || ret == -ECANCELED) {
 		TH_LOG("%d", ret);
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory that something else still holds: it can be pinned, and when it is freed
- * meanwhile it stays charged, unseen by others, until that lets it go.
+ * Memory can be pinned. When a slab is freed while a pipe or a device holds its pages,
+ * these stay charged, and no other client sees them, until the holder lets them go.
  */
 #include <arpa/inet.h>
 #include <linux/errqueue.h>
@@ -68,7 +68,7 @@ TEST_F(pin, slab_freed_while_a_pipe_holds_a_page_stays_charged)
 	now = read_counters();
 	EXPECT_EQ(self->before.charged + now.detached + 4096, now.charged);
 
-	/* Nobody else gets the page meanwhile. */
+	/* No other slab gets the page meanwhile. */
 	for (int i = 0; i < 100; i++) {
 		uint64_t offset;
 		char *memory;
@@ -90,7 +90,7 @@ TEST_F(pin, what_was_let_go_of_can_be_had_again_at_once)
 	uint64_t offset;
 
 	detach(_metadata, self);
-	/* The slab fits where the detached memory is. */
+	/* The slab would fit into the cap if the detached memory weren't charged. */
 	now = read_counters();
 	ASSERT_EQ(0, write_number(MAX_BYTES, now.charged + SLAB_2M - now.detached));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
@@ -140,7 +140,7 @@ TEST_F(pin, page_of_the_refs_window_that_a_pipe_holds_stays_charged)
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC));
 }
 
-/* No byte is as the one a page or a MiB further on, nor as those of another number. */
+/* Fill memory. No byte equals the one a page or a MiB further on, or one of another @which. */
 static void fill(char *memory, size_t length, int which)
 {
 	for (size_t i = 0; i < length; i++)
@@ -160,7 +160,7 @@ TEST_F(pin, direct_writes_and_reads_of_a_disk_move_the_bytes)
 	ASSERT_GE(file, 0);
 	ASSERT_EQ(0, posix_memalign((void **)&ordinary, 4096, 4 * MIB));
 
-	/* Each way, with memory that everybody knows to work at the other end. */
+	/* In each direction, compare with ordinary memory. */
 	fill(self->memory, 4 * MIB, 1);
 	ASSERT_EQ(4 * MIB, pwrite(file, self->memory, 4 * MIB, 0));
 	ASSERT_EQ(4 * MIB, pread(file, ordinary, 4 * MIB, 0));
@@ -178,7 +178,7 @@ TEST_F(pin, vmsplice_moves_the_bytes_out_by_reference_and_in)
 	const size_t length = 5 * 4096 - 100;
 	char *bytes = malloc(length), *memory = self->memory + 50;
 
-	/* What is written while the pipe has the page is what is read. */
+	/* The pipe holds the page itself: a write after vmsplice(2) is seen by the read. */
 	fill(memory, length, 1);
 	ASSERT_EQ(length, into_pipe(self->pipe[1], memory, length));
 	fill(memory, length, 2);
@@ -192,7 +192,7 @@ TEST_F(pin, vmsplice_moves_the_bytes_out_by_reference_and_in)
 	free(bytes);
 }
 
-/* A connection of TCP over the loopback device, of a network that is this process's. */
+/* Make a TCP connection over the loopback device of a network namespace of its own. */
 static bool connect_pair(int sockets[2])
 {
 	struct sockaddr_in address = {
@@ -217,7 +217,7 @@ static bool connect_pair(int sockets[2])
 	       !setsockopt(sockets[0], SOL_SOCKET, SO_ZEROCOPY, &(int){ 1 }, sizeof(int));
 }
 
-/* Wait until the kernel says that a send without a copy is done; which one it was. */
+/* Wait until the kernel reports that a zero-copy send is done. Return its number, or -errno. */
 static int done_with(int socket)
 {
 	struct sock_extended_err *error;
@@ -267,7 +267,7 @@ TEST_F(pin, slab_freed_while_a_socket_sends_it_is_sent_whole_and_stays_charged)
 	if (!connect_pair(sockets))
 		SKIP(return, "no TCP, or no zero-copy");
 	bytes = malloc(4 * MIB);
-	/* More than what the other side takes before it reads. */
+	/* Send more than the receiver's socket takes before it is read. */
 	setsockopt(sockets[0], SOL_SOCKET, SO_SNDBUF, &(int){ 2 * MIB }, sizeof(int));
 	setsockopt(sockets[1], SOL_SOCKET, SO_RCVBUF, &(int){ 4096 }, sizeof(int));
 	memset(self->memory, 0x5a, 4 * MIB);
@@ -310,7 +310,7 @@ TEST_F(pin, other_processes_memory_calls_reach_it_and_userfaultfd_refuses_it)
 	EXPECT_EQ(4096, process_vm_writev(getpid(), &here, 1, &there, 1, 0));
 	EXPECT_TRUE(is_filled_with(self->memory, 0x77, 4096));
 
-	/* Its faults are the module's to serve. */
+	/* The module serves the faults of this memory itself. */
 	fd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (fd < 0)
 		return;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The life of a process: fork, exec, a descriptor sent on, death at any point. */
+/* The life of a process: fork, exec, a descriptor that is passed on, death at any point. */
 #include <pthread.h>
 #include <semaphore.h>
 #include <sys/socket.h>
@@ -89,7 +89,7 @@ TEST_F(process, exec_gives_it_back)
 	pid_t child = fork_child();
 
 	if (!child) {
-		/* The only client of the child. */
+		/* The child has no other client. */
 		int own = open(DEVICE, O_RDWR | O_CLOEXEC);
 
 		close(fd);
@@ -129,7 +129,7 @@ TEST_F(process, module_cannot_be_unloaded_while_a_descriptor_or_mapping_lives)
 	EXPECT_TRUE(is_filled_with(self->memory, 3, SLAB_2M));
 }
 
-/* A mutex or semaphore of several processes may lie anywhere, in any page of a folio. */
+/* A mutex or semaphore that processes share may lie in any page of a folio. */
 #define SHARED_AT	(37 * 4096 + 64)
 
 static bool shared_mutex(pthread_mutex_t *mutex, int protocol)
@@ -224,7 +224,7 @@ TEST_F(process, semaphore_of_its_parent_wakes_a_child)
 	EXPECT_EQ(0, sem_destroy(semaphore));
 }
 
-/* What a client that will be killed tells of itself, in memory of its parent. */
+/* A client that will be killed notes its progress here, in memory that its parent shares. */
 struct victim {
 	unsigned int steps;
 	unsigned int stop_at;	/* the step where it waits to be killed, or 0 */
@@ -298,9 +298,9 @@ static void live(struct victim *victim)
 }
 
 /*
- * Most victims are killed at a random step: three of four of those while they wait
- * there, so that a slow machine hits every step, the others while they run on.
- * The rest is killed at any time, before the first step too.
+ * Seven of eight victims are killed at a random step. Of these, three of four wait at that
+ * step, so that a slow machine hits every step too; the others run on. Every eighth victim
+ * is killed at any time, perhaps before its first step.
  */
 static void wait_for_moment(struct victim *victim, pid_t child,
 			    unsigned int steps)
@@ -370,9 +370,12 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
 	TH_LOG("%d killed, %d with slabs mapped, %d with references live",
 	       clients, mapped, held);
 	TH_LOG("free memory falls by %.3f KiB a client", lost);
-	/* Of few clients it may be fewer, by chance. */
+	/* Of few clients, fewer may be killed with references, by chance. */
 	EXPECT_LE(clients < 2500 ? clients / 5 : scaled(1000), held);
-	/* Half a page. Too few clients say nothing, nor a kernel that keeps what it frees. */
+	/*
+	 * A client may lose half a page. This can't be measured with few clients, nor on the
+	 * kernel with kmemleak, whose KASAN keeps freed memory for a while.
+	 */
 	if (clients >= 2500 && access("/sys/kernel/debug/kmemleak", F_OK))
 		EXPECT_GT(2.0, lost);
 	free(free_kib);
