@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Device leases and their fence: what was leased for devices can be pinned, and the
- * owner gets the buffer back when nothing holds it any more, and not before. Slow I/O is
- * that of dm-delay, with a delay that doesn't end before the test says so.
+ * Device leases and their fence: a buffer that is leased for devices can be pinned, and the
+ * owner gets it back when nothing holds it any more, and not before. dm-delay makes I/O slow,
+ * with a delay that ends only when the test ends it.
  */
 #include <stdarg.h>
 #include <sys/time.h>
@@ -50,7 +50,7 @@ FIXTURE_SETUP(fence)
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
 }
 
-/* What is slow goes on and ends. */
+/* Have the slow I/O on a disk finish. */
 static void hurry(struct _test_data_fence *self, int nr)
 {
 	run("dmsetup suspend evpl-slow%d && dmsetup resume evpl-slow%d", nr, nr);
@@ -73,7 +73,7 @@ FIXTURE_TEARDOWN(fence)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* Disks of 16 MiB on which a read takes as long as the test likes; false without. */
+/* Make disks of 16 MiB on which a read takes as long as the test likes. Return false if not. */
 static bool have_slow_disks(struct _test_data_fence *self)
 {
 	const char *disk = getenv("EVPL_TEST_DISK");
@@ -81,7 +81,7 @@ static bool have_slow_disks(struct _test_data_fence *self)
 
 	if (!disk || !strcmp(disk, "none"))
 		return false;
-	/* Nodes come from dmsetup, also where no udev runs. */
+	/* dmsetup itself makes the device nodes, also where udev doesn't run. */
 	setenv("DM_DISABLE_UDEV", "1", 1);
 	run("modprobe -q dm-delay");
 	for (int i = 0; i < 2; i++) {
@@ -97,7 +97,7 @@ static bool have_slow_disks(struct _test_data_fence *self)
 	return true;
 }
 
-/* What the disk has at its start, where the slow ones begin. */
+/* Fill the first blocks of both slow disks, by way of the disk under them. */
 static bool set_disk(char byte)
 {
 	static char _Alignas(4096) block[BUFFER];
@@ -111,7 +111,7 @@ static bool set_disk(char byte)
 	return ok;
 }
 
-/* Buffer n goes to the lessee; what it shows there. */
+/* Lease buffer n to the lessee. Return the memory that the lease shows. */
 static char *lease(struct __test_metadata *_metadata, struct _test_data_fence *self,
 		   unsigned int n, uint32_t flags, struct evpl_record *got)
 {
@@ -180,7 +180,7 @@ TEST_F(fence, only_who_may_have_devices_touch_a_buffer_can_allow_it)
 	sent.flags = DEVICE_RW;
 	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
 	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
-	/* Home, for the CPU alone. */
+	/* It may send the buffer home with fewer rights. */
 	sent.flags = 0;
 	EXPECT_EQ(1, evpl_send(self->ends[1], &sent, 1));
 	EXPECT_EQ(0, read_counters().leases);
@@ -206,7 +206,7 @@ TEST_F(fence, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
 	}
 	EXPECT_EQ(4, read_counters().leases);
 	EXPECT_EQ(1, get(&self->owner.entries[2].word));
-	/* Those for the CPU can't be pinned for the others' sake. */
+	/* The leases for the CPU can't be pinned, although there are device leases. */
 	for (int i = 0; i < 4; i++)
 		EXPECT_EQ(kinds[i] & EVPL_RECORD_DEVICE ? 4096 : -EFAULT,
 			  into_pipe(self->pipe[1], memory_of(&self->lessee, &got[i]), 4096));
@@ -225,7 +225,7 @@ TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
 
 		memory = lease(_metadata, self, n, i & 1 ? DEVICE_RW : EVPL_RECORD_DEVICE, &got);
 		EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-		/* The owner's mapping doesn't count, whole or in parts. */
+		/* The owner's own mapping isn't counted, by 2 MiB or by pages. */
 		madvise(self->owner.own + 4096, 4096, MADV_DONTNEED);
 		EXPECT_EQ(0, touch_read(self->owner.own + 8192));
 		EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -247,7 +247,7 @@ TEST_F(fence, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(0, get(&self->owner.header->returned));
-	/* Others aren't held up by it, unless they are in the same folio. */
+	/* A slab isn't freed while one of its buffers is in quarantine. */
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
@@ -269,7 +269,7 @@ TEST_F(fence, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained)
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 }
 
-/* Whether what has been traced has a line of this event that has this text. */
+/* Whether the trace has a line of this event with this text. */
 static bool is_traced(const char *event, const char *text)
 {
 	FILE *trace = fopen(TRACING "trace", "re");
@@ -319,7 +319,7 @@ TEST_F(fence, owner_that_pulls_has_the_kernel_look_at_once)
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	/* Long enough for the kernel's own looks to have become rare. */
+	/* After a second the kernel's own passes are rare. */
 	sleep(1);
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
@@ -356,7 +356,7 @@ TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 	char page[4096];
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
-	/* The owner has kept a reference. */
+	/* The owner keeps a reference. */
 	set(&self->owner.entries[5].word, 2);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(2, get(&self->owner.entries[5].word));
@@ -365,7 +365,7 @@ TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 	EXPECT_EQ(1, evpl_recv(self->ends[1], &again, 1));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
-	/* It is on lease, but in quarantine no more. */
+	/* The buffer is leased, but isn't in quarantine any more. */
 	EXPECT_EQ(0, read_counters().quarantined);
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, let_go(&self->lessee, &again));
@@ -386,7 +386,7 @@ TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(-EBUSY, evpl_send(self->ends[0], &sent, 1));
-	/* The lease that is left has a word, and nothing else. */
+	/* Nothing of the revoked lease is left but its word. */
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
@@ -432,7 +432,7 @@ TEST_F(fence, touch_of_a_revoked_device_lease_finds_zeros_if_so_chosen)
 	EXPECT_EQ(0, touch_write(memory));
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
-	/* A page of its own, which may be pinned past its end. */
+	/* The page of zeros is the client's own, and may be pinned past the client's end. */
 	EXPECT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	close_client(&self->lessee);
 	EXPECT_EQ(4096, read_counters().detached);
@@ -467,16 +467,16 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
 
-	/* As a registration: references that stay. Without a floor they close the fence. */
+	/* The pipe stands for a registration, whose references stay and close the fence. */
 	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
 	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	/* In quarantine it isn't idle. */
+	/* The floor isn't raised, since a buffer in quarantine is in use. */
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 
-	/* With one they don't, but what comes on top does. */
+	/* With a floor they don't close it, but a reference on top of the floor does. */
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(0, touch_read(memory));
@@ -488,7 +488,7 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 
-	/* The owner takes its registration away: the lessee's pipe is all there is. */
+	/* The owner takes its registration away: then only the lessee's pipe holds the page. */
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 5 * BUFFER, BUFFER));
 	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
@@ -505,7 +505,7 @@ TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
 	char page[4096];
 	int own_pipe[2];
 
-	/* What the owner has under way: it must not become a part of the floor. */
+	/* The pipe stands for I/O of the owner's, which must not become a part of the floor. */
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
 	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
 	set(&self->owner.entries[5].word, 1);
@@ -515,7 +515,7 @@ TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
 	set(&self->owner.entries[5].word, 1ULL << 63);
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
 	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
-	/* Also if the owner has taken the reference off that the kernel counts on. */
+	/* The buffer is in use even if the owner takes the kernel's reference off the word. */
 	set(&self->owner.entries[5].word, 0);
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
 	set(&self->owner.entries[5].word, 1);
@@ -536,7 +536,7 @@ TEST_F(fence, floor_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
 	uint64_t offset;
 	char page[4096];
 
-	/* Two folios of 2 MiB, or many small ones: a page of each goes into the pipe. */
+	/* Two folios of 2 MiB, or many small folios, are held alike: all pages are in the pipe. */
 	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, 2 * SLAB_2M, &offset));
 	slab.iov_base = map(self->owner.fd, 2 * SLAB_2M, offset, PROT_READ | PROT_WRITE);
 	ASSERT_NE(NULL, slab.iov_base);
@@ -549,7 +549,7 @@ TEST_F(fence, floor_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
 	set(&self->owner.entries[other].word, 1);
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, offset, 2 * SLAB_2M));
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ALIKE, offset, 2 * SLAB_2M));
-	/* Where none is idle there is nothing to go by. */
+	/* If no folio of the range is idle, there is no floor to take over. */
 	EXPECT_LT(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ALIKE, offset, BUFFER));
 	set(&self->owner.entries[other].word, 0);
 
@@ -624,8 +624,8 @@ TEST_F(fence, cpu_lease_can_not_be_registered_beside_a_device_lease)
 }
 
 /*
- * A process that binds the end, receives a record, and reads from a slow disk into what
- * it has been leased. 0 once it has submitted that; then it waits to be killed.
+ * Start a process that binds the end, receives a record, and reads from a slow disk into the
+ * leased buffer. Return 0 when it has submitted the read; then it waits to be killed.
  */
 static int lessee_that_reads(int end, int disk, bool fixed, pid_t *pid)
 {
@@ -659,7 +659,7 @@ static int lessee_that_reads(int end, int disk, bool fixed, pid_t *pid)
 		pause();
 }
 
-/* How many reads a slow disk has; -1 if that can't be said. */
+/* How many reads are in flight on a slow disk, or -1 if dmsetup doesn't say. */
 static int in_flight(int nr)
 {
 	char command[64];
@@ -676,7 +676,7 @@ static int in_flight(int nr)
 	return reads;
 }
 
-/* What was submitted gets there by a worker of the ring. */
+/* Wait until a worker of the ring has passed the read on to the slow disk. */
 static bool gets_under_way(int nr)
 {
 	for (int tries = 0; tries < 600 && !in_flight(nr); tries++)
@@ -696,7 +696,7 @@ static bool kill_lessee(struct _test_data_fence *self, pid_t pid)
 	return read_counters().clients == clients - 1 && !read_counters().leases;
 }
 
-/* Let a process lease buffer 5, read into it slowly, and die. */
+/* Have a process lease buffer 5, start a slow read into it, and die. */
 static void die_reading(struct __test_metadata *_metadata, struct _test_data_fence *self,
 			int slow, bool fixed)
 {
@@ -739,7 +739,7 @@ static void dead_reader(struct __test_metadata *_metadata, struct _test_data_fen
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
 	hurry(self, 0);
 	EXPECT_TRUE(is_returned(&self->owner, 5));
-	/* The disk did write to it, after the death. */
+	/* The disk has written to the buffer after the process died. */
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
 }
 
@@ -753,7 +753,7 @@ TEST_F(fence, fixed_read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it
 	dead_reader(_metadata, self, true);
 }
 
-/* What the owner has under way in the same folio, before, doesn't hide the lessee's. */
+/* I/O of the owner's own in the same folio, begun before, doesn't hide the lessee's I/O. */
 TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 {
 	struct ring ring;
@@ -766,7 +766,7 @@ TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 	ASSERT_EQ(0, ring_read(&ring, self->slow[1], self->owner.own + 4 * BUFFER, BUFFER,
 			       false));
 	ASSERT_TRUE(gets_under_way(1));
-	/* Nor does the owner make it a part of the floor. */
+	/* The owner's I/O doesn't become a part of the floor. */
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 4 * BUFFER, BUFFER));
 
 	die_reading(_metadata, self, 0, false);
@@ -782,7 +782,7 @@ TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 	ring_close(&ring);
 }
 
-/* Bytes of a mapping that are mapped, as smaps says. */
+/* How many bytes of a mapping are resident, as smaps says. */
 static long long resident(const void *memory)
 {
 	unsigned long start, end;
@@ -802,7 +802,10 @@ static long long resident(const void *memory)
 	return kib < 0 ? -1 : kib * 1024;
 }
 
-/* Else references and mappings of a folio would change while the fence counts them. */
+/*
+ * fork(2) would change the references and mappings of a folio without its lock, while the
+ * fence counts them.
+ */
 TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
 {
 	struct evpl_record got;
@@ -820,7 +823,7 @@ TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
 	if (!pid) {
 		long long found[2] = { resident(memory) };
 
-		/* It can have what its parent has, by faults of its own. */
+		/* The child can map the pages by faults of its own. */
 		found[1] = is_filled_with(memory, 'x', BUFFER) ? resident(memory) : -1;
 		if (write(told[1], found, sizeof(found)) != sizeof(found))
 			_exit(1);
@@ -828,13 +831,13 @@ TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
 			pause();
 	}
 	ASSERT_LT(0, pid);
-	/* Should the child end before it has told, the pipe does too. */
+	/* If the child ends early, the read from the pipe must end too. */
 	close(told[1]);
 	ASSERT_EQ(sizeof(found), read(told[0], found, sizeof(found)));
 	close(told[0]);
 	EXPECT_EQ(0, found[0]);
 	EXPECT_LE((long long)BUFFER, found[1]);
-	/* Its mappings don't count, and end with the lease. */
+	/* The child's mappings aren't counted, and end with the lease. */
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, read_counters().quarantined);
@@ -862,10 +865,10 @@ TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
 #define HOLDER		"/sys/kernel/debug/evpl-holder/"
 
 /*
- * Have the module of selftests/modules hold the page that the owner has mapped here, as KVM
- * before Linux 6.13 does by a lessee's mapping. The page's number is asked of the owner's
- * mapping, since pagemap tells nothing of PFN mappings. Return 0 or -errno; -ENOENT where
- * there is no such module.
+ * Have the module evpl_holder take a reference on the page that the owner has mapped here, as
+ * KVM before Linux 6.13 does through a lessee's mapping. Get the frame's number from the
+ * owner's mapping, since pagemap doesn't show it for a PFN mapping. Return 0 or -errno:
+ * -ENOENT if the module isn't there.
  */
 static int hold_page(char *memory)
 {
@@ -889,7 +892,7 @@ static void let_go_of_page(void)
 TEST_F(fence, page_of_a_writable_lease_that_kvm_holds_keeps_the_buffer)
 {
 	struct evpl_record got;
-	/* The first page of the folio: no other has a count of its own. */
+	/* Buffer 0 starts with a folio's first page: no other page has a refcount of its own. */
 	char *memory = lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
 	int ret = hold_page(self->owner.own);
 
@@ -922,7 +925,7 @@ TEST_F(fence, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
 	let_go_of_page();
 	EXPECT_TRUE(is_returned(&self->owner, 0));
 
-	/* Where nothing holds it, it is complete. */
+	/* If nothing holds the buffer, the revoke is complete at once. */
 	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 0));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
@@ -965,7 +968,7 @@ TEST_F(fence, end_of_a_read_only_lease_looks_at_no_folio)
 	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
-	/* One for each folio of the buffer. */
+	/* The kernel has looked at each folio of the buffer. */
 	EXPECT_LT(looks, number_in(COUNTERS, "looks"));
 }
 
@@ -982,7 +985,7 @@ TEST_F(fence, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 	EXPECT_EQ(5 * BUFFER, home.offset);
 	EXPECT_EQ(EVPL_LEASE_NONE, home.lease);
 	EXPECT_EQ(EVPL_RECORD_DEVICE | EVPL_RECORD_HELD, home.flags);
-	/* One is the owner's, and one the quarantine's. */
+	/* The word counts the owner's reference, and one for the quarantine. */
 	EXPECT_EQ(2, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
@@ -992,7 +995,7 @@ TEST_F(fence, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, read_counters().quarantined);
-	/* Told as well, for those that poll. It has no bit, as the owner has it. */
+	/* poll(2) tells too. The buffer has no bit, since the owner has a reference. */
 	EXPECT_FALSE(bit(self->owner.returned, 5));
 	EXPECT_NE(0, get(&self->owner.header->returned));
 	EXPECT_EQ(POLLIN, events_of(self->owner.fd) & POLLIN);
@@ -1005,7 +1008,7 @@ TEST_F(fence, buffer_that_comes_home_while_others_have_it_says_so)
 	struct evpl_record got[2], home, sent;
 
 	lease(_metadata, self, 5, DEVICE_RW, &got[0]);
-	/* Twice, so that the lease stays when one reference goes home. */
+	/* Send the buffer twice, so that the lease stays when one reference goes home. */
 	set(&self->owner.entries[5].word, 2);
 	sent = (struct evpl_record){ .offset = 5 * BUFFER, .length = BUFFER, .flags = DEVICE_RW };
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
@@ -1029,7 +1032,7 @@ TEST_F(fence, buffer_that_comes_home_while_a_record_can_still_lend_it_says_so)
 	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
 	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
-	/* One that allows to write, which nobody has read, and one that doesn't. */
+	/* Send a record that allows to write, and isn't read yet, and one that doesn't. */
 	sent.flags = EVPL_RECORD_WRITE;
 	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
 	sent.flags = 0;
@@ -1072,7 +1075,7 @@ TEST_F(fence, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_tried)
 	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER }, got;
 
 	lease(_metadata, self, 5, DEVICE_RW, &got);
-	/* The owner keeps one, so that the word isn't what tells. */
+	/* The owner keeps a reference, so that the word never comes to 0. */
 	set(&self->owner.entries[5].word, 3);
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -1135,7 +1138,7 @@ TEST_F(fence, wait_for_a_buffer_ends_with_a_signal)
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	sigaction(SIGALRM, &action, NULL);
-	/* Again and again, so that one comes while it waits. */
+	/* Send signals again and again, so that one comes during the wait. */
 	setitimer(ITIMER_REAL, &often, NULL);
 	EXPECT_EQ(-EINTR, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
 	setitimer(ITIMER_REAL, &never, NULL);
@@ -1178,7 +1181,7 @@ TEST(pass_looks_once_at_each_folio_however_many_buffers_wait_for_it)
 	ASSERT_EQ(0, pipe2(pipe, O_CLOEXEC | O_NONBLOCK));
 	ASSERT_LE(0, fcntl(pipe[1], F_SETPIPE_SZ, MANY_SLAB / SLAB_2M * 4096));
 
-	/* A page of each folio goes into a pipe, then all leases end. */
+	/* Put a page of each folio into a pipe, and end all leases. */
 	for (offset = 0; offset < MANY_SLAB; offset += sizeof(records) / 32 * SMALL) {
 		for (i = 0; i < 64; i++) {
 			records[i] = (struct evpl_record){
@@ -1202,7 +1205,7 @@ TEST(pass_looks_once_at_each_folio_however_many_buffers_wait_for_it)
 	quarantined = read_counters().quarantined;
 	EXPECT_EQ((long long)MANY_BUFFERS, quarantined);
 
-	/* A pass of the kernel's own may fall into a try. */
+	/* Try several times, since a pass of the kernel's own may come meanwhile. */
 	for (tries = 0, looks = 0; tries < 20 && looks != folios; tries++) {
 		looks = number_in(COUNTERS, "looks");
 		EXPECT_EQ(0, evpl_lease_pull(fd[0]));
