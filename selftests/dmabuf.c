@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * dma-bufs of this memory: they show what was exported and nothing else, keep it as
- * long as anybody has them, and give back what they carried.
+ * dma-bufs of this memory: they show the exported memory and nothing else, keep it as
+ * long as a descriptor, a mapping or a device has them, and give the references back.
  */
 #include <linux/dma-buf.h>
 #include <sys/socket.h>
 
 #include "client.h"
 
-/* An owner, and a receiver of what it sends. */
+/* An owner, and a receiver to which it sends records. */
 FIXTURE(dmabuf)
 {
 	struct counters before;
@@ -41,7 +41,7 @@ static struct evpl_range buffer(unsigned int n)
 	return (struct evpl_range){ .offset = n * BUFFER, .length = BUFFER };
 }
 
-/* A dma-buf of one buffer of a client's, which is filled with this byte. */
+/* Fill a buffer of a client's with this byte, and export it. Return the dma-buf, or -errno. */
 static int export_one(struct client *c, unsigned int n, char byte, uint32_t flags)
 {
 	const struct evpl_range range = buffer(n);
@@ -50,7 +50,7 @@ static int export_one(struct client *c, unsigned int n, char byte, uint32_t flag
 	return evpl_export(c->fd, &range, 1, flags);
 }
 
-/* A lease of the receiver's on a buffer of the owner's, with one reference. */
+/* Give the receiver a lease on a buffer of the owner's, with one reference. */
 static bool lend(struct client *owner, const int ends[2], unsigned int n, char byte,
 		 uint32_t flags, struct evpl_record *got)
 {
@@ -90,7 +90,7 @@ TEST_F(dmabuf, shows_its_ranges_one_after_the_other)
 	EXPECT_EQ(size, lseek(fd, 0, SEEK_END));
 	memory = map(fd, size, 0, RW);
 	ASSERT_NE(NULL, memory);
-	/* Backwards, so that each fault finds what follows mapped already. */
+	/* Read backwards, so that each fault finds the pages after it mapped already. */
 	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER + 4096, 'd', BUFFER));
 	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER, 'c', 4096));
 	EXPECT_TRUE(is_filled_with(memory + BUFFER, 'b', BUFFER));
@@ -107,7 +107,7 @@ TEST_F(dmabuf, shows_its_ranges_one_after_the_other)
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	munmap(memory, size);
 
-	/* A part of it, from the middle of a range on. */
+	/* Map a part of the dma-buf, from the middle of a range on. */
 	memory = map(fd, 8192, 2 * BUFFER - 4096, RW);
 	ASSERT_NE(NULL, memory);
 	EXPECT_TRUE(is_filled_with(memory, 'b', 4095));
@@ -137,7 +137,7 @@ TEST_F(dmabuf, references_go_back_with_the_last_descriptor_and_mapping)
 	EXPECT_EQ(1, get(&owner->entries[3].word));
 	EXPECT_EQ(0, events_of(owner->fd));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	/* A part of the mapping is a mapping. */
+	/* The dma-buf lives while a part of the mapping is left. */
 	munmap(memory, BUFFER - 4096);
 	EXPECT_EQ(1, get(&owner->entries[3].word));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
@@ -164,7 +164,7 @@ TEST_F(dmabuf, each_range_takes_a_reference)
 	set(&owner->entries[1].word, 5);
 	fd = evpl_export(owner->fd, ranges, 3, 0);
 	ASSERT_GE(fd, 0);
-	/* The kernel keeps one of the three. */
+	/* The word counts the three references as one. */
 	EXPECT_EQ(3, get(&owner->entries[1].word));
 	EXPECT_EQ(3, fdinfo(owner->fd, "evpl-exports"));
 	close(fd);
@@ -326,7 +326,7 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(5, get(&owner->entries[1].word));
 	set(&owner->entries[1].word, 0);
 
-	/* Of a lease the same, and no more rights than it has: devices', to begin with. */
+	/* A lease gives the same errnos. It must be one for devices, and writable if need be. */
 	ASSERT_TRUE(lend(owner, self->ends, 1, 'x', EVPL_RECORD_WRITE, &got));
 	both[0] = (struct evpl_range){ got.offset, BUFFER };
 	EXPECT_EQ(-EPERM, evpl_export(receiver->fd, both, 1, 0));
@@ -400,7 +400,7 @@ TEST_F(dmabuf, carries_as_many_ranges_as_it_says)
 	char *memory, *own;
 	int fd;
 
-	/* All pages of the two slabs, from the last to the first. */
+	/* Export all pages of the two slabs, from the last to the first. */
 	ASSERT_EQ(0, evpl_slab_alloc(owner->fd, SLAB_2M, &offset));
 	ASSERT_EQ(SLAB_2M, offset);
 	own = map(owner->fd, 2 * SLAB_2M, 0, RW);
@@ -464,7 +464,7 @@ TEST_F(dmabuf, client_that_only_reads_exports_for_reading)
 	EXPECT_GE(dmabuf, 0);
 	close(dmabuf);
 
-	/* Not even of a lease that it could write to. */
+	/* Nor can it export a lease for writing, although the lease allows that. */
 	ASSERT_EQ(0, evpl_channel(fd, 0, ends));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
 	ASSERT_EQ(0, evpl_bind(fd, ends[1]));
@@ -498,11 +498,11 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(receiver, &got)));
 	EXPECT_EQ(1, get(&owner->entries[4].word));
-	/* It is the owner's memory. */
+	/* The export counts for the owner, whose memory it is. */
 	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
 	EXPECT_EQ(0, fdinfo(receiver->fd, "evpl-exports"));
 
-	/* Whether or not who exported it lives. */
+	/* The dma-buf works on when the client that exported it has gone. */
 	close_client(receiver);
 	memory = map(fd, 8192, 0, RW);
 	ASSERT_NE(NULL, memory);
@@ -557,11 +557,11 @@ TEST_F(dmabuf, what_it_carries_can_not_be_revoked)
 	fd = evpl_export(owner->fd, &range, 1, 0);
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(-EBUSY, evpl_revoke(owner->fd, 4 * BUFFER));
-	/* Nobody has lost it. */
+	/* The lessee hasn't lost the buffer. */
 	EXPECT_EQ(0, touch_read(memory_of(receiver, &got)));
 	EXPECT_EQ(0, events_of(receiver->fd));
 	EXPECT_EQ(1, get(&owner->entries[4].word));
-	/* Another buffer can be. */
+	/* Another buffer can be revoked. */
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 5 * BUFFER));
 
 	close(fd);
@@ -647,7 +647,7 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
 	EXPECT_EQ(0, touch_write(owner->own));
 
-	/* Its buffers go their ways meanwhile. */
+	/* Meanwhile the slab's buffers can be given away as ever. */
 	int other = export_one(owner, 0, 'x', 0);
 
 	EXPECT_GE(other, 0);
@@ -660,7 +660,7 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-exports"));
 }
 
-/* What the owner in another process exports; its descriptor comes to the parent. */
+/* Have an owner in a child process export memory. Return the dma-buf that it sends, or -errno. */
 static int owned_by_child(uint32_t flags, pid_t *child)
 {
 	const struct evpl_range range = flags & EVPL_EXPORT_SLAB ?
@@ -708,8 +708,8 @@ FIXTURE_TEARDOWN(orphan)
 FIXTURE_VARIANT(orphan)
 {
 	uint32_t flags;
-	size_t at;	/* of the buffer that was filled */
-	size_t kept;	/* of the owner's memory, at least */
+	size_t at;	/* where the filled buffer is in the dma-buf */
+	size_t kept;	/* at least so many bytes of the owner's stay charged */
 };
 
 FIXTURE_VARIANT_ADD(orphan, reference) {
@@ -737,7 +737,7 @@ TEST_F(orphan, dmabuf_outlives_its_owner_that_is_killed)
 	EXPECT_EQ(self->before.clients, during.clients);
 	EXPECT_EQ(self->before.slabs + 1, during.slabs);
 	EXPECT_EQ(self->before.exports + 1, during.exports);
-	/* The memory itself, not just what it takes to account for it. */
+	/* The memory itself stays charged, not just the objects that describe it. */
 	EXPECT_LE(self->before.charged + variant->kept, during.charged);
 
 	memory = map(fd, BUFFER, variant->at, RW);

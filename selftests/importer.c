@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Drivers that take dma-bufs take ours as they take others': a GPU's (vgem, which
- * attaches and maps them for its device) and a camera's (vivid, whose frames arrive
- * in them). Each test runs on dma-bufs of udmabuf and of the system heap also, where
- * the kernel has those, so that what fails on all of them isn't ours.
+ * Drivers that take dma-bufs take ours as they take others': the driver of a GPU (vgem,
+ * which attaches and maps them for its device), and that of a camera (vivid, whose frames
+ * arrive in them). Each test also runs on dma-bufs of udmabuf and of the system heap, where
+ * the kernel has these. A test that fails on all of them shows no bug of ours.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
@@ -19,21 +19,21 @@
 #define SIZE	(2 * BUFFER)
 #define RW	(PROT_READ | PROT_WRITE)
 
-/* Which node of vivid, if it was loaded as below. */
+/* A node of vivid, as VIVID below loads it. */
 struct node {
 	const char *bus;
 	uint32_t type;	/* V4L2_BUF_TYPE_* */
 	uint32_t width, height;
 };
 
-/* The first takes memory by vmap, the second by DMA. */
+/* The first instance of vivid maps memory by vmap, the second by DMA. */
 #define VIVID	"modprobe -q vivid n_devs=2 allocators=0,1 node_types=0x101,0x101"
 static const struct node camera = { "platform:vivid-000", V4L2_BUF_TYPE_VIDEO_CAPTURE, 320, 180 };
 static const struct node dma_camera = { "platform:vivid-001", V4L2_BUF_TYPE_VIDEO_CAPTURE,
 					320, 180 };
 /*
- * A frame must be one run for this device, which takes 64 KiB in a run. Runs that follow each
- * other in memory don't where the device has bounce buffers (swiotlb=force).
+ * This device takes a frame only in one DMA segment, and a segment has 64 KiB at most. With
+ * bounce buffers (swiotlb=force), segments that are contiguous in memory aren't so for it.
  */
 static const struct node dma_screen = { "platform:vivid-001", V4L2_BUF_TYPE_VIDEO_OUTPUT,
 					160, 90 };
@@ -49,7 +49,7 @@ static bool is_node(int fd, const void *arg)
 					 V4L2_CAP_VIDEO_CAPTURE : V4L2_CAP_VIDEO_OUTPUT);
 }
 
-/* A control by its name; vivid's own have no number in the headers. */
+/* Set a control by its name, since the headers have no numbers of vivid's own controls. */
 static bool set_control(int fd, const char *name, int value)
 {
 	struct v4l2_queryctrl query = { .id = V4L2_CTRL_FLAG_NEXT_CTRL };
@@ -64,7 +64,7 @@ static bool set_control(int fd, const char *name, int value)
 	return false;
 }
 
-/* A node that is about to take one dma-buf for small frames; -1 without vivid. */
+/* Open a node, and set it up for one dma-buf with small frames. Return -1 without vivid. */
 static int open_video(const struct node *node, struct v4l2_format *format)
 {
 	struct v4l2_requestbuffers request = {
@@ -94,7 +94,7 @@ static int open_video(const struct node *node, struct v4l2_format *format)
 	return fd;
 }
 
-/* All of the dma-buf to a camera (bytes is 0), and so much of it to a screen. */
+/* Queue all of a dma-buf to a camera (bytes is 0), or so many bytes of it to a screen. */
 static int queue(int video, uint32_t type, int dmabuf, uint32_t bytes)
 {
 	struct v4l2_buffer buffer = {
@@ -109,7 +109,7 @@ static int queue(int video, uint32_t type, int dmabuf, uint32_t bytes)
 	return RESULT(ioctl(video, VIDIOC_QBUF, &buffer));
 }
 
-/* Run it until the frame is through. Return its bytes, or -errno. */
+/* Stream until the frame is done. Return its bytes, or -errno. */
 static int run(int video, uint32_t type)
 {
 	struct v4l2_buffer buffer = { .type = type, .memory = V4L2_MEMORY_DMABUF };
@@ -140,11 +140,11 @@ static bool is_colour_bars(const unsigned char *frame, const struct v4l2_pix_for
 	return true;
 }
 
-/* Where dma-bufs of SIZE come from. Each returns one, or -1 where there is none. */
+/* Functions that make a dma-buf of SIZE. Each returns it, or -1 if this kernel can't. */
 
 static int of_references(struct client *owner)
 {
-	/* Two lie behind each other in memory too: a device is given them as one. */
+	/* The first two are contiguous in memory too, so a device gets them as one segment. */
 	const struct evpl_range ranges[] = {
 		{ 5 * BUFFER, BUFFER / 2 }, { 5 * BUFFER + BUFFER / 2, BUFFER / 2 },
 		{ 2 * BUFFER, BUFFER },
@@ -226,14 +226,14 @@ FIXTURE_SETUP(importer)
 	memset(self->memory, 'x', SIZE);
 }
 
-/* Nobody but the importer has it any more. */
+/* Give the dma-buf up, so that only the importer has it. */
 static void let_go_of_dmabuf(struct _test_data_importer *self)
 {
 	munmap(self->memory, SIZE);
 	close(self->fd);
 }
 
-/* The importer is through with it. */
+/* By now the importer has let go of the dma-buf. */
 FIXTURE_TEARDOWN(importer)
 {
 	EXPECT_EQ(self->before.exports, read_counters().exports);
@@ -287,7 +287,7 @@ TEST_F(importer, camera_fills_it_with_a_frame)
 	}
 	ASSERT_GE(SIZE, format.fmt.pix.sizeimage);
 	ASSERT_EQ(320, format.fmt.pix.width);
-	/* Nothing moves, and no text hides the bars. */
+	/* Have vivid draw no text over the bars. */
 	ASSERT_TRUE(set_control(video, "OSD Text Mode", 2));
 	ASSERT_EQ(0, queue(video, camera.type, self->fd, 0));
 	EXPECT_EQ(format.fmt.pix.sizeimage, run(video, camera.type));
@@ -303,8 +303,9 @@ TEST_F(importer, camera_fills_it_with_a_frame)
 #define BIG	(256 * MIB)
 
 /*
- * The kernel maps it for the camera's driver, and warns where that fails. A pointer to each
- * page of BIG is more than the cgroup has left, and than what it may have been given ahead.
+ * Queueing has the kernel vmap() the dma-buf for the camera's driver, and warn if that fails.
+ * The pointers to all pages of BIG take more than the cgroup has left, even with the pages
+ * that were charged ahead.
  */
 TEST(camera_takes_it_from_a_process_whose_cgroup_is_full)
 {
@@ -346,7 +347,8 @@ TEST(camera_takes_it_from_a_process_whose_cgroup_is_full)
 
 /*
  * Have selftests/modules/evpl_importer.c map a dma-buf: see there. scripts/build-module
- * puts it beside the module itself. Return what loading it gives, or 1 where there is none.
+ * builds it in the folder tests beside evpl.ko. Return the errno of loading it, or 1 if it
+ * isn't there.
  */
 static int map_for_a_device(int dmabuf)
 {
@@ -367,7 +369,7 @@ static int map_for_a_device(int dmabuf)
 	return ret;
 }
 
-/* All of a folio is one run, unless the device has bounce buffers (swiotlb=force). */
+/* A folio is one DMA segment, unless the device has bounce buffers (swiotlb=force). */
 TEST(device_that_takes_long_runs_takes_a_slab)
 {
 	const struct evpl_range range = { .length = SLAB_2M };
@@ -389,7 +391,7 @@ TEST(device_that_takes_long_runs_takes_a_slab)
 	EXPECT_EQ(-ECANCELED, ret);
 }
 
-/* One that may be read alone. */
+/* A dma-buf that may only be read. */
 FIXTURE(readable)
 {
 	struct counters before;
@@ -433,7 +435,7 @@ TEST_F(readable, camera_is_refused_whether_the_cpu_or_a_device_would_write)
 
 	if (video < 0)
 		SKIP(return, "a kernel without vivid");
-	/* The errnos are vivid's, whatever it was told. */
+	/* vivid returns errnos of its own, whatever error it got. */
 	EXPECT_EQ(-EFAULT, queue(video, camera.type, self->fd, 0));
 	close(video);
 	video = open_video(&dma_camera, &format);
@@ -448,14 +450,14 @@ TEST_F(readable, screen_that_reads_by_dma_takes_it)
 	struct v4l2_format format;
 	int video;
 
-	/* This device takes an image only in one piece. */
+	/* This device takes an image only in one DMA segment. */
 	if (!has_huge())
 		SKIP(return, "a kernel without large folios");
 	video = open_video(&dma_screen, &format);
 	if (video < 0)
 		SKIP(return, "a kernel without vivid");
 	ASSERT_GE(64 * KIB, format.fmt.pix.sizeimage);
-	/* It is mapped for the device, as it is queued. */
+	/* Queueing maps the dma-buf for the device. */
 	EXPECT_EQ(0, queue(video, dma_screen.type, self->fd, format.fmt.pix.sizeimage));
 	EXPECT_EQ(0, RESULT(ioctl(self->fd, DMA_BUF_IOCTL_SYNC, &sync)));
 	close(video);

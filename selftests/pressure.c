@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Many clients where memory is short: in a memory cgroup at its limit, at the
- * caps, in fragmented memory, on a node that has no more. What can't be had is
- * ENOMEM, contents stay whole, and nobody is killed. A client that has to wait for memory
- * makes no other client wait.
+ * caps, in fragmented memory, on a node that has no more. An allocation that can't
+ * be served gives ENOMEM, contents stay whole, and no process is killed. A client that
+ * has to wait for memory makes no other client wait.
  */
 #include <linux/mempolicy.h>
 #include <sys/syscall.h>
@@ -15,19 +15,19 @@
 #define NODE			"/sys/devices/system/node/node1"
 
 #define PAGE			4096
-/* What the entries of a small own window add. */
+/* The charge for the entries of a small own window. */
 #define REFS_PAGE		PAGE
 #define MAX_SLABS		1024
 #define WORKERS			3
 
-/* Users that aren't there otherwise. */
+/* Users that have no other processes. */
 #define FIRST_UID		12345
 #define USERS			4
 
-/* A process with a client of its own. Its functions return 0, or where it failed. */
+/* A process with a client of its own. Its functions return 0, or an enum failure. */
 struct worker {
 	int fd;
-	int node;		/* the only one it allocates from, or -1 */
+	int node;		/* the only node that it allocates from, or -1 */
 	size_t length;		/* of a slab */
 	unsigned int most;	/* slabs at once */
 	char *memory;		/* the own window from its start */
@@ -50,8 +50,8 @@ enum failure {
 };
 
 /*
- * Map the own window. If by page, at an address where nothing can be mapped by a
- * PMD, so that the page tables, once there, stay.
+ * Map the own window. With @by_page, map it at an address where no PMD can map a folio,
+ * so that the page tables, once allocated, stay.
  */
 static int worker_start(struct worker *worker, bool by_page)
 {
@@ -176,10 +176,10 @@ static void check_workers(struct __test_metadata *_metadata, const pid_t *pids,
 }
 
 /*
- * Page tables are charged to the cgroup too, and unlike slabs at the price of a
- * process: have them, and all else that a worker touches, before it joins. Lock it
- * there as well: the text of this program and of libc can be reclaimed, and is charged
- * to the cgroup of the process that touches it next.
+ * Page tables are charged to the cgroup too, and unlike slabs they may cost a process its
+ * life. So allocate them, and all else that a worker touches, before it joins the cgroup.
+ * Lock all of it too: the text of this program and of libc can be reclaimed, and would be
+ * charged to the cgroup of the process that touches it next.
  */
 static int work_in_cgroup(void)
 {
@@ -194,7 +194,7 @@ static int work_in_cgroup(void)
 		return failure;
 	if (worker.refused)
 		return BAD_SETUP;
-	/* The page that it is in, too: it would be copied when there is no room. */
+	/* Write to this page too: its copy on the first write would find no room in the cgroup. */
 	*(volatile unsigned int *)&worker.refused = 0;
 	if (write_number(CGROUP "/cgroup.procs", getpid()))
 		return BAD_SETUP;
@@ -234,8 +234,8 @@ static int become(uid_t uid)
 }
 
 /*
- * A user's two processes share a client, and stop when they can have no more. The
- * first slab, which brings the entries, comes before there are caps.
+ * A user's two processes share a client, and stop when they get no more slabs. The
+ * first slab, with which the entries come, is allocated before the caps are set.
  */
 static int work_at_cap(uid_t uid, int ready, int go)
 {
@@ -264,7 +264,7 @@ static int work_at_cap(uid_t uid, int ready, int go)
 	return failure;
 }
 
-/* What the test's users have, by the list of clients: of all, or of the greatest. */
+/* The bytes of the test's users by the list of clients: of all, and of the one with most. */
 static void bytes_of_users(long long *all, long long *greatest)
 {
 	FILE *file = fopen(CLIENTS, "re");
@@ -286,7 +286,7 @@ static void bytes_of_users(long long *all, long long *greatest)
 		fclose(file);
 }
 
-/* Return what is charged when all of the users can have no more. */
+/* Return how much is charged when none of the users gets any more. */
 static long long fill_to_caps(struct __test_metadata *_metadata,
 			      long long before, long long of_all, long long of_user)
 {
@@ -401,8 +401,8 @@ TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do
 }
 
 /*
- * With more than fragment() leaves whole. One that is late may get whole what the
- * others gave back, so that small folios are counted over all.
+ * A worker allocates more than fragment() leaves in whole runs of 2 MiB. A late worker may
+ * get whole folios that the others gave back, so count the small folios of all workers.
  */
 static int work_in_small_folios(long long *small)
 {
@@ -442,10 +442,10 @@ TEST_F(pressure, clients_in_fragmented_memory_do_not_disturb_each_other)
 
 /* As many buffers as a channel carries, of 4 KiB each. */
 #define NR_SENT		EVPL_CHANNEL_CAPACITY_MAX
-/* So many are revoked one after the other. */
+/* So many buffers are revoked one after the other. */
 #define NR_REVOKED	100
 
-/* An owner of that many buffers, all of which it has sent to the other end. */
+/* Make an owner that sends NR_SENT buffers to the other end. Return its client, or -1. */
 static int send_all(int ends[2])
 {
 	size_t refs = NR_SENT * sizeof(struct evpl_entry);
@@ -470,7 +470,7 @@ static int send_all(int ends[2])
 	return evpl_send(ends[0], records, NR_SENT) == NR_SENT ? fd : -1;
 }
 
-/* Receive all in one call, in a cgroup that has the caller sleep for what it allocates. */
+/* Receive all in one call, in a cgroup that makes its caller sleep when it allocates. */
 static int receive_all(int end)
 {
 	static struct evpl_record records[NR_SENT];
@@ -483,7 +483,7 @@ static int receive_all(int end)
 	return evpl_recv(end, records, NR_SENT) == NR_SENT ? 0 : BAD_ERRNO;
 }
 
-/* How often a process has waited; -1 if it doesn't wait just now. */
+/* How often a process has slept, or -1 if it isn't in an uninterruptible sleep just now. */
 static long long waits_of(pid_t pid)
 {
 	char path[64];
@@ -495,15 +495,15 @@ static long long waits_of(pid_t pid)
 }
 
 /*
- * Whether buffers could be revoked one after the other while the lessee slept in the middle
- * of its call: it had leases still to make, and didn't wake up meanwhile. With a lock held, on which each of these calls would have waited,
- * that can't be seen.
+ * Revoke some buffers. Return true if the lessee slept in the middle of its call all the
+ * while: it had leases still to make, and didn't wake up. If it slept with a lock held, each
+ * revoke would have waited for the lock, so this would never return true.
  */
 static bool revoked_while_it_sleeps(int fd, pid_t lessee, int *nr_revoked)
 {
 	long long waits = waits_of(lessee);
 
-	/* Only what has come: with the others no lock of the lessee's is taken. */
+	/* Revoke leased buffers only: to revoke another takes no lock of the lessee's. */
 	if (waits < 0 || read_counters().leases < *nr_revoked + NR_REVOKED)
 		return false;
 	for (int i = 0; i < NR_REVOKED; i++)
@@ -525,7 +525,7 @@ TEST_F(pressure, lessee_that_sleeps_for_memory_does_not_hold_its_owner_up)
 	ASSERT_GE(fd, 0);
 	lessee = fork_child();
 	if (!lessee) {
-		/* The parent is the owner. */
+		/* Only the parent keeps the owner's client. */
 		close(fd);
 		_exit(receive_all(ends[1]));
 	}
@@ -548,7 +548,7 @@ TEST_F(pressure, lessee_that_sleeps_for_memory_does_not_hold_its_owner_up)
 	EXPECT_EQ(0, rmdir(CGROUP));
 }
 
-/* Bytes that a node has free. */
+/* How many bytes of the node are free. */
 static long long node_free(void)
 {
 	long long kib = 0;
@@ -569,7 +569,7 @@ static int work_without_memory(void)
 	static struct worker worker = { .node = 1, .length = 4 * MIB, .most = 200 };
 	int failure;
 
-	/* Lest the text of this program has to come back to that node. */
+	/* Otherwise this program's text may be reclaimed, and has to come back to that node. */
 	if (mlockall(MCL_CURRENT))
 		return BAD_SETUP;
 	failure = worker_start(&worker, false) ?: worker_rounds(&worker, ROUNDS);
@@ -579,8 +579,8 @@ static int work_without_memory(void)
 }
 
 /*
- * One node runs short, and the clients may allocate from that alone: the kernel
- * could kill to make room there, and all others have the rest of the machine.
+ * The clients may allocate only from one node, which runs short: the kernel could kill a
+ * process to make room there. All other processes have the rest of the machine.
  */
 TEST_F(pressure, clients_that_may_use_only_a_node_without_memory_kill_nobody)
 {

@@ -12,7 +12,7 @@
 #define OPENERS	2
 #define PAGE	4096
 
-/* What the openers tell, in memory that all share. */
+/* The openers count here, in memory that all processes share. */
 struct shared {
 	unsigned int stop;
 	unsigned int opened;
@@ -35,7 +35,7 @@ static void try_to_open(struct shared *shared)
 		struct evpl_setup setup;
 
 		if (fd < 0) {
-			/* No node, no such device, or one that is going. */
+			/* There is no node, or no device, or the module is going. */
 			if (errno != ENOENT && errno != ENXIO && errno != ENODEV)
 				_exit(1);
 			__atomic_add_fetch(&shared->missed, 1, __ATOMIC_SEQ_CST);
@@ -54,7 +54,7 @@ static int unload(void)
 	return RESULT(syscall(SYS_delete_module, "evpl", O_NONBLOCK));
 }
 
-/* One of the openers may have it just now. */
+/* Try again while one of the openers has the device open. */
 static int unload_between_openers(void)
 {
 	int tries = 1000000, ret;
@@ -168,7 +168,7 @@ TEST_F(reload, page_that_a_pipe_holds_outlives_the_module)
 		iovec.iov_base = memory + MIB;
 		ASSERT_EQ(PAGE, vmsplice(pipe_fds[1], &iovec, 1, 0));
 
-		/* It is detached by its owner, or by the end of the client. */
+		/* The folio is detached when its slab is freed, or when the client goes. */
 		if (i % 2)
 			EXPECT_EQ(0, evpl_slab_free(fd, offset));
 		munmap(memory, SLAB_2M);
@@ -179,7 +179,7 @@ TEST_F(reload, page_that_a_pipe_holds_outlives_the_module)
 		ASSERT_EQ(0, load(self));
 		check_fresh(_metadata);
 
-		/* Nobody gets the page meanwhile. */
+		/* No slab of the new module gets the page meanwhile. */
 		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 		ASSERT_GE(fd, 0);
 		other = evpl_map(fd, 32 * MIB, 0);

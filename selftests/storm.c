@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A storm: processes hand buffers to each other, pass them on, cut, release and
- * revoke them, have pipes hold them, fork, and are killed at any moment. Whoever has a
- * reference verifies what it shows, and so does whoever drains a pipe; in the end
- * everything is as before.
+ * revoke them, have pipes hold them, fork, and are killed at any moment. A process
+ * verifies the data that its references show, and the data that it drains from its
+ * pipe. In the end everything is as before.
  *
  * Word n of a buffer is a base plus n times a constant, and the base travels as the
- * cookie; so a slice can be verified by who knows nothing else. A buffer is filled
- * anew, with another base, as soon as its word is 0.
+ * cookie. So a receiver can verify a slice without knowing anything else. The owner
+ * fills a buffer anew, with another base, when its word is 0.
  */
 #include <poll.h>
 #include <sys/prctl.h>
@@ -21,7 +21,7 @@
 
 enum { WORKERS = 8, NR_BUFFERS = SLAB_2M / BUFFER, MAX_HELD = 24 };
 
-/* What the parent sees of a worker, also after its death. */
+/* The parent sees this of its workers, also after their death. */
 static struct shared {
 	struct {
 		unsigned int in_call, leases;
@@ -36,7 +36,7 @@ static struct shared {
 #define store(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
 #define add(p, v)	__atomic_add_fetch(p, v, __ATOMIC_ACQ_REL)
 
-/* A worker. */
+/* The state of this worker. */
 static struct {
 	int number;
 	int control;
@@ -50,7 +50,7 @@ static struct {
 	struct evpl_record held[MAX_HELD];
 	unsigned int nr_held;
 	int pipe[2];
-	struct evpl_record piped;	/* what is in the pipe; of length 0 if nothing is */
+	struct evpl_record piped;	/* whose data is in the pipe; length 0 if it is empty */
 	uint64_t bases[NR_BUFFERS];
 	uint64_t random;
 } me;
@@ -115,7 +115,7 @@ static void verify(const struct evpl_record *record)
 		int signal = sigsetjmp(touch_jump, 1);
 
 		if (signal) {
-			/* Revoked just now. */
+			/* It may have been revoked just now. */
 			if (!was_revoked(record->lease))
 				fail("a reference shows nothing any more", record->lease);
 			return;
@@ -132,7 +132,10 @@ static void verify(const struct evpl_record *record)
 	add(&shared->verified, 1);
 }
 
-/* The owner hasn't had it back meanwhile, or it would have been filled anew. */
+/*
+ * Drain the pipe. Its data mustn't have changed: the owner fills a buffer anew only when it
+ * has the buffer back.
+ */
 static void drain_pipe(void)
 {
 	uint64_t words[BUFFER / 8], first = me.piped.offset % BUFFER / 8;
@@ -150,7 +153,10 @@ static void drain_pipe(void)
 	add(&shared->piped, 1);
 }
 
-/* It may take long, and an owner that gets nothing back has nothing to send. */
+/*
+ * Drain the pipe before a call that may wait for long: an owner that gets no buffers back
+ * has nothing to send.
+ */
 static void about_to_wait(int end)
 {
 	if (!(fcntl(end, F_GETFL) & O_NONBLOCK))
@@ -172,12 +178,12 @@ static void let_go(unsigned int n)
 	word = __atomic_sub_fetch(&me.leases[record.lease].word, 1, __ATOMIC_RELEASE);
 	if (word & EVPL_WORD_COUNT)
 		return;
-	/* Sometimes it says nothing, and the owner has to pull. */
+	/* Sometimes don't release the lease, so that the owner has to pull. */
 	if (word & EVPL_WORD_WANTED || below(8))
 		evpl_lease_release(me.client, &record.lease, 1);
 }
 
-/* Have the pipe hold what a device lease shows, often past its end. */
+/* Have the pipe hold pages of a device lease, often past the lease's end. */
 static void fill_pipe(unsigned int n)
 {
 	const struct evpl_record *record = &me.held[n];
@@ -198,7 +204,7 @@ static void fill_pipe(unsigned int n)
 		let_go(n);
 }
 
-/* A buffer that nobody has, filled, with a reference for each of some slices. */
+/* Fill a buffer that nobody has, and take some slices of it, with a reference each. */
 static void allocate(void)
 {
 	unsigned int n = below(NR_BUFFERS), slices = 1 + below(3);
@@ -272,7 +278,7 @@ static void receive_some(unsigned int from)
 
 	if (me.ends[from] < 0 || me.nr_held + nr > MAX_HELD)
 		return;
-	/* Some wait in there. */
+	/* Sometimes read without polling before, so that the read may wait. */
 	if (below(16) && poll(&poll_fd, 1, 0) != 1)
 		return;
 	about_to_wait(me.ends[from]);
@@ -308,7 +314,7 @@ static void revoke_one(void)
 	if (!load(&me.entries[n].word))
 		return;
 	ret = evpl_revoke(me.client, n * BUFFER);
-	/* A pipe may hold it, also since it was revoked before. */
+	/* 1: a pipe holds its pages. -EBUSY: it is in quarantine since an earlier revoke. */
 	if (ret && ret != 1 && ret != -EBUSY)
 		fail("revoke", ret);
 }
@@ -326,7 +332,7 @@ static void fork_one(void)
 	_exit(0);
 }
 
-/* Ends that the parent sends: the number of who has the other one, and the end. */
+/* Take an end that the parent sends, with the number of the worker that has the other end. */
 static void take_ends(void)
 {
 	int end, ret;
@@ -466,7 +472,7 @@ FIXTURE_TEARDOWN(storm)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* A new worker with a channel to each of the others. */
+/* Start a worker, with a channel to each of the others. */
 static void start(struct __test_metadata *_metadata, struct _test_data_storm *self, int i)
 {
 	int sockets[2], ends[WORKERS], pair[2];
@@ -480,7 +486,7 @@ static void start(struct __test_metadata *_metadata, struct _test_data_storm *se
 		if (j == i || self->pids[j] <= 0)
 			continue;
 		ASSERT_EQ(0, evpl_channel(self->fd, 8, pair));
-		/* One end in four waits. */
+		/* One end in four is blocking. */
 		for (int k = 0; k < 2; k++)
 			if (below(4))
 				fcntl(pair[k], F_SETFL, O_NONBLOCK);
@@ -496,7 +502,7 @@ static void start(struct __test_metadata *_metadata, struct _test_data_storm *se
 	}
 	self->pids[i] = fork();
 	if (!self->pids[i]) {
-		/* No socket or file of the others may stay here. */
+		/* Close the sockets of the other workers, and the parent's client. */
 		for (int j = 0; j < WORKERS; j++)
 			if (self->controls[j] >= 0)
 				close(self->controls[j]);
@@ -510,12 +516,12 @@ static void start(struct __test_metadata *_metadata, struct _test_data_storm *se
 			close(ends[j]);
 }
 
-/* Those that were killed, by what they had or did. */
+/* How many were killed with leases, with records of theirs on their way, inside a call. */
 struct deaths {
 	unsigned int with_leases, undelivered, inside;
 };
 
-/* Have workers, kill so many, and at last all that are left. */
+/* Run workers. Kill so many and start others in their place; at last kill all. */
 static void storm(struct __test_metadata *_metadata, struct _test_data_storm *self,
 		  unsigned int kills, struct deaths *deaths)
 {
@@ -579,7 +585,7 @@ TEST_F_TIMEOUT(storm, processes_die_at_any_moment_and_nothing_is_lost, 7200)
 	EXPECT_LT(0, shared->passed_on);
 	EXPECT_LT(0, shared->revoked);
 	EXPECT_LT(0, shared->piped);
-	/* Half a page; where few say nothing, or the kernel keeps what it frees, as process. */
+	/* A process may lose half a page. See process.c for the condition. */
 	if (kills >= 2000 && access("/sys/kernel/debug/kmemleak", F_OK))
 		EXPECT_GT(2.0, lost);
 }
