@@ -2,12 +2,13 @@
 /*
  * Each call is made again and again, and each time another of its allocations
  * and user copies fails: the first, the second, and so on until none is left to
- * fail. What fails changes nothing and works when made once more. A second look
- * takes all memory away from some point on.
+ * fail. A call that fails must change nothing, and work when it is made once more.
+ * Other tests, with sweep_space(), have all allocations fail from some point on.
  *
- * Not here, as nothing in them allocates, in the kernel's own code neither: close
- * and madvise(MADV_DONTNEED). Closing is in the second look. Nor is fork, for which
- * the kernel writes a stack trace where the child's stack can't be had.
+ * close(2) and madvise(MADV_DONTNEED) aren't tested by the first way, since nothing in
+ * them allocates, not even in the kernel's own code; the last test closes without
+ * memory. fork(2) isn't tested, since the kernel prints a stack trace if it can't
+ * allocate the child's stack.
  */
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -22,15 +23,15 @@
 #define LENGTH		(4 * MIB)
 #define PAGE		4096
 #define REFS_PAGE	PAGE
-/* More than what the first share of a client is charged for, or the first lease. */
+/* More than a client is charged for its first share, and for its first lease. */
 #define FIRST_SHARE	(4 * PAGE)
 #define FIRST_LEASE	(8 * PAGE)
 #define PATTERN		0x5a5a5a5a5aUL
 
-/* A place where no page table is yet: none of its neighbours is mapped. */
+/* An address that has no page table yet, since nothing is mapped near it. */
 #define FAR		((char *)(1UL << 45))
 
-/* More than any of the calls needs: beyond, something goes round in circles. */
+/* More than any of the calls needs. A test that comes that far never ends. */
 #define MOST_ROUNDS	2000
 
 static struct setting {
@@ -80,8 +81,8 @@ FIXTURE(nth)
 	struct counters before;
 	unsigned long long max_bytes;
 	bool changed;
-	int nth;		/* how far off the failure is */
-	int task;		/* whether this task is one that fails */
+	int nth;		/* fail-nth: how many allocations or copies on the failure is */
+	int task;		/* make-it-fail: whether this task's allocations fail */
 	int fd;
 	int pipe[2];
 	int fdinfo;
@@ -135,7 +136,7 @@ FIXTURE_TEARDOWN(nth)
 {
 	if (!self->changed)
 		return;
-	/* Writing it can be what fails. */
+	/* The injected failure may hit this write itself. */
 	while (pwrite(self->nth, "0", 1, 0) != 1)
 		;
 	pwrite(self->task, "0", 1, 0);
@@ -163,11 +164,11 @@ static bool disarm(struct _test_data_nth *self)
 
 	while (pwrite(self->nth, "0", 1, 0) != 1)
 		;
-	/* EFAULT: it was left for this read. */
+	/* If the read gives EFAULT, it was the read that has failed, and nothing before. */
 	return length > 0 && atoi(string) == 0;
 }
 
-/* What can be seen of a client and of the system. */
+/* The visible state of the system, and of a client. */
 struct state {
 	struct counters counters;
 	long long buffer_size, slabs, bytes;
@@ -177,7 +178,7 @@ static struct state read_state(int fd)
 {
 	struct state state = {};
 
-	/* One after the other is read, and memory may go back meanwhile. */
+	/* The counters are read one by one, and memory may go back meanwhile. */
 	do {
 		state.counters = read_counters();
 	} while (!counters_equal(state.counters, read_counters()));
@@ -190,9 +191,9 @@ static struct state read_state(int fd)
 }
 
 /*
- * Detached memory may go back at any time, so it isn't compared. Entries stay with
- * the client: all that the slab needs, or none; others may come one by one, and be less
- * than that.
+ * Detached memory may go back at any time, so it isn't compared. Pages of entries stay with
+ * the client when a call fails. A call allocates all of its @entries bytes at once or, with
+ * @one_by_one, page by page, so that a part of them may be there.
  */
 static bool unchanged(int fd, const struct state *before, long long entries,
 		      bool one_by_one)
@@ -224,8 +225,8 @@ static bool unchanged(int fd, const struct state *before, long long entries,
 }
 
 /*
- * @prepare brings about what @call needs, @call returns 0 or -errno, and @undo ends
- * all of it. @intact tells what else has to hold where @call failed.
+ * @prepare brings about the state that @call needs, @call returns 0 or -errno, and @undo
+ * ends everything. @intact checks what else must hold after @call has failed.
  */
 struct sequence {
 	void (*prepare)(struct __test_metadata *_metadata, struct _test_data_nth *self);
@@ -235,7 +236,7 @@ struct sequence {
 	long long entries;
 	bool one_by_one;
 	int also;	/* an errno beside ENOMEM and EFAULT */
-	bool goes_on;	/* whatever fails */
+	bool goes_on;	/* @call succeeds whatever fails */
 };
 
 static int check_call(struct __test_metadata *_metadata, struct _test_data_nth *self,
@@ -283,7 +284,7 @@ static void sweep(struct __test_metadata *_metadata, struct _test_data_nth *self
 			TH_LOG("failure %d left something behind", nth);
 		}
 	}
-	/* The last round had none. */
+	/* In the last round nothing failed. */
 	nth -= 2;
 	TH_LOG("%d failures injected, %d reported", nth, failed);
 	EXPECT_LT(0, nth);
@@ -502,7 +503,7 @@ TEST_F(nth, mapping_of_entries_that_fails_can_be_made_again)
 	});
 }
 
-/* The kernel tries again where a page table can't be had; SIGBUS would kill us. */
+/* If a page table can't be allocated the kernel tries again. A SIGBUS would kill this test. */
 static int call_touch(struct _test_data_nth *self)
 {
 	*(volatile char *)self->memory = 1;
@@ -601,7 +602,7 @@ static int call_advise_part(struct _test_data_nth *self)
 	return RESULT(madvise(self->memory + MIB, MIB, MADV_DONTFORK));
 }
 
-/* madvise(2) has EAGAIN for it. */
+/* madvise(2) makes EAGAIN of ENOMEM. */
 TEST_F(nth, advice_for_a_part_that_fails_keeps_the_contents)
 {
 	sweep(_metadata, self, &(struct sequence){
@@ -613,7 +614,7 @@ TEST_F(nth, advice_for_a_part_that_fails_keeps_the_contents)
 	});
 }
 
-/* Off by a page, so that what was mapped by a PMD has to be mapped by page. */
+/* Move by an odd page, so that memory that was mapped by a PMD has to be mapped by page. */
 static int call_move(struct _test_data_nth *self)
 {
 	char *target = FAR + (1UL << 40) + PAGE;
@@ -773,7 +774,7 @@ TEST_F(nth, free_of_a_slab_that_a_pipe_holds_and_that_fails_keeps_it)
 	});
 }
 
-/* There is room under the cap once what the pipe held has been freed. */
+/* The cap has room only when the memory that the pipe held has been freed. */
 static void let_go_of(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	char page[PAGE];
@@ -1233,7 +1234,7 @@ TEST_F(nth, pin_of_an_untouched_device_lease_that_fails_holds_nothing)
 	});
 }
 
-/* The pipe holds a page of the lease, and its word is 0. */
+/* The pipe holds a page of the lease, and the lease's word is 0. */
 static void pinned_lease(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	uint64_t at;
@@ -1255,7 +1256,7 @@ static int call_release_held(struct _test_data_nth *self)
 	return released == 1 ? 0 : released ?: -EIO;
 }
 
-/* It was in quarantine, and is its owner's again when the pipe has let go of it. */
+/* The buffer is in quarantine, and the owner gets it back when the pipe is drained. */
 static void end_by_draining(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	char page[PAGE];
@@ -1377,7 +1378,7 @@ TEST_F(nth, import_that_fails_leaves_the_dmabuf_as_it_was)
 	close(self->gpu);
 }
 
-/* However far it comes, it cleans up: the failure is behind it then. */
+/* A client's life. After the one failure it can clean up, however far it has come. */
 static int call_life(struct _test_data_nth *self)
 {
 	int ret = call_open(self), closed;
@@ -1408,7 +1409,10 @@ TEST_F(nth, life_that_fails_anywhere_leaves_nothing)
 	});
 }
 
-/* Let this task alone have no more memory once it has had so much. */
+/*
+ * Have allocations fail when @space bytes or pages have been allocated. Only tasks with
+ * make-it-fail are hit.
+ */
 static void end_memory(struct __test_metadata *_metadata, struct _test_data_nth *self,
 		       const char *kind, int space)
 {
@@ -1422,7 +1426,7 @@ static void end_memory(struct __test_metadata *_metadata, struct _test_data_nth 
 	ASSERT_EQ(0, write_number(path, 100));
 }
 
-/* Return how often it had none. */
+/* Return how many allocations have failed. */
 static int restore_memory(struct __test_metadata *_metadata, const char *kind)
 {
 	char path[128], times[32] = {};
@@ -1434,7 +1438,7 @@ static int restore_memory(struct __test_metadata *_metadata, const char *kind)
 	return 1000000 - atoi(times);
 }
 
-/* A sweep over how much there is: from nothing to all that it takes. */
+/* Sweep over the memory that there is: from nothing up to all that the call needs. */
 static void sweep_space(struct __test_metadata *_metadata, struct _test_data_nth *self,
 			const struct sequence *sequence, const char *kind,
 			int step)
@@ -1524,8 +1528,8 @@ TEST_F(nth, objects_that_end_at_any_point_leave_the_record)
 }
 
 /*
- * What goes needs no memory: neither a slab that something holds, nor a client
- * with slabs, nor a process with mappings of it.
+ * Freeing needs no memory: of a slab that something holds, of a client with slabs, of a
+ * process that has mapped them.
  */
 TEST_F(nth, memory_goes_back_where_none_can_be_had)
 {
@@ -1542,7 +1546,7 @@ TEST_F(nth, memory_goes_back_where_none_can_be_had)
 			_exit(1);
 		end_memory(_metadata, self, "failslab", 0);
 		end_memory(_metadata, self, "fail_page_alloc", 0);
-		/* No page may be missing from here on: touch them all. */
+		/* A fault would fail from here on: touch all pages that are needed before. */
 		if (write(task, "0", 1) != 1 || syscall(SYS_getpid) != getpid() ||
 		    write(task, "1", 1) != 1)
 			_exit(2);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Races made certain: a stop (kernel/stop.c) holds a task up between two steps,
- * and another does meanwhile what rarely falls there. A task that is held up
- * inside mmap or a fault holds its mmap_lock, so each is a process of its own.
+ * Races that are made certain: a stop (kernel/stop.c) holds a task between two steps,
+ * while another task does what races with them. A task that is held inside mmap or a
+ * fault holds its mmap_lock, so each of the two is a process of its own.
  */
 #include <pthread.h>
 #include <sys/uio.h>
@@ -33,8 +33,8 @@ static bool wait_at(const char *stop, unsigned long long tasks)
 }
 
 /*
- * Wait until a child can't go on in the kernel, or has ended. It may wait for
- * something else for a moment, so it must be seen so many times in a row.
+ * Wait until a child is blocked in the kernel, or has ended. Since it may be blocked by
+ * something else for a moment, it must be seen blocked 50 times in a row.
  */
 static bool is_held_up(pid_t pid)
 {
@@ -51,7 +51,7 @@ static bool is_held_up(pid_t pid)
 	return seen == 50;
 }
 
-/* Only the returned process has the client from here on: its death is the client's. */
+/* Hand the client over to a new process, and return that: the client goes when it dies. */
 static pid_t last_of(struct client *client)
 {
 	pid_t pid = fork_child();
@@ -97,7 +97,7 @@ FIXTURE_TEARDOWN(race)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* Devices of the misc driver, one of which every kernel has. Opening them does nothing. */
+/* A device of the misc driver. Every kernel has one of these, and to open it does nothing. */
 static const char *misc_device(void)
 {
 	static const char * const paths[] = {
@@ -154,7 +154,7 @@ TEST_F(race, slab_freed_while_a_fault_has_found_it_is_never_seen_after)
 	ASSERT_EQ(0, write_string(OWN_FAULT, "1"));
 	toucher = fork_child();
 	if (!toucher) {
-		/* Right after the fault, and after the free has returned. */
+		/* Touch at once, and again after the free has returned. */
 		int first = touch_read(memory);
 
 		if (first && first != SIGBUS)
@@ -210,7 +210,7 @@ TEST_F(race, memory_error_during_a_fault_raises_SIGBUS_in_every_mapping)
 		_exit(touch_read(error.page));
 	ASSERT_TRUE(wait_at(OWN_FAULT, 1));
 
-	/* The page is marked, then the folio's lock waited for: the fault has it. */
+	/* The handler marks the page, then waits for the folio's lock, which the fault holds. */
 	ASSERT_EQ(0, pthread_create(&thread, NULL, strike_page, &error));
 	while (!__atomic_load_n(&error.tid, __ATOMIC_ACQUIRE))
 		sched_yield();
@@ -220,7 +220,7 @@ TEST_F(race, memory_error_during_a_fault_raises_SIGBUS_in_every_mapping)
 	pthread_join(thread, NULL);
 	EXPECT_NE(-EINVAL, error.result);
 
-	/* The fault that met the error has unmapped the page here too. */
+	/* The fault met the marked page, and the core unmapped it everywhere, here too. */
 	EXPECT_EQ(SIGBUS, touch_read(error.page));
 	EXPECT_EQ(0, touch_write(error.page + 4096));
 	munmap(memory, SLAB_2M);
@@ -248,7 +248,7 @@ TEST_F(race, calls_while_a_mapping_sets_up_find_the_client_as_it_was)
 		_exit(evpl_setup(self->fd, 4096, &setup) == -EBUSY ? 0 : 1);
 	EXPECT_TRUE(is_held_up(second));
 
-	/* Who reads the state of a client that is busy can be killed. */
+	/* A process that reads the fdinfo of a busy client waits, and can be killed. */
 	reader = fork_child();
 	if (!reader)
 		_exit(fdinfo(self->fd, "evpl-slabs") < 0);
@@ -290,7 +290,7 @@ TEST_F(race, two_mappings_that_set_up_get_one_slab)
 
 		if (memory == MAP_FAILED)
 			_exit(1);
-		/* It may not be let in before the slab is there. */
+		/* The mmap() mustn't return before the slab is there. */
 		memory[0] = 7;
 		_exit(0);
 	}
@@ -308,8 +308,8 @@ TEST_F(race, two_mappings_that_set_up_get_one_slab)
 }
 
 /*
- * As a receiver: touch what was sent, and again when a byte comes over the pipe.
- * Return 0 if it was gone then.
+ * Be a receiver: touch the buffer of a record, and again when a byte comes over the pipe.
+ * Return 0 if the buffer can't be touched any more then.
  */
 static int receive_and_touch(int end, int pipe_fd)
 {
@@ -333,7 +333,7 @@ static int receive_and_touch(int end, int pipe_fd)
 	return touch_read(memory) == SIGBUS ? 0 : 5;
 }
 
-/* A lease that a record with these flags gave. */
+/* Revoke a lease that comes from a record with these flags. */
 static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
 					      struct _test_data_race *self, uint32_t flags)
 {
@@ -380,7 +380,7 @@ TEST_F(race, lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 	revoke_while_a_fault_has_found_it(_metadata, self, 0);
 }
 
-/* Nor does what the fault had of it look like something that holds the buffer. */
+/* The references that the fault had mustn't look like something that holds the buffer. */
 TEST_F(race, device_lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 {
 	revoke_while_a_fault_has_found_it(_metadata, self, EVPL_RECORD_DEVICE);
@@ -485,7 +485,7 @@ TEST_F(race, who_is_killed_while_a_dmabuf_is_mapped_maps_nothing)
 	kill(child, SIGKILL);
 	ASSERT_EQ(0, write_string(MAP, "0"));
 	EXPECT_EQ(-SIGKILL, reap(child));
-	/* The handle would belong to this process also, and keep the dma-buf. */
+	/* A handle would belong to this process as well, and keep the dma-buf. */
 	close(dmabuf);
 	EXPECT_EQ(self->before.exports, read_counters().exports);
 	EXPECT_EQ(0, evpl_slab_free(self->fd, 0));
@@ -500,7 +500,7 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 	int pipe_fds[2];
 	pid_t child;
 
-	/* A page in a pipe keeps the memory of a slab that has gone. */
+	/* A page in a pipe keeps the memory of a freed slab. */
 	ASSERT_NE(MAP_FAILED, memory);
 	ASSERT_EQ(0, pipe(pipe_fds));
 	ASSERT_EQ(4096, vmsplice(pipe_fds[1], &page, 1, 0));
@@ -509,7 +509,7 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 	ASSERT_EQ(0, evpl_slab_free(self->fd, 0));
 	EXPECT_LT(0, read_counters().detached);
 
-	/* The pipe lets go of it, and the work that gives it back is held up. */
+	/* The pipe lets go of the page, and the work that frees the folio is held up. */
 	ASSERT_EQ(0, write_string(REAP, "1"));
 	ASSERT_EQ(4096, read(pipe_fds[0], page_read, 4096));
 	ASSERT_TRUE(wait_at(REAP, 1));
@@ -530,8 +530,8 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 }
 
 /*
- * Buffer 5 of an owner has been leased to a lessee, for devices; who is held up looks
- * whether something has it still, or is about to.
+ * Buffer 5 of an owner is leased to a lessee, for devices. A task that checks whether
+ * something still holds the buffer is held up after the check (FENCE) or before it (LOOK).
  */
 #define N		5
 #define OFFSET		(N * BUFFER)
@@ -581,7 +581,7 @@ FIXTURE_TEARDOWN(quarantine)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* Another device lease; with a page of the buffer in the pipe, if the pipe is to hold it. */
+/* Make another device lease. With @hold, put a page of the buffer into the pipe. */
 static struct evpl_record lease(struct __test_metadata *_metadata,
 				struct _test_data_quarantine *self, bool hold)
 {
@@ -607,7 +607,7 @@ static void drain(struct __test_metadata *_metadata, struct _test_data_quarantin
 	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
 }
 
-/* A process that releases a lease, and has seen whether something holds the buffer. */
+/* Start a process that releases a lease, and wait until it has looked at the fence. */
 static pid_t release_up_to_fence(struct __test_metadata *_metadata,
 				 struct _test_data_quarantine *self, bool hold)
 {
@@ -617,7 +617,7 @@ static pid_t release_up_to_fence(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, write_string(FENCE, "1"));
 	pid = fork_child();
 	if (!pid) {
-		/* Else it would keep the owner alive. */
+		/* Otherwise this process would keep the owner's client. */
 		close_client(&self->owner);
 		self->lessee.leases = map(self->lessee.fd, self->lessee.setup.out_leases_size,
 					  self->lessee.setup.out_leases_offset,
@@ -630,7 +630,7 @@ static pid_t release_up_to_fence(struct __test_metadata *_metadata,
 	return pid;
 }
 
-/* In quarantine, as the pipe holds it, and found by the kernel, which is about to look. */
+/* Bring the buffer into quarantine by the pipe, and wait until a pass has found it. */
 static void quarantine_up_to_look(struct __test_metadata *_metadata,
 				  struct _test_data_quarantine *self)
 {
@@ -642,7 +642,7 @@ static void quarantine_up_to_look(struct __test_metadata *_metadata,
 	ASSERT_TRUE(wait_at(LOOK, 1));
 }
 
-/* The kernel has looked, when the pipe held it or did no more, and is held up again. */
+/* Then wait until the pass has looked at the fence. Unless @hold, drain the pipe before. */
 static void look_up_to_fence(struct __test_metadata *_metadata,
 			     struct _test_data_quarantine *self, bool hold)
 {
@@ -654,7 +654,7 @@ static void look_up_to_fence(struct __test_metadata *_metadata,
 	ASSERT_TRUE(wait_at(FENCE, 1));
 }
 
-/* A process that revokes the buffer, and exits with what that returned. */
+/* Start a process that revokes the buffer, and exits with the result of the call. */
 static pid_t revoker(struct _test_data_quarantine *self)
 {
 	pid_t pid = fork_child();
@@ -664,7 +664,7 @@ static pid_t revoker(struct _test_data_quarantine *self)
 	return pid;
 }
 
-/* All of the owner's has gone, save what the pipe holds. */
+/* Whether nothing of the owner is left but the folio that the pipe holds. */
 static bool owner_is_gone(void)
 {
 	struct counters now = read_counters();
@@ -758,7 +758,7 @@ TEST_F(quarantine, what_a_lease_left_since_the_look_is_seen_before_it_is_given_b
 
 	set(&self->owner.entries[N].word, 2);
 	releaser = release_up_to_fence(_metadata, self, false);
-	/* Not the last count, so who lets go of it doesn't look. */
+	/* The end of this lease doesn't look at the fence, since its count isn't the last. */
 	record = lease(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(0, read_counters().quarantined);
@@ -783,7 +783,7 @@ TEST_F(quarantine, may_begin_beside_another_lease)
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
 	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &record)));
 	drain(_metadata, self);
-	/* It is on lease, but in quarantine no more. */
+	/* The buffer is leased, but isn't in quarantine any more. */
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	EXPECT_TRUE(counters_return_to((struct counters){
 		.clients = self->before.clients + 2,
@@ -867,7 +867,7 @@ TEST_F(quarantine, that_its_owner_ends_while_the_kernel_looks_is_over_when_the_c
 	EXPECT_TRUE(is_held_up(ender));
 	ASSERT_EQ(0, write_string(FENCE, "0"));
 	EXPECT_EQ(0, reap(ender));
-	/* The pipe holds it still. */
+	/* It is returned although the pipe still holds a page. */
 	EXPECT_TRUE(is_returned(&self->owner, N));
 }
 
@@ -899,8 +899,8 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 }
 
 /*
- * A task of a lessee is held up in the middle of a call or a fault. Its owner, which
- * revokes what it had sent when it dies, isn't. Buffers 0 to 2 are on lease.
+ * A task of a lessee is held up in the middle of a call or a fault. That mustn't hold the
+ * owner up, whose death revokes all leases on its buffers. Buffers 0 to 2 are leased.
  */
 FIXTURE(stalled)
 {
@@ -935,7 +935,7 @@ FIXTURE_TEARDOWN(stalled)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* The lessee has references on all but the first. */
+/* Lease three buffers. The lessee keeps references on all but the first. */
 static void lease_three(struct __test_metadata *_metadata, struct _test_data_stalled *self)
 {
 	struct evpl_record record;
@@ -966,7 +966,7 @@ static void owner_pulls_revokes_and_dies(struct __test_metadata *_metadata,
 	EXPECT_EQ(-SIGKILL, reap_soon(owner));
 }
 
-/* Of what the owner had on lease: the lessee has let go of the first. */
+/* All leases but the first, whose reference was dropped, must be there, revoked. */
 static void check_all_is_revoked(struct __test_metadata *_metadata,
 				 struct _test_data_stalled *self)
 {
@@ -981,7 +981,7 @@ TEST_F(stalled, lessee_that_allocates_a_lease_does_not_hold_its_owner_up)
 	pid_t reader;
 
 	lease_three(_metadata, self);
-	/* Of another kind, so that its entry is the first of a page. */
+	/* A lease of another kind has its entry in another page, which must be allocated. */
 	record = fill(&self->owner, 3, 'd');
 	record.flags = EVPL_RECORD_DEVICE;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &record, 1));
@@ -1000,7 +1000,7 @@ TEST_F(stalled, lessee_that_allocates_a_lease_does_not_hold_its_owner_up)
 	check_all_is_revoked(_metadata, self);
 }
 
-/* A child that touches a record's first page, which it has mapped anew. */
+/* Start a child that maps a record's first page anew, and touches it. */
 static pid_t toucher(struct _test_data_stalled *self, const struct evpl_record *record)
 {
 	pid_t pid = fork_child();
