@@ -3,11 +3,11 @@
  * A fuzzer of everything that /dev/evpl offers.
  *
  * A program is a short list of calls with small numbers as arguments, which pick
- * from tables of interesting values, and from what is open, mapped or allocated
- * just then. Worker processes of two threads run programs; each program starts
- * with one client and leaves nothing. Workers are killed at any moment and started
- * anew. Where the kernel has kcov, a program that reaches an edge in the module
- * that none has reached before is kept, and changed later.
+ * from tables of interesting values, and from the descriptors, mappings and slabs
+ * that there are just then. Worker processes of two threads run programs; each program
+ * starts with one client and leaves nothing. Workers are killed at any moment and
+ * started anew. Where the kernel has kcov, a program that reaches an edge in the module
+ * which no program has reached before is kept, and changed later.
  *
  * The workers and their parent share memory without locks, since a worker may
  * die anywhere: a worker hands programs over in a ring of its own, and the parent
@@ -48,7 +48,7 @@ enum {
 	MAX_CORPUS = 4096,
 	MAX_WORKERS = 16,
 	RING = 16,
-	SLOTS = 1 << 16,	/* of the tables of what was reached */
+	SLOTS = 1 << 16,	/* of the tables of PCs and edges that were reached */
 	MAX_TRACE = 4096,	/* PCs of one call */
 	MAX_REACHED = 2048,	/* edges of one program */
 	NR_FDS = 4,
@@ -62,7 +62,7 @@ enum {
 	NR_RESULTS = 256,
 	HANG_SECONDS = 120,
 	DEFAULT_CALLS = 20000,
-	FEW_CALLS = 100000,	/* fewer say nothing of how often */
+	FEW_CALLS = 100000,	/* with fewer calls, some checks say nothing */
 };
 
 #define load(p)		__atomic_load_n(p, __ATOMIC_ACQUIRE)
@@ -97,7 +97,7 @@ enum {
 	QUARANTINE_END, BUFFER_WAIT, EXPORT, MMAP_DMABUF, SYNC, NR_KINDS
 };
 
-/* What the workers and the parent share. */
+/* Memory that the workers and the parent share. */
 static struct shared {
 	unsigned long long calls, limit;
 	unsigned int stop;
@@ -131,7 +131,7 @@ struct thread {
 	char buffer[PAGE];
 };
 
-/* What a worker's threads share: what the calls of the program work on. */
+/* A worker's threads share this: the objects that the calls of the program work on. */
 static struct worker *worker;
 static struct program program;
 static struct thread threads[2];
@@ -141,14 +141,14 @@ static uint64_t buffer_sizes[NR_FDS];
 static uint64_t slabs[NR_FDS][NR_SLABS];	/* offset + 1, or 0 */
 static uint64_t maps[NR_MAPS];			/* length + window, or 0 */
 static int ends[NR_ENDS];
-static unsigned int end_clients[NR_ENDS];	/* whom it is bound to, by slot */
+static unsigned int end_clients[NR_ENDS];	/* slot of the client that it is bound to */
 static struct got {
 	uint64_t offset;
 	uint32_t lease;
-	unsigned int client;			/* who read it, by slot */
+	unsigned int client;			/* slot of the client that read it */
 } gots[NR_GOT];
 static int dmabufs[NR_DMABUFS];
-static struct evpl_setup windows;		/* where they are: the same for all */
+static struct evpl_setup windows;		/* the windows are the same for all clients */
 static int pipes[NR_PIPES][2];
 static int children[NR_CHILDREN];
 static bool kill_children;
@@ -173,7 +173,7 @@ static unsigned int below(struct thread *self, unsigned int bound)
 	return next(&self->random) % bound;
 }
 
-/* Live resources: the one that is asked for, or else the first there is. */
+/* These pick a live object: the one with this number, or else the first that there is. */
 
 static int pick_fd(unsigned int arg, unsigned int *slot)
 {
@@ -268,8 +268,8 @@ static int do_dup(struct thread *self, const uint8_t *arg)
 }
 
 /*
- * Put a struct that the kernel knows as @known bytes where the ioctl reads it,
- * with one of the interesting sizes, at one of the interesting places.
+ * Put a struct that has @known bytes for the kernel where the ioctl reads it, with one of
+ * the interesting sizes, at one of the interesting addresses.
  */
 enum { NR_SIZES = 12, NR_POINTERS = 8 };
 
@@ -330,7 +330,7 @@ static int do_setup(struct thread *self, const uint8_t *arg)
 	return 0;
 }
 
-/* What is longer than the cap costs nothing; the rest is short. */
+/* A length above the cap costs no time, since it is refused; the others are short. */
 static const uint64_t length_of[] = {
 	2 * MIB, 4 * MIB, 0, 1, PAGE, 3 * MIB, 2 * MIB + PAGE, 8 * MIB, 1ULL << 30,
 	OWN_SIZE, OWN_SIZE + SLAB_2M, ~0ULL, -SLAB_2M, 1ULL << 63,
@@ -383,7 +383,7 @@ static int do_free(struct thread *self, const uint8_t *arg)
 	return 0;
 }
 
-/* Others of no type of ours: only what can't harm the machine. */
+/* The ioctls of other types are some that can't harm the machine. */
 static int do_ioctl(struct thread *self, const uint8_t *arg)
 {
 	static const unsigned int others[] = { 0x5401, FIONREAD, 0, ~0U, 0xEC00 };
@@ -429,7 +429,7 @@ static const struct {
 	{ PROT_READ | PROT_WRITE, 0 },
 };
 
-/* What doesn't fit the arena is mapped anywhere, and unmapped at once. */
+/* A mapping that doesn't fit into the arena is made anywhere, and unmapped at once. */
 static int map(int window, int fd, unsigned int slot, uint64_t offset,
 	       uint64_t length, unsigned int how, unsigned long shift)
 {
@@ -441,7 +441,7 @@ static int map(int window, int fd, unsigned int slot, uint64_t offset,
 		return p == MAP_FAILED ? -errno : RESULT(munmap(p, length));
 	}
 	slot %= NR_MAPS;
-	/* One that fails may have unmapped what was there. */
+	/* With MAP_FIXED, an mmap() that fails may have unmapped the old mapping. */
 	store(&maps[slot], 0);
 	p = mmap(arena + slot * MAP_SLOT + shift, length, prot, flags | MAP_FIXED,
 		 fd, offset);
@@ -504,7 +504,7 @@ static int do_mmap_other(struct thread *self, const uint8_t *arg)
 		   0);
 }
 
-/* A part of a mapping: all, or some way to miss a bit of it. */
+/* A part of a mapping: all of it, pages of it, or a range that goes past it or is odd. */
 enum { NR_PARTS = 8 };
 
 static char *part(char *start, uint64_t *length, unsigned int which)
@@ -537,7 +537,7 @@ static char *part(char *start, uint64_t *length, unsigned int which)
 	}
 }
 
-/* Without a mapping there is the memory of the arena, which has no access. */
+/* If nothing is mapped, the part is memory of the arena without access. */
 static char *pick_part(const uint8_t *arg, uint64_t *length)
 {
 	char *start = pick_map(arg[0], 0, length);
@@ -568,7 +568,7 @@ static void handle_fault(int signal_nr)
 	siglongjmp(touch_jump, signal_nr);
 }
 
-/* As touch() of the other tests, but the handler stays, and a value is written. */
+/* Like touch() of the other tests, but the handler stays, and a write has a value. */
 static int access_word(volatile uint64_t *word, bool write, uint64_t value)
 {
 	int signal = sigsetjmp(touch_jump, 0);
@@ -662,7 +662,7 @@ static int do_mremap(struct thread *self, const uint8_t *arg)
 	return 0;
 }
 
-/* Never MADV_HWPOISON or MADV_SOFT_OFFLINE: they take memory away for good. */
+/* MADV_HWPOISON and MADV_SOFT_OFFLINE are left out: they take memory away for good. */
 static int do_madvise(struct thread *self, const uint8_t *arg)
 {
 	static const int advice[] = {
@@ -854,7 +854,7 @@ static int do_fork(struct thread *self, const uint8_t *arg)
 	}
 	if (arg[0] == 1)
 		kill_children = true;
-	/* If the other thread was quicker, its child goes now. */
+	/* If the other thread took this slot meanwhile, kill its child now. */
 	pid = swap(&children[slot], pid);
 	if (pid) {
 		kill(pid, SIGKILL);
@@ -941,7 +941,7 @@ static struct ready {
 	unsigned int used;
 } ready;
 
-/* The end that is asked for, or else the first that has these events. */
+/* The first end that has these events, from this number on; or else the end of this number. */
 static unsigned int pick_end(unsigned int arg, short events)
 {
 	struct pollfd pollfds[NR_ENDS];
@@ -955,7 +955,7 @@ static unsigned int pick_end(unsigned int arg, short events)
 	return arg % NR_ENDS;
 }
 
-/* So that the client that stands ready has something to give; a child hasn't its words. */
+/* Give the ready client references to send. A child hasn't mapped the words. */
 static void have_references(struct thread *self)
 {
 	for (int i = 0; i < 2 && !self->child; i++)
@@ -1100,7 +1100,7 @@ static int do_mmap_guest(struct thread *self, const uint8_t *arg)
 		   map_length[arg[3]], arg[4], arg[5] ? PAGE : 0);
 }
 
-/* The first range is made up; others are a page each. */
+/* The arguments make the first range; the others have a page each. */
 static int do_export(struct thread *self, const uint8_t *arg)
 {
 	static const uint64_t lengths[] = {
@@ -1149,7 +1149,7 @@ static int do_export(struct thread *self, const uint8_t *arg)
 	return 0;
 }
 
-/* The dma-buf that is asked for, or else the first there is. */
+/* The dma-buf with this number, or else the first that there is. */
 static int pick_dmabuf(unsigned int arg)
 {
 	int fd = load(&dmabufs[arg % NR_DMABUFS]);
@@ -1167,7 +1167,7 @@ static int do_mmap_dmabuf(struct thread *self, const uint8_t *arg)
 	};
 	static const uint8_t one[MAX_ARGS] = { NR_FDS - 1 };
 
-	/* Mostly there is none yet: one of the client that stands ready. */
+	/* Mostly there is no dma-buf yet: then export memory of the ready client. */
 	if (pick_dmabuf(arg[0]) < 0)
 		do_export(self, one);
 	return map(OTHER, pick_dmabuf(arg[0]), arg[1], offsets[arg[2]],
@@ -1211,11 +1211,11 @@ static int do_quarantine_end(struct thread *self, const uint8_t *arg)
 			    place(self, &end, sizeof(end), arg[1], arg[5])));
 }
 
-/* Tries alone: a thread that waits would make no more calls. */
+/* EVPL_WAIT_TRY is always set: a thread that waits would make no more calls. */
 static int do_buffer_wait(struct thread *self, const uint8_t *arg)
 {
 	struct evpl_buffer_wait wait = { .flags = EVPL_WAIT_TRY | flags_of[arg[2]] };
-	/* What lies at the fourth place has no flags: it would wait, and nobody ends that. */
+	/* The struct at place 4 is read-only and has no flags, so the call would wait for ever. */
 	unsigned int slot, pointer = arg[5] == 4 ? 0 : arg[5];
 	int fd = pick_fd(arg[0], &slot);
 	uint64_t *where;
@@ -1231,9 +1231,8 @@ static void count(unsigned int kind, int ret)
 }
 
 /*
- * A task with a fatal signal never sees what its call returned. But who traces
- * it does: on its way out it stops, and the call's result is still in its
- * registers.
+ * A task with a fatal signal never sees the result of its call, but its tracer does:
+ * the task stops on its way out, and the call's result is still in its registers.
  */
 static int kill_one(struct thread *self, bool by_mmap)
 {
@@ -1283,10 +1282,10 @@ static int do_kill(struct thread *self, const uint8_t *arg)
 }
 
 /*
- * Arguments go from 0 to below @max. Where bit n of @even isn't set, 0 is what
- * makes the call likely to succeed; all but one in @odds (10) have it. Of calls that
- * are @dear, one in so many is made and survives when a program is changed, lest they
- * take all the time.
+ * Argument n goes from 0 to below @max[n]. If bit n of @even is set, all of its values are
+ * equally likely. If not, 0 is the value with which the call can succeed, and one in @odds
+ * (10) gets a random value instead. A call with @dear takes long, so only one in @dear of
+ * them is made, or survives a change of its program.
  */
 #define ARGS(...)	.max = { __VA_ARGS__ }
 #define OF(array)	ARRAY_SIZE(array)
@@ -1387,7 +1386,7 @@ static void fill_lottery(void)
 			lottery[nr_lottery++] = kind;
 }
 
-/* Programs: as text, made up, changed, run. */
+/* Programs: print, parse, make up, change and run them. */
 
 static void print_program(char *text, size_t size, const struct program *p)
 {
@@ -1406,7 +1405,7 @@ static void print_program(char *text, size_t size, const struct program *p)
 	text[at] = 0;
 }
 
-/* Return false where the line isn't a program that this source knows. */
+/* Return false if the line isn't a program of calls that this source knows. */
 static bool parse_program(struct program *p, char *line)
 {
 	char *save, *word = strtok_r(line, "\n ", &save);
@@ -1470,7 +1469,10 @@ static struct call any_call(struct thread *self)
 	return make_call(self, kind);
 }
 
-/* What was sent last was for a device; a pipe holds it when the lease ends, or is revoked. */
+/*
+ * Make the last record one for devices, and have a pipe hold the buffer when the lease ends
+ * or is revoked. Then end the quarantine in one of several ways.
+ */
 static void make_up_quarantine(struct thread *self, struct program *p)
 {
 	static const struct call calls[] = {
@@ -1499,7 +1501,7 @@ static void make_up_quarantine(struct thread *self, struct program *p)
 	}
 }
 
-/* What begins as a client does, with a new one or the one that stands ready. */
+/* Make up a program that begins with setting a client up; often it has the ready client. */
 static void make_up(struct thread *self, struct program *p)
 {
 	static const uint8_t begin[] = { OPEN, SETUP, ALLOC, MMAP_OWN, MMAP_REFS };
@@ -1510,7 +1512,7 @@ static void make_up(struct thread *self, struct program *p)
 	for (int i = below(self, 8) ? 3 : 0; i < ARRAY_SIZE(begin); i++)
 		if (below(self, 8))
 			p->calls[p->nr++] = make_call(self, begin[i]);
-	/* A channel from the client that stands ready to a new one, or the reverse. */
+	/* Make a channel from the ready client to a new one, and send a record. */
 	if (below(self, 2)) {
 		static const struct call channel[] = {
 			{ .kind = OPEN }, { .kind = SETUP }, { .kind = CHANNEL },
@@ -1521,7 +1523,7 @@ static void make_up(struct thread *self, struct program *p)
 
 		for (int i = 0; i < ARRAY_SIZE(channel); i++)
 			p->calls[p->nr++] = channel[i];
-		/* What was received is exported, for writing also. */
+		/* Export the lease, half of the time for writing. */
 		if (!below(self, 4))
 			p->calls[p->nr++] = (struct call){
 				.kind = EXPORT, .arg = { 0, 0, below(self, 2), 3 },
@@ -1532,7 +1534,7 @@ static void make_up(struct thread *self, struct program *p)
 	while (p->nr < length) {
 		struct call call = any_call(self), before;
 
-		/* Only a new client can be set up. */
+		/* Only a new client can be set up, so open one before. */
 		if (call.kind == SETUP && below(self, 2) && p->nr + 1 < length) {
 			before = make_call(self, OPEN);
 			before.arg[0] = call.arg[0];
@@ -1700,9 +1702,9 @@ static void *be_sibling(void *arg)
 }
 
 /*
- * Memory takes long to get, so a client with a slab stands ready, and is the last
- * descriptor at the start of each program. One that a program has changed is
- * replaced; only the words of its entries are put right.
+ * Memory takes long to allocate. So there is a ready client, with a slab, which is the last
+ * descriptor at the start of each program. If a program has changed it, another one
+ * replaces it; only the words of its entries are set back.
  */
 static void make_ready(void)
 {
@@ -1850,7 +1852,7 @@ static void prepare_thread(struct thread *self, uint64_t seed)
 
 	if (pages == MAP_FAILED)
 		_exit(4);
-	/* Each of the structs at the offset that is its size: they don't overlap. */
+	/* Put each struct at the offset that is its size; the structs don't overlap there. */
 	memcpy(pages + 3 * PAGE + sizeof(slab_free), &slab_free, sizeof(slab_free));
 	memcpy(pages + 3 * PAGE + sizeof(alloc), &alloc, sizeof(alloc));
 	memcpy(pages + 3 * PAGE + sizeof(setup), &setup, sizeof(setup));
@@ -1891,7 +1893,7 @@ static void work(unsigned int nr, uint64_t seed, pid_t parent)
 		if (pipe2(pipes[i], O_NONBLOCK | O_CLOEXEC))
 			_exit(5);
 
-	/* A page before it, and one behind, that nothing else gets. */
+	/* Parts of mappings may reach past the arena: leave memory without access around it. */
 	room = mmap(NULL, (NR_MAPS + 2) * MAP_SLOT, PROT_NONE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (room == MAP_FAILED)
@@ -1924,9 +1926,9 @@ static void interrupt(int signal)
 
 static struct minder {
 	pid_t pid;
-	unsigned long long programs;	/* when it was last seen to go on */
-	double seen;
-	unsigned long long dies_at;	/* calls */
+	unsigned long long programs;	/* how many it had begun when it last made progress */
+	double seen;			/* when that was */
+	unsigned long long dies_at;	/* it is killed after so many calls */
 } minders[MAX_WORKERS];
 
 static struct thread parent;
@@ -2104,7 +2106,7 @@ static void run_workers(double minutes)
 		store(&shared->stop, stopping);
 		left = mind(stopping);
 		collect();
-		/* A child that was killed may have left a cap low. */
+		/* A worker that was killed may have left a cap low. */
 		if (!(++ticks % 64))
 			reset_caps();
 		if (now() - shown > 10) {
@@ -2115,7 +2117,7 @@ static void run_workers(double minutes)
 	show_progress(start_time);
 }
 
-/* Programs, best first, that reach together all that was reached. */
+/* Write programs, best first, that together reach everything that was reached. */
 static void write_corpus(const char *path)
 {
 	static uint8_t reached[SLOTS];
@@ -2211,11 +2213,10 @@ static bool calls_succeed_and_fail(void)
 }
 
 /*
- * What linux/evpl.h says of each call, but ENOMEM of a client that has a thousand
- * mappings of guest windows, and but ENOSPC: the own window has 8 TiB, and
- * a slab looks for its range only when it has all of its memory. Since the
- * lowest range is taken, holes can't drive slabs to the window's end with less
- * than some hundred GiB either.
+ * All errnos that linux/evpl.h names for the calls, except two: ENOMEM of a client that has
+ * a thousand mappings of guest windows, and ENOSPC. The own window has 8 TiB, and a slab
+ * looks for its range only when it has all of its memory. Since it takes the lowest range,
+ * holes can't drive slabs to the window's end either, with less than some hundred GiB.
  */
 static bool errnos_reached(void)
 {
@@ -2308,7 +2309,7 @@ static void usage(void)
 		"  -m  stop after so many minutes\n"
 		"  -s  EVPL_SEED, else the time\n"
 		"  -c  programs to start with (EVPL_FUZZ_CORPUS, else " FUZZ_CORPUS ")\n"
-		"  -o  write the programs that reach all there was; - is stdout\n"
+		"  -o  write programs that reach everything that was reached; - is stdout\n"
 		"  -w  worker processes (2)\n"
 		"  -v  write each program to the kernel's log before it runs\n");
 	exit(64);
@@ -2387,7 +2388,7 @@ int main(int argc, char **argv)
 	set_cap(0, caps[0]);
 	set_cap(1, caps[1]);
 
-	/* First, beside what was printed meanwhile of those that hung or died. */
+	/* These come first, next to the lines on workers that hung or died. */
 	result(!nr_hung, "no_call_hangs", false);
 	result(!nr_died, "workers_die_only_when_they_are_killed", false);
 	show_table();
