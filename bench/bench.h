@@ -3,9 +3,9 @@
 #define EVPL_BENCH_H
 
 /*
- * A row compares two sides, which are measured one after the other in turn, so that
- * what the machine does meanwhile befalls both. A line of JSON on stdout has each
- * round's figure of each side; bench/report makes ratios, medians and pictures of it.
+ * A row compares two sides. They are measured in turn, so that other load on the machine
+ * hits both. A line of JSON on stdout has each round's figure of each side; bench/report
+ * makes ratios, medians and pictures of it.
  */
 
 #include <stdint.h>
@@ -17,8 +17,9 @@
 #define ROUNDS 15
 
 /*
- * EVPL_BENCH_INSTRUCTIONS, in a machine whose clock goes on by 1 ns with each instruction:
- * what this process has executed, the kernel for it included, and waits are no part of it.
+ * EVPL_BENCH_INSTRUCTIONS is for a machine whose clock advances by 1 ns with each
+ * instruction. Then the CPU time of this process is the number of instructions that it has
+ * executed, also in the kernel, and doesn't include waits.
  */
 static inline int counts_instructions(void)
 {
@@ -40,7 +41,7 @@ static inline unsigned int rounds(void)
 	return asked ? (unsigned int)atoi(asked) : ROUNDS;
 }
 
-/* What is measured: does it @n times and returns nanoseconds, all in all. */
+/* A function that is measured: does the work @n times, and returns nanoseconds for all. */
 typedef double measured(long n);
 
 static inline void print_figures(const char *side, const double *figures, unsigned int n)
@@ -66,8 +67,8 @@ static inline int is_named(const char *row, const char *rows)
 }
 
 /*
- * @row names it for bench/report, which knows what is wanted of it. EVPL_BENCH_ROW leaves
- * all out but those that it names, with spaces between them.
+ * @row is the row's name for bench/report, which has the row's target. If EVPL_BENCH_ROW is
+ * set, only the rows that it names, with spaces between them, are measured.
  */
 static inline void compare(const char *row, measured *ours, measured *peer, long n)
 {

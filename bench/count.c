@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * bench-count PATH N: goes N times down a path of the library, for bench-check to count
- * the instructions. Without arguments it names the paths.
+ * bench-count PATH N: runs a path of the library N times, for scripts/bench-check to count
+ * the instructions. Without arguments it prints the names of the paths.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -113,7 +113,7 @@ static void reserve(long n)
 	}
 }
 
-/* As a receive that finds nothing to read. */
+/* Like a receive that finds nothing to read. */
 static void reserve_nothing(long n)
 {
 	struct evpl_iovec iovec;
@@ -125,7 +125,7 @@ static void reserve_nothing(long n)
 	}
 }
 
-/* As another thread releases it, one by one, and 32 at once. */
+/* Run a function that releases, on another thread. */
 static void *elsewhere(void *arg)
 {
 	((void (*)(void))arg)();

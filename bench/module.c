@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What the module does, in a virtual machine: slabs, channels, registered memory, and
- * the death of a client, beside what does the same without it.
+ * The module in a virtual machine: slabs, channels, registered memory, and the death of a
+ * client, compared with other ways to do the same.
  *
  * bench-module DISK: DISK may be overwritten.
  */
@@ -65,7 +65,7 @@ static void touch(char *memory, size_t length)
 		((volatile char *)memory)[i] = 1;
 }
 
-/* A slab of 64 MiB: allocated, mapped, touched. */
+/* A slab of 64 MiB is allocated, mapped and touched. */
 #define SLAB	(64 * MIB)
 
 struct client {
@@ -127,7 +127,7 @@ static double slab_memset(long n)
 	return start;
 }
 
-/* The same of what else gives out memory for devices: @make returns a descriptor. */
+/* The same with memory for devices from elsewhere: @make returns a descriptor of it. */
 static double slab_of(int (*make)(void), long n)
 {
 	double all = 0, start;
@@ -196,7 +196,7 @@ static long faults(void)
 	return usage.ru_minflt;
 }
 
-/* No time, but counts, of the one and the other. */
+/* These return counts instead of times. */
 static double slab_faults(long n)
 {
 	long i, before = faults();
@@ -211,7 +211,7 @@ static double slab_folios(long n)
 	return (double)n * (SLAB / (2 * MIB));
 }
 
-/* A client with its windows, as a program without the library has it. */
+/* A client with its windows, without the library. */
 struct raw {
 	int fd;
 	struct evpl_entry *entries, *leases;
@@ -251,7 +251,7 @@ static void raw_bind(const struct raw *raw, int end)
 		fail("EVPL_CHANNEL_BIND");
 }
 
-/* One reference goes through a channel whose ends are both here, again and again. */
+/* A reference goes through a channel with both ends in this process, again and again. */
 static double records(long n)
 {
 	struct evpl_slab_alloc alloc = { .size = sizeof(alloc), .length = 2 * MIB, .node = -1 };
@@ -268,7 +268,7 @@ static double records(long n)
 	raw_bind(&receiver, create.out_fds[1]);
 	record.offset = alloc.out_offset;
 	__atomic_store_n(&owner.entries[0].word, 1, __ATOMIC_RELAXED);
-	/* The receiver always has one, as who works on a stream of slices does. */
+	/* The receiver always keeps a reference, as a program does that reads a stream. */
 	for (i = -1; i < n; i++) {
 		if (!i)
 			start = now_ns();
@@ -304,7 +304,7 @@ static double channel(long n)
 	    evpl_channel_create(&there, owner, 0, 0, &peer) ||
 	    evpl_channel_bind(&here, receiver, peer, 0))
 		fail("a channel");
-	/* The receiver always has one, as who works on a stream of slices does. */
+	/* The receiver always keeps a reference, as a program does that reads a stream. */
 	evpl_iovec_clone(&sent.iovec, &iovec);
 	if (evpl_channel_send(there, &sent, 1) || evpl_channel_recv(here, &got[1], 1) != 1)
 		fail("evpl_channel_send");
@@ -348,8 +348,8 @@ static double channel_pipe(long n)
 }
 
 /*
- * A stream of 1 MiB each to another process, which reads a byte of each page, and says so
- * over @socket of every eighth. What @open makes is there before the process is.
+ * Send messages of 1 MiB to another process, which reads a byte of each page, and answers
+ * every eighth message over @socket. @open is called before the process is forked.
  */
 #define STREAM 8
 
@@ -406,7 +406,7 @@ static void look(const char *memory)
 		(void)((const volatile char *)memory)[i];
 }
 
-/* By the module. */
+/* Through a channel of the module. */
 struct by_channel {
 	struct evpl_pool *pool;
 	struct evpl *evpl;
@@ -418,7 +418,7 @@ static void channel_open(void *state)
 {
 	struct by_channel *by = state;
 
-	/* Its memory is there from the beginning, and goes round. */
+	/* All memory is allocated at the beginning, and reused. */
 	by->pool = open_pool(MIB, SLAB);
 	if (evpl_pool_preallocate(by->pool, SLAB, EVPL_ANY_NODE) ||
 	    evpl_create(&by->evpl, by->pool, NULL) ||
@@ -485,7 +485,7 @@ static double channel_1m(long n)
 	return to_another(&way, &state, n);
 }
 
-/* By copies. */
+/* Through a Unix socket, which copies. */
 static void socket_open(void *state)
 {
 	char **memory = state;
@@ -497,7 +497,7 @@ static void socket_open(void *state)
 
 static void socket_begin(void *state, bool child)
 {
-	/* Its own pages are there before it is measured. */
+	/* Fault the child's pages in before the measurement. */
 	if (child)
 		touch(*(char **)state, MIB);
 }
@@ -545,7 +545,7 @@ static double socket_1m(long n)
 	return to_another(&way, &state, n);
 }
 
-/* By a file for each. */
+/* As a memfd for each message. */
 union control {
 	char bytes[CMSG_SPACE(sizeof(int))];
 	struct cmsghdr align;
@@ -623,7 +623,7 @@ static double memfd_1m(long n)
 	return to_another(&way, NULL, n);
 }
 
-/* Registered memory of 2 MiB, from here or there. */
+/* Registered memory of 2 MiB, of the module or of hugetlb. */
 struct memory {
 	char *data;
 	struct client client;
@@ -661,7 +661,7 @@ static void memory_end(struct memory memory)
 	close(memory.client.fd);
 }
 
-/* 4 KiB at a time, to the disk and back, 8 at once. */
+/* Write 4 KiB at a time to the disk and read them back, with 8 requests at once. */
 #define DEPTH 8
 
 static double fixed_io(struct memory memory, long n)
@@ -713,7 +713,7 @@ static double uring_hugetlb(long n)
 	return fixed_io(of_hugetlb(), n);
 }
 
-/* 64 KiB at a time, from one queue pair to the other. */
+/* Send 64 KiB at a time from one queue pair to another. */
 #define MESSAGE (64 * KIB)
 
 static struct ibv_context *rdma;
@@ -776,7 +776,7 @@ static bool find_rdma(void)
 	return rdma;
 }
 
-/* A client with so many leases is killed. */
+/* Be a client with so many leases, until it is killed. */
 static void hold_leases(int peer, int count, int ready)
 {
 	struct evpl_pool *pool = open_pool(PAGE, 0);
@@ -797,7 +797,7 @@ static void hold_leases(int peer, int count, int ready)
 		pause();
 }
 
-/* Others use a channel of their own meanwhile: how long its longest round takes. */
+/* A bystander uses a channel of its own meanwhile, and notes the longest round. */
 struct bystander {
 	pthread_t thread;
 	atomic_bool stop;
@@ -865,7 +865,7 @@ static double death_of(int count, double *others)
 
 #define FEW_LEASES	4000
 
-/* @n deaths: how long they take, or what others wait for meanwhile. */
+/* The time that @n deaths take, or the longest rounds of the others meanwhile. */
 static double deaths(int count, bool others, long n)
 {
 	double all = 0, taken, longest;
@@ -878,7 +878,7 @@ static double deaths(int count, bool others, long n)
 	return all;
 }
 
-/* That of four times as many is a quarter. */
+/* With four times as many leases, a quarter of the time. */
 static double death_of_many(long n)
 {
 	return deaths(4 * FEW_LEASES, false, n) / 4;
@@ -899,7 +899,7 @@ static double others_with_few(long n)
 	return deaths(FEW_LEASES, true, n);
 }
 
-/* What a client's buffers of 4 KiB take beside themselves, in bytes a buffer. */
+/* How many bytes the cgroup of the benchmarks is charged for. */
 static double charged(void)
 {
 	char line[32] = "";
@@ -913,6 +913,7 @@ static double charged(void)
 
 #define SLABS 8
 
+/* How many bytes @n buffers of 4 KiB cost beside themselves. */
 static double memory_of_buffers(long n)
 {
 	struct evpl_setup setup = { .size = sizeof(setup), .buffer_size = PAGE };
@@ -931,7 +932,7 @@ static double memory_of_buffers(long n)
 	return before / (SLABS * SLAB / PAGE) * (double)n;
 }
 
-/* 64 in its entry, 16 in the kernel, and 32 a folio of 512. */
+/* 64 bytes in its entry, 16 in the kernel, and 32 for each folio of 512 buffers. */
 static double memory_allowed(long n)
 {
 	return (64 + 16 + 32.0 / 512) * (double)n;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The library on the anon back end, on this machine: what allocation and release cost,
- * beside a count of one thread's, a locked add, DPDK's mbufs, and two allocators with a
- * count in front.
+ * The library with the anon back end, on this machine: the cost of allocation and release,
+ * compared with a plain count of one thread, a locked add, DPDK's mbufs, and two allocators
+ * with a count in front.
  */
 #include <liburing.h>
 #include <pthread.h>
@@ -36,7 +36,7 @@ static void fail(const char *what)
 	exit(1);
 }
 
-/* What is allocated; as long as an iovec, whoever's. */
+/* An allocated object of any of the sides. It is as long as an iovec for all of them. */
 struct slot {
 	union {
 		struct evpl_iovec iovec;
@@ -45,15 +45,15 @@ struct slot {
 	};
 };
 
-/* An allocator, with a count in front. */
+/* An object of an allocator, with a count in front. */
 struct counted {
 	alignas(64) atomic_int refs;
 	char data[SLICE];
 };
 
 /*
- * The least that counting can cost: a program of one thread, in which nobody else looks at a
- * count. An iovec of it is laid out as ours.
+ * A plain count is the least that counting can cost: the program has one thread, so no other
+ * looks at a count. Its iovec has the layout of ours.
  */
 struct plain {
 	alignas(64) uint64_t refs;
@@ -77,7 +77,7 @@ static struct {
 	unsigned int next;
 } plains;
 
-/* What isn't the count itself is a call that gets the iovec, as of the library's inlines. */
+/* The slow path is a call that gets the iovec, as in the library's inlines. */
 __attribute__((noinline)) static void plain_died(struct plain_iovec *iovec)
 {
 	__asm__ volatile("" : : "r"(iovec) : "memory");
@@ -102,13 +102,13 @@ static inline void plain_release(struct plain_iovec *iovec)
 		plain_died(iovec);
 }
 
-/* The compiler would leave out a store of two that nothing is between. */
+/* Without this the compiler would merge two stores that follow each other. */
 static inline void each_counts(void)
 {
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* A buffer is current until it is used up, and has a reference for that. */
+/* The current buffer has a reference of its own until it is used up. */
 __attribute__((noinline)) static void plain_refill(void)
 {
 	if (plains.current)
@@ -190,7 +190,7 @@ static inline void mi_end(struct slot *slot)
 		mi_free(slot->counted);
 }
 
-/* Bursts go by the calls that are meant for them, where there are any. */
+/* Bursts use the calls that are meant for bursts, where there are any. */
 static inline void evpl_alloc(struct slot *slots, int n)
 {
 	int i;
@@ -257,7 +257,7 @@ static double locked_add(long n)
 	return now_ns() - start;
 }
 
-/* Another buffer each time: where its entry lies is luck, and may cost half as much again. */
+/* Take another buffer each time: the place of its entry is luck, and may cost 50% more. */
 static double addref(long n)
 {
 	struct evpl_iovec before[9];
@@ -360,7 +360,7 @@ static double count_same(long n)
 	return start;
 }
 
-/* mbufs that nobody shares are counted without a lock, so one is shared here. */
+/* DPDK counts an mbuf that isn't shared without a locked instruction, so share one here. */
 static double mbuf_addref(long n)
 {
 	struct slot slot;
@@ -380,7 +380,7 @@ static double mbuf_addref(long n)
 	return start;
 }
 
-/* 64 are live, the oldest goes. */
+/* 64 objects are live; a new one replaces the oldest. */
 #define SAME(name)								\
 	static double name##_same(long n)					\
 	{									\
@@ -404,7 +404,7 @@ SAME(mbuf)
 SAME(je)
 SAME(mi)
 
-/* 32 come and go at once. */
+/* 32 objects are allocated, then released together. */
 #define BURSTS(name)								\
 	static double name##_burst(long n)					\
 	{									\
@@ -424,7 +424,7 @@ BURSTS(mbuf)
 BURSTS(je)
 BURSTS(mi)
 
-/* A ring from one thread to another, which both sides of a row use. */
+/* A ring from one thread to another. Both sides of a row use it. */
 #define RING 256
 
 struct ring {
@@ -440,7 +440,7 @@ static inline void relax(void)
 #endif
 }
 
-/* Bursts of 32, so that it is as little as can be beside what it carries. */
+/* Push 32 at once, so that the ring costs little beside the objects that it carries. */
 static inline void ring_push(struct ring *ring, const struct slot *slots)
 {
 	unsigned int head = atomic_load_explicit(&ring->head, memory_order_relaxed);
@@ -491,7 +491,7 @@ static void *other_main(void *arg)
 	return NULL;
 }
 
-/* One function on this thread, and one on another; until both are through. */
+/* Run one function on this thread, and one on another. Return the time until both end. */
 static double on_two(void (*here)(long n), void (*there)(long n), long n)
 {
 	struct other other = { there, n };
@@ -557,8 +557,8 @@ CROSS(mi)
 #define TURNS 8
 
 /*
- * @whole without @part, which it has in it. A ring's time changes by itself, for a while, to
- * several times what it was: what is left is the difference of the quickest turns of both.
+ * The time of @whole less that of @part, which it contains. The time of a ring may grow to a
+ * multiple for a while. So take the difference of the quickest turns of both.
  */
 static double without(double (*whole)(long n), double (*part)(long n), long n)
 {
@@ -580,8 +580,8 @@ static double evpl_cross_alone(long n)
 }
 
 /*
- * Each of two threads allocates what the other releases; @n is of both together. Without
- * a context, the rings alone.
+ * Each of two threads allocates objects that the other releases; @n is for both together.
+ * Without a context only the rings are used.
  */
 static void exchange(long n, struct evpl *mine, int to)
 {
