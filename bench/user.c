@@ -642,9 +642,9 @@ static double evpl_exchange_alone(long n)
 }
 
 /*
- * An io_uring receives messages of a slice each into a ring of provided buffers. Ours become
- * iovecs, which are released; the peer has buffers of its own, uses them in place and gives
- * them back at once, which is the least that a program can do.
+ * An io_uring receives messages of a slice each into a ring of provided buffers. On our side
+ * the buffers become iovecs, which are released. The peer side has buffers of its own, uses
+ * them in place and gives them back at once, which is the least that a program can do.
  */
 #define ENTRIES		64
 #define MESSAGES	16
@@ -708,7 +708,7 @@ static void receive_messages(struct io_uring *ring, struct evpl_uring_buf_ring *
 			fail("evpl_uring_buf_ring_take");
 		io_uring_cqe_seen(ring, cqe);
 	}
-	/* The request ends, so that each turn has one. */
+	/* Cancel the request, so that each turn submits one of its own. */
 	io_uring_prep_cancel64(io_uring_get_sqe(ring), 1, 0);
 	if (io_uring_submit_and_wait(ring, 2) != 1)
 		fail("io_uring_submit_and_wait");
