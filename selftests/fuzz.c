@@ -1749,7 +1749,7 @@ static void clear_arena(void)
 	memset(maps, 0, sizeof(maps));
 }
 
-/* Undo what a program did. */
+/* Undo all that a program did. */
 static void clean_up(void)
 {
 	for (int i = 0; i < NR_CHILDREN; i++) {

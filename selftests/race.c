@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Races that are made certain: a stop (kernel/stop.c) holds a task between two steps,
- * while another task does what races with them. A task that is held inside mmap or a
- * fault holds its mmap_lock, so each of the two is a process of its own.
+ * while another task makes the call that races with them. A task that is held inside
+ * mmap or a fault holds its mmap_lock, so each of the two is a process of its own.
  */
 #include <pthread.h>
 #include <sys/uio.h>
@@ -899,8 +899,8 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 }
 
 /*
- * A task of a lessee is held up in the middle of a call or a fault. That mustn't hold the
- * owner up, whose death revokes all leases on its buffers. Buffers 0 to 2 are leased.
+ * A task of a lessee is held up in the middle of a call or a fault. That mustn't hold up the
+ * owner, whose death revokes all leases on its buffers. Buffers 0 to 2 are leased.
  */
 FIXTURE(stalled)
 {

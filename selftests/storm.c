@@ -50,7 +50,7 @@ static struct {
 	struct evpl_record held[MAX_HELD];
 	unsigned int nr_held;
 	int pipe[2];
-	struct evpl_record piped;	/* whose data is in the pipe; length 0 if it is empty */
+	struct evpl_record piped;	/* its data is in the pipe; length 0 if none is */
 	uint64_t bases[NR_BUFFERS];
 	uint64_t random;
 } me;

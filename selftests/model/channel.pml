@@ -180,7 +180,7 @@ inline strike_out_idle(who, what, struck, which)
 	fi
 }
 
-/* EVPL_LEASE_RELEASE, and what a pull does for each lease. */
+/* EVPL_LEASE_RELEASE. A pull does the same for each lease. */
 inline release(by, buf2, struck, when, last, was_orphaned)
 {
 	if
