@@ -121,7 +121,7 @@ TEST_F(account, entries_count_too)
 {
 	uint64_t offset;
 
-	/* Room for the slab, but not for the page of its entries. */
+	/* The cap has room for the slab, but not for the page of its entries. */
 	ASSERT_EQ(0, write_number(MAX_BYTES, self->before.charged + 2 * MIB));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
 	EXPECT_EQ(self->before.charged, read_counters().charged);

@@ -87,7 +87,7 @@ static inline void close_client(struct client *c)
 #define get(p)		__atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define set(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
 
-/* The memory that a record shows which was read, in the window that the record names. */
+/* The memory that a received record shows, in the window that the record's offset names. */
 static inline char *memory_of(struct client *c, const struct evpl_record *record)
 {
 	if (record->offset >= c->setup.out_guest_io_ro_offset)

@@ -81,7 +81,7 @@ FIXTURE(nth)
 	struct counters before;
 	unsigned long long max_bytes;
 	bool changed;
-	int nth;		/* fail-nth: how many allocations or copies on the failure is */
+	int nth;		/* fail-nth: the number of the allocation or copy that fails */
 	int task;		/* make-it-fail: whether this task's allocations fail */
 	int fd;
 	int pipe[2];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* How to find devices that take dma-bufs by their files, and vgem, a GPU without hardware. */
+/* Finds devices by their files, among them vgem, a GPU without hardware that takes dma-bufs. */
 #ifndef EVPL_VGEM_H
 #define EVPL_VGEM_H
 

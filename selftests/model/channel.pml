@@ -135,7 +135,7 @@ inline drop(bf, ep, last, was_orphaned)
 				epoch[bf]++
 			:: else
 			fi
-		:: else		/* revoked, and over */
+		:: else		/* revoked, and handed back already */
 		fi
 	}
 	if
