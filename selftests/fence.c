@@ -73,7 +73,7 @@ FIXTURE_TEARDOWN(fence)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
-/* Make disks of 16 MiB whose reads take as long as the test likes. Return whether it could. */
+/* Make disks of 16 MiB whose reads take as long as the test likes; false if that fails. */
 static bool have_slow_disks(struct _test_data_fence *self)
 {
 	const char *disk = getenv("EVPL_TEST_DISK");

@@ -2213,10 +2213,10 @@ static bool calls_succeed_and_fail(void)
 }
 
 /*
- * All errnos that linux/evpl.h names for the calls, except two: ENOMEM of a client that has
- * a thousand mappings of guest windows, and ENOSPC. The own window has 8 TiB, and a slab
- * looks for its range only when it has all of its memory. Since it takes the lowest range,
- * holes can't drive slabs to the window's end either, with less than some hundred GiB.
+ * The errnos of linux/evpl.h that many random calls reach. Not among them are ENOMEM of a
+ * client that has a thousand mappings of guest windows, and ENOSPC: the own window has 8 TiB,
+ * and a slab looks for its range only when it has all of its memory. Since it takes the lowest
+ * range, holes can't drive slabs to the window's end either, with less than some hundred GiB.
  */
 static bool errnos_reached(void)
 {
