@@ -3,9 +3,9 @@
 #define EVPLMEM_TESTS_COMMON_H
 
 /*
- * What the tests share. They open pools of the default back end, so EVPL_BACKEND
- * says what they test; and they look inside, so that the state is checked after
- * each step, not only what is returned.
+ * Helpers that the tests share. The tests open pools of the default back end, so the
+ * environment variable EVPL_BACKEND chooses the back end that they test. They use the library's
+ * internal headers: so they check the state after each step, and not only the return values.
  */
 
 #include <errno.h>
@@ -26,7 +26,7 @@
 
 #include "kselftest_harness.h"
 
-/* A limit for what hangs: an emulated machine with a debug kernel is slow. */
+/* This ends a test that hangs. It is long, as an emulated machine with a debug kernel is slow. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	600
 
@@ -41,7 +41,7 @@
 #define SANITIZED 0
 #endif
 
-/* Whether counts are to be a tenth: under a sanitizer, or on an emulated machine. */
+/* Whether tests should do fewer rounds: under a sanitizer, or on an emulated machine. */
 static inline bool few(void)
 {
 	return SANITIZED || getenv("EVPL_TEST_FEW");
@@ -50,12 +50,15 @@ static inline bool few(void)
 #define KB	1024U
 #define MB	(1024U * KB)
 
-/* Of most tests: 32 buffers a slab, so that a test fills several. */
+/* The sizes of most tests. A slab has only 32 buffers, so that a test can fill several slabs. */
 #define BUFFER	(64 * KB)
 #define SLAB	(2 * MB)
 #define PER_SLAB (SLAB / BUFFER)
 
-/* What a child of fork(2) exits with that calls @function; or 256 and the signal; or -1. */
+/*
+ * Calls @function in a child of fork(2). Returns the child's exit status, 256 plus the signal that
+ * killed it, or -1 if there was no child.
+ */
 static inline int status_of(int (*function)(void *arg), void *arg)
 {
 	pid_t child = fork();
@@ -70,13 +73,16 @@ static inline int status_of(int (*function)(void *arg), void *arg)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
 }
 
-/* The references of an iovec's buffer; a context's hold is one. Orders nothing. */
+/*
+ * The references of an iovec's buffer. The hold of the context that cuts slices off the buffer
+ * counts as one. The loads are relaxed, so a call orders no accesses to the buffer.
+ */
 __attribute__((no_sanitize("thread"))) static inline uint64_t word_of(const struct evpl_iovec *iovec)
 {
 	const struct entry *entry = iovec_entry(iovec);
 	uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
 
-	/* Those that nobody uses are left out: see bias.h. */
+	/* Leave out the references that a thread or a context keeps in reserve: see bias.h. */
 	if (entry->slab && atomic_load_explicit(&entry->owner, memory_order_relaxed)) {
 		word -= entry->own;
 		if (entry->home->hot.buffer == (const struct evplmem_count *)entry)
@@ -94,7 +100,7 @@ static inline struct evpl_pool_stats stats_of(struct evpl_pool *pool)
 	return stats;
 }
 
-/* Buffers that aren't free in any way. */
+/* Buffers that are neither free nor in the cache of a context. */
 static inline uint64_t used_in(struct evpl_pool *pool)
 {
 	return stats_of(pool).buffers_used;
@@ -112,7 +118,7 @@ static inline int open_pool(struct evpl_pool **pool, size_t buffer_size, uint64_
 	return evpl_pool_open(pool, &config);
 }
 
-/* Whether every word of the pool is zero. */
+/* Whether no buffer of the pool has a reference. */
 static inline bool all_idle(struct evpl_pool *pool)
 {
 	struct slab *slab;
@@ -125,14 +131,14 @@ static inline bool all_idle(struct evpl_pool *pool)
 	return true;
 }
 
-/* Waits for another thread, on a machine that may have but one processor. */
+/* One round of waiting for another thread. It yields, as a machine may have only one processor. */
 static inline void spin(unsigned int *spins)
 {
 	if (++*spins % 64 == 0)
 		sched_yield();
 }
 
-/* Runs one function on another thread, to its end. */
+/* Runs @function on another thread, and waits until it returns. */
 static inline void on_thread(void *(*function)(void *arg), void *arg)
 {
 	pthread_t thread;
@@ -141,7 +147,10 @@ static inline void on_thread(void *(*function)(void *arg), void *arg)
 		abort();
 }
 
-/* Slabs that are there, as if they had been in use: a trim may give them back. */
+/*
+ * Has the pool take slabs that a trim may give back. The second call ends the reservation that the
+ * first one made.
+ */
 static inline int prefill(struct evpl_pool *pool, uint64_t bytes)
 {
 	int err = evpl_pool_preallocate(pool, bytes, EVPL_ANY_NODE);
@@ -149,7 +158,7 @@ static inline int prefill(struct evpl_pool *pool, uint64_t bytes)
 	return err ? err : evpl_pool_preallocate(pool, 0, EVPL_ANY_NODE);
 }
 
-/* Takes a slab's worth of whole buffers. */
+/* Allocates as many whole buffers as a slab has. */
 static inline int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
 {
 	int i;
@@ -160,7 +169,7 @@ static inline int take_slab(struct evpl *evpl, struct evpl_iovec *iovec)
 	return 0;
 }
 
-/* Memory that another pool has sent, by a channel whose ends are both this process's. */
+/* Memory that another pool has sent. Both ends of the channel belong to this process. */
 struct received {
 	struct evpl_message message;
 	struct evpl_pool *other;
@@ -193,14 +202,14 @@ static inline void receive(struct received *received, struct evpl_pool *pool, un
 	receive_with(received, pool, length, EVPL_MESSAGE_WRITE);
 }
 
-/* Whether the other pool has its buffer back when it looks. */
+/* Whether the other pool has its buffer back. A trim makes it look for returned buffers. */
 static inline bool is_returned(struct received *received)
 {
 	evpl_pool_trim(received->other);
 	return used_in(received->other) == 0;
 }
 
-/* Returns what closing the other pool does. */
+/* Releases all that receive_with() made. Returns the result of closing the other pool. */
 static inline int end_received(struct received *received)
 {
 	evpl_iovec_release(&received->message.iovec);

@@ -7,7 +7,7 @@
 
 #include "tcp.h"
 
-/* As tcp_pair(), with the loopback device up, which it may not be in a virtual machine. */
+/* Like tcp_pair(), but first brings the loopback device up: in a virtual machine it may be down. */
 static inline bool connect_pair(int sockets[2])
 {
 	struct ifreq up = { .ifr_name = "lo", .ifr_flags = IFF_UP };

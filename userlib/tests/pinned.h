@@ -3,8 +3,8 @@
 #define EVPLMEM_TESTS_PINNED_H
 
 /*
- * What the tests of interfaces that pin memory share: the limit on it, and what the
- * module still has of memory that was freed while it was pinned.
+ * Helpers for the tests of interfaces that pin memory: the limit on pinned memory, and the
+ * module's counter of memory that was freed while something still held it.
  */
 #include <inttypes.h>
 #include <linux/capability.h>
@@ -20,8 +20,8 @@ struct limited {
 };
 
 /*
- * Of this thread alone, so that what was opened before still works: the kernel compares
- * the credentials of who opened a device.
+ * Drops CAP_IPC_LOCK of this thread only. The other threads keep their credentials. RDMA needs
+ * that: the kernel compares the credentials of a caller with those of the opener of a device.
  */
 static inline void drop_ipc_lock(void)
 {
@@ -43,7 +43,10 @@ static inline void *run_limited(void *arg)
 	return limited->function(limited->arg);
 }
 
-/* Runs one function on another thread, to which RLIMIT_MEMLOCK applies, to its end. */
+/*
+ * Runs @function on another thread without CAP_IPC_LOCK, so that RLIMIT_MEMLOCK applies to it, and
+ * waits until it returns.
+ */
 static inline void on_limited_thread(rlim_t bytes, void *(*function)(void *arg), void *arg)
 {
 	struct limited limited = { .function = function, .arg = arg };
@@ -59,7 +62,7 @@ static inline void on_limited_thread(rlim_t bytes, void *(*function)(void *arg),
 		abort();
 }
 
-/* What was freed, and is still charged because something else holds it. */
+/* Bytes that were freed and are still charged, because something else holds their pages. */
 static inline uint64_t detached_bytes(void)
 {
 	FILE *file = fopen("/sys/kernel/debug/evpl/counters", "re");
@@ -74,7 +77,7 @@ static inline uint64_t detached_bytes(void)
 	return bytes;
 }
 
-/* The module looks again now and then: wait, but not for ever. */
+/* Waits, for at most a minute: the module rechecks detached memory from time to time. */
 static inline bool detached_bytes_become(uint64_t bytes)
 {
 	int tries = 600;

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-"""probe.py EVPL-PROBE: what the tool says is what is so, and what it says to do helps.
+"""probe.py EVPL-PROBE: checks that the tool's results are true and that its remedies work.
 
-Run as root, with the module loaded and, by with-rxe, a soft-RoCE device. A file system
-for O_DIRECT is made on EVPL_TEST_DISK, which is overwritten.
+Run this as root, by with-rxe, with the module loaded. It makes a file system for O_DIRECT on
+EVPL_TEST_DISK, and so overwrites that disk.
 """
 import contextlib
 import ctypes
@@ -33,7 +33,7 @@ RINGS = ['io_uring', 'io_uring SINGLE_ISSUER', 'io_uring SEND_ZC', 'io_uring fix
          'io_uring cloned buffers']
 SENDS = ['MSG_ZEROCOPY', 'io_uring SEND_ZC']
 release = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)', os.uname().release).groups())
-# What charges a whole slab to RLIMIT_MEMLOCK, on this kernel.
+# The interfaces that charge a whole slab to RLIMIT_MEMLOCK on this kernel.
 SLABS = ([RDMA, 'AF_XDP'] + ['io_uring fixed buffers'] * (release >= (6, 5)) +
          ['io_uring cloned buffers'] * (release >= (6, 12)))
 
@@ -42,7 +42,7 @@ directory = probe = None
 
 
 def check(holds, what, *seen):
-    """One result. What was seen instead is told."""
+    """Prints one result, and after a failure the values that were seen."""
     global results, failures
     results += 1
     if not holds:
@@ -59,7 +59,7 @@ def skip(what, why):
 
 
 class Said:
-    """What a run of the tool said, as JSON."""
+    """The JSON output of one run of the tool."""
 
     def __init__(self, run):
         self.status = run.returncode
@@ -74,7 +74,7 @@ class Said:
 
 
 def run(*arguments, user=None, caps='', memlock=None, fsize=None, seccomp=False, below=(), **env):
-    """Runs the tool, as another user of the group if there is one."""
+    """Runs the tool: as root, or as the given user in the group of the device."""
     command = [*below]
     if user:
         command += ['setpriv', '--reuid', str(user), '--regid', str(GROUP), '--clear-groups',
@@ -98,7 +98,7 @@ def say(*arguments, **how):
 
 
 def forbid_rings():
-    """A seccomp filter such as containers have: io_uring_setup gives EPERM."""
+    """Installs a seccomp filter as container runtimes do: io_uring_setup fails with EPERM."""
     code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050000 | EPERM),
             (0x06, 0, 0, 0x7fff0000)]
     program = ctypes.create_string_buffer(b''.join(struct.pack('=HBBI', *c) for c in code))
@@ -110,7 +110,7 @@ def forbid_rings():
 
 @contextlib.contextmanager
 def written(path, text):
-    """A setting, until the end of the block."""
+    """Writes a setting, and restores it at the end of the block."""
     with open(path, encoding='ascii') as file:
         before = file.read()
     with open(path, 'w', encoding='ascii') as file:
@@ -124,7 +124,7 @@ def written(path, text):
 
 @contextlib.contextmanager
 def charged(user, kib):
-    """Another process of the user holds so much of what it may lock: it is a umem."""
+    """Has another process of the user hold a umem of this size, which is charged to the user."""
     code = f'''
 import ctypes, mmap, socket, struct, sys
 m = mmap.mmap(-1, {kib * KIB})
@@ -143,7 +143,7 @@ sys.stdin.read()
 
 
 def expected_of_root():
-    """From what is known of the kernels, not from the tool."""
+    """The results that root must see, from what is known of the kernels, not from the tool."""
     works = {name: 'yes' for name in
              ['memory', 'read, write', 'vmsplice', 'process_vm_readv', 'dma-buf', 'MSG_ZEROCOPY',
               'AF_XDP', RDMA, *RINGS]}
@@ -205,7 +205,7 @@ def of_file_systems():
 
 
 def of_limits():
-    # A user each, since the kernel may take its time to end a charge.
+    # Each run has a user of its own, since the kernel may end a charge late.
     users, raw = itertools.count(60200), '+net_raw'
     said = say(user=next(users), caps=raw, memlock=(64, 64))
     check(said.object['limits'] | {'max_bytes': 0, 'max_bytes_per_user': 0} ==
@@ -243,7 +243,7 @@ def of_limits():
             row = said.rows[name]
             told = 'is 64 KiB, 8 KiB of it taken by this user; ' in row['reason']
             asked = 'ulimit -l 2056 ' in row['remedy']
-            # RDMA charges the process, and not the user.
+            # RDMA charges the process, not the user, so it doesn't see the other process's umem.
             check(told == asked == (name != RDMA), f'{name} counts what it adds to', row)
         said = say(user=user, caps=raw, memlock=(2056, 2056))
         check(said.all_are('yes', SLABS), 'beside that, too, what it said suffices', said.rows)
@@ -294,7 +294,7 @@ def of_rings():
 
 
 def of_mishaps():
-    """Of the whole processes that rows run in."""
+    """Checks that the tool survives when the process of a row is killed, or hangs."""
     said = say(fsize=0)
     row = said.rows['read, write']
     check(row['works'] == 'no' and 'killed by signal 25 ' in row['reason'],
@@ -315,7 +315,7 @@ def of_mishaps():
 
 
 def main(program):
-    """Everything, on a copy of the tool that any user can run."""
+    """Runs all checks, on a copy of the tool that any user can execute."""
     global directory, probe
     with open(COUNTERS, encoding='ascii') as counters:
         before = counters.read()

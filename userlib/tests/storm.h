@@ -3,18 +3,18 @@
 #define EVPLMEM_TESTS_STORM_H
 
 /*
- * Threads that allocate at random, stamp what they get, hand it to each other and
- * release it: a slice that overlaps another, or that is recycled too early, doesn't have
- * its stamp any more.
+ * Threads allocate slices at random, write a stamp into each, pass the slices to each other and
+ * release them. If a slice overlaps another one, or is recycled too early, its stamp is
+ * overwritten, and the thread that releases the slice notices.
  *
- * storm_run() makes no system call, takes no lock and doesn't wait, if the library
- * doesn't: test_seccomp.c has the kernel watch it.
+ * storm_run() itself makes no system call, takes no lock and doesn't wait. So a system call in it
+ * is one of the library's: test_seccomp.c has the kernel forbid them.
  */
 
 #include "common.h"
 
 #define STORM_THREADS	4
-#define STORM_BOX	4	/* iovecs on the way to a thread */
+#define STORM_BOX	4	/* boxes of each thread */
 #define STORM_IOVECS	3
 
 struct storm;
@@ -24,13 +24,13 @@ struct storm_thread {
 	struct evpl *evpl;
 	uint32_t random;
 	uint64_t done;		/* operations */
-	uint64_t refused;	/* for want of memory */
-	const char *error;	/* or "" */
+	uint64_t refused;	/* requests that failed with -ENOMEM */
+	const char *error;	/* "" if there was none */
 };
 
 /*
- * A box has room for an iovec; a thread locks it by exchanging its state, and gives up
- * if another was faster.
+ * A box has room for one iovec. A thread locks a box by exchanging its state for BOX_LOCKED, and
+ * gives up if another thread has locked it already.
  */
 enum { BOX_EMPTY, BOX_LOCKED, BOX_FULL };
 
@@ -48,19 +48,19 @@ struct storm {
 	uint64_t operations;	/* of each thread */
 	unsigned int largest;	/* bytes of a request */
 	unsigned int alignments; /* log2 of the buffer size, + 1 */
-	bool may_fail;		/* want of memory isn't an error */
+	bool may_fail;		/* -ENOMEM isn't an error */
 };
 
 static inline uint32_t storm_random(struct storm_thread *thread)
 {
-	/* xorshift: rand_r() is as good, and slower. */
+	/* xorshift is good enough, and faster than rand_r(). */
 	thread->random ^= thread->random << 13;
 	thread->random ^= thread->random >> 17;
 	thread->random ^= thread->random << 5;
 	return thread->random;
 }
 
-/* A number every so often, and at both ends. */
+/* Writes the stamp to the first byte, to the last byte, and to every 509th byte between. */
 static inline void storm_stamp(struct evpl_iovec *iovec, uint32_t stamp)
 {
 	unsigned char *data = iovec->data;
@@ -94,7 +94,7 @@ static inline void storm_release(struct storm_thread *thread, struct evpl_iovec 
 	thread->done++;
 }
 
-/* Puts an iovec into another thread's box; what was there is released here. */
+/* Puts an iovec into a box of some thread, and releases the iovec that was in the box. */
 static inline bool storm_send(struct storm_thread *thread, struct evpl_iovec *iovec,
 			      uint32_t stamp)
 {
@@ -117,7 +117,7 @@ static inline bool storm_send(struct storm_thread *thread, struct evpl_iovec *io
 	return true;
 }
 
-/* One request, of any size, alignment and kind. */
+/* Makes one request of a random size, alignment and kind. */
 static inline int storm_alloc(struct storm_thread *thread, struct evpl_iovec *iovecs)
 {
 	uint32_t random = storm_random(thread);
@@ -125,7 +125,7 @@ static inline int storm_alloc(struct storm_thread *thread, struct evpl_iovec *io
 	unsigned int length;
 	int niov;
 
-	/* Small ones more often. */
+	/* Small requests are more frequent. */
 	length = 1 + storm_random(thread) % (random % 8 ? thread->storm->largest / 16 :
 							    thread->storm->largest);
 	switch (random / 8 % 8) {
@@ -142,7 +142,7 @@ static inline int storm_alloc(struct storm_thread *thread, struct evpl_iovec *io
 	}
 }
 
-/* What a thread does; its context is there, and stays. */
+/* The main loop of a thread. The caller makes the context before, and destroys it afterwards. */
 static inline void storm_run(struct storm_thread *thread)
 {
 	struct storm *storm = thread->storm;
@@ -157,7 +157,7 @@ static inline void storm_run(struct storm_thread *thread)
 		thread->done++;
 		if (niov == -ENOMEM && storm->may_fail) {
 			thread->refused++;
-			/* Let go of something. */
+			/* Release a slice, so that a later request can succeed. */
 			slot = storm_random(thread) % storm->live;
 			if (kept[slot].data)
 				storm_release(thread, &kept[slot], stamps[slot]);
@@ -172,7 +172,6 @@ static inline void storm_run(struct storm_thread *thread)
 			stamp = storm_random(thread);
 			storm_stamp(&iovecs[i], stamp);
 			if (storm_random(thread) % 8 == 0) {
-				/* A reference more, and one less. */
 				evpl_iovec_addref(&iovecs[i]);
 				evpl_iovec_release(&iovecs[i]);
 				thread->done += 2;
@@ -205,7 +204,7 @@ static inline void storm_init(struct storm *storm, struct evpl_pool *pool)
 	}
 }
 
-/* What is still on the way, when all threads have ended. */
+/* Releases the iovecs that are left in boxes when all threads have ended. */
 static inline void storm_empty_boxes(struct storm *storm)
 {
 	struct storm_box *box;
