@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Where slices come from: sizes, alignments, numbers of iovecs, references.
+ * Allocation: the sizes, alignments and numbers of iovecs, and the references of slices.
  */
 #include "common.h"
 
@@ -69,7 +69,7 @@ TEST_F(alloc, every_good_alignment_is_kept_by_each_iovec)
 	int niov;
 
 	for (align = 1; align <= BUFFER; align *= 2) {
-		/* Something of an odd length first, so that nothing is aligned by luck. */
+		/* A slice of odd length comes first, so that nothing is aligned by chance. */
 		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 13, 0, 1, &self->iovec[0]));
 		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 777, align, 1, &self->iovec[1]));
 		niov = evpl_iovec_alloc(self->evpl, 2 * BUFFER + 100, align, 3, &self->iovec[2]);
@@ -93,7 +93,7 @@ TEST_F(alloc, slices_follow_each_other_8_bytes_aligned)
 		if (at)
 			EXPECT_EQ(at, self->iovec[i].data);
 		at = (char *)self->iovec[i].data + align_up(lengths[i], 8);
-		/* One each, and the context's hold. */
+		/* One reference of each slice, and the context's hold. */
 		EXPECT_EQ(i + 2, word_of(&self->iovec[0]));
 	}
 	EXPECT_EQ(1, used_in(self->pool));
@@ -131,7 +131,7 @@ TEST_F(alloc, more_is_whole_buffers_and_a_tail)
 		EXPECT_EQ(1, word_of(&self->iovec[i]));
 	}
 	EXPECT_EQ(1000, self->iovec[3].length);
-	/* The tail is cut off the current buffer. */
+	/* The last iovec is cut off the current buffer. */
 	EXPECT_EQ((char *)self->iovec[10].data + 8, self->iovec[3].data);
 	EXPECT_EQ(4, used_in(self->pool));
 
@@ -164,12 +164,12 @@ TEST_F(alloc, half_a_buffer_that_does_not_fit_gets_its_own)
 	EXPECT_EQ(1, word_of(big));
 	EXPECT_EQ(2, word_of(small));
 
-	/* The first is still in use. */
+	/* The context still cuts slices off its current buffer. */
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, &self->iovec[2]));
 	EXPECT_EQ((char *)small->data + BUFFER / 2 + 8, self->iovec[2].data);
 	EXPECT_EQ(3, word_of(small));
 
-	/* One byte less than half isn't enough: a new buffer is begun. */
+	/* One byte less than half a buffer doesn't get its own: the context starts a new buffer. */
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 2 - 1, 0, 1, &self->iovec[3]));
 	EXPECT_NE(small->__private2, self->iovec[3].__private2);
 	EXPECT_EQ(2, word_of(&self->iovec[3]));
@@ -205,11 +205,11 @@ TEST_F(alloc, a_buffer_without_slices_is_begun_again)
 		EXPECT_EQ(data, self->iovec[0].data);
 		EXPECT_EQ(2, word_of(self->iovec));
 	}
-	/* As it was left: who wants zeros writes them. */
+	/* The contents are as they were: the library doesn't clear memory. */
 	EXPECT_EQ(0x77, *(char *)data);
 	EXPECT_EQ(1, used_in(self->pool));
 
-	/* But not while a slice is out. */
+	/* The context doesn't start the buffer again while a slice has a reference. */
 	evpl_iovec_addref(self->iovec);
 	evpl_iovec_release(self->iovec);
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 1000, 0, 1, &self->iovec[1]));
@@ -249,7 +249,7 @@ TEST_F(alloc, unknown_flags_take_nothing)
 	EXPECT_EQ(0, stats_of(self->pool).slabs);
 }
 
-/* The extremes: one test for both, on pools of their own. */
+/* The body of two tests: the smallest and the largest buffer size. */
 static void try_buffer_size(struct __test_metadata *_metadata, size_t size)
 {
 	struct evpl_iovec iovec[4];
@@ -297,7 +297,7 @@ TEST(the_longest_length_does_not_overflow)
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	EXPECT_EQ(-ENOBUFS, evpl_iovec_alloc(evpl, ~0U, 0, 3, iovec));
 	EXPECT_EQ(0, stats_of(pool).slabs);
-	/* Four are enough, but the pool has but one. */
+	/* Four iovecs would be enough, but the pool may have only one buffer. */
 	EXPECT_EQ(-EMSGSIZE, evpl_iovec_alloc(evpl, ~0U, 0, 4, iovec));
 	EXPECT_EQ(0, used_in(pool));
 	evpl_destroy(evpl);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What a thread counts without atomics, and how others end it.
+ * Bindings (bias.h): references that a thread counts without atomic operations, and how other
+ * threads end that.
  */
 #include "common.h"
 
@@ -41,7 +42,7 @@ FIXTURE_TEARDOWN(bias)
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
 }
 
-/* As the kernel and other threads see it. */
+/* The buffer's word as the kernel sees it, with the references that a binding keeps in reserve. */
 static uint64_t raw_word(const struct evpl_iovec *iovec)
 {
 	return atomic_load(&iovec_entry(iovec)->word);
@@ -67,7 +68,7 @@ TEST_F(bias, what_the_thread_counts_is_not_in_the_word)
 	EXPECT_EQ((char *)self->a.data + 10, self->b.data);
 	EXPECT_EQ(20, self->b.length);
 	EXPECT_EQ(4, word_of(&self->a));
-	/* The part may take the place of its slice, whose reference is then lost. */
+	/* @dst may be @src itself. The reference of @src then has no iovec of its own any more. */
 	ASSERT_EQ(0, evpl_iovec_clone_segment(&self->b, &self->b, 20, 0));
 	EXPECT_EQ((char *)self->a.data + 30, self->b.data);
 	EXPECT_EQ(0, self->b.length);
@@ -81,7 +82,7 @@ TEST_F(bias, what_the_thread_counts_is_not_in_the_word)
 	EXPECT_EQ(word, raw_word(&self->a));
 }
 
-/* A program in another language can't use the inlines, and calls these for everything. */
+/* A program in another language can't use the inlines, so it calls the exported functions only. */
 TEST_F(bias, the_exported_functions_count_as_the_inlines_do)
 {
 	struct entry *entry = iovec_entry(&self->a);
@@ -113,7 +114,7 @@ TEST_F(bias, the_exported_functions_count_as_the_inlines_do)
 	EXPECT_EQ(charge - 1, bias_charge(self->evpl));
 	EXPECT_EQ(own, entry->own);
 	EXPECT_EQ(word, raw_word(&self->a));
-	/* What the inlines leave to the library, these do themselves. */
+	/* They check the arguments too: the inlines leave that to them. */
 	EXPECT_EQ(-ENOBUFS, evplmem_iovec_alloc(self->evpl, 100, 0, 0, 0, &self->b));
 	EXPECT_EQ(-EINVAL, evplmem_iovec_alloc(self->evpl, 100, 3, 1, 0, &self->b));
 	EXPECT_EQ(-EOPNOTSUPP, evplmem_iovec_alloc(self->evpl, 100, 0, 1, 2, &self->b));
@@ -131,7 +132,10 @@ static void *is_unique(void *iovec)
 	return evpl_iovec_is_unique(iovec) ? iovec : NULL;
 }
 
-/* The thread knows what it has itself; of another's it takes the worst. */
+/*
+ * The thread that counts in the buffer subtracts what it keeps in reserve, so its answer is exact.
+ * Another thread can't do that, and answers 0.
+ */
 TEST_F(bias, what_nobody_uses_is_no_other_reference)
 {
 	pthread_t thread;
@@ -178,7 +182,7 @@ TEST_F(bias, a_part_that_is_used_up_is_added_to_the_word)
 	struct entry *entry = iovec_entry(&self->a);
 	uint64_t word = raw_word(&self->a);
 
-	/* As if there were so many. */
+	/* Leave one reference in the thread's part, as if it had handed out all others. */
 	atomic_fetch_sub(&entry->word, entry->own - 1);
 	word -= entry->own - 1;
 	entry->own = 1;
@@ -211,7 +215,7 @@ TEST_F(bias, what_others_add_and_the_thread_lets_go_of_does_not_run_over)
 {
 	struct entry *entry = iovec_entry(&self->a);
 
-	/* As after so many rounds of that. */
+	/* The counts are as if others had added, and this thread released, WORD_HIGH references. */
 	atomic_fetch_add(&entry->word, WORD_HIGH);
 	entry->own += WORD_HIGH;
 	EXPECT_EQ(2, word_of(&self->a));
@@ -226,7 +230,7 @@ TEST_F(bias, what_was_retired_is_not_cut_again_by_a_commit)
 {
 	struct entry *entry = iovec_entry(&self->a);
 
-	/* The rest of the buffer is reserved when the other slice goes to another process. */
+	/* The rest of the buffer is reserved when a send of the other slice retires the buffer. */
 	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 104, 0, 1, &self->b));
 	ASSERT_EQ(entry, iovec_entry(&self->b));
 	context_retire(entry);
@@ -235,7 +239,7 @@ TEST_F(bias, what_was_retired_is_not_cut_again_by_a_commit)
 	evpl_iovec_release(&self->b);
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
 	EXPECT_NE(entry, iovec_entry(&self->b));
-	/* But it is, once it was free. */
+	/* The buffer still becomes free with its last reference, and can be used again then. */
 	evpl_iovec_release(&self->a);
 	evpl_iovec_release(&self->b);
 	EXPECT_EQ(0, raw_word(&self->a));
@@ -249,7 +253,7 @@ TEST_F(bias, what_is_reserved_and_not_used_does_not_use_up_the_charge)
 	uint32_t gone = bias_charge(self->evpl) - 3;
 	int i;
 
-	/* As after so many rounds of this. */
+	/* The charge is as low as if there had been very many such rounds. */
 	atomic_fetch_sub(&entry->word, gone);
 	self->evpl->hot.place -= gone * EVPLMEM_CHARGE;
 	EXPECT_EQ(2, word_of(&self->a));
@@ -287,7 +291,7 @@ TEST_F(bias, a_buffer_that_is_current_again_and_again_is_counted_right)
 	uint64_t word;
 	int i;
 
-	/* The rest of it is reserved, so it isn't current; then most of that comes back. */
+	/* The reservation uses the buffer up; the commit makes it the current buffer again. */
 	for (i = 0; i < 40; i++) {
 		ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 104 - 8 * (unsigned int)i, 0,
 						1, &self->b));
@@ -310,7 +314,7 @@ static void *commit_elsewhere(void *pool)
 	struct evpl_iovec iovec;
 	struct evpl *other;
 
-	/* It is bound, and has less left than what is given back. */
+	/* This context is bound, and its buffer has less room left than the commit gives back. */
 	if (evpl_create(&other, pool, NULL) ||
 	    evpl_iovec_alloc(other, BUFFER / 2, 0, 1, &iovec) != 1 || !is_bound(other) ||
 	    evpl_iovec_commit(other, committed, 1, 8) != 1)
@@ -351,7 +355,7 @@ TEST_F(bias, nothing_is_cut_off_what_was_retired_while_it_was_being_unbound)
 	struct entry *entry = iovec_entry(&self->a);
 	pthread_t threads[2];
 
-	/* The binding can't end before this section does. */
+	/* bias_unbind() waits for this section, so context_retire() meets CURRENT_TAKEN. */
 	evplmem_enter(evplmem_self());
 	ASSERT_EQ(0, pthread_create(&threads[0], NULL, unbind_it, self->evpl));
 	while (atomic_load(&self->evpl->current) != CURRENT_TAKEN)
@@ -366,7 +370,7 @@ TEST_F(bias, nothing_is_cut_off_what_was_retired_while_it_was_being_unbound)
 	EXPECT_NE(entry, iovec_entry(&self->b));
 }
 
-/* Thread-specific data whose destructor allocates, and wants to be called again. */
+/* A key whose destructor allocates, and sets the key again: so it runs in each round. */
 static pthread_key_t late_key;
 static struct evpl *late_evpl;
 
@@ -400,7 +404,10 @@ TEST_F(bias, nothing_is_bound_to_a_thread_whose_data_is_destroyed)
 	pthread_key_delete(late_key);
 }
 
-/* The same, for the first time in the last round. */
+/*
+ * The same, but it allocates in the last round only. No destructor runs after that round, so the
+ * library's can't end the binding.
+ */
 static void allocate_last(void *arg)
 {
 	static int rounds;
@@ -419,7 +426,7 @@ static void allocate_last(void *arg)
 
 TEST_F(bias, a_thread_that_ended_bound_is_not_looked_at)
 {
-	/* More than libc keeps of the stacks of threads that ended: so it is unmapped. */
+	/* Larger than libc's cache of stacks: libc unmaps it, and the thread's data with it. */
 	size_t stack = 64 * MB;
 	pthread_attr_t attr;
 	pthread_t thread;
@@ -446,7 +453,10 @@ TEST_F(bias, a_thread_that_ended_bound_is_not_looked_at)
 	pthread_key_delete(late_key);
 }
 
-/* Fills the pool with slices and lets go of them, then does what it is told. */
+/*
+ * A thread that fills the pool with slices and releases all of them. Then it ends, if @ends, or
+ * sleeps until @woken.
+ */
 struct keeper {
 	struct evpl_pool *pool;
 	struct evpl *evpl;
@@ -465,7 +475,7 @@ static void *keep(void *arg)
 	while (evpl_iovec_alloc(keeper->evpl, BUFFER / 8, 0, 1, &iovecs[keeper->slices]) == 1)
 		keeper->slices++;
 	evpl_iovecs_release(iovecs, (int)keeper->slices);
-	/* And once more, of which nobody else has heard. */
+	/* This can bind the context again. Its release stays in the thread's count, unseen. */
 	if (evpl_iovec_alloc(keeper->evpl, BUFFER / 8, 0, 1, iovecs) != 1)
 		abort();
 	evpl_iovec_release(iovecs);
@@ -498,7 +508,7 @@ TEST_F(bias, a_thread_that_sleeps_keeps_nothing_from_others)
 	self->a = (struct evpl_iovec){ 0 };
 	keeper_start(&keeper, &thread);
 	EXPECT_LE(8 * (PER_SLAB - 1), keeper.slices);
-	/* All of it, bar none. */
+	/* This thread gets all buffers of the pool. */
 	for (i = 0; i < (int)PER_SLAB; i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec[i]));
 	EXPECT_FALSE(is_bound(keeper.evpl));
@@ -517,7 +527,7 @@ TEST_F(bias, a_thread_that_ended_has_nothing_bound)
 	keeper_start(&keeper, &thread);
 	pthread_join(thread, NULL);
 	EXPECT_FALSE(is_bound(keeper.evpl));
-	/* Another one may go on with its context. */
+	/* Another thread may use the context of a thread that ended. */
 	ASSERT_EQ(1, evpl_iovec_alloc(keeper.evpl, 100, 0, 1, &iovec));
 	evpl_iovec_release(&iovec);
 	evpl_destroy(keeper.evpl);
@@ -542,7 +552,7 @@ TEST_F(bias, a_context_may_change_threads)
 	struct mover mover = { self->evpl, &self->b };
 
 	on_thread(move, &mover);
-	/* It went on where the other was, and took the count over. */
+	/* The other thread cut its slice after this thread's, and moved the count to the word. */
 	EXPECT_EQ((char *)self->a.data + 104, self->b.data);
 	EXPECT_EQ(3, raw_word(&self->a));
 	evpl_iovec_release(&self->a);
@@ -560,7 +570,7 @@ TEST_F(bias, one_that_does_so_all_the_time_is_hardly_ever_bound)
 		self->b = (struct evpl_iovec){ 0 };
 		on_thread(move, &mover);
 		evpl_iovec_release(&self->b);
-		/* A buffer's worth, so that there is reason to bind it. */
+		/* A context is bound when it starts a buffer. So use the buffers up soon. */
 		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 2 - 8, 0, 1, &self->b));
 		evpl_iovec_release(&self->b);
 		bound += is_bound(self->evpl);
@@ -587,7 +597,7 @@ TEST_F(bias, a_thread_finds_what_others_let_go_of)
 	struct releaser releaser = { .n = 8 };
 	int i, j;
 
-	/* Many times the pool, by a thread that releases nothing of it itself. */
+	/* Allocate the whole pool three times. Only other threads release. */
 	for (i = 0; i < (int)(3 * PER_SLAB); i++) {
 		for (j = 0; j < 8; j++)
 			ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 8, 0, 1,
@@ -599,7 +609,7 @@ TEST_F(bias, a_thread_finds_what_others_let_go_of)
 	EXPECT_GE(2, used_in(self->pool));
 }
 
-/* The context is bound again as soon as it takes a buffer. */
+/* Lets the context be bound with the next buffer that it starts, after however many bindings. */
 static void hurry(struct evpl *evpl)
 {
 	struct cursor cursor = context_claim(evpl);
@@ -608,7 +618,7 @@ static void hurry(struct evpl *evpl)
 	context_park(evpl, cursor);
 }
 
-/* Ends whatever binding there is, all the time. */
+/* A thread that ends all bindings of the pool over and over, and releases iovecs given to it. */
 struct breaker {
 	struct evpl_pool *pool;
 	struct evpl_iovec *_Atomic given;
@@ -643,7 +653,7 @@ TEST_F(bias, a_binding_can_end_at_any_moment)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, break_main, &breaker));
 	for (i = 0; i < rounds; i++) {
 		n = i % 32;
-		/* Each is a buffer that is used again as soon as a count is wrong. */
+		/* If a count were wrong, the buffer would be reused, and its value overwritten. */
 		if (iovecs[n].data)
 			ASSERT_EQ(value[n], *(unsigned int *)iovecs[n].data);
 		evpl_iovec_release(&iovecs[n]);
@@ -674,10 +684,10 @@ TEST_F(bias, a_binding_can_end_at_any_moment)
 	EXPECT_LT(0, bound);
 }
 
-/* Ends a binding once each time that it is told. */
+/* A thread that ends the binding once in each of its turns. */
 struct striker {
 	struct evpl *evpl;
-	_Atomic unsigned int turn;	/* odd: the striker's */
+	_Atomic unsigned int turn;	/* odd: it is the striker's turn */
 	bool stop;
 };
 
@@ -716,13 +726,13 @@ TEST_F(bias, a_section_is_not_cut_short)
 		while (is_bound(self->evpl)) {
 			evpl_iovec_addref(&self->a);
 			evpl_iovec_release(&self->a);
-			/* On a busy machine the striker may wait for this processor. */
+			/* The striker may be waiting for this processor. */
 			if (!(++sections % 1024))
 				sched_yield();
 		}
 		while (atomic_load(&striker.turn) & 1)
 			spin(&spins);
-		/* The slice, and the hold. */
+		/* One reference of the slice, and the context's hold. */
 		ASSERT_EQ(2, raw_word(&self->a));
 	}
 	striker.stop = true;
@@ -754,7 +764,7 @@ TEST_F(bias, what_another_thread_sends_is_counted_in_the_word)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, send_it, channel));
 	pthread_join(thread, &failed);
 	EXPECT_EQ(NULL, failed);
-	/* The kernel's and the other slice's; and nothing more is cut off it. */
+	/* The kernel has one reference, the other slice one. Nothing more is cut off the buffer. */
 	EXPECT_EQ(2, raw_word(&self->a));
 	EXPECT_EQ(NULL, iovec_entry(&self->a)->owner);
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
@@ -784,7 +794,7 @@ TEST_F(bias, what_its_thread_sends_is_counted_in_the_word)
 	EXPECT_EQ(1, raw_word(&self->a));
 }
 
-/* From here the process may not make the call that a binding's end needs. */
+/* From here on the kernel refuses membarrier(2), which the end of a binding needs. */
 static bool forbid_membarrier(void)
 {
 	static struct sock_filter code[] = {
@@ -825,7 +835,7 @@ TEST_F(bias, without_membarrier_all_is_counted_in_the_word)
 	EXPECT_EQ(0, status_of(without_membarrier, NULL));
 }
 
-/* Allocates and releases, as what makes a binding worth it, and stays. */
+/* Allocates and releases often enough for a binding, and then sleeps until it is woken. */
 static void *use_and_stay(void *arg)
 {
 	struct keeper *keeper = arg;
@@ -868,7 +878,7 @@ static int forbid_membarrier_later(void *arg)
 		;
 	if (is_bound(keeper.evpl) || !forbid_membarrier())
 		return 3;
-	/* All that the other thread keeps. */
+	/* Take all buffers, including those that the other thread keeps. */
 	if (take_slab(evpl, iovec))
 		return 4;
 	evpl_iovecs_release(iovec, PER_SLAB);
@@ -906,7 +916,7 @@ TEST(contexts_of_such_a_pool_are_never_bound)
 		evpl_iovec_clone(&iovec[1], &iovec[0]);
 		evpl_iovec_clone(&iovec[2], &iovec[1]);
 		evpl_iovec_addref(&iovec[2]);
-		/* With the context's. */
+		/* Four references, and the context's hold unless the buffer is used up. */
 		ASSERT_LE(4, raw_word(&iovec[0]));
 		ASSERT_GE(5, raw_word(&iovec[0]));
 		evpl_iovec_release(&iovec[2]);
