@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * No function is a point of cancellation: a thread whose cancellation is pending comes out
- * of each, and so nothing that it holds is left behind.
+ * No function of the library is a cancellation point: a thread with a pending cancellation returns
+ * from each of them. So it leaves neither a lock nor a reference behind.
  */
 #include "common.h"
 #include "connect.h"
 #include "device.h"
 
-/* What a thread with a pending cancellation does. */
+/* A thread that calls @action while its cancellation is pending. */
 struct doomed {
 	void (*action)(struct doomed *doomed);
 	void *arg;
@@ -23,7 +23,7 @@ static void has_ended(void *arg)
 	atomic_store(&doomed->ended, true);
 }
 
-/* Cancels itself. That is noticed at the next point of cancellation. */
+/* The thread cancels itself, which has no effect before the next cancellation point. */
 static void *doomed_main(void *arg)
 {
 	struct doomed *doomed = arg;
@@ -60,7 +60,7 @@ static bool survives(struct doomed *doomed, void (*action)(struct doomed *doomed
 	return start(doomed, &thread, action, arg) && came_back(doomed, thread);
 }
 
-/* A device whose call-backs are points of cancellation, and may wait. */
+/* A device whose callbacks contain cancellation points, and can be made to wait. */
 struct fake {
 	struct evpl_device *device;
 	atomic_int registered;
@@ -149,7 +149,7 @@ TEST(call_backs_come_to_their_end)
 	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
-/* Whether a detach has dropped the lock, to wait for a call-back. */
+/* Whether evpl_device_detach() has dropped the pool's lock, to wait for a callback. */
 static bool detach_waits(struct evpl_device *device)
 {
 	struct evpl_pool *pool = device->pool;
@@ -243,7 +243,7 @@ TEST(what_a_socket_took_is_accounted_for)
 	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
-/* A received buffer, and the device that is to have it. */
+/* A received buffer, and the device that registers it. */
 struct lease {
 	struct received received;
 	struct fake fake;
@@ -267,7 +267,7 @@ static void end_lease(struct doomed *doomed)
 	doomed->result = end_received(&lease->received);
 }
 
-/* A message goes to the other pool and back, by functions that read and write descriptors. */
+/* Sends a message to the other pool and back. The functions call read(2) and write(2). */
 static void send_there_and_back(struct doomed *doomed)
 {
 	struct lease *lease = doomed->arg;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Reserve and commit: nothing overlaps, and what isn't used isn't lost.
+ * Reserve and commit: slices don't overlap, and bytes that aren't used are allocated again.
  */
 #include "common.h"
 
@@ -55,7 +55,7 @@ TEST_F(commit, an_allocation_in_between_does_not_overlap)
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 50, 0, 1, &self->b));
 	EXPECT_FALSE(overlap(self->r, &self->b));
 	EXPECT_FALSE(overlap(&self->a, &self->b));
-	/* The tail couldn't be given back: something is after it. */
+	/* The unused bytes couldn't be given back, as another slice lies after them. */
 	EXPECT_EQ((char *)self->a.data + 56, self->b.data);
 	evpl_iovec_release(self->r);
 	evpl_iovec_release(&self->a);
@@ -85,7 +85,7 @@ TEST_F(commit, iovecs_beyond_are_released)
 	EXPECT_EQ(BUFFER, self->r[0].length);
 	EXPECT_EQ(1, self->r[1].length);
 	EXPECT_EQ(0, word_of(&self->r[2]));
-	/* One whole, one cut, and the current, whatever it is now. */
+	/* The whole buffer and the shortened one are in use, and perhaps another current one. */
 	for (i = 0; i < 2; i++)
 		EXPECT_LE(1, word_of(&self->r[i]));
 	EXPECT_GE(3, used_in(self->pool));
@@ -128,7 +128,7 @@ TEST_F(commit, a_whole_buffer_that_is_hardly_used_is_not_lost)
 	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER, 0, 1, self->r));
 	EXPECT_EQ(1, word_of(self->r));
 	ASSERT_EQ(1, evpl_iovec_commit(self->evpl, self->r, 1, 100));
-	/* The context goes on in it, and so has a hold again. */
+	/* The buffer is the context's current one again, so the context has a hold on it. */
 	EXPECT_EQ(2, word_of(self->r));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 2, 0, 1, &self->a));
 	EXPECT_EQ((char *)self->r[0].data + 104, self->a.data);
@@ -139,7 +139,7 @@ TEST_F(commit, a_whole_buffer_that_is_hardly_used_is_not_lost)
 
 TEST_F(commit, the_context_goes_on_where_there_is_more_room)
 {
-	/* The current buffer is nearly empty, so the reserved one's rest is worth less. */
+	/* The current buffer has more room left than the reserved one, so it stays current. */
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 1000, 0, 1, &self->a));
 	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 8, 0, 1, self->r));
 	EXPECT_NE(self->a.__private2, self->r[0].__private2);
@@ -150,7 +150,7 @@ TEST_F(commit, the_context_goes_on_where_there_is_more_room)
 	evpl_iovec_release(&self->b);
 	evpl_iovec_release(self->r);
 
-	/* And now worth more. */
+	/* Now the reserved buffer has more room left, so it becomes the current one. */
 	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 8, 0, 1, self->r));
 	ASSERT_EQ(1, evpl_iovec_commit(self->evpl, self->r, 1, 8));
 	EXPECT_EQ(2, word_of(self->r));
@@ -181,14 +181,14 @@ TEST_F(commit, bad_commits_change_nothing)
 	EXPECT_EQ(1, word_of(&self->r[0]));
 	EXPECT_EQ(3, word_of(&self->r[1]));
 
-	/* By a context of the same pool. */
+	/* A context of another pool can't commit. */
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&other, pool, NULL));
 	EXPECT_EQ(-EINVAL, evpl_iovec_commit(other, self->r, 2, 10));
 	evpl_destroy(other);
 	EXPECT_EQ(0, evpl_pool_close(pool));
 
-	/* Once only. */
+	/* Iovecs can be committed only once. */
 	ASSERT_EQ(2, evpl_iovec_commit(self->evpl, self->r, 2, BUFFER + 10));
 	EXPECT_EQ(-EINVAL, evpl_iovec_commit(self->evpl, self->r, 2, 10));
 	EXPECT_EQ(10, self->r[1].length);
@@ -209,7 +209,7 @@ TEST_F(commit, a_robbed_buffer_is_not_gone_on_with)
 	evpl_iovec_release(&self->a);
 }
 
-/* Random sizes, and every slice stamped: what overlaps is overwritten. */
+/* Reservations of random sizes. Each slice has a stamp, which a slice that overlaps overwrites. */
 TEST_F(commit, random_reservations_keep_their_contents)
 {
 	struct {
@@ -235,7 +235,7 @@ TEST_F(commit, random_reservations_keep_their_contents)
 			continue;
 		ASSERT_LT(0, j);
 		if (rand_r(&seed) % 4 == 0) {
-			/* Something in between. */
+			/* An allocation comes between the reservation and the commit. */
 			ASSERT_LE(1, evpl_iovec_alloc(self->evpl, 1 + rand_r(&seed) % 100, 0, 1,
 						      &self->a));
 			memset(self->a.data, 0xff, self->a.length);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What evpl_pool_open(), evpl_create() and evpl_pool_stats() take, and what they refuse.
+ * The structs that evpl_pool_open(), evpl_create() and evpl_pool_stats() accept and refuse.
  */
 #include "common.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
-/* A later version's struct, as an older library sees it. */
+/* The structs of a later version of the header. The library doesn't know @tail. */
 struct longer_pool_config {
 	struct evpl_pool_config config;
 	uint64_t tail;
@@ -175,7 +175,7 @@ TEST(the_back_end_is_never_chosen_silently)
 	EXPECT_EQ(EVPL_BACKEND_ANON, stats_of(pool).backend);
 	EXPECT_EQ(0, evpl_pool_close(pool));
 
-	/* The config goes before the environment. */
+	/* The config takes precedence over the environment. */
 	config.backend = EVPL_BACKEND_MODULE;
 	EXPECT_EQ(-ENOENT, open_errno(&config));
 	setenv("EVPL_BACKEND", "module", 1);
@@ -197,7 +197,7 @@ TEST(a_device_that_is_not_evpls_is_refused)
 	close(fd);
 	EXPECT_EQ(-ENOTTY, open_errno(&config));
 	EXPECT_NE(NULL, strstr(evpl_last_error(), "/dev/null"));
-	/* And no descriptor is left behind. */
+	/* No descriptor is left open. */
 	next = open("/dev/null", O_RDONLY);
 	EXPECT_EQ(fd, next);
 	close(next);
@@ -295,7 +295,7 @@ TEST_F(pool, a_node_that_is_not_there_is_refused)
 		EXPECT_EQ(-EINVAL, create_errno(self->pool, &config));
 		EXPECT_EQ(-EINVAL, evpl_pool_preallocate(self->pool, SLAB, bad[i]));
 	}
-	/* A node without the flag is a mistake, not a wish. */
+	/* A node without EVPL_CONFIG_NODE is refused. */
 	config.flags = 0;
 	config.node = 1;
 	EXPECT_EQ(-EINVAL, create_errno(self->pool, &config));

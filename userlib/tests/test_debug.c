@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What has ended is refused. The debug build ends a program that uses it, or releases what it
- * doesn't hold, and says where.
+ * Pools that were closed and contexts that were destroyed are refused. The debug build aborts a
+ * program that uses them, or that releases a reference which it doesn't hold, and prints where.
  */
 #include "common.h"
 
 #include <fcntl.h>
 
-/* So that the two call sites have names of their own. */
+/* Two call sites, at least 256 bytes apart: so names() can tell which of them was printed. */
 __attribute__((noinline, aligned(256))) void first_release(struct evpl_iovec *iovec);
 __attribute__((noinline, aligned(256))) void second_release(struct evpl_iovec *iovec);
 
@@ -23,7 +23,7 @@ void second_release(struct evpl_iovec *iovec)
 	__asm__ volatile("");
 }
 
-/* Runs something in a child that must abort; returns what it wrote to stderr. */
+/* Calls @crime in a child, which must abort. Returns what the child wrote to stderr. */
 static char *last_words(struct __test_metadata *_metadata, void (*crime)(struct evpl *evpl))
 {
 	static char words[4096];
@@ -84,7 +84,7 @@ static void addref_after_release(struct evpl *evpl)
 	evpl_iovec_addref(&iovec);
 }
 
-/* Whether the text has an address within a function, or its name. */
+/* Whether the text has an address within @function. */
 static bool names(const char *words, void (*function)(struct evpl_iovec *iovec))
 {
 	const char *at = words;
@@ -157,7 +157,7 @@ static void destroy_after_close(struct evpl *evpl)
 	evpl_destroy(evpl);
 }
 
-/* Its memory would be another context's in other builds. */
+/* In other builds the new context gets the memory of the destroyed one. */
 static void destroy_one_whose_memory_is_free(struct evpl *evpl)
 {
 	struct evpl *other;
@@ -240,7 +240,7 @@ TEST(a_closed_pool_is_refused)
 		SKIP(return, "the debug build ends the program");
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_pool_close(pool));
-	/* Among them are the numbers that the pool's had. */
+	/* Some of these get the pool's old descriptor numbers. A second close leaves them open. */
 	for (i = 0; i < 8; i++)
 		fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	EXPECT_EQ(-EPERM, evpl_pool_close(pool));
@@ -253,7 +253,7 @@ TEST(a_closed_pool_is_refused)
 	EXPECT_EQ(-EPERM, evpl_pool_eventfd(pool));
 	EXPECT_EQ(0, evpl_pool_trim(pool));
 
-	/* Two that are opened have two structs. */
+	/* The closed pool's struct is on the list only once: two new pools get two structs. */
 	ASSERT_EQ(0, open_pool(&a, BUFFER, SLAB));
 	ASSERT_EQ(0, open_pool(&b, BUFFER, SLAB));
 	EXPECT_NE(a, b);
@@ -285,7 +285,7 @@ TEST(a_destroyed_context_is_refused)
 	EXPECT_EQ(-EBUSY, evpl_pool_close(pool));
 	evpl_iovec_release(&reserved);
 
-	/* The struct serves again. */
+	/* A new context can use the struct of the destroyed one. */
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	ASSERT_EQ(1, evpl_iovec_alloc(evpl, 100, 0, 1, &iovec));
 	evpl_iovec_release(&iovec);
