@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* References that go to other processes, and come back. */
+/* Channels: references that are sent to other processes, and come back. */
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -37,7 +37,7 @@ TEST(anon_memory_goes_to_nobody)
 	EXPECT_EQ(-EOPNOTSUPP, evpl_pool_open(&pool, &config));
 }
 
-/* Two pools, as two processes have them, each with a channel to the other. */
+/* Two pools of this process, with a channel between them, in place of two processes. */
 FIXTURE(pair)
 {
 	struct evpl_pool *pool, *other_pool;
@@ -112,7 +112,7 @@ TEST_F(pair, what_was_sent_is_seen_and_comes_back_when_it_is_released)
 
 	evpl_iovec_release(&got.iovec);
 	EXPECT_EQ(0, word_of(&got.iovec));
-	/* An idle lease, which its owner takes when it looks for memory. */
+	/* The lease is idle. Its owner takes the buffer back only when it looks for memory. */
 	EXPECT_EQ(1, used_in(self->pool));
 	evpl_pool_trim(self->pool);
 	EXPECT_EQ(0, used_in(self->pool));
@@ -254,10 +254,10 @@ TEST_F(pair, received_memory_is_cut_counted_and_sent_on_like_any_other)
 	ASSERT_EQ(0, evpl_iovec_clone_segment(&part.iovec, &got.iovec, 10, 20));
 	EXPECT_EQ(3, word_of(&got.iovec));
 	evpl_iovec_release(&got.iovec);
-	/* Its owner, at least, has it too. */
+	/* A received iovec is never unique, as the owner has the buffer too. */
 	EXPECT_EQ(0, evpl_iovec_is_unique(&got.iovec));
 
-	/* Home again: the owner's own address, and its own reference. */
+	/* Back at its owner, the buffer has the owner's address, and counts in the owner's word. */
 	got.flags = 0;
 	ASSERT_EQ(0, evpl_channel_send(self->other_channel, &part, 1));
 	ASSERT_EQ(0, evpl_channel_send(self->other_channel, &got, 1));
@@ -286,7 +286,7 @@ TEST_F(pair, owner_out_of_memory_takes_what_a_receiver_has_let_go_of)
 	ASSERT_EQ((int)PER_SLAB, evpl_channel_recv(self->other_channel, got, PER_SLAB));
 	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 1, 1, 1, &iovec));
 
-	/* Too few for the receiver to say so. */
+	/* One idle lease doesn't fill a batch, so the receiver doesn't tell the kernel of it. */
 	evpl_iovec_release(&got[7].iovec);
 	EXPECT_EQ(0, evpl_iovec_alloc(self->evpl, 0, 1, 1, &iovec));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER, 1, 1, &iovec));
@@ -294,7 +294,7 @@ TEST_F(pair, owner_out_of_memory_takes_what_a_receiver_has_let_go_of)
 	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 1, 1, 1, &sent[7].iovec));
 	evpl_iovec_release(&iovec);
 
-	/* Enough: then its descriptor says that there is memory again. */
+	/* Now the receiver tells the kernel of all, and the owner's descriptor becomes readable. */
 	for (int i = 0; i < (int)PER_SLAB; i++)
 		if (i != 7)
 			evpl_iovec_release(&got[i].iovec);
@@ -333,7 +333,7 @@ TEST_F(pair, send_that_fails_moves_nothing)
 	EXPECT_EQ(-EPIPE, evpl_channel_send(self->channel, sent, 1));
 	evpl_iovec_release(&sent[0].iovec);
 	EXPECT_EQ(-EPIPE, evpl_channel_recv(self->channel, &got, 1));
-	/* What nobody received is here again. */
+	/* The messages that nobody received were given back. */
 	evpl_pool_trim(self->pool);
 	EXPECT_EQ(0, used_in(self->pool));
 }
@@ -355,7 +355,7 @@ TEST_F(pair, revoked_memory_arrives_as_such)
 	EXPECT_EQ(-EINVAL, evpl_iovec_revoke(&got.iovec));
 }
 
-/* As another process: take what comes, until there is no more, and hold it. */
+/* Receives the first messages in a child, and holds them until the child is killed. */
 static void take_and_hold(int fd, int ready)
 {
 	struct evpl_message got[64];
@@ -392,7 +392,7 @@ TEST_F(pair, what_a_killed_process_held_comes_back)
 		sent[i] = allocate(self->evpl, BUFFER, 'x');
 	ASSERT_EQ(0, evpl_channel_send(channel, sent, 4));
 	ASSERT_EQ(1, read(ready[0], &byte, 1));
-	/* These it never reads. */
+	/* The child never receives these. */
 	ASSERT_EQ(0, evpl_channel_send(channel, sent + 4, 4));
 	evpl_pool_trim(self->pool);
 	EXPECT_EQ(8, used_in(self->pool));
@@ -407,7 +407,7 @@ TEST_F(pair, what_a_killed_process_held_comes_back)
 	close(ready[1]);
 }
 
-/* What a child of fork(2) finds; its exit status. */
+/* Uses its parent's objects in a child of fork(2). Returns 0 if they were refused. */
 static int in_child(struct evpl_channel *channel, struct evpl_message *got)
 {
 	struct evpl_message more;
@@ -443,7 +443,7 @@ TEST_F(pair, a_child_has_neither_its_parents_channels_nor_what_came_over_them)
 	EXPECT_TRUE(is_filled(&got.iovec, 'x'));
 	evpl_iovec_release(&got.iovec);
 
-	/* The other end sees that it is closed while the child still runs. */
+	/* The child closes its copy, so the other end sees the close while the child still runs. */
 	ASSERT_EQ(0, evpl_channel_create(&channel, self->other_pool, 0, 0, &peer));
 	ASSERT_EQ(0, evpl_channel_bind(&other, self->pool, peer, EVPL_CHANNEL_BLOCKING));
 	ASSERT_EQ(0, pipe(never));
@@ -463,10 +463,10 @@ TEST_F(pair, a_child_has_neither_its_parents_channels_nor_what_came_over_them)
 	evpl_channel_close(other);
 }
 
-/* A limit for what may never come. */
+/* How long a test waits for an event before it fails, in milliseconds. */
 #define MINUTE	(60 * 1000)
 
-/* The owner waits until the only buffer of its pool can be had again. */
+/* The owner waits until it can allocate the only buffer of its pool again. */
 static bool wait_for_buffer(struct evpl *evpl, struct evpl_pool *pool, struct evpl_iovec *iovec)
 {
 	struct pollfd fds[2] = {
@@ -485,7 +485,7 @@ static bool wait_for_buffer(struct evpl *evpl, struct evpl_pool *pool, struct ev
 	return ret == 1;
 }
 
-/* Receives, and lets go: the release is one of a batch that never gets full. */
+/* Receives and releases one buffer a round. There is only one lease, so no batch ever fills. */
 static int play(int fd, int rounds)
 {
 	struct evpl_channel *channel;
@@ -540,8 +540,8 @@ TEST_F(pair, two_processes_play_with_one_buffer)
 }
 
 /*
- * A receiver that sleeps from its last release on: it receives, says so, waits for a word,
- * releases, and does nothing any more.
+ * A receiver that sleeps after its release: it receives, writes a byte to @told, reads a byte from
+ * there, and releases. Then it does nothing until the owner closes the socket.
  */
 static int hold_until_told(int fd, int told)
 {
@@ -559,7 +559,7 @@ static int hold_until_told(int fd, int told)
 	return read(told, &byte, 1) ? 2 : 0;
 }
 
-/* An owner of one buffer, and a receiver that is ready. */
+/* An owner whose pool has one buffer, and a child that is ready to receive it. */
 FIXTURE(owner)
 {
 	struct evpl_pool *pool;
@@ -595,7 +595,7 @@ FIXTURE_SETUP(owner)
 	ASSERT_EQ(1, read(self->told, &byte, 1));
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->message.iovec));
 
-	/* A buffer's first way out makes the descriptor readable by itself. */
+	/* Send the buffer once before: its first send makes the descriptor readable by itself. */
 	ASSERT_EQ(0, evpl_channel_create(&there, self->pool, 1, 0, &peer));
 	ASSERT_EQ(0, evpl_channel_bind(&back, self->pool, peer, 0));
 	ASSERT_EQ(0, evpl_channel_send(there, &self->message, 1));
@@ -623,7 +623,7 @@ FIXTURE_TEARDOWN(owner)
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
 }
 
-/* Nobody pulls any more: only the receiver's own release makes it readable. */
+/* The owner doesn't pull meanwhile: only the receiver's own release makes this readable. */
 static int told_in_time(struct evpl_pool *pool)
 {
 	struct pollfd poll_fd = { .fd = evpl_pool_fd(pool), .events = POLLIN };
