@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Devices: each slab is registered once with each, when it may and no longer.
+ * Devices: each slab is registered once with each device, and only while the device may use it.
  */
 #include "common.h"
 
 #define NUMBERS 64
 
-/* A device that keeps account of what it is told. */
+/* A device that counts the calls of its callbacks. */
 struct fake {
 	pthread_mutex_t lock;
 	struct evpl_pool *pool;
 	struct evpl_device *device;
-	unsigned int registered[NUMBERS];	/* how many slabs have the number now */
+	unsigned int registered[NUMBERS];	/* slabs that have this number now */
 	unsigned int registrations;
 	unsigned int unregistrations;
-	unsigned int overlaps;			/* a number that was in use already */
-	int result;				/* of register_slab() */
+	unsigned int overlaps;			/* registrations of a number that was in use */
+	int result;				/* what register_slab() returns */
 	int unregister_result;
-	struct evpl *evpl;			/* allocate within call-backs */
+	struct evpl *evpl;			/* not NULL: the callbacks allocate from it */
 	unsigned int allocated;
-	_Atomic(pthread_barrier_t *) barrier;	/* stop within call-backs */
+	_Atomic(pthread_barrier_t *) barrier;	/* not NULL: the callbacks wait at it, twice */
 	atomic_int inside;
 };
 
@@ -186,7 +186,7 @@ TEST_F(device, slabs_that_come_later_are_registered_before_they_are_used)
 	}
 	EXPECT_EQ(4, self->fake.registrations);
 	evpl_iovecs_release(self->iovec, 4 * PER_SLAB);
-	/* Given back: unregistered first, the numbers are free. */
+	/* The trim unregisters the slabs that it gives back. */
 	EXPECT_EQ(3 * SLAB, evpl_pool_trim(self->pool));
 	EXPECT_EQ(3, self->fake.unregistrations);
 	EXPECT_EQ(1, now_registered(&self->fake));
@@ -212,7 +212,7 @@ TEST_F(device, a_failure_leaves_the_slab_usable_without_a_cookie)
 	evpl_iovec_release(&self->iovec[0]);
 	evpl_device_detach(self->fake.device);
 	evpl_device_detach(self->other.device);
-	/* What wasn't registered isn't unregistered. */
+	/* A slab that wasn't registered isn't unregistered. */
 	EXPECT_EQ(0, self->fake.unregistrations);
 	EXPECT_EQ(1, self->other.unregistrations);
 }
@@ -222,7 +222,7 @@ TEST_F(device, call_backs_may_allocate)
 	uint64_t cookie;
 	int i;
 
-	/* In the growth of a slab, by the same context: out of that slab. */
+	/* The callbacks allocate from the context that grows the pool, and from the new slab. */
 	self->fake.evpl = self->evpl;
 	self->other.evpl = self->evpl;
 	ASSERT_EQ(0, attach(self->pool, &self->fake));
@@ -236,7 +236,7 @@ TEST_F(device, call_backs_may_allocate)
 	EXPECT_EQ(0, evpl_device_cookie(self->other.device, &self->iovec[0], &cookie));
 	evpl_iovec_release(&self->iovec[0]);
 
-	/* And up to the limit, each slab once. */
+	/* Grow the pool to its limit. Each slab is registered once. */
 	for (i = 0; i < (int)(4 * PER_SLAB - 1); i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
 	EXPECT_EQ(4, self->fake.registrations);
@@ -250,7 +250,10 @@ TEST_F(device, call_backs_may_allocate)
 	EXPECT_EQ(0, now_registered(&self->fake));
 }
 
-/* A device that keeps what it allocates for each slab: more than a first slab has. */
+/*
+ * A device that allocates more than the first slab has for each slab that it registers, and keeps
+ * that memory.
+ */
 struct greedy {
 	struct evpl *evpl;
 	struct evpl_iovec iovec[8][PER_SLAB + 1];
@@ -287,7 +290,7 @@ TEST(a_call_back_that_allocates_more_than_its_slab_nests_no_deeper_than_that)
 	ASSERT_EQ(0, evpl_create(&greedy->evpl, pool, NULL));
 	ASSERT_EQ(0, evpl_device_attach(pool, &ops, greedy, &device));
 	ASSERT_EQ(1, evpl_iovec_alloc(greedy->evpl, 8, 0, 1, &iovec));
-	/* 2 MiB, then 4 for the rest, and what those are told of has room. */
+	/* The callback for 2 MiB makes a slab of 4 MiB, whose callback finds room in that. */
 	EXPECT_EQ(2, greedy->deepest);
 	EXPECT_EQ(2, greedy->n);
 	EXPECT_GE(3, stats_of(pool).slabs);
@@ -322,12 +325,12 @@ TEST_F(device, nobody_needs_a_lock_that_a_call_back_runs_under)
 	atomic_store(&self->fake.barrier, &barrier);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, preallocate_more, self->pool));
 	pthread_barrier_wait(&barrier);
-	/* The other thread is inside the call-back, and stays there. */
+	/* The other thread is inside the callback, and waits there. */
 	EXPECT_EQ(1, atomic_load(&self->fake.inside));
 	atomic_store(&self->fake.barrier, NULL);
 	for (i = 0; i < PER_SLAB; i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec[i]));
-	/* Not that slab's buffers: it isn't registered. This one grows another. */
+	/* That slab isn't registered, so its buffers can't be allocated: the pool grows again. */
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[0]));
 	EXPECT_EQ(3, stats_of(self->pool).slabs);
 	EXPECT_EQ(3, self->fake.registrations);
@@ -370,14 +373,14 @@ TEST_F(device, a_slab_stays_while_a_device_is_told_of_it)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, attach_fake, &self->fake));
 	pthread_barrier_wait(&barrier);
 	atomic_store(&self->fake.barrier, NULL);
-	/* All are idle. One is kept as ever, and so is that of the call-back. */
+	/* All slabs are idle. A trim keeps one, and here also the slab of the running callback. */
 	EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
 	EXPECT_EQ(2, stats_of(self->pool).slabs);
 	pthread_barrier_wait(&barrier);
 	pthread_join(thread, NULL);
 	EXPECT_EQ(2, now_registered(&self->fake));
 
-	/* The same where it is unregistered. */
+	/* A slab also stays while a detach unregisters it. */
 	ASSERT_EQ(0, prefill(self->pool, 3 * SLAB));
 	EXPECT_EQ(3, now_registered(&self->fake));
 	atomic_store(&self->fake.barrier, &barrier);
@@ -410,7 +413,7 @@ TEST_F(device, slabs_that_are_being_unregistered_are_room)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, trim, self->pool));
 	pthread_barrier_wait(&barrier);
 	atomic_store(&self->fake.barrier, NULL);
-	/* Three of four are about to go, and all buffers can be had. */
+	/* The trim is giving three of four slabs back, and the pool grows in their place. */
 	for (i = 0; i < (int)(4 * PER_SLAB); i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
 	EXPECT_EQ(7, stats_of(self->pool).slabs);
@@ -460,7 +463,7 @@ TEST_F(device, detach_waits_for_the_call_back_that_runs)
 	atomic_store(&self->fake.barrier, NULL);
 	detacher.device = self->fake.device;
 	ASSERT_EQ(0, pthread_create(&other, NULL, detach_device, &detacher));
-	/* The slab that is being registered can't have been unregistered. */
+	/* The detach must wait until the slab that is being registered can be unregistered. */
 	while (!is_detaching(self->pool, detacher.device))
 		sched_yield();
 	EXPECT_FALSE(atomic_load(&detacher.done));
@@ -525,10 +528,10 @@ TEST_F(device, a_number_is_not_used_again_before_it_is_let_go)
 	ASSERT_EQ(0, prefill(self->pool, 3 * SLAB));
 	EXPECT_EQ(-ENOENT, evpl_device_let_go(self->fake.device, 1));
 	EXPECT_EQ(2 * SLAB, evpl_pool_trim(self->pool));
-	/* The memory has gone all the same. */
+	/* The memory is given back at once. */
 	EXPECT_EQ(SLAB, stats_of(self->pool).bytes);
 
-	/* 0 is in use, 1 and 2 are awaited: so 3. */
+	/* Number 0 is in use, and the device hasn't let go of 1 and 2: so the next is 3. */
 	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
 	EXPECT_EQ(1, self->fake.registered[3]);
 	EXPECT_EQ(0, evpl_device_let_go(self->fake.device, 1));
@@ -539,7 +542,7 @@ TEST_F(device, a_number_is_not_used_again_before_it_is_let_go)
 	EXPECT_EQ(1, self->fake.registered[1]);
 	EXPECT_EQ(0, self->fake.registered[2]);
 
-	/* A detached device is awaited no more. */
+	/* The library doesn't wait for a device that was detached. */
 	evpl_device_detach(self->fake.device);
 	ASSERT_EQ(0, attach(self->pool, &self->other));
 	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 4 * SLAB, EVPL_ANY_NODE));
@@ -556,7 +559,7 @@ static int unregister_let_go(void *arg, const struct evpl_slab_info *slab, uint6
 {
 	struct fake *fake = arg;
 
-	/* As if the device's own thread were faster than this one. */
+	/* Let go before this returns, as the device's own thread may do. */
 	if (cookie != 5 || evpl_device_let_go(fake->device, slab->number))
 		fake->overlaps++;
 	fake->unregistrations++;
@@ -584,7 +587,7 @@ TEST_F(device, a_lazy_device_sets_cookies_by_itself)
 	EXPECT_EQ(-EEXIST, evpl_device_set_cookie(device, &self->iovec[0], 6));
 	EXPECT_EQ(0, evpl_device_cookie(device, &self->iovec[0], &cookie));
 	EXPECT_EQ(5, cookie);
-	/* Of the whole slab. */
+	/* The cookie is that of the whole slab. */
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[1]));
 	EXPECT_EQ(0, evpl_device_cookie(device, &self->iovec[1], &cookie));
 	evpl_iovecs_release(self->iovec, 2);
@@ -600,7 +603,7 @@ TEST_F(device, a_lazy_device_sets_cookies_by_itself)
 	evpl_destroy(evpl);
 	ASSERT_EQ(0, evpl_pool_close(pool));
 
-	/* Slabs without a cookie go without a word, those with one are unregistered. */
+	/* unregister_slab() is called for slabs that have a cookie only. */
 	ASSERT_EQ(0, prefill(self->pool, 3 * SLAB));
 	EXPECT_EQ(2 * SLAB, evpl_pool_trim(self->pool));
 	EXPECT_EQ(0, self->fake.unregistrations);
@@ -608,7 +611,7 @@ TEST_F(device, a_lazy_device_sets_cookies_by_itself)
 	EXPECT_EQ(1, self->fake.unregistrations);
 }
 
-/* Everything at once. */
+/* A thread that allocates, or that attaches and detaches a device, while others do so too. */
 struct storm {
 	struct evpl_pool *pool;
 	unsigned int seed;
@@ -651,7 +654,7 @@ static void *storm_attacher(void *arg)
 	for (i = 0; i < storm->rounds; i++) {
 		if (attach(storm->pool, &fake))
 			abort();
-		/* What was published before and after attach has a cookie now. */
+		/* A slab has a cookie, whether it was made before the attach or after it. */
 		if (evpl_buffer_alloc(evpl, &iovec) == 1) {
 			if (evpl_device_cookie(fake.device, &iovec, &cookie))
 				storm->errors++;
@@ -672,7 +675,7 @@ TEST_F(device, an_iovec_of_another_pool_has_no_cookie_here)
 	uint64_t cookie = 77;
 	struct evpl *evpl;
 
-	/* The other pool's device has the same slot, and a cookie for the same number. */
+	/* The other pool's device has the same slot, and a cookie for the same slab number. */
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	ASSERT_EQ(0, attach(self->pool, &self->fake));
@@ -716,7 +719,7 @@ TEST_F(device, attach_detach_grow_and_trim_at_once)
 	pthread_t threads[4];
 	int i;
 
-	/* One is there all the time. */
+	/* One device is attached all the time. */
 	ASSERT_EQ(0, attach(self->pool, &self->fake));
 	for (i = 0; i < 4; i++) {
 		storm[i] = (struct storm){ .pool = self->pool };
@@ -735,8 +738,8 @@ TEST_F(device, attach_detach_grow_and_trim_at_once)
 }
 
 /*
- * Leased buffers that threads receive, register and release while their owner pulls:
- * who has a reference has a registration that lives.
+ * Threads receive a leased buffer, register and release it, while its owner pulls. A thread that
+ * holds a reference must find the registration alive.
  */
 #define LEASE_ROUNDS	(few() ? 2000U : 20000U)
 #define LIVES		65536U
@@ -798,7 +801,10 @@ static void *live_receive(void *arg)
 	return NULL;
 }
 
-/* Who lets go of the last reference waits for this one, while others receive. */
+/*
+ * Takes the pool's lock over and over. guest_end(), after a last release, has to wait for it, and
+ * other threads can receive the buffer meanwhile.
+ */
 static void *live_lock(void *arg)
 {
 	struct lives *lives = arg;
@@ -857,7 +863,7 @@ TEST(registration_of_a_leased_buffer_lives_as_long_as_a_reference_here)
 	EXPECT_LT(0, atomic_load(&lives.registered));
 	EXPECT_GT(LIVES, atomic_load(&lives.registered));
 
-	/* What nobody received goes with the channel. */
+	/* The messages that nobody received are given back with the channel. */
 	evpl_channel_close(lives.channel);
 	EXPECT_EQ(atomic_load(&lives.registered), atomic_load(&lives.unregistered));
 	evpl_device_detach(lives.device);
@@ -865,7 +871,7 @@ TEST(registration_of_a_leased_buffer_lives_as_long_as_a_reference_here)
 	evpl_channel_close(there);
 	evpl_destroy(evpl);
 	EXPECT_EQ(0, evpl_pool_close(pool));
-	/* The last references went where the kernel took them: the pool has to look. */
+	/* The kernel gave the last references back. The pool sees that when it looks for memory. */
 	evpl_pool_trim(other);
 	EXPECT_EQ(0, used_in(other));
 	EXPECT_EQ(0, evpl_pool_close(other));
