@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Pools: growing to a limit, giving back, closing, and threads that sleep on memory.
+ * Pools: growing to a limit, giving slabs back, closing, and threads that sleep and keep memory.
  */
 #include "common.h"
 
@@ -29,7 +29,7 @@ FIXTURE_TEARDOWN(pool)
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
 }
 
-/* Whole buffers until there are no more; returns how many. */
+/* Allocates whole buffers until that fails. Returns the number of buffers. */
 static unsigned int fill(struct evpl *evpl, struct evpl_iovec *iovec)
 {
 	unsigned int n = 0;
@@ -110,7 +110,7 @@ TEST(what_never_fits_is_measured_by_whole_slabs)
 	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
-/* Slices of one context, beside another one's requests that fail. */
+/* As many slices of 64 bytes as two buffers have room for. */
 #define SLICES (2 * BUFFER / 64)
 
 TEST_F(pool, a_request_that_fails_leaves_small_ones_their_buffers)
@@ -122,7 +122,7 @@ TEST_F(pool, a_request_that_fails_leaves_small_ones_their_buffers)
 	ASSERT_EQ(0, evpl_create(&small, self->pool, NULL));
 	for (i = 0; i < (int)PER_SLAB; i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
-	/* More than can be free, whatever the small ones release. */
+	/* The large request needs more than the release of all small slices could free. */
 	for (i = 0; i < (int)SLICES; i++) {
 		ASSERT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, SLAB + 1, 0, PER_SLAB + 1, extra));
 		ASSERT_EQ(1, evpl_iovec_alloc(small, 64, 0, 1, &slice[i]));
@@ -130,7 +130,10 @@ TEST_F(pool, a_request_that_fails_leaves_small_ones_their_buffers)
 	EXPECT_EQ(PER_SLAB + 2, used_in(self->pool));
 	evpl_iovecs_release(slice, SLICES);
 
-	/* As much as could be free: that costs the rest of one buffer, once. */
+	/*
+	 * The release of the small slices could free enough for the first of these requests. So
+	 * that one ends the hold of @small, which costs the rest of a buffer, and no other does.
+	 */
 	for (i = 0; i < (int)SLICES; i++) {
 		ASSERT_EQ(1, evpl_iovec_alloc(small, 64, 0, 1, &slice[i]));
 		ASSERT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, SLAB, 0, PER_SLAB, extra));
@@ -147,7 +150,7 @@ TEST_F(pool, a_request_that_failed_once_costs_nobody_memory)
 	struct evpl_iovec *slice = calloc(SLICES, sizeof(*slice));
 	int i;
 
-	/* And nobody waits, or releases anything. */
+	/* After the failure no thread tries again, and nothing is released. */
 	for (i = 0; i < (int)PER_SLAB; i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[i]));
 	ASSERT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, SLAB + 1, 0, PER_SLAB + 1,
@@ -168,7 +171,7 @@ struct sleeper {
 	bool destroys;
 };
 
-/* Fills the pool with slices, sleeps, and never touches its context again. */
+/* Fills the pool with slices and sleeps. It uses its context only once more, to destroy it. */
 static void *sleeper_main(void *arg)
 {
 	struct sleeper *sleeper = arg;
@@ -199,7 +202,7 @@ TEST_F(pool, a_sleeping_thread_keeps_no_memory)
 
 	EXPECT_EQ(-ENOMEM, evpl_buffer_alloc(self->evpl, &self->iovec[0]));
 	evpl_iovecs_release(sleeper->iovec, ALL);
-	/* They went to the sleeper's cache, some of them. */
+	/* Some of the buffers went to the cache of the sleeper's context. */
 	EXPECT_LT(0, stats_of(self->pool).buffers_cached);
 	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
 	EXPECT_LT(0, stats_of(self->pool).steals);
@@ -215,23 +218,23 @@ TEST_F(pool, a_sleeping_threads_hold_keeps_no_memory)
 	struct evpl_iovec slice;
 	struct evpl *sleeper;
 
-	/* One slice, and the sleeper's own hold on the rest of that buffer. */
+	/* The buffer has one slice, and the hold of the sleeper's context. */
 	ASSERT_EQ(0, evpl_create(&sleeper, self->pool, NULL));
 	ASSERT_EQ(1, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
 	EXPECT_EQ(2, word_of(&slice));
 	ASSERT_EQ(ALL - 1, fill(self->evpl, self->iovec));
-	/* Out of memory: the hold has gone, for the slice's release to be noticed. */
+	/* The failed allocation ended the hold, so that the slice's release frees the buffer. */
 	EXPECT_EQ(1, word_of(&slice));
 	evpl_iovec_release(&slice);
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[ALL - 1]));
 	evpl_iovecs_release(self->iovec, ALL);
 
-	/* Nothing but a hold. */
+	/* Now the buffer has nothing but the hold. */
 	ASSERT_EQ(1, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
 	evpl_iovec_release(&slice);
 	EXPECT_EQ(1, word_of(&slice));
 	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
-	/* And the sleeper can go on when it wakes up. */
+	/* The sleeper's context still works when the sleeper wakes up. */
 	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
 	evpl_iovecs_release(self->iovec, ALL);
 	ASSERT_EQ(1, evpl_iovec_alloc(sleeper, 8, 0, 1, &slice));
@@ -263,9 +266,9 @@ TEST_F(pool, trim_gives_idle_slabs_back_but_for_one)
 	ASSERT_EQ(ALL, fill(self->evpl, self->iovec));
 	EXPECT_EQ(0, evpl_pool_trim(self->pool));
 	evpl_iovecs_release(self->iovec, ALL - 1);
-	/* Releasing gives nothing back. */
+	/* A release gives no slab back. */
 	EXPECT_EQ(2, stats_of(self->pool).slabs);
-	/* One buffer is in use: its slab stays, and the other is the one that is kept. */
+	/* One buffer is in use, so its slab stays. A trim keeps one idle slab: the other one. */
 	EXPECT_EQ(0, evpl_pool_trim(self->pool));
 	EXPECT_EQ(2, stats_of(self->pool).slabs);
 	EXPECT_EQ(1, used_in(self->pool));
@@ -278,7 +281,7 @@ TEST_F(pool, trim_gives_idle_slabs_back_but_for_one)
 	EXPECT_EQ(0, stats.buffers_cached);
 	EXPECT_EQ(1, stats.shrinks);
 	EXPECT_EQ(0, evpl_pool_trim(self->pool));
-	/* And all of it can be had again. */
+	/* The pool can grow to its limit again. */
 	EXPECT_EQ(ALL, fill(self->evpl, self->iovec));
 	evpl_iovecs_release(self->iovec, ALL);
 }
@@ -291,7 +294,7 @@ TEST_F(pool, a_hold_keeps_a_slab_from_trim)
 	EXPECT_EQ(0, evpl_pool_trim(self->pool));
 	EXPECT_EQ(2, stats_of(self->pool).slabs);
 	EXPECT_EQ(1, word_of(self->iovec));
-	/* The context still cuts off that buffer. */
+	/* The context still cuts slices off that buffer. */
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, self->iovec));
 	memset(self->iovec[0].data, 1, 8);
 	evpl_iovec_release(self->iovec);
@@ -344,7 +347,7 @@ TEST_F(pool, what_was_preallocated_stays)
 	EXPECT_EQ(2 * SLAB, stats_of(self->pool).bytes);
 	EXPECT_EQ(0, stats_of(self->pool).shrinks);
 
-	/* A call that fails changes nothing of that; one for less does. */
+	/* A call that fails doesn't change what the pool keeps. A call for less does. */
 	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(self->pool, 2 * SLAB + 1, EVPL_ANY_NODE));
 	EXPECT_EQ(0, evpl_pool_trim(self->pool));
 	EXPECT_EQ(0, evpl_pool_preallocate(self->pool, 1, EVPL_ANY_NODE));
@@ -400,7 +403,7 @@ TEST_F(pool, closing_is_refused_while_anything_lives)
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, 2 * SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	EXPECT_EQ(-EBUSY, evpl_pool_close(pool));
-	/* References in both slabs, the last in the second. */
+	/* Both slabs have references, and the last ones are in the second slab. */
 	for (i = 0; i < PER_SLAB + 1; i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(evpl, &self->iovec[i]));
 	iovec = self->iovec[PER_SLAB];
@@ -415,7 +418,7 @@ TEST_F(pool, closing_is_refused_while_anything_lives)
 	evpl_iovec_release(&iovec);
 	EXPECT_EQ(-EBUSY, evpl_pool_close(pool));
 
-	/* It works on after each refusal. */
+	/* The pool still works after each refusal. */
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	ASSERT_EQ(ALL - 1, fill(evpl, self->iovec));
 	evpl_iovecs_release(self->iovec, ALL - 1);
@@ -428,7 +431,7 @@ TEST_F(pool, a_slab_that_the_kernel_needs_stays)
 {
 	struct slab *slab;
 
-	/* As a count that the kernel holds and the library doesn't know of. */
+	/* Add a reference that the library doesn't know of, as the kernel may have one. */
 	ASSERT_EQ(0, prefill(self->pool, 2 * SLAB));
 	slab = self->pool->slabs->next;
 	atomic_fetch_add(&slab->first[5].word, 1);
@@ -446,7 +449,7 @@ TEST_F(pool, a_context_of_a_node_uses_memory_of_that_node)
 	struct evpl_slab_info info;
 	struct evpl *evpl;
 
-	/* Node 0 is everywhere. Idle slabs of others make room for it. */
+	/* Every machine has node 0. Idle slabs that aren't of this node make room for it. */
 	ASSERT_EQ(0, prefill(self->pool, 2 * SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, self->pool, &config));
 	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &self->iovec[0]));
@@ -456,7 +459,7 @@ TEST_F(pool, a_context_of_a_node_uses_memory_of_that_node)
 	EXPECT_GE(2 * SLAB, stats_of(self->pool).bytes);
 	evpl_iovec_release(&self->iovec[0]);
 
-	/* Who doesn't care takes that too. */
+	/* A context without a node takes that buffer too. */
 	EXPECT_EQ(2 * SLAB / BUFFER, fill(self->evpl, self->iovec));
 	EXPECT_EQ(-ENOMEM, evpl_buffer_alloc(evpl, &self->iovec[ALL]));
 	evpl_iovecs_release(self->iovec, ALL);
@@ -472,7 +475,7 @@ TEST(preallocating_more_than_there_can_be_takes_nothing_on_the_way)
 	struct evpl_pool_config config = { .size = sizeof(config), .buffer_size = BUFFER };
 	struct evpl_pool *pool;
 
-	/* With no limit of the pool's own on the module; then with a limit. */
+	/* First with the default limit, which is none with the module; then with a limit. */
 	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
 	EXPECT_EQ(-ENOMEM, evpl_pool_preallocate(pool, UINT64_MAX, EVPL_ANY_NODE));
 	EXPECT_EQ(0, stats_of(pool).grows);
@@ -486,7 +489,7 @@ TEST(preallocating_more_than_there_can_be_takes_nothing_on_the_way)
 	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
-/* Lets the process have so many bytes of address space more. */
+/* Lets the process have at most @more further bytes of address space. */
 static int limit_memory(rlim_t more)
 {
 	struct rlimit limit;
@@ -520,7 +523,7 @@ TEST(preallocating_that_fails_on_the_way_takes_nothing)
 	EXPECT_EQ(1, stats.grows - stats.shrinks);
 	EXPECT_EQ(SLAB, stats.bytes);
 	EXPECT_EQ(PER_SLAB, stats.buffers_free);
-	/* What holds is the call before. */
+	/* The pool still keeps what the call before this one asked for. */
 	EXPECT_EQ(0, evpl_pool_trim(pool));
 	EXPECT_EQ(0, evpl_pool_preallocate(pool, 2 * SLAB, EVPL_ANY_NODE));
 	EXPECT_EQ(2 * SLAB, stats_of(pool).bytes);
@@ -535,7 +538,7 @@ TEST(slabs_keep_their_order_and_numbers_are_the_lowest)
 
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, 8 * SLAB));
 	ASSERT_EQ(0, prefill(pool, 4 * SLAB));
-	/* The first is kept; those that go leave their numbers, and their places. */
+	/* The trim keeps the first slab. New slabs get the numbers and offsets of the others. */
 	EXPECT_EQ(3 * SLAB, evpl_pool_trim(pool));
 	ASSERT_EQ(0, evpl_pool_preallocate(pool, 8 * SLAB, EVPL_ANY_NODE));
 	for (slab = pool->slabs, i = 0; slab; slab = slab->next, i++) {
@@ -566,7 +569,7 @@ TEST(slabs_get_shorter_near_the_limit)
 		n++;
 	EXPECT_EQ(14 * MB / BUFFER, n);
 	EXPECT_EQ(14 * MB, stats_of(pool).bytes);
-	/* 8, then 4, then 2. */
+	/* They have 8 MiB, 4 MiB and 2 MiB. */
 	EXPECT_EQ(3, stats_of(pool).slabs);
 	evpl_iovecs_release(iovec, (int)n);
 	evpl_destroy(evpl);

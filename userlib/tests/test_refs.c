@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * References: who adds one, who takes one, and where the buffer goes after the last.
+ * References: how they are added and released, and where a buffer goes after the last release.
  */
 #include "common.h"
 
@@ -68,7 +68,7 @@ TEST_F(refs, a_segment_lies_within_its_slice)
 	evpl_iovec_release(&self->c);
 	evpl_iovec_release(&self->b);
 
-	/* An empty one is one. */
+	/* A segment may have no bytes. */
 	EXPECT_EQ(0, evpl_iovec_clone_segment(&self->b, &self->a, 1000, 0));
 	EXPECT_EQ(0, self->b.length);
 	EXPECT_EQ(2, word_of(&self->a));
@@ -142,7 +142,7 @@ TEST_F(refs, of_two_slices_of_a_buffer_none_is_the_only_one)
 	EXPECT_EQ(0, evpl_iovec_is_unique(&self->c));
 	EXPECT_FALSE(is_unique_elsewhere(&self->b));
 	evpl_iovec_release(&self->c);
-	/* The context still allocates there. */
+	/* The context still has a hold on the buffer. */
 	EXPECT_FALSE(is_unique_elsewhere(&self->b));
 	context_rob_all(self->pool);
 	EXPECT_EQ(1, evpl_iovec_is_unique(&self->b));
@@ -211,7 +211,7 @@ TEST_F(refs, a_slice_that_lost_bytes_keeps_its_reference)
 	EXPECT_EQ(1, word_of(&self->a));
 	memset(self->a.data, 1, self->a.length);
 
-	/* What is made of it is within what is left. */
+	/* A part of the slice lies within the bytes that are left. */
 	EXPECT_EQ(-EINVAL, evpl_iovec_clone_segment(&self->b, &self->a, 0, 701));
 	evpl_iovec_clone(&self->b, &self->a);
 	EXPECT_EQ(data + 100, self->b.data);
@@ -223,7 +223,7 @@ TEST_F(refs, a_slice_that_lost_bytes_keeps_its_reference)
 	EXPECT_EQ(0, self->a.length);
 	EXPECT_EQ(2, word_of(&self->a));
 
-	/* The caller may have the bytes back. */
+	/* The caller may set the fields back to all of the bytes. */
 	self->a.data = data;
 	self->a.length = 1000;
 	memset(self->a.data, 2, self->a.length);
@@ -241,7 +241,7 @@ TEST_F(refs, a_move_takes_the_reference_along)
 	EXPECT_EQ(1000, self->b.length);
 	EXPECT_EQ(NULL, self->a.data);
 	EXPECT_EQ(0, self->a.length);
-	/* What was moved from is empty. */
+	/* The source of a move is empty. */
 	evpl_iovec_release(&self->a);
 	EXPECT_EQ(1, word_of(&self->b));
 	evpl_iovec_move(&self->b, &self->b);
@@ -293,7 +293,10 @@ TEST_F(refs, struct_iovec_and_back)
 	evpl_iovecs_release(out, 2);
 	EXPECT_EQ(1, word_of(&in[0]));
 
-	/* Into the next buffer, not of the pool, of a free buffer: all or nothing. */
+	/*
+	 * Memory that reaches into the next buffer, that isn't the pool's, or whose buffer is free
+	 * is refused, and then no reference is taken.
+	 */
 	vec[1].iov_base = (char *)in[0].data + BUFFER - 1;
 	vec[1].iov_len = 2;
 	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, out, vec, 2));
@@ -314,7 +317,7 @@ TEST_F(refs, what_a_thread_or_a_context_keeps_is_no_reference)
 	struct iovec vec[3];
 	int i, n;
 
-	/* The last two are in one buffer, the first in another. */
+	/* Until the last two slices are in one buffer, and the first one is in another. */
 	for (n = 0; n < 50; n++) {
 		for (i = 0; i < 3; i++)
 			ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, BUFFER / 16 * 7, 0, 1, &in[i]));
@@ -334,7 +337,7 @@ TEST_F(refs, what_a_thread_or_a_context_keeps_is_no_reference)
 	for (i = 0; i < 3; i++)
 		EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, &out, &vec[i], 1));
 	EXPECT_EQ(-EINVAL, evpl_iovec_from_iovec(self->pool, in, vec, 3));
-	/* And the context goes on. */
+	/* The context can still allocate. */
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 8, 0, 1, in));
 	memset(in[0].data, 1, 8);
 	evpl_iovec_release(in);
@@ -365,7 +368,7 @@ TEST_F(refs, a_thread_without_a_context_may_release)
 	on_thread(release_one, &self->a);
 	EXPECT_EQ(0, word_of(&self->a));
 	EXPECT_EQ(0, used_in(self->pool));
-	/* It went back to the context that it came from. */
+	/* The buffer went back to the cache of its context. */
 	EXPECT_EQ(1, stats_of(self->pool).buffers_cached);
 }
 
@@ -381,13 +384,13 @@ static void *read_and_release(void *arg)
 
 	reader->sum = *(unsigned int *)reader->iovec.data;
 	evpl_iovec_release(&reader->iovec);
-	/* Not to end: that would order what this test is about. */
+	/* Don't end yet: the join would order the accesses, which the release alone must do. */
 	while (!atomic_load_explicit(&reader->stop, memory_order_relaxed))
 		sched_yield();
 	return NULL;
 }
 
-/* ThreadSanitizer sees it if nothing but luck orders the two. */
+/* If the release doesn't order the accesses of the two threads, ThreadSanitizer reports a race. */
 TEST_F(refs, what_others_did_is_done_before_a_buffer_is_begun_again)
 {
 	struct reader reader = { .sum = 0 };
@@ -423,8 +426,8 @@ TEST_F(refs, what_others_did_is_done_before_a_buffer_is_recycled)
 	self->b = *iovec;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, read_and_release, &reader));
 	/*
-	 * It comes back on top of the cache, but for those that were out meanwhile:
-	 * one more is taken in each round, so that the next finds it below them.
+	 * The other thread pushes the buffer onto the cache, and the buffers of this loop that
+	 * are out at that time come on top of it. So take one more in each round, to reach it.
 	 */
 	evpl_iovec_release(&self->a);
 	do {
@@ -461,7 +464,7 @@ TEST_F(refs, a_reference_outlives_its_context)
 	on_thread(release_one, &self->c);
 	EXPECT_EQ(0, word_of(&self->b));
 	EXPECT_EQ(0, word_of(&self->c));
-	/* To the pool: no context would look after them. */
+	/* The buffers went to the pool, as the context was destroyed. */
 	EXPECT_EQ(0, stats_of(self->pool).buffers_cached);
 	evpl_iovec_release(&self->a);
 }
@@ -477,13 +480,13 @@ TEST_F(refs, a_context_keeps_no_more_than_its_cache)
 	for (i = 0; i < PER_SLAB - 1; i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(other, &iovec[i]));
 	evpl_iovecs_release(iovec, PER_SLAB - 1);
-	/* The fourth is for the buffer that it would cut slices off. */
+	/* The current buffer counts as the fourth, whether there is one or not. */
 	EXPECT_EQ(3, stats_of(self->pool).buffers_cached);
 	EXPECT_EQ(PER_SLAB - 4, stats_of(self->pool).buffers_free);
 	evpl_destroy(other);
 	EXPECT_EQ(0, stats_of(self->pool).buffers_cached);
 
-	/* Two are always allowed. */
+	/* A context may always keep two, the current buffer included. */
 	config.cache = 1;
 	ASSERT_EQ(0, evpl_create(&other, self->pool, &config));
 	for (i = 0; i < 5; i++)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Allocation and release make no system call while there is memory: the kernel kills who
- * makes one.
+ * Allocation and release make no system call while there is memory: the kernel kills a process
+ * that makes one.
  */
 #include "storm.h"
 
@@ -10,7 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-/* A name for the tests. */
+/* The fixture only gives the tests a common name. */
 FIXTURE(seccomp) {
 	int unused;
 };
@@ -26,7 +26,7 @@ FIXTURE_TEARDOWN(seccomp)
 
 #define KEEP_SLABS 3
 
-/* From here this thread can but end. */
+/* From here on this thread may make no system call but to end. */
 static void forbid_system_calls(void)
 {
 	static struct sock_filter code[] = {
@@ -52,12 +52,12 @@ static void *watched_main(void *arg)
 
 	forbid_system_calls();
 	storm_run(thread);
-	/* Returning would free the thread's stack, by system calls. */
+	/* If this returned, libc would free the thread's stack by system calls. */
 	syscall(SYS_exit, 0);
 	return NULL;
 }
 
-/* The storm, and what must be so at its end. */
+/* Runs the storm, and checks the pool at its end. */
 static void watch_storm(struct __test_metadata *_metadata, struct evpl_pool *pool)
 {
 	pthread_t threads[STORM_THREADS];
@@ -111,9 +111,9 @@ TEST_F(seccomp, nor_do_they_at_the_pools_limit)
 	if (SANITIZED)
 		SKIP(return, "sanitizers make system calls of their own");
 	/*
-	 * What one thread has in its cache, another steals. Of 64 buffers, 56 can be in use
-	 * at a time: in each thread 4 that are kept, 3 that were just allocated, 1 that is
-	 * on its way, 2 holds; and 16 in boxes.
+	 * Threads steal buffers from the caches of others. At most 56 of the 64 buffers are in
+	 * use at a time: each of four threads has 4 that it keeps, 3 that it just allocated, 1
+	 * that it is passing on and 2 holds; and 16 are in boxes.
 	 */
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, 2 * SLAB));
 	ASSERT_EQ(0, evpl_pool_preallocate(pool, 2 * SLAB, EVPL_ANY_NODE));
