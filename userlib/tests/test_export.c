@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* dma-bufs of slices and of slabs: what they show, and when their memory comes back. */
+/* Dma-bufs of slices and of slabs: which memory they show, and when that comes back. */
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -64,7 +64,7 @@ static struct evpl_iovec allocate(struct evpl *evpl, unsigned int length, char b
 	return iovec;
 }
 
-/* What a dma-buf shows; NULL if it can't be mapped so. */
+/* Maps a dma-buf. Returns NULL if that fails. */
 static char *map(int fd, size_t length, int protection)
 {
 	void *memory = mmap(NULL, length, protection, MAP_SHARED, fd, 0);
@@ -100,7 +100,7 @@ TEST_F(export, slices_are_seen_and_come_back_when_the_dmabuf_has_gone)
 	EXPECT_EQ('w', *(char *)kept.data);
 
 	close(fd);
-	/* The kernel keeps one for both slices of the first buffer. */
+	/* The kernel keeps one reference for both slices of the first buffer. */
 	EXPECT_EQ(2, word_of(&kept));
 	EXPECT_EQ(1, word_of(&iovecs[2]));
 	EXPECT_EQ(2, used_in(self->pool));
@@ -108,7 +108,7 @@ TEST_F(export, slices_are_seen_and_come_back_when_the_dmabuf_has_gone)
 	EXPECT_EQ(1, word_of(&kept));
 	EXPECT_EQ(0, word_of(&iovecs[2]));
 	evpl_iovec_release(&kept);
-	/* What the kernel brought to zero is taken when somebody looks for memory. */
+	/* The pool takes a buffer that the kernel took to zero when it looks for memory. */
 	evpl_pool_trim(self->pool);
 	EXPECT_EQ(0, used_in(self->pool));
 }
@@ -201,11 +201,11 @@ TEST_F(export, each_bad_export_has_its_error_and_keeps_the_references)
 	iovecs[1] = bad;
 	iovecs[1].data = (char *)bad.data + PAGE;
 	iovecs[1].length = PAGE;
-	/* Its second page would be there twice. */
+	/* The two slices overlap in the second page of the first one. */
 	EXPECT_EQ(-EINVAL, evpl_iovec_export(iovecs, 2, 0));
 	iovecs[0].length = PAGE;
 
-	/* The context's hold went with the first attempt that reached the kernel. */
+	/* The first attempt that got as far as the kernel has ended the context's hold. */
 	EXPECT_EQ(2, word_of(&iovecs[0]));
 	fd = evpl_iovec_export(iovecs, 2, 0);
 	ASSERT_GE(fd, 0);
@@ -220,7 +220,7 @@ TEST_F(export, as_many_slices_as_the_kernel_takes_and_no_more)
 	const int pages = BUFFER / PAGE;
 	int fd;
 
-	/* Each page of the pool, and one of them once more. */
+	/* One slice for each page of the pool, and one more for the first page. */
 	ASSERT_EQ(1024, 2 * PER_SLAB * pages);
 	ASSERT_EQ(0, take_slab(self->evpl, buffers));
 	ASSERT_EQ(0, take_slab(self->evpl, buffers + PER_SLAB));
@@ -297,7 +297,7 @@ TEST_F(export, slab_stays_until_its_dmabuf_has_gone)
 	munmap(memory, slab.length);
 	EXPECT_EQ(1, word_of(&iovecs[PER_SLAB]));
 
-	/* One idle slab stays anyway: the other one could go. */
+	/* Both slabs are idle. A trim keeps one anyway, and the dma-buf keeps the other. */
 	evpl_iovecs_release(iovecs, PER_SLAB + 1);
 	evpl_pool_trim(self->pool);
 	EXPECT_EQ(2, stats_of(self->pool).slabs);
@@ -309,7 +309,7 @@ TEST_F(export, slab_stays_until_its_dmabuf_has_gone)
 	EXPECT_GE(1, stats_of(self->pool).slabs);
 }
 
-/* A device that has each slab as a dma-buf. */
+/* A device that exports each slab as a dma-buf. */
 struct importer {
 	struct evpl_pool *pool;
 	unsigned int failures;
@@ -357,7 +357,7 @@ TEST_F(export, device_takes_each_slab_as_a_dmabuf)
 	EXPECT_EQ('x', memory[(char *)iovecs[PER_SLAB].data - (char *)slab.base]);
 	munmap(memory, slab.length);
 	evpl_iovecs_release(iovecs, PER_SLAB + 1);
-	/* The device lets go first, so nothing keeps a slab. */
+	/* The trim has the device close its dma-buf first, so nothing keeps the slab. */
 	evpl_pool_trim(self->pool);
 	EXPECT_EQ(1, stats_of(self->pool).slabs);
 	evpl_device_detach(device);

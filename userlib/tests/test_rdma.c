@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * libevplmem-rdma: each slab is one memory region while it is there, and bytes go
- * from one to another. Needs an RDMA device: the one that EVPL_RXE names (with-rxe
- * makes it), else the first one.
+ * libevplmem-rdma: each slab is one memory region as long as it exists, and RDMA moves bytes from
+ * slab to slab. The tests need an RDMA device: the one that EVPL_RXE names (with-rxe makes it),
+ * or else the first one.
  */
 #include "pinned.h"
 
@@ -60,7 +60,7 @@ FIXTURE_SETUP(rdma)
 	ASSERT_NE(NULL, self->pd);
 	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 4 * SLAB));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
-	/* One slab is there before, the others come later. */
+	/* One slab exists before evpl_rdma_create(). The tests take the others later. */
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, evpl_rdma_create(&self->rdma, self->pool, self->pd, ACCESS));
 }
@@ -83,7 +83,7 @@ FIXTURE_TEARDOWN(rdma)
 	EXPECT_EQ(0, used_in(self->pool));
 	evpl_rdma_destroy(self->rdma);
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
-	/* Fails while there is a region. */
+	/* This fails while there is a region. */
 	EXPECT_EQ(0, ibv_dealloc_pd(self->pd));
 	EXPECT_EQ(0, ibv_close_device(self->context));
 }
@@ -100,7 +100,7 @@ TEST_F(rdma, an_empty_iovec_has_no_keys)
 	evpl_rdma_destroy(NULL);
 }
 
-/* What a child of fork(2) finds; its exit status. */
+/* Uses its parent's objects in a child of fork(2). Returns 0 if they were refused. */
 static int in_child(FIXTURE_DATA(rdma) *self)
 {
 	struct evpl_rdma_stats stats = { .size = sizeof(stats) };
@@ -168,7 +168,7 @@ TEST_F(rdma, a_leased_buffer_is_a_region_until_its_last_reference_here_goes)
 	ASSERT_EQ(0, evpl_rdma_lkey(self->rdma, iovec, &key));
 	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
 	EXPECT_EQ(2, word_of(iovec));
-	/* All of the buffer, whichever slice asks. */
+	/* The region is the whole buffer, whichever slice of it the key is asked for. */
 	ASSERT_EQ(0, evpl_iovec_clone_segment(&part, iovec, 4096, 100));
 	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &part, &again));
 	EXPECT_EQ(key, again);
@@ -176,7 +176,7 @@ TEST_F(rdma, a_leased_buffer_is_a_region_until_its_last_reference_here_goes)
 	evpl_iovec_release(iovec);
 	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
 	EXPECT_FALSE(is_returned(&received));
-	/* The region goes first: the buffer needs not wait for it. */
+	/* The region ends before the lease does, so the buffer isn't quarantined for it. */
 	evpl_iovec_release(&part);
 	EXPECT_EQ(1, rdma_stats(self->rdma).regions);
 	EXPECT_TRUE(is_returned(&received));
@@ -212,7 +212,7 @@ TEST_F(rdma, regions_of_leased_buffers_end_with_the_device)
 	evpl_rdma_destroy(self->rdma);
 	EXPECT_EQ(1, word_of(&received.message.iovec));
 	ASSERT_EQ(0, evpl_rdma_create(&self->rdma, self->pool, self->pd, ACCESS));
-	/* By the next one it is registered anew. */
+	/* The new device registers the buffer again. */
 	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &received.message.iovec, &key));
 	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
 	evpl_iovec_release(&received.message.iovec);
@@ -245,7 +245,7 @@ TEST_F(rdma, ones_own_regions_keep_no_buffer_that_others_give_back)
 	struct received received;
 	uint64_t used;
 
-	/* Its channel goes both ways. */
+	/* This test needs the channel only, and sends a buffer in the other direction. */
 	LEASED(&received, EVPL_MESSAGE_WRITE);
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	used = used_in(self->pool);
@@ -387,7 +387,7 @@ TEST_F(rdma, a_slab_that_is_not_registered_has_no_keys_and_says_why)
 	EXPECT_EQ(-ENOMEM, poor.stats.error);
 	EXPECT_NE(NULL, strstr(poor.notice, "RLIMIT_MEMLOCK"));
 	EXPECT_EQ(false, poor.told_twice);
-	/* The other device has it, and it is memory all the same. */
+	/* The other device still has the slab registered, and the memory can be used. */
 	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[0][0], &key));
 	memset(self->iovec[0][0].data, 1, BUFFER);
 }
