@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Memory that is no pool's, in an iovec: it is counted like any other, and given back once.
+ * Iovecs of memory that no pool owns: they are counted like others, and the callback runs once.
  */
 #include "common.h"
 
@@ -40,7 +40,7 @@ FIXTURE_SETUP(foreign)
 	EXPECT_EQ(1, word_of(&self->a));
 }
 
-/* A test leaves one reference, by @a. */
+/* Each test leaves one reference: that of @a. */
 FIXTURE_TEARDOWN(foreign)
 {
 	EXPECT_EQ(0, self->calls);
@@ -121,7 +121,7 @@ TEST_F(foreign, the_call_back_may_call_the_library)
 	EXPECT_EQ(1, self->b.length);
 	EXPECT_EQ(1, word_of(&self->b));
 	evpl_iovec_release(&self->b);
-	/* The context's own. */
+	/* The callback's slice was released, so only the context's hold is left. */
 	evpl_destroy(self->evpl);
 	EXPECT_EQ(0, used_in(self->pool));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));

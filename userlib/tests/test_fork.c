@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* A child of fork(2) has no part in what its parent made, and can make its own. */
+/* A child of fork(2) can't use the objects that its parent made, and can make its own. */
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common.h"
 
-/* In a child, whose exit status says how it went: ends the function it stands in. */
+/* A check in a child. If it fails, the function returns 1, which becomes the exit status. */
 #define WANT(expected, expression)						\
 	do {									\
 		long long got_ = (long long)(expression);			\
@@ -17,7 +17,7 @@
 		return 1;							\
 	} while (0)
 
-/* What a parent has when it forks. */
+/* The objects that the parent has when it forks. */
 struct things {
 	struct evpl_pool *pool;
 	struct evpl *evpl;
@@ -61,7 +61,7 @@ FIXTURE_SETUP(fork)
 	ASSERT_EQ(2, evpl_iovec_reserve(things->evpl, BUFFER + 100, 0, 2, things->reserved));
 }
 
-/* All is as it was: a child has taken nothing away, and left nothing locked. */
+/* Everything is as before: the child has released nothing, and left no lock held. */
 FIXTURE_TEARDOWN(fork)
 {
 	struct things *things = &self->things;
@@ -103,7 +103,7 @@ static int call_everything(void *arg)
 	WANT(-EPERM, evpl_buffer_alloc(things->evpl, other));
 	WANT(-EPERM, evpl_waiter_alloc(things->evpl, &waiter));
 	WANT(-EPERM, evpl_waiter_serve(things->evpl));
-	/* As if it waited. */
+	/* Pretend that the request is in the parent's queue. */
 	waiter.__evpl = things->evpl;
 	WANT(-EPERM, evpl_waiter_cancel(&waiter));
 	WANT(-EPERM, evpl_iovec_reserve(things->evpl, 100, 0, 1, other));
@@ -172,7 +172,7 @@ static int use_one(void *arg)
 	WANT(1, evpl_iovec_alloc(evpl, 100, 0, 1, &iovec[2]));
 	memset(iovec[2].data, 'y', 100);
 	WANT(0, evpl_iovec_clone_segment(&cut, &iovec[2], 10, 10));
-	/* What is the parent's isn't this pool's, nor the other way round. */
+	/* The parent's iovecs and devices are refused, also together with objects of the child. */
 	WANT(0, evpl_device_attach(pool, &ops, things, &device));
 	WANT(0, evpl_device_cookie(device, &iovec[2], &cookie));
 	WANT(-EPERM, evpl_device_cookie(device, &things->iovec, &cookie));
@@ -196,7 +196,7 @@ TEST_F(fork, a_child_can_have_a_pool_of_its_own)
 {
 	struct evpl_pool *closed;
 
-	/* One is left over that isn't for the child. */
+	/* The struct of a closed pool is left over in the parent. The child must not take it. */
 	ASSERT_EQ(0, open_pool(&closed, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_pool_close(closed));
 	EXPECT_EQ(0, status_of(use_one, &self->things));

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * A program that has locked all memory of its future, as real-time ones do, and may lock
- * 8 MiB: what is only reserved isn't counted, or the error says what is. Each test is a
- * process of its own. Sanitizers make mlockall() do nothing.
+ * A program that has called mlockall(MCL_FUTURE), as real-time programs do, and may lock 8 MiB.
+ * Address space that a pool only reserves isn't counted; where the kernel counts a mapping that is
+ * too long, the error says so. Each test is a process of its own. Sanitizers make mlockall() do
+ * nothing.
  */
 #include "common.h"
 
@@ -57,7 +58,7 @@ TEST_F(locked, pool_has_slabs_as_far_as_the_limit_goes)
 		memset(iovecs[n].data, n / PER_SLAB + 1, iovecs[n].length);
 		n++;
 	}
-	/* The memory itself may count, and this process has something else also. */
+	/* The slabs may count against the limit, and so does other memory of this process. */
 	EXPECT_LE(2 * PER_SLAB, n);
 	EXPECT_LE(2, stats_of(self->pool).slabs);
 	EXPECT_EQ(n, used_in(self->pool));

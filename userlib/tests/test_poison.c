@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Under AddressSanitizer, what no iovec has covered since its buffer was taken can't be
- * touched.
+ * Under AddressSanitizer, the bytes of a buffer are poisoned from when it is taken until an iovec
+ * covers them.
  */
 #include "common.h"
 
@@ -74,12 +74,12 @@ TEST_F(poison, of_a_slice_comes_with_its_buffers_last_reference)
 {
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->a));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, 100, 0, 1, &self->b));
-	/* Nobody knows whether it has a clone. */
+	/* The library can't know whether the slice has a clone. */
 	evpl_iovec_release(&self->a);
 	EXPECT_FALSE(is_poisoned(self->a.data));
 	evpl_iovec_release(&self->b);
 	EXPECT_FALSE(is_poisoned(self->a.data));
-	/* The context's is the last. */
+	/* The context's hold is the last reference. */
 	evpl_destroy(self->evpl);
 	EXPECT_TRUE(is_poisoned(self->a.data));
 	EXPECT_TRUE(is_poisoned(self->b.data));
