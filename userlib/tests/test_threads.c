@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Many threads at once.
+ * Threads that use one pool at the same time.
  */
 #include "recycle.h"
 #include "bias.h"
 #include "storm.h"
 
-/* A name for the tests. */
+/* The fixture only gives the tests a common name. */
 FIXTURE(threads) {
 	int unused;
 };
@@ -45,12 +45,12 @@ static void storm_all(struct __test_metadata *_metadata, struct storm *storm)
 		EXPECT_STREQ("", storm->thread[i].error);
 }
 
-/* When nobody else uses the pool. */
+/* Checks and closes the pool. No other thread uses it any more. */
 static void storm_over(struct __test_metadata *_metadata, struct storm *storm)
 {
 	EXPECT_TRUE(all_idle(storm->pool));
 	EXPECT_EQ(0, used_in(storm->pool));
-	/* A late release may have put one into a dead context's cache; it isn't lost. */
+	/* A late release may have put a buffer into the cache of a destroyed context. */
 	evpl_pool_trim(storm->pool);
 	EXPECT_EQ(0, stats_of(storm->pool).buffers_cached);
 	EXPECT_EQ(1, stats_of(storm->pool).slabs);
@@ -79,9 +79,9 @@ TEST_F(threads, they_do_so_where_memory_is_short)
 	int i;
 
 	/*
-	 * All steal from each other, all the time. What is left is too little for
-	 * one thread already, and a buffer of it is in this thread's cache: so it
-	 * doesn't matter how many run at once.
+	 * The threads steal from each other all the time. The buffers that are left are too few
+	 * even for one thread, and one of them is in this thread's cache. So requests fail and
+	 * buffers are stolen, however many threads run at the same time.
 	 */
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
@@ -115,7 +115,7 @@ TEST_F(threads, they_do_so_in_the_smallest_buffers)
 	storm_over(_metadata, &storm);
 }
 
-/* Contexts come and go, others trim, while slices are in use. */
+/* Threads make and destroy contexts, and trim the pool, while slices are in use. */
 struct gardener {
 	struct evpl_pool *pool;
 	atomic_bool stop;
@@ -134,7 +134,7 @@ static void *trimmer_main(void *arg)
 	return NULL;
 }
 
-/* Takes two slabs and more, and leaves them idle. */
+/* Allocates as many buffers as two slabs have, and leaves the slabs idle. */
 static void *visitor_main(void *arg)
 {
 	struct evpl_iovec *iovec = calloc(2 * PER_SLAB + 1, sizeof(*iovec));
@@ -148,7 +148,7 @@ static void *visitor_main(void *arg)
 		for (n = 0; n < (int)(2 * PER_SLAB); n++)
 			if (evpl_buffer_alloc(evpl, &iovec[n]) != 1)
 				break;
-		/* Some before, and some after. */
+		/* Release one half before the context is destroyed, and the other half after. */
 		evpl_iovecs_release(iovec + n / 2, n - n / 2);
 		evpl_destroy(evpl);
 		evpl_iovecs_release(iovec, n / 2);
@@ -166,7 +166,7 @@ TEST_F(threads, trims_and_contexts_come_and_go_meanwhile)
 	struct storm storm;
 
 	ASSERT_EQ(0, open_pool(&gardener.pool, BUFFER, 16 * SLAB));
-	/* So that closing is refused. */
+	/* This context has evpl_pool_close() fail. */
 	ASSERT_EQ(0, evpl_create(&evpl, gardener.pool, NULL));
 	ASSERT_EQ(0, pthread_create(&trimmer, NULL, trimmer_main, &gardener));
 	ASSERT_EQ(0, pthread_create(&visitor, NULL, visitor_main, &gardener));
@@ -185,7 +185,7 @@ TEST_F(threads, trims_and_contexts_come_and_go_meanwhile)
 	storm_over(_metadata, &storm);
 }
 
-/* A pool may be closed as soon as the last reference is gone, not when release returns. */
+/* A pool may be closed when the last reference is gone, before its release has returned. */
 struct handover {
 	_Atomic(struct evpl_iovec *) iovec;
 	atomic_bool stop;
@@ -225,7 +225,7 @@ TEST_F(threads, a_pool_can_be_closed_while_the_last_release_returns)
 		ASSERT_EQ(0, open_pool(&pool, SLAB, SLAB));
 		ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 		ASSERT_EQ(1, evpl_buffer_alloc(evpl, &iovec));
-		/* Now somebody waits, and the last release also writes the eventfd. */
+		/* Set WAITING, so that the last release also writes the eventfd. */
 		ASSERT_EQ(-ENOMEM, evpl_buffer_alloc(evpl, &extra));
 		evpl_destroy(evpl);
 		atomic_store(&handover.iovec, &iovec);
@@ -236,7 +236,7 @@ TEST_F(threads, a_pool_can_be_closed_while_the_last_release_returns)
 	pthread_join(thread, NULL);
 }
 
-/* The claim, the robber's mark, and the park, against each other. */
+/* One thread claims and parks its context, while another one robs it. */
 struct robbery {
 	struct evpl_pool *pool;
 	atomic_bool stop;
@@ -269,7 +269,7 @@ TEST_F(threads, holds_can_be_robbed_at_any_moment)
 	for (i = 0; i < rounds; i++) {
 		evpl_iovec_release(&iovec[i % 4]);
 		ASSERT_EQ(1, evpl_iovec_alloc(evpl, 3000, 64, 1, &iovec[i % 4]));
-		/* Four slices and a hold at most, and what a thread may have beside. */
+		/* At most four slices and the hold, unless the context is bound just now. */
 		word = atomic_load(&iovec_entry(&iovec[i % 4])->word);
 		ASSERT_LE(1, word);
 		if (word < BIAS_CHARGE / 2)
@@ -298,7 +298,7 @@ TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 	ASSERT_EQ(1, evpl_iovec_alloc(evpl, 8, 0, 1, &iovec));
 	ASSERT_EQ(2, word_of(&iovec));
 
-	/* The owner is in the midst of it: the robber gets nothing, now. */
+	/* The owner has claimed the context: a robber leaves a mark and gets nothing. */
 	cursor = context_claim(evpl);
 	ASSERT_EQ(iovec_entry(&iovec), cursor.buffer);
 	context_rob_all(pool);
@@ -309,7 +309,7 @@ TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 	EXPECT_EQ(CURRENT_NONE, atomic_load(&evpl->current));
 	EXPECT_EQ(1, word_of(&iovec));
 
-	/* With nothing in hand too. */
+	/* The same without a current buffer. */
 	cursor = context_claim(evpl);
 	EXPECT_EQ(NULL, cursor.buffer);
 	context_rob_all(pool);
@@ -321,7 +321,7 @@ TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
-/* Who doesn't close yet, because another thread is about to write the eventfd. */
+/* A thread that closes the pool, and waits while another one is about to write the eventfd. */
 struct closer {
 	struct evpl_pool *pool;
 	atomic_bool begun, done;
@@ -349,7 +349,7 @@ TEST_F(threads, closing_waits_for_who_writes_the_eventfd)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, closer_main, &closer));
 	while (!atomic_load(&closer.begun))
 		sched_yield();
-	/* It can't be done, however long this takes. */
+	/* The close can't return, however long this takes. */
 	for (i = 0; i < 1000; i++) {
 		sched_yield();
 		ASSERT_FALSE(atomic_load(&closer.done));
@@ -360,7 +360,7 @@ TEST_F(threads, closing_waits_for_who_writes_the_eventfd)
 	EXPECT_TRUE(atomic_load(&closer.done));
 }
 
-/* A trim has buffers in hand for moments, and gives them back. */
+/* A trim takes the free buffers off the stacks for a moment, and puts them back. */
 TEST_F(threads, a_trim_makes_no_allocation_grow_or_fail)
 {
 	int i, rounds = few() ? 5000 : 50000;
@@ -384,7 +384,7 @@ TEST_F(threads, a_trim_makes_no_allocation_grow_or_fail)
 	EXPECT_EQ(0, evpl_pool_close(gardener.pool));
 }
 
-/* One of them makes the pool's only slab, and the other comes in the middle of that. */
+/* Of two threads one makes the pool's only slab, and the other allocates at that moment. */
 struct starter {
 	struct evpl_pool *pool;
 	pthread_barrier_t barrier;
@@ -423,7 +423,7 @@ TEST_F(threads, two_that_start_at_once_both_get_the_first_slab)
 	pthread_barrier_destroy(&starter.barrier);
 }
 
-/* The stack alone: nothing is lost, nothing comes out twice. */
+/* Tests of the stack (stack.h): no entry is lost, and none is popped twice. */
 #define ENTRIES 3
 
 TEST_F(threads, a_stacks_head_never_repeats)
@@ -438,7 +438,7 @@ TEST_F(threads, a_stacks_head_never_repeats)
 	stack_push(&stack, &entries[0], &entries[0]);
 	stack_push(&stack, &entries[1], &entries[1]);
 	head = atomic_load(&stack.head);
-	/* Who read the head before, and next is entry 0, must fail from here. */
+	/* A thread that read this head, and entry 0 as its next, must fail to pop from here on. */
 	EXPECT_EQ(&entries[1], stack_pop(&stack, entries));
 	EXPECT_EQ(&entries[0], stack_pop(&stack, entries));
 	stack_reserve(&stack, 1);
@@ -473,7 +473,7 @@ static void *shuffle_main(void *arg)
 	for (i = 0; i < (few() ? 50000 : 500000); i++) {
 		entry = stack_pop(&shuffle->depot[i % 2].free, shuffle->entries);
 		if (entry) {
-			/* The count may be too high by one a thread, never too low. */
+			/* Each thread can make the count too high by one. It is never too low. */
 			if (stack_count(&shuffle->depot[i % 2].free) > ENTRIES + 4)
 				atomic_fetch_add(&shuffle->errors, 1);
 			shuffle_own(shuffle, entry, i / 2 % 2);

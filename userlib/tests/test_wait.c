@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The eventfd: nobody who was refused memory sleeps while there is some.
+ * The eventfd: a thread whose allocation failed doesn't sleep while there is memory for it.
  */
 #include "common.h"
 
@@ -131,8 +131,8 @@ TEST_F(wait, a_hold_that_is_taken_while_another_waits_wakes_it)
 	struct evpl *other;
 
 	/*
-	 * One buffer is free, and this context waits for two. The other cuts a slice off
-	 * the one: it may go on in it, so this one has to look again.
+	 * One buffer is free, and this context waits for two. The other context cuts a slice
+	 * off the free buffer and holds it, so this one is woken to count the holds again.
 	 */
 	ASSERT_EQ(0, evpl_create(&other, self->pool, NULL));
 	ASSERT_EQ(PER_SLAB, fill(self->evpl, self->iovec));
@@ -144,7 +144,7 @@ TEST_F(wait, a_hold_that_is_taken_while_another_waits_wakes_it)
 	ASSERT_EQ(1, evpl_iovec_alloc(other, 8, 0, 1, &slice));
 	EXPECT_EQ(2, word_of(&slice));
 	EXPECT_EQ(1, drain(self->fd));
-	/* It finds too little for two, whatever becomes of that hold; but not for one. */
+	/* Even without the hold two buffers can't be free, so it stays. For one buffer it ends. */
 	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 2 * BUFFER, 0, 2, two));
 	EXPECT_EQ(2, word_of(&slice));
 	EXPECT_EQ(-ENOMEM, evpl_buffer_alloc(self->evpl, &self->iovec[0]));
@@ -161,13 +161,13 @@ TEST_F(wait, a_failed_allocation_does_not_wake_itself)
 {
 	struct evpl_iovec many[4];
 
-	/* What it took and gave back is no news. */
+	/* The buffers that the failed request took and gave back don't wake its thread. */
 	ASSERT_EQ(PER_SLAB, fill(self->evpl, self->iovec));
 	evpl_iovecs_release(self->iovec, 3);
 	drain(self->fd);
 	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->evpl, 4 * BUFFER, 0, 4, many));
 	EXPECT_FALSE(readable(self->fd));
-	/* But the fourth is. */
+	/* The release of a fourth buffer does. */
 	evpl_iovec_release(&self->iovec[3]);
 	EXPECT_TRUE(readable(self->fd));
 	ASSERT_EQ(4, evpl_iovec_alloc(self->evpl, 4 * BUFFER, 0, 4, many));
@@ -184,7 +184,7 @@ TEST_F(wait, a_slab_that_is_given_back_wakes)
 	struct evpl_pool_stats stats;
 	unsigned int n;
 
-	/* All memory is of no node; who wants node 0 waits for room to grow. */
+	/* No slab is of a node, so the context of node 0 waits for room to grow the pool. */
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&any, pool, NULL));
 	ASSERT_EQ(0, evpl_create(&node, pool, &config));
@@ -206,8 +206,8 @@ TEST_F(wait, a_slab_that_is_given_back_wakes)
 }
 
 /*
- * Threads that fight for less memory than they want. Several wait, so each has the
- * eventfd in an epoll set of its own, edge-triggered, and nobody reads it.
+ * Threads that compete for less memory than they need. Several of them wait, so each has the
+ * eventfd in an edge-triggered epoll set of its own, and none reads it.
  */
 struct fight {
 	struct evpl_pool *pool;
@@ -258,8 +258,8 @@ TEST_F(wait, threads_that_fight_for_memory_all_get_it)
 }
 
 /*
- * One buffer, one who releases it and one who wants it: nothing else will wake that one,
- * so a lost wake-up is a test that never ends.
+ * The pool has one buffer. One thread releases it, and another one waits for it. Nothing else
+ * wakes that one, so after a lost wake-up the test never ends.
  */
 struct duel {
 	struct evpl_pool *pool;
@@ -279,7 +279,7 @@ static void *releaser_main(void *arg)
 			spin(&spins);
 			continue;
 		}
-		/* Mostly at any moment, but sometimes when the other surely waits. */
+		/* Mostly release at once, but sometimes only when the other thread waits. */
 		while (n % 16 == 0 && !(atomic_load(&duel->pool->waiting) & WAITING) &&
 		       !atomic_load(&duel->stop))
 			spin(&spins);
@@ -304,7 +304,7 @@ TEST_F(wait, no_wake_up_is_lost)
 	pollfd = (struct pollfd){ .fd = evpl_pool_eventfd(duel.pool), .events = POLLIN };
 	ASSERT_EQ(0, pthread_create(&thread, NULL, releaser_main, &duel));
 	for (i = 0; i < rounds; i++) {
-		/* A slice or all of it: in one case this context has a hold, too. */
+		/* The whole buffer, or a slice of it: then this context has a hold, too. */
 		while (evpl_iovec_alloc(evpl, i % 2 ? SLAB : SLAB - 8, 0, 1,
 					&iovec[i % 2]) != 1) {
 			ASSERT_EQ(1, poll(&pollfd, 1, -1));
@@ -326,8 +326,9 @@ TEST_F(wait, no_wake_up_is_lost)
 }
 
 /*
- * One wants more than there ever is, and has all of it in hand for moments; another
- * wants a little, and is refused it at such a moment. Small buffers make it a long one.
+ * One thread asks for more than the pool can have, and so takes all free buffers for a moment
+ * before it fails. Another thread asks for one buffer at such a moment, and fails too. Small
+ * buffers make the moment long.
  */
 #define GLUT (SLAB / (4 * KB))
 

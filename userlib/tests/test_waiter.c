@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Requests that wait in turn: each is served once, in order, on its context's thread, and
- * nobody takes what it waits for.
+ * Requests that wait in turn: each is served once, in order, on the thread of its context, and no
+ * later request takes the memory that it waits for.
  */
 #include "common.h"
 
@@ -11,7 +11,7 @@
 
 #include "waiter.h"
 
-/* A request, and what became of it. */
+/* A request, and what its callback saw. */
 struct wish {
 	struct evpl_waiter waiter;
 	struct evpl_iovec iovecs[2 * PER_SLAB];
@@ -34,7 +34,7 @@ static void done(struct evpl_waiter *waiter, int niov)
 	wish->thread = pthread_self();
 }
 
-/* Wants @n buffers of @evpl. */
+/* Asks for @n buffers by @evpl. */
 static int want(struct wish *wish, struct evpl *evpl, unsigned int n)
 {
 	*wish = (struct wish){
@@ -70,7 +70,7 @@ static void drain(struct evpl_pool *pool)
 		abort();
 }
 
-/* All of a pool is taken, by @all; a and b are other contexts of it. */
+/* @all has all buffers of the pool; @a and @b are two other contexts of the pool. */
 FIXTURE(waiter) {
 	struct evpl_pool *pool;
 	struct evpl *evpl, *a, *b;
@@ -185,7 +185,7 @@ TEST_F(waiter, an_allocation_takes_nothing_that_a_waiter_needs)
 		EXPECT_EQ(-ENOMEM, evpl_iovec_reserve(self->a, 8, 0, 1, &self->one));
 		EXPECT_EQ(PER_SLAB - 1 - i, used_in(self->pool));
 	}
-	/* One more is for anybody, but no two. */
+	/* Any context may take a third free buffer, but not two. */
 	RELEASE(1);
 	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->b, 2 * BUFFER, 0, 2, two));
 	ASSERT_EQ(1, evpl_buffer_alloc(self->b, &self->one));
@@ -211,7 +211,7 @@ TEST_F(waiter, slices_of_a_current_buffer_are_for_anybody)
 	EXPECT_EQ(PER_SLAB, used_in(self->pool));
 	evpl_iovecs_release(slices, 3);
 	RELEASE(9);
-	/* That of the slices is the tenth. */
+	/* The tenth buffer is that of the slices. */
 	ASSERT_EQ(1, evpl_waiter_serve(self->a));
 	EXPECT_EQ(10, self->first.niov);
 	EXPECT_EQ(-ENOMEM, evpl_iovec_alloc(self->b, 8, 0, 1, &slices[0]));
@@ -250,14 +250,14 @@ TEST_F(waiter, one_that_is_cancelled_keeps_nothing_and_hears_nothing)
 	drain(self->pool);
 	EXPECT_EQ(0, evpl_waiter_cancel(&self->first.waiter));
 	EXPECT_EQ(-ENOENT, evpl_waiter_cancel(&self->first.waiter));
-	/* The other learns of it. */
+	/* The cancellation wakes the second request's thread. */
 	EXPECT_TRUE(readable(self->pool));
 	EXPECT_EQ(0, evpl_waiter_serve(self->a));
 	EXPECT_EQ(1, evpl_waiter_serve(self->b));
 	EXPECT_EQ(0, self->first.calls);
 	EXPECT_EQ(1, self->second.calls);
 	give_back(&self->second);
-	/* And it can wait again. */
+	/* The cancelled request can be queued again. */
 	ASSERT_EQ(-EINPROGRESS, want(&self->first, self->a, 2));
 	RELEASE(1);
 	EXPECT_EQ(1, evpl_waiter_serve(self->a));
@@ -322,7 +322,7 @@ TEST_F(waiter, its_call_back_may_have_it_wait_again)
 	EXPECT_EQ(1, evpl_waiter_serve(self->a));
 	had = self->first.iovecs[0];
 	EXPECT_EQ(0, evpl_waiter_serve(self->a));
-	/* It has come last. */
+	/* The first request is now behind the second one. */
 	RELEASE(1);
 	EXPECT_EQ(0, evpl_waiter_serve(self->a));
 	EXPECT_EQ(1, evpl_waiter_serve(self->b));
@@ -401,7 +401,7 @@ TEST_F(waiter, a_pool_that_has_room_grows_rather_than_refuse_others)
 	ASSERT_EQ(-EINPROGRESS, want(&self->first, a, PER_SLAB + 10));
 	evpl_iovecs_release(self->second.iovecs, 2 * PER_SLAB);
 	EXPECT_EQ(SLAB, evpl_pool_trim(pool));
-	/* One slab is left, and all of it is kept for the first. */
+	/* The only slab that is left is kept for the first request, so the pool grows. */
 	ASSERT_EQ(1, evpl_buffer_alloc(b, &self->one));
 	EXPECT_EQ(2 * SLAB, stats_of(pool).bytes);
 	EXPECT_EQ(1, evpl_waiter_serve(a));
@@ -422,7 +422,7 @@ TEST_F(waiter, memory_of_a_node_is_waited_for)
 	ASSERT_EQ(-EINPROGRESS, want(&self->first, node, 1));
 	ASSERT_EQ(-EINPROGRESS, want(&self->second, self->a, 1));
 	RELEASE(1);
-	/* It isn't what the first waits for; but the second may have that, too. */
+	/* The first can't use this buffer. The second could use the first's, so it waits behind. */
 	EXPECT_EQ(0, evpl_waiter_serve(node));
 	EXPECT_EQ(0, evpl_waiter_serve(self->a));
 	RELEASE(PER_SLAB - 1);
@@ -435,8 +435,8 @@ TEST_F(waiter, memory_of_a_node_is_waited_for)
 }
 
 /*
- * Threads that want most of the memory, in turn, beside one that takes and releases a single
- * buffer all the time: without the queue that one and the like of it could have it always.
+ * Threads that each ask for most of the memory, beside one that allocates and releases single
+ * buffers all the time. Without the queue that one could starve the others.
  */
 struct crowd {
 	struct evpl_pool *pool;
@@ -462,7 +462,7 @@ static void *crowd_main(void *arg)
 	for (i = 0; i < crowd->rounds; i++) {
 		niov = want(wish, evpl, PER_SLAB - 4);
 		while (niov == -EINPROGRESS && !wish->calls) {
-			/* Now and then one that changes its mind. */
+			/* Cancel some of the requests. */
 			if (i % 8 == 3) {
 				if (evpl_waiter_cancel(&wish->waiter))
 					abort();
