@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * VFIO: slabs are mapped for a device behind an IOMMU, and it reads and writes them. The
- * device is an NVMe disk, the one that EVPL_TEST_VFIO names (/dev/nvme2n1); it is taken
- * from the kernel's driver, driven from here, and given back after each test. What is on
- * it is overwritten.
+ * VFIO: slabs are mapped for a device behind an IOMMU, which reads and writes them. The device is
+ * the NVMe disk that EVPL_TEST_VFIO names, such as /dev/nvme2n1. Each test takes the disk from the
+ * kernel's driver, drives it itself and gives it back. The tests overwrite the disk.
  *
- * Also an example. A slab's cookie is where the device finds it, so the address of a
- * slice is the cookie and its offset in the slab.
+ * This file is an example, too. The cookie of a slab is the address at which the device finds it.
+ * So the device's address of a slice is the cookie plus the slice's offset in the slab.
  */
 #include "pinned.h"
 
@@ -22,7 +21,7 @@
 #include <sys/wait.h>
 
 #define PAGE	4096U
-#define LENGTH	BUFFER		/* of a transfer: more than two pages take a list of them */
+#define LENGTH	BUFFER		/* of a transfer: NVMe needs a list for more than two pages */
 #define SECONDS	60
 
 static void join(char path[PATH_MAX], const char *directory, const char *name)
@@ -47,7 +46,7 @@ static bool write_to(const char *directory, const char *name, const char *text)
 	return written;
 }
 
-/* The last part of what a link leads to; empty without. */
+/* The last component of a link's target, or "" if there is no link. */
 static const char *link_name(const char *directory, const char *name, char target[PATH_MAX])
 {
 	char path[PATH_MAX];
@@ -58,13 +57,13 @@ static const char *link_name(const char *directory, const char *name, char targe
 	return strrchr(target, '/') + 1;
 }
 
-/* The disk as a device of PCI: its folder in sysfs, and its address there. */
+/* The disk as a PCI function: its directory in sysfs, and its PCI address. */
 struct function {
 	char folder[PATH_MAX];
 	const char *address;
 };
 
-/* Gives it to another driver; none in particular is the kernel's choice. */
+/* Binds the function to another driver. If @driver is "\n", the kernel chooses one. */
 static bool bind_to(const struct function *function, const char *driver)
 {
 	return write_to(function->folder, "driver_override", driver) &&
@@ -72,7 +71,7 @@ static bool bind_to(const struct function *function, const char *driver)
 	       write_to("/sys/bus/pci", "drivers_probe", function->address);
 }
 
-/* Waits for the kernel's driver to have the disk; it may get another name. */
+/* Opens the disk when the kernel's driver has it. The disk may have got another name. */
 static int open_disk(const struct function *function)
 {
 	char pattern[PATH_MAX], path[PATH_MAX];
@@ -112,7 +111,7 @@ static int vfio_open(struct vfio *vfio, const struct function *function)
 	return vfio->device < 0 ? -errno : 0;
 }
 
-/* Whatever is mapped is unmapped. */
+/* Closes VFIO, which also unmaps everything. */
 static void vfio_close(struct vfio *vfio)
 {
 	close(vfio->device);
@@ -122,8 +121,9 @@ static void vfio_close(struct vfio *vfio)
 }
 
 /*
- * A pool's slabs as the device sees them. No slab is longer than 1 GiB, so its number
- * gives it a place. The first 4 GiB have places of the machine's own, for interrupts.
+ * The device's addresses of a pool's slabs. No slab is longer than 1 GiB, so each number has a GiB
+ * of addresses, from @first on. The first 4 GiB have addresses that the machine uses itself, for
+ * interrupts.
  */
 struct view {
 	int container;
@@ -160,7 +160,7 @@ static int unmap(const struct view *view, uint64_t address, size_t length)
 	       -EIO : 0;
 }
 
-/* Where VFIO was closed before, nothing is mapped any more. */
+/* The unmap fails if VFIO was closed before. Then nothing is mapped any more. */
 static int unmap_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
 {
 	unmap(arg, cookie, slab->length);
@@ -173,13 +173,13 @@ static const struct evpl_device_ops ops = {
 	.unregister_slab = unmap_slab,
 };
 
-/* One that forgets what it has mapped. */
+/* A device that never unmaps its slabs. */
 static const struct evpl_device_ops careless_ops = {
 	.size = sizeof(careless_ops),
 	.register_slab = map_slab,
 };
 
-/* Where the device finds a slice. */
+/* The device's address of a slice. */
 static uint64_t to_address(struct evpl_device *device, const struct evpl_iovec *iovec)
 {
 	struct evpl_slab_info slab;
@@ -190,7 +190,7 @@ static uint64_t to_address(struct evpl_device *device, const struct evpl_iovec *
 	return cookie + (uint64_t)((char *)iovec->data - (char *)slab.base);
 }
 
-/* As much of NVMe as it takes to read and write; one command at a time. */
+/* The part of NVMe that reads and writes need, with one command at a time. */
 #define NVME_CAP	0x00
 #define NVME_INTMS	0x0c
 #define NVME_CC		0x14
@@ -211,13 +211,13 @@ struct command {
 	uint32_t opcode;
 	uint32_t namespace;
 	uint64_t reserved[2];
-	uint64_t data[2];	/* the first page, and the second or a list of the others */
-	uint32_t words[6];	/* 10 to 15 */
+	uint64_t data[2];	/* the first page, and the second one or a list of the others */
+	uint32_t words[6];	/* command dwords 10 to 15 */
 };
 
 struct completion {
 	uint32_t result[3];
-	_Atomic uint32_t status;	/* bit 16 changes each time round */
+	_Atomic uint32_t status;	/* bit 16 changes with each pass through the queue */
 };
 
 struct queue {
@@ -260,12 +260,12 @@ static bool nvme_becomes_ready(struct nvme *nvme, uint32_t ready)
 
 static void ring_doorbell(struct nvme *nvme, unsigned int which, unsigned int value)
 {
-	/* What is in the queue comes first. */
+	/* The device must see the new entry of the queue before the doorbell. */
 	__sync_synchronize();
 	*nvme_register(nvme, NVME_DOORBELLS + which * nvme->stride) = value;
 }
 
-/* Has a command done. Returns the device's status, 0 for success, or -ETIMEDOUT. */
+/* Runs a command. Returns the device's status, which is 0 for success, or -ETIMEDOUT. */
 static int nvme_do(struct nvme *nvme, struct queue *queue, const struct command *command)
 {
 	struct command *commands = queue->commands.data;
@@ -333,7 +333,7 @@ static bool map_registers(struct nvme *nvme, struct vfio *vfio)
 	return true;
 }
 
-/* Resets the controller and makes its queues, all in this memory. */
+/* Resets the controller and makes its queues, in memory of the pool. */
 static bool nvme_start(struct nvme *nvme, struct vfio *vfio, struct evpl *evpl)
 {
 	struct command command = { .opcode = NVME_CREATE_CQ };
@@ -351,14 +351,14 @@ static bool nvme_start(struct nvme *nvme, struct vfio *vfio, struct evpl *evpl)
 	*nvme_register(nvme, NVME_AQA) = (ENTRIES - 1) << 16 | (ENTRIES - 1);
 	nvme_write64(nvme, NVME_ASQ, to_address(nvme->device, &nvme->admin.commands));
 	nvme_write64(nvme, NVME_ACQ, to_address(nvme->device, &nvme->admin.completions));
-	/* Commands of 64 bytes, completions of 16, pages of 4096. */
+	/* Commands have 64 bytes, completions 16, and pages 4096. */
 	*nvme_register(nvme, NVME_CC) = 6 << 16 | 4 << 20 | 1;
 	if (!nvme_becomes_ready(nvme, 1))
 		return false;
 
 	command.data[0] = to_address(nvme->device, &nvme->io.completions);
 	command.words[0] = (ENTRIES - 1) << 16 | nvme->io.number;
-	command.words[1] = 1;	/* in one piece */
+	command.words[1] = 1;	/* the queue is contiguous */
 	if (nvme_do(nvme, &nvme->admin, &command))
 		return false;
 	command.opcode = NVME_CREATE_SQ;
@@ -414,12 +414,12 @@ FIXTURE(vfio) {
 	struct evpl *evpl;
 	struct evpl_device *device;
 	struct nvme nvme;
-	char content[2][LENGTH];	/* of the disk, at 0 and at HERE */
+	char content[2][LENGTH];	/* of the disk at 0 and at HERE */
 };
 
 #define HERE	MB
 
-/* Why there is no such disk. */
+/* Finds the disk. Returns NULL, or a reason why there is none. */
 static const char *find_function(struct function *function)
 {
 	const char *disk = getenv("EVPL_TEST_VFIO");
@@ -469,7 +469,7 @@ FIXTURE_SETUP(vfio)
 	self->nvme.device = self->device;
 }
 
-/* The kernel's driver finds on the disk what the test has written, and nothing else. */
+/* The kernel's driver must find on the disk what the test has written, and no other change. */
 FIXTURE_TEARDOWN(vfio)
 {
 	char found[LENGTH];
@@ -511,7 +511,7 @@ TEST_F(vfio, device_reads_the_disk_into_an_iovec_and_writes_it_from_one)
 	evpl_iovec_release(&iovec);
 }
 
-/* A pool of one slab, which another view shows. */
+/* Opens a pool of one slab, and maps the slab for the device by @view. */
 static bool open_other(struct evpl_pool **pool, struct evpl_device **device, struct view *view)
 {
 	return !open_pool(pool, BUFFER, SLAB) &&
@@ -535,7 +535,7 @@ TEST_F(vfio, slab_freed_while_it_is_mapped_stays_charged_until_it_is_unmapped)
 	ASSERT_EQ(0, evpl_pool_close(pool));
 	EXPECT_EQ(SLAB, detached_bytes());
 
-	/* The device can use it still, and is in nobody's way. */
+	/* The device can still access the freed slab, and no memory that is in use. */
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, PAGE, 1, &iovec));
 	fill(mine, 3);
 	memcpy(iovec.data, mine, LENGTH);
@@ -613,7 +613,7 @@ TEST_F(vfio, mapping_counts_against_the_limit_of_locked_memory)
 	ASSERT_EQ(0, evpl_iovec_slab(&iovec, &charge.slab));
 	on_limited_thread(64 * KB, try_to_map, &charge);
 	EXPECT_EQ(-ENOMEM, charge.err);
-	/* It doesn't apply to CAP_IPC_LOCK, which root has. */
+	/* With CAP_IPC_LOCK, which root has, the limit doesn't apply. */
 	try_to_map(&charge);
 	EXPECT_EQ(0, charge.err);
 	evpl_iovec_release(&iovec);

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * AF_XDP: a slab is the umem of a socket, packets arrive in iovecs and are sent from
- * them. Over veth, in a network of the test's own; whoever is at the other end uses
- * ordinary packet sockets.
+ * AF_XDP: a slab is the umem of a socket, packets arrive in iovecs and are sent from them. The
+ * tests use veth, in a network namespace of their own. The other end is an ordinary packet socket.
  *
- * Also an example. A umem is one range of memory, so each slab is one, and has a socket
- * of its own. It is cut into frames, and what the rings carry is an offset in it: so an
- * iovec of a frame's length and alignment is a frame, and its offset in the slab is what
- * the rings want. The kernel is lent a reference with each frame: what holds it is a table
- * by the frame's number, from which it is taken when the frame comes back.
+ * This file is an example, too. A umem is one range of memory, so each slab is a umem, with a
+ * socket of its own. A umem is cut into frames, and the rings carry offsets in the umem. So an
+ * iovec of a frame's length and alignment is a frame, and its offset in the slab is the number
+ * that the rings carry. A frame that the kernel has keeps its reference: the table @lent holds
+ * the reference, by the frame's number, until the frame comes back.
  */
 #include "pinned.h"
 
@@ -27,12 +26,12 @@
 
 #define FRAME	4096U
 #define FRAMES	(SLAB / FRAME)
-#define LENT	32U		/* frames that wait for a packet */
+#define LENT	32U		/* frames in the fill ring, which wait for packets */
 #define ROUNDS	20
-#define PROTOCOL 0x88b5		/* for local experiments */
+#define PROTOCOL 0x88b5		/* an EtherType for local experiments */
 #define PACKET_MAX 1514U
 
-/* A slab as a umem, and its socket. */
+/* A slab as a umem, and the umem's socket. */
 struct port {
 	char *base;
 	struct xsk_umem *umem;
@@ -54,7 +53,7 @@ static int register_slab(void *arg, const struct evpl_slab_info *slab, uint64_t 
 				&port->completion, &config);
 }
 
-/* Where the socket is still open, it keeps the umem, and that its pages. */
+/* If the socket is still open, it keeps the umem, and the umem keeps its pages. */
 static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
 {
 	struct port *port = (struct port *)(uintptr_t)cookie;
@@ -70,7 +69,7 @@ static const struct evpl_device_ops ops = {
 	.unregister_slab = unregister_slab,
 };
 
-/* Gives all packets to the socket that the map has for the queue. */
+/* Loads a program that gives all packets of a queue to the queue's socket in the map. */
 static int load_program(int map)
 {
 	struct bpf_insn code[] = {
@@ -88,7 +87,7 @@ static int load_program(int map)
 			     sizeof(code) / sizeof(code[0]), NULL);
 }
 
-/* The slab's socket, on the only queue of a device; returns 0 or -errno. */
+/* Opens the umem's socket, on the only queue of a device. Returns 0 or -errno. */
 static int open_socket(struct port *port, const char *device, uint32_t xdp_flags,
 		       uint16_t bind_flags)
 {
@@ -127,13 +126,13 @@ static void close_socket(struct port *port)
 	close(port->map);
 }
 
-/* Where a slice is in its umem. */
+/* The offset of a slice in its umem. */
 static uint64_t to_address(const struct port *port, const struct evpl_iovec *iovec)
 {
 	return (uint64_t)((char *)iovec->data - port->base);
 }
 
-/* The reference of a frame becomes the kernel's. */
+/* Moves the reference of a frame to the table, before the kernel gets the frame. */
 static uint64_t lend(struct port *port, struct evpl_iovec *iovec)
 {
 	uint64_t address = to_address(port, iovec);
@@ -142,7 +141,7 @@ static uint64_t lend(struct port *port, struct evpl_iovec *iovec)
 	return address;
 }
 
-/* It comes back, as the slice of the frame that the kernel names. */
+/* Takes the reference back, as an iovec of the part of the frame that the kernel names. */
 static void take_back(struct port *port, uint64_t address, uint32_t length,
 		      struct evpl_iovec *iovec)
 {
@@ -154,7 +153,7 @@ static void take_back(struct port *port, uint64_t address, uint32_t length,
 	*frame = (struct evpl_iovec){ 0 };
 }
 
-/* Lends an iovec to be filled with a packet. */
+/* Gives a frame to the kernel, to be filled with a packet. */
 static bool expect_packet(struct port *port, struct evpl_iovec *iovec)
 {
 	uint32_t at;
@@ -166,7 +165,7 @@ static bool expect_packet(struct port *port, struct evpl_iovec *iovec)
 	return true;
 }
 
-/* The next packet, in the iovec that it arrived in; waits for it, but not for ever. */
+/* Waits for the next packet, for 20 seconds at most. @iovec is where the packet arrived. */
 static bool receive_packet(struct port *port, struct evpl_iovec *iovec)
 {
 	struct pollfd pollfd = { .fd = xsk_socket__fd(port->socket), .events = POLLIN };
@@ -182,7 +181,7 @@ static bool receive_packet(struct port *port, struct evpl_iovec *iovec)
 	return true;
 }
 
-/* Sends a slice, which lies in one frame. Its reference is the kernel's until it is sent. */
+/* Sends a slice, which lies in one frame. The table has its reference until it has been sent. */
 static bool send_packet(struct port *port, struct evpl_iovec *iovec)
 {
 	struct xdp_desc *desc;
@@ -198,7 +197,7 @@ static bool send_packet(struct port *port, struct evpl_iovec *iovec)
 	return !sendto(xsk_socket__fd(port->socket), NULL, 0, MSG_DONTWAIT, NULL, 0);
 }
 
-/* Lets go of what was sent; returns how many packets that were. */
+/* Releases the frames of packets that have been sent. Returns the number of packets. */
 static unsigned int reap(struct port *port)
 {
 	unsigned int i, n;
@@ -215,7 +214,7 @@ static unsigned int reap(struct port *port)
 	return n;
 }
 
-/* A frame of Ethernet; what is in it depends on the seed, and how long it is too. */
+/* Makes an Ethernet frame, whose length and contents depend on the seed. */
 static uint32_t make_packet(char *packet, unsigned int seed)
 {
 	uint32_t length = seed % 16 ? ETH_ZLEN + seed * 97 % (PACKET_MAX - ETH_ZLEN) : PACKET_MAX;
@@ -229,7 +228,7 @@ static uint32_t make_packet(char *packet, unsigned int seed)
 	return length;
 }
 
-/* An ordinary packet socket at the other end. */
+/* Opens an ordinary packet socket at the other end. */
 static int open_peer(const char *device)
 {
 	struct sockaddr_ll address = {
@@ -246,14 +245,14 @@ static int open_peer(const char *device)
 	return fd;
 }
 
-/* Two ends of a wire, in a network that goes with this process. */
+/* Makes a veth pair, in a network namespace that ends with this process. */
 static const char *make_wire(void)
 {
 	int fd;
 
 	if (unshare(CLONE_NEWNET))
 		return "needs root, to make a network of its own";
-	/* Or the kernel would send packets too. */
+	/* With IPv6 the kernel would send packets of its own. */
 	fd = open("/proc/sys/net/ipv6/conf/all/disable_ipv6", O_WRONLY | O_CLOEXEC);
 	if (fd >= 0 && write(fd, "1", 1) != 1)
 		abort();
@@ -352,7 +351,7 @@ TEST_F(xdp, packets_arrive_in_iovecs)
 			ASSERT_EQ(length, iovec.length);
 			ASSERT_EQ(0, memcmp(iovec.data, packet, length));
 			evpl_iovec_release(&iovec);
-			/* Another takes its place. */
+			/* Another frame takes the place of this one. */
 			ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, FRAME, FRAME, 1, &iovec));
 			ASSERT_TRUE(expect_packet(&self->port, &iovec));
 		}
@@ -369,7 +368,7 @@ TEST_F(xdp, packets_are_sent_from_iovecs)
 	for (i = 0; i < ROUNDS * LENT; i++) {
 		length = make_packet(packet, i);
 		ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, FRAME, FRAME, 1, &frame));
-		/* A packet may be anywhere in a frame. */
+		/* A packet may start anywhere in its frame. */
 		ASSERT_EQ(0, evpl_iovec_clone_segment(&iovec, &frame, i % 100, length));
 		evpl_iovec_release(&frame);
 		memcpy(iovec.data, packet, length);
@@ -390,7 +389,7 @@ TEST_F(xdp, slab_freed_while_it_is_a_umem_stays_charged_until_the_socket_is_clos
 
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
 		SKIP(return, "the module's alone");
-	/* The kernel closes sockets at its leisure: those of earlier tests too. */
+	/* The kernel may take its time to close the sockets of earlier tests. */
 	ASSERT_TRUE(detached_bytes_become(0));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, FRAME, FRAME, 1, &iovec));
 	ASSERT_TRUE(expect_packet(&self->port, &iovec));
@@ -403,7 +402,7 @@ TEST_F(xdp, slab_freed_while_it_is_a_umem_stays_charged_until_the_socket_is_clos
 	self->pool = NULL;
 	EXPECT_EQ(SLAB, detached_bytes());
 
-	/* The socket has the memory still, and nobody else. */
+	/* Only the socket still has the memory, and receives into it. */
 	ASSERT_EQ(PACKET_MAX, send(self->peer, packet, make_packet(packet, 0), 0));
 	EXPECT_EQ(1, poll(&(struct pollfd){ .fd = xsk_socket__fd(self->port.socket),
 					    .events = POLLIN }, 1, 20 * 1000));
@@ -452,7 +451,7 @@ TEST(umem_counts_against_the_limit_of_locked_memory)
 
 	on_limited_thread(64 * KB, try_to_register, &charge);
 	EXPECT_EQ(-ENOBUFS, charge.err);
-	/* It doesn't apply to CAP_IPC_LOCK, which root has. */
+	/* With CAP_IPC_LOCK, which root has, the limit doesn't apply. */
 	try_to_register(&charge);
 	EXPECT_EQ(0, charge.err);
 	EXPECT_EQ(NULL, charge.port.umem);

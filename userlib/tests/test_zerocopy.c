@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* Sockets that send without a copy: what they send stays until they are done with it. */
+/* Sockets that send without a copy: memory keeps its references until it has been sent. */
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/wait.h>
@@ -20,7 +20,7 @@ FIXTURE_SETUP(zerocopy)
 	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
 	ASSERT_TRUE(connect_pair(self->sockets));
-	/* Room for less than a slab. */
+	/* The buffers of the sockets have room for less than a slab. */
 	setsockopt(self->sockets[0], SOL_SOCKET, SO_SNDBUF, &(int){ 256 * KB }, sizeof(int));
 	setsockopt(self->sockets[1], SOL_SOCKET, SO_RCVBUF, &(int){ 64 * KB }, sizeof(int));
 	ASSERT_EQ(0, evpl_zerocopy_create(&self->zerocopy, self->sockets[0]));
@@ -41,7 +41,7 @@ FIXTURE_TEARDOWN(zerocopy)
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
 }
 
-/* Reads so many bytes, of which each buffer's worth is of the next letter. */
+/* Receives @length bytes. Each buffer's worth of them must be filled with the next letter. */
 static bool arrives(int socket, size_t length)
 {
 	static char bytes[BUFFER];
@@ -57,7 +57,7 @@ static bool arrives(int socket, size_t length)
 	return true;
 }
 
-/* Until nothing is on its way. */
+/* Reaps until all sends have completed. */
 static int reap_all(struct evpl_zerocopy *zerocopy, int socket)
 {
 	struct pollfd poll_fd = { .fd = socket };
@@ -112,7 +112,7 @@ TEST_F(zerocopy, a_socket_that_sent_so_has_no_second_one)
 	ASSERT_EQ(BUFFER, evpl_zerocopy_send(self->zerocopy, self->iovec, 1, 0));
 	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
 	EXPECT_EQ(0, reap_all(self->zerocopy, self->sockets[0]));
-	/* The kernel's next number isn't 0. */
+	/* The kernel's next number for this socket isn't 0, as a new struct would expect. */
 	ASSERT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
 	self->zerocopy = NULL;
 	EXPECT_EQ(-EBUSY, evpl_zerocopy_create(&second, self->sockets[0]));
@@ -140,7 +140,7 @@ TEST_F(zerocopy, one_that_sent_nothing_may_be_followed_by_another)
 		ASSERT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
 		self->zerocopy = NULL;
 		ASSERT_EQ(0, evpl_zerocopy_create(&self->zerocopy, self->sockets[0]));
-		/* Neither of these is sent without a copy. */
+		/* Neither call sends with MSG_ZEROCOPY. */
 		EXPECT_EQ(0, evpl_zerocopy_send(self->zerocopy, self->iovec, 0, 0));
 		EXPECT_EQ(-EINVAL, evpl_zerocopy_send(self->zerocopy, self->iovec, -1, 0));
 	}
@@ -157,7 +157,7 @@ TEST_F(zerocopy, buffer_is_not_recycled_before_it_was_sent)
 	ssize_t sent;
 	int n = 0;
 
-	/* So much that a part waits for the receiver. */
+	/* Send so much that a part of it waits for the receiver. */
 	sent = evpl_zerocopy_send(self->zerocopy, self->iovec, PER_SLAB, MSG_DONTWAIT);
 	ASSERT_LT(BUFFER, sent);
 	evpl_iovecs_release(self->iovec, PER_SLAB);
@@ -218,7 +218,7 @@ TEST_F(zerocopy, received_memory_is_sent_by_a_copy)
 	EXPECT_TRUE(arrives(self->sockets[1], BUFFER));
 }
 
-/* Without a descriptor to poll. */
+/* Reaps until all sends have completed, without a descriptor to poll. */
 static int reap_to_the_end(struct evpl_zerocopy *zerocopy)
 {
 	int ret;
@@ -228,7 +228,7 @@ static int reap_to_the_end(struct evpl_zerocopy *zerocopy)
 	return ret;
 }
 
-/* Whether the connection's other end is closed, and all was read. */
+/* Whether the other end of the connection is closed, and all data was received. */
 static bool is_at_its_end(int socket)
 {
 	char byte;
@@ -248,21 +248,21 @@ TEST_F(zerocopy, the_program_may_close_its_descriptor)
 	EXPECT_TRUE(arrives(self->sockets[1], (size_t)sent));
 	EXPECT_EQ(0, reap_to_the_end(self->zerocopy));
 	EXPECT_EQ(1, word_of(&self->iovec[0]));
-	/* It is the library's that keeps the connection. */
+	/* So far the library's own descriptor has kept the connection open. */
 	EXPECT_EQ(0, evpl_zerocopy_destroy(self->zerocopy));
 	self->zerocopy = NULL;
 	EXPECT_TRUE(is_at_its_end(self->sockets[1]));
 	self->sockets[0] = -1;
 }
 
-/* Whether a socket tells of something that it has sent. */
+/* Whether the error queue of a socket has a completion. */
 static bool tells(int socket)
 {
 	struct pollfd poll_fd = { .fd = socket };
 	char control[256];
 	struct msghdr msg = { .msg_control = control, .msg_controllen = sizeof(control) };
 
-	/* A limit for what never comes. */
+	/* If there is none, this ends after 10 seconds. */
 	return poll(&poll_fd, 1, 10000) == 1 && poll_fd.revents & POLLERR &&
 	       recvmsg(socket, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) == 0;
 }
@@ -344,7 +344,7 @@ TEST_F(zerocopy, child_can_close_its_copy_of_the_descriptor)
 		close(self->sockets[0]);
 		if (evpl_zerocopy_destroy(self->zerocopy) || write(ready[1], &byte, 1) != 1)
 			_exit(1);
-		/* Lives until the parent has looked. */
+		/* The child lives until the parent has checked. */
 		_exit(read(go[0], &byte, 1) != 0);
 	}
 	close(ready[1]);
