@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* A program that links this library and its rival. */
+/* A program that links this library and another one that exports the same names (rival.c). */
 #include <evplmem.h>
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* A program with all libraries, in C and in C++: it reads itself into a slice. */
+/* A program that uses all libraries, built as C and as C++. It reads its own file into a slice. */
 #include <fcntl.h>
 #include <infiniband/verbs.h>
 #include <liburing.h>
@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 	fd = open(argv[argc - 1], O_RDONLY);
 	if (fd < 0 || evpl_pool_open(&pool, &config) || evpl_create(&evpl, pool, NULL))
 		return 1;
-	/* Where io_uring is forbidden, that it links is all there is to see. */
+	/* If io_uring is forbidden, this only tests that the program links. */
 	if (io_uring_queue_init(4, &ring, 0))
 		return 0;
 	if (evpl_uring_create(&uring, pool, &ring, 0, 4, EVPL_URING_NEW_TABLE) ||

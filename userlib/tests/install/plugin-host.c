@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * plugin-host PLUGIN stays|goes: a thread loads and runs the plugin, unloads it, and ends.
- * Fails if the plugin does, or if it doesn't stay in the process, or go, as it should.
+ * plugin-host PLUGIN stays|goes: a thread loads and runs the plugin, unloads it, and ends. The
+ * program fails if the plugin fails, if it is unloaded with "stays", or if it isn't with "goes".
  */
 #include <dlfcn.h>
 #include <pthread.h>

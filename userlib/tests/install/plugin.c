@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* A plugin that uses a pool on its host's thread, and closes it. */
+/* A plugin that opens a pool on a thread of its host, uses the pool and closes it. */
 #include <evplmem.h>
 
 #ifndef FLAGS

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * A file that needs this library's header and that of another one with the same names, which
- * comes before and after it: their tags are others, and their functions too.
+ * A file that includes this library's header, and that declares tags and functions of another
+ * library with the same names, before and after it.
  */
 #include <string.h>
 

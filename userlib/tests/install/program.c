@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* Some lines, in C and in C++. */
+/* A small program, built as C and as C++. */
 #include <evplmem.h>
 #include <string.h>
 
-/* All that can be, as what a compiler complains of is an error here. */
+/* Uses the initializers in each way that there is: a warning of the compiler is an error here. */
 static int initializers_fit(void)
 {
 	static const struct evpl_config zeros = EVPL_CONFIG_INIT;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * race ordered|unordered: threads that write to buffers, and nothing else orders what they do
- * but the library's releases and allocations; or nothing at all.
+ * race ordered|unordered: threads write to buffers. With "ordered", the library's releases and
+ * allocations order their accesses, and nothing else does. With "unordered", nothing does.
  */
 #include <evplmem.h>
 #include <pthread.h>
@@ -14,7 +14,7 @@
 
 static struct evpl_pool *pool;
 
-/* The next free buffer, with whoever had it before out of it. */
+/* Waits for a free buffer and writes to it, after all accesses of threads that had it before. */
 static void take(struct evpl *evpl, struct evpl_iovec *iovec)
 {
 	while (evpl_buffer_alloc(evpl, iovec) != 1)
@@ -54,7 +54,7 @@ static void *take_turns(void *arg)
 	return NULL;
 }
 
-/* The thread has a clone. Any of the threads may let go last. */
+/* The thread owns a clone. It or another thread releases the last reference. */
 static void *write_and_release(void *arg)
 {
 	struct evpl_iovec *clone = (struct evpl_iovec *)arg;
@@ -79,7 +79,7 @@ static int hand_out_clones(void)
 		evpl_iovec_release(&iovec);
 		if (pthread_create(&thread[i], NULL, write_and_release, &clone[i]))
 			return 1;
-		/* The other buffer is taken: so it is that one. */
+		/* The other buffer is in use, so this gets the one that the thread releases. */
 		take(evpl, &iovec);
 	}
 	for (i = 0; i < 8; i++)
@@ -90,7 +90,7 @@ static int hand_out_clones(void)
 	return 0;
 }
 
-/* This thread and another one have the same slice at the same time. */
+/* This thread and another one write to the same slice at the same time. */
 static int write_at_once(void)
 {
 	struct evpl_iovec iovec, clone;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * A library with names of its own that are the same: libevpl has these, with other
- * arguments.
+ * A library that exports some of this library's names. libevpl has functions of these names, with
+ * other arguments.
  */
 struct evpl;
 
@@ -26,7 +26,7 @@ int evpl_iovec_alloc(struct evpl *evpl, unsigned int length)
 	return (int)length + 1;
 }
 
-/* Whoever's functions these calls reach says so by what it returns. */
+/* The result tells which library's functions these calls have reached. */
 int rival(void)
 {
 	return evpl_iovec_alloc(evpl_create((void *)0), 41);
