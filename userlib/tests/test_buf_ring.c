@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * libevplmem-uring: rings of provided buffers. Each completion becomes slices with the bytes
- * that were received, and the ring has as many buffers as before, or says how many it lacks.
+ * libevplmem-uring: rings of provided buffers. Each completion becomes slices of the bytes that
+ * were received. Afterwards the ring has as many buffers as before, or tells how many it lacks.
  */
 #include "common.h"
 
@@ -15,7 +15,7 @@
 #define LENGTH	(4 * KB)
 #define GROUP	7
 
-/* Of newer kernels than the headers. */
+/* Headers that are older than the kernel lack this flag. */
 #define RECV_BUNDLE	(1U << 4)
 
 FIXTURE(buf_ring) {
@@ -81,7 +81,7 @@ FIXTURE_TEARDOWN(buf_ring)
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
 }
 
-/* Each number has a pattern of its own. */
+/* Sends @length bytes of a pattern. Each number has a pattern of its own. */
 static void say(FIXTURE_DATA(buf_ring) *self, unsigned int number, size_t length)
 {
 	size_t i;
@@ -92,7 +92,7 @@ static void say(FIXTURE_DATA(buf_ring) *self, unsigned int number, size_t length
 		abort();
 }
 
-/* Whether these iovecs have the first bytes that were said last, and no others. */
+/* Whether these iovecs have the first @length bytes of the last say(), and no other bytes. */
 static bool heard(const FIXTURE_DATA(buf_ring) *self, const struct evpl_iovec *iovecs, int niov,
 		  size_t length)
 {
@@ -130,7 +130,7 @@ static void wait_for(struct io_uring *ring, struct io_uring_cqe *copy)
 	io_uring_cqe_seen(ring, cqe);
 }
 
-/* The completion of the one request that is prepared. */
+/* Submits the one request that is prepared, and waits for its completion. */
 static void submit(FIXTURE_DATA(buf_ring) *self, struct io_uring_cqe *cqe)
 {
 	if (io_uring_submit(&self->ring) != 1)
@@ -162,10 +162,10 @@ TEST_F(buf_ring, arguments_are_checked)
 						      0));
 	EXPECT_EQ(-EEXIST, evpl_uring_buf_ring_create(&none, evpl, ring, GROUP, 4, LENGTH, 0));
 	EXPECT_EQ(NULL, none);
-	/* The context may cut another buffer now, but no more than one. */
+	/* The context may have started another buffer, but not two. */
 	EXPECT_LE(used_in(self->pool), used + 1);
 
-	/* The largest and the least that are right. */
+	/* The largest and the smallest values that are allowed. */
 	ASSERT_EQ(0, evpl_uring_buf_ring_create(&none, evpl, ring, 65535, 32768, 8, 0));
 	evpl_uring_buf_ring_destroy(none);
 	ASSERT_EQ(0, evpl_uring_buf_ring_create(&none, evpl, ring, 0, 1, BUFFER, 0));
@@ -245,7 +245,7 @@ TEST_F(buf_ring, one_multishot_request_receives_all)
 		EXPECT_TRUE(heard(self, &iovec, 1, LENGTH - i));
 		evpl_iovec_release(&iovec);
 	}
-	/* The peer's end ends it. */
+	/* The request ends when the peer shuts its end down. */
 	shutdown(self->there, SHUT_WR);
 	wait_for(&self->ring, &cqe);
 	EXPECT_EQ(0, cqe.res);
@@ -338,7 +338,7 @@ TEST_F(buf_ring, a_completion_of_another_group_is_refused)
 	struct evpl_iovec iovec;
 
 	EXPECT_EQ(-EINVAL, evpl_uring_buf_ring_take(self->buf_ring, &cqe, 1, &iovec));
-	/* More bytes than all buffers have. */
+	/* The completion claims more bytes than all buffers have. */
 	cqe = (struct io_uring_cqe){ .res = (ENTRIES + 1) * LENGTH, .flags = IORING_CQE_F_BUFFER };
 	EXPECT_EQ(-EINVAL, evpl_uring_buf_ring_take(self->buf_ring, &cqe, ENTRIES + 1, &iovec));
 	EXPECT_EQ(0, evpl_uring_buf_ring_refill(self->buf_ring));
@@ -362,7 +362,7 @@ TEST_F(buf_ring, where_memory_is_short_it_runs_dry_and_is_refilled)
 		ASSERT_EQ(1, evpl_uring_buf_ring_take(self->buf_ring, &cqe, 1, &got[i]));
 		EXPECT_EQ(i + 1, evpl_uring_buf_ring_refill(self->buf_ring));
 	}
-	/* It was taken, and the ring has nothing in its place. */
+	/* The completion was taken already, and no other buffer has its ID now. */
 	EXPECT_EQ(-EINVAL, evpl_uring_buf_ring_take(self->buf_ring, &cqe, 1, held));
 	say(self, 50, 9);
 	receive_one(self, &cqe);
@@ -375,7 +375,7 @@ TEST_F(buf_ring, where_memory_is_short_it_runs_dry_and_is_refilled)
 	ASSERT_EQ(1, evpl_uring_buf_ring_take(self->buf_ring, &cqe, 1, &got[2]));
 	EXPECT_TRUE(heard(self, &got[2], 1, 9));
 
-	/* The next completion that is taken finds what was released by then. */
+	/* evpl_uring_buf_ring_take() refills the ring with memory that was released meanwhile. */
 	evpl_iovec_release(&got[1]);
 	EXPECT_EQ(ENTRIES - 1, evpl_uring_buf_ring_refill(self->buf_ring));
 	evpl_iovec_release(&got[0]);
@@ -399,7 +399,7 @@ TEST_F(buf_ring, a_bundle_is_several_iovecs_in_order)
 	int n;
 
 	for (round = 0; round < 3 * ENTRIES; round++) {
-		/* From here on the buffers lie in the ring in an order of their own. */
+		/* Taking completions in another order changes the order of the buffers. */
 		connect_by(self, SOCK_SEQPACKET);
 		for (i = 0; i < ENTRIES; i++) {
 			prepare(self);
