@@ -7,39 +7,39 @@
  *
  * The memory of a pool as registered ("fixed") buffers of an io_uring.
  *
- * A ring has a table of registered buffers. The caller gives a range of its slots
- * to a &struct evpl_uring, which puts one slab in each: when an iovec of the slab
- * is first used with the ring, since only the ring's own thread may do it. From
- * then on the slab's slot is found without a system call, a lock or a search.
+ * A ring has a table of registered buffers. The caller gives a range of its slots to a
+ * &struct evpl_uring, which puts one slab in each slot. A slab is registered when an iovec of
+ * it is first used with the ring, because only the ring's own thread may register. From then on
+ * the slab's slot is found without a system call, a lock or a search.
  *
- * What can't be registered works all the same: evpl_uring_prep_read() and
- * evpl_uring_prep_write() prepare an ordinary read or write then. That is so for
- * all memory where the kernel refuses to register this kind (Linux 6.1 refuses the
- * module's; 6.12 takes it), and for single slabs where no slot is left or the user
- * may not lock more memory: io_uring charges what it registers to RLIMIT_MEMLOCK,
- * unless the process has CAP_IPC_LOCK. evpl_uring_notice() says so, once.
+ * I/O works with memory that can't be registered, too: evpl_uring_prep_read() and
+ * evpl_uring_prep_write() prepare an ordinary read or write then. The kernel may refuse all
+ * memory of this kind: Linux 6.1 refuses the module's, and 6.12 takes it. It may also refuse a
+ * single slab, because no slot is left or because the user may not lock more memory. io_uring
+ * charges registered memory to RLIMIT_MEMLOCK, unless the process has CAP_IPC_LOCK.
+ * evpl_uring_notice() says so, once.
  *
- * When the pool gives a slab back, on whichever thread, its slot is cleared at the
- * next call for the ring. Until then the kernel keeps the slab's memory: a ring
- * that falls idle is best told so with evpl_uring_flush().
+ * When the pool gives a slab back, on any thread, the slab's slot is cleared at the next call
+ * for the ring. Until then the kernel keeps the slab's memory. So call evpl_uring_flush() for a
+ * ring that will be idle.
  *
- * Where each thread has a ring, each would register, and be charged for, the same
- * memory. evpl_uring_clone() gives a ring what another one has registered already.
+ * Where each thread has a ring, each would register the same memory, and be charged for it.
+ * evpl_uring_clone() gives a ring the memory that another ring has registered already.
  *
- * Threads: all calls for one ring are made on the thread that may submit to it, or
- * one at a time where any thread may. The pool can be used, trimmed too, by other
- * threads meanwhile. A ring with IORING_SETUP_SINGLE_ISSUER is one thread's: that which
- * made it, or with IORING_SETUP_R_DISABLED that which enables it; until then any
- * thread may make the calls. To others the kernel says -EEXIST, and nothing of theirs
- * is registered, nor any slot cleared: the ring's thread does that at its next call.
+ * Threads: all calls for one ring are made on the thread that may submit to it. If any thread
+ * may submit, any thread may make the calls, one at a time. Other threads may use and trim the
+ * pool meanwhile. A ring with IORING_SETUP_SINGLE_ISSUER belongs to the thread that made it;
+ * with IORING_SETUP_R_DISABLED, to the thread that enables it, and until then any thread may
+ * make the calls. A call on another thread registers nothing and clears no slot, since the
+ * kernel answers -EEXIST. The ring's thread clears such slots at its next call.
  *
  * Data that comes from sockets need not wait in a buffer for each: a
  * &struct evpl_uring_buf_ring keeps a ring of provided buffers filled from a context, and
- * hands out what was received as iovecs.
+ * turns received data into iovecs.
  *
- * Errors: as in evplmem.h, negative errnos, and nothing has changed. What a child of
- * fork(2) finds is said there too; what evpl_uring_prep_read() and the like prepare for
- * it isn't registered.
+ * Errors: as in evplmem.h, functions return negative errnos, and then nothing has changed. That
+ * header also says which functions a child of fork(2) may call. A request that
+ * evpl_uring_prep_read() or the like prepares in a child doesn't use registered memory.
  */
 
 #include <evplmem.h>
@@ -66,33 +66,33 @@ struct evpl_uring;
 /**
  * EVPL_URING_NEW_TABLE - the ring has no table of registered buffers yet
  *
- * An empty one is registered, with room for all slots that are asked for and those
- * before them. It stays with the ring. Without this flag, the caller has
- * registered a table (io_uring_register_buffers_sparse(3)) and the slots are empty.
+ * evpl_uring_create() registers an empty table, with room for the requested slots and those
+ * before them. The table stays with the ring. Without this flag, the caller has registered a
+ * table (io_uring_register_buffers_sparse(3)) whose slots are empty.
  */
 #define EVPL_URING_NEW_TABLE	(1U << 0)
 
 /**
  * EVPL_URING_EAGER - register the slabs that the pool has
  *
- * They are registered before evpl_uring_create() returns, those that come later when
- * they are first used. That one of them can't be isn't an error: evpl_uring_notice()
- * tells why, and the slab is tried again when it is used.
+ * They are registered before evpl_uring_create() returns. Later slabs are registered when they
+ * are first used. If a slab can't be registered, the call succeeds all the same:
+ * evpl_uring_notice() tells the reason, and the slab is tried again when it is used.
  */
 #define EVPL_URING_EAGER	(1U << 1)
 
 /**
- * struct evpl_uring_stats - what evpl_uring_stats() tells
+ * struct evpl_uring_stats - statistics of a &struct evpl_uring
  * @size: sizeof(struct evpl_uring_stats), set by the caller
- * @slots: slots that were given
- * @slots_used: slots with a slab, slabs included that are gone and whose slot is
- *	cleared at the next call
- * @registrations: slabs registered since the start, without those that
- *	evpl_uring_clone() found registered
- * @unregistrations: slots cleared since
- * @failures: system calls to register that failed, since
- * @error: why the last slab that couldn't be registered couldn't, as a negative
- *	errno, or 0; see evpl_uring_index()
+ * @slots: slots that evpl_uring_create() was given
+ * @slots_used: slots with a slab, including slabs that are gone and whose slots are cleared at
+ *	the next call
+ * @registrations: slabs registered since the start, not counting those that
+ *	evpl_uring_clone() copied
+ * @unregistrations: slots cleared since the start
+ * @failures: system calls to register a slab that failed, since the start
+ * @error: the error of the last slab that couldn't be registered, a negative errno, or 0; see
+ *	evpl_uring_index()
  * @__reserved: 0
  */
 struct evpl_uring_stats {
@@ -120,7 +120,7 @@ struct evpl_uring_buf_ring;
  */
 #define EVPL_BUF_RING_INCREMENTAL	(1U << 0)
 
-/* What is exported; use the inlines below. */
+/* The exported functions. Programs call the inlines below. */
 #pragma GCC visibility push(default)
 int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
 			 struct io_uring *ring, unsigned int first_slot,
@@ -158,14 +158,14 @@ void evplmem_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring);
 
 /**
  * evpl_uring_create() - use a pool's memory with a ring
- * @r_uring: where it goes; end it with evpl_uring_destroy()
+ * @r_uring: the new object; end it with evpl_uring_destroy()
  * @pool: the pool
  * @ring: the ring; it must live, at this address, until evpl_uring_destroy()
- * @first_slot: the first slot of its table of registered buffers to use
- * @nr_slots: how many; with the slots before them at most 16384
+ * @first_slot: the first slot to use of the ring's table of registered buffers
+ * @nr_slots: the number of slots; with the slots before them at most 16384
  * @flags: %EVPL_URING_NEW_TABLE, %EVPL_URING_EAGER, or 0
  *
- * Slots are as good as slabs: a pool with the default sizes has a GiB in 20.
+ * Each slab takes a slot. A pool with the default sizes has a GiB in 20 slabs.
  *
  * Return: 0, or
  *  - -EINVAL: @nr_slots is 0, or there are too many; %EVPL_URING_NEW_TABLE before
@@ -185,28 +185,27 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
 
 /**
  * evpl_uring_clone() - use a pool's memory with a ring as another ring does
- * @r_uring: where it goes; end it with evpl_uring_destroy()
- * @source: the other ring's; its own thread may use it meanwhile, not destroy it
+ * @r_uring: the new object; end it with evpl_uring_destroy()
+ * @source: the other ring's object; its own thread may use it meanwhile, but not destroy it
  * @ring: the ring, which has no table of registered buffers; otherwise as for
  *	evpl_uring_create()
  *
- * The kernel copies the other ring's whole table, buffers that aren't of @source
- * included, so that @ring can use all slabs that are registered there. They are pinned
- * and charged to RLIMIT_MEMLOCK once for all rings, until the last of them has cleared
- * its slot or is gone, in any order. Afterwards the rings have nothing to do with each
- * other: a slab that isn't in the copy is registered, and charged, by each ring that
- * uses it. So take the slabs first (evpl_pool_preallocate()) and make the source
- * %EVPL_URING_EAGER. A ring that has no request in flight can be given a new copy with
- * evpl_uring_destroy(), io_uring_unregister_buffers(3) and this.
+ * The kernel copies the other ring's whole table, including buffers that aren't of @source, so
+ * that @ring can use all slabs that are registered there. These slabs are pinned and charged to
+ * RLIMIT_MEMLOCK once for all rings, until the last ring has cleared its slot or is gone. After
+ * the copy the rings are independent: a slab that isn't in the copy is registered, and charged,
+ * by each ring that uses it. So take the slabs first (evpl_pool_preallocate()) and make the
+ * source %EVPL_URING_EAGER. To give a new copy to a ring that has no request in flight, call
+ * evpl_uring_destroy(), io_uring_unregister_buffers(3) and this function.
  *
- * Where the kernel can't copy, @ring gets an empty table of its own and registers for
- * itself, as with %EVPL_URING_NEW_TABLE. That is so before Linux 6.12, and if the rings
- * are charged to different users or processes; from Linux 6.18 on also if the other ring
- * is another thread's (IORING_SETUP_SINGLE_ISSUER): the best source is a small ring
- * without that flag, which need not do any I/O.
+ * If the kernel can't copy, @ring gets an empty table and registers slabs by itself, as with
+ * %EVPL_URING_NEW_TABLE. Linux before 6.12 can't. Later versions refuse if the rings are charged
+ * to different users or processes. Linux 6.18 and later also refuse if the other ring is another
+ * thread's (IORING_SETUP_SINGLE_ISSUER). So the best source is a small ring without that flag,
+ * which need not do any I/O.
  *
- * Return: 1 if the table is a copy, 0 if it is one of its own. Not an error either
- * way. Or
+ * Return: 1 if the table is a copy, 0 if @ring has an empty table of its own; neither is an
+ * error. Or
  *  - -EBUSY: @ring has a table
  *  - -EEXIST: @ring is another thread's
  *  - -ENXIO: the other ring has no table
@@ -220,13 +219,12 @@ static inline int evpl_uring_clone(struct evpl_uring **r_uring, struct evpl_urin
 }
 
 /**
- * evpl_uring_destroy() - end it
- * @uring: what evpl_uring_create() or evpl_uring_clone() made, or NULL
+ * evpl_uring_destroy() - stop using a pool's memory with a ring
+ * @uring: made by evpl_uring_create() or evpl_uring_clone(), or NULL
  *
- * Clears the slots. Call it before io_uring_queue_exit(3), and before the pool is
- * closed. Requests that were submitted are completed as usual. Where the ring is
- * another thread's, the slots can't be cleared: the memory stays pinned until
- * io_uring_queue_exit(3).
+ * Clears the slots. Call this before io_uring_queue_exit(3), and before the pool is closed.
+ * Submitted requests complete as usual. If the ring is another thread's, the slots can't be
+ * cleared: the memory stays pinned until io_uring_queue_exit(3).
  */
 static inline void evpl_uring_destroy(struct evpl_uring *uring)
 {
@@ -235,12 +233,12 @@ static inline void evpl_uring_destroy(struct evpl_uring *uring)
 
 /**
  * evpl_uring_index() - which registered buffer a slice lies in
- * @uring: what evpl_uring_create() made
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
  * @iovec: an iovec of the pool that the caller holds a reference by
  *
- * Registers the slab if it isn't yet: with one system call the first time, with
- * none afterwards, nor where it can't succeed. After -ENOMEM it is tried again when
- * a slot was cleared, or evpl_uring_flush() called.
+ * If the slab isn't registered yet, this registers it, with one system call. A slab that the
+ * kernel can't register costs no further system calls. After -ENOMEM the slab is tried again
+ * when a slot has been cleared or evpl_uring_flush() was called.
  *
  * Return: the index for the SQE's buf_index, valid while the reference is held; or
  *  - -ENOENT: @iovec is empty, or another process's memory
@@ -260,16 +258,16 @@ static inline int evpl_uring_index(struct evpl_uring *uring, const struct evpl_i
 
 /**
  * evpl_uring_prep_read() - prepare a read into a slice
- * @uring: what evpl_uring_create() made
- * @sqe: the ring's
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
+ * @sqe: a submission queue entry of the ring
  * @fd: the file
- * @iovec: where to; the caller keeps its reference until the read has completed
- * @offset: where in the file
+ * @iovec: the slice to read into; the caller keeps its reference until the read has completed
+ * @offset: bytes from the start of the file
  *
- * Fills @sqe with READ_FIXED, or READ where the slab isn't registered. Flags and
- * user data are the caller's to set afterwards, as with io_uring_prep_read(3).
+ * Fills @sqe with READ_FIXED, or with READ if the slab isn't registered. The caller may set flags
+ * and user data afterwards, as with io_uring_prep_read(3).
  *
- * Return: 1 if the memory is registered, 0 if not. Not an error either way.
+ * Return: 1 if the memory is registered, 0 if not; neither is an error.
  */
 static inline int evpl_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe,
 				       int fd, const struct evpl_iovec *iovec, uint64_t offset)
@@ -279,13 +277,13 @@ static inline int evpl_uring_prep_read(struct evpl_uring *uring, struct io_uring
 
 /**
  * evpl_uring_prep_write() - prepare a write from a slice
- * @uring: what evpl_uring_create() made
- * @sqe: the ring's
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
+ * @sqe: a submission queue entry of the ring
  * @fd: the file
- * @iovec: where from; the caller keeps its reference until the write has completed
- * @offset: where in the file
+ * @iovec: the slice to write; the caller keeps its reference until the write has completed
+ * @offset: bytes from the start of the file
  *
- * As evpl_uring_prep_read(), with WRITE_FIXED or WRITE.
+ * Works as evpl_uring_prep_read() does, with WRITE_FIXED or WRITE.
  *
  * Return: 1 if the memory is registered, 0 if not.
  */
@@ -297,23 +295,23 @@ static inline int evpl_uring_prep_write(struct evpl_uring *uring, struct io_urin
 
 /**
  * evpl_uring_prep_readv() - prepare a read into several slices
- * @uring: what evpl_uring_create() made
- * @sqe: the ring's
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
+ * @sqe: a submission queue entry of the ring
  * @fd: the file
- * @iovecs: where to, in this order; the caller keeps the references until the read has
- *	completed
- * @niov: how many, at most 1024 (IOV_MAX)
- * @vector: room for @niov, which this fills. It must stay until the request has been
- *	submitted; with IORING_SETUP_SQPOLL, until it has completed
- * @offset: where in the file
+ * @iovecs: the slices to read into, in this order; the caller keeps the references until the
+ *	read has completed
+ * @niov: their number, at most 1024 (IOV_MAX)
+ * @vector: room for @niov elements, which this function fills. It must stay until the request
+ *	has been submitted; with IORING_SETUP_SQPOLL, until it has completed
+ * @offset: bytes from the start of the file
  *
  * Fills @sqe with READV_FIXED where one registered buffer has all slices and the kernel has
  * that request (Linux 6.15), with READ_FIXED for a single slice that is registered, and with
- * READV otherwise. Slices share a registered buffer if they are of one slab. Flags and user
- * data are the caller's to set afterwards.
+ * READV otherwise. Slices share a registered buffer if they are of one slab. The caller may set
+ * flags and user data afterwards.
  *
- * Return: 1 if the memory is registered, 0 if not. Not an error either way. With more than
- * 1024 iovecs, or fewer than none, the request completes with -EINVAL.
+ * Return: 1 if the memory is registered, 0 if not; neither is an error. If @niov is more than
+ * 1024 or negative, the request completes with -EINVAL.
  */
 static inline int evpl_uring_prep_readv(struct evpl_uring *uring, struct io_uring_sqe *sqe,
 					int fd, const struct evpl_iovec *iovecs, int niov,
@@ -324,15 +322,16 @@ static inline int evpl_uring_prep_readv(struct evpl_uring *uring, struct io_urin
 
 /**
  * evpl_uring_prep_writev() - prepare a write from several slices
- * @uring: what evpl_uring_create() made
- * @sqe: the ring's
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
+ * @sqe: a submission queue entry of the ring
  * @fd: the file
- * @iovecs: where from; as for evpl_uring_prep_readv(), as all that follows
- * @niov: how many
- * @vector: room for @niov
- * @offset: where in the file
+ * @iovecs: the slices to write, in this order; the caller keeps the references until the write
+ *	has completed
+ * @niov: their number, as for evpl_uring_prep_readv()
+ * @vector: room for @niov elements, as for evpl_uring_prep_readv()
+ * @offset: bytes from the start of the file
  *
- * As evpl_uring_prep_readv(), with WRITEV_FIXED, WRITE_FIXED or WRITEV.
+ * Works as evpl_uring_prep_readv() does, with WRITEV_FIXED, WRITE_FIXED or WRITEV.
  *
  * Return: 1 if the memory is registered, 0 if not.
  */
@@ -345,21 +344,21 @@ static inline int evpl_uring_prep_writev(struct evpl_uring *uring, struct io_uri
 
 /**
  * evpl_uring_prep_send_zc() - prepare to send a slice over a socket, without a copy
- * @uring: what evpl_uring_create() made
- * @sqe: the ring's
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
+ * @sqe: a submission queue entry of the ring
  * @fd: the socket
- * @iovec: what to send
+ * @iovec: the slice to send
  * @flags: as for send(2)
  *
- * Fills @sqe with SEND_ZC, of a registered buffer where the slab is one; with SEND,
- * which copies, for another process's memory, as that can't be lent to a socket.
+ * Fills @sqe with SEND_ZC, from a registered buffer if the slab is registered. Another process's
+ * memory can't be lent to a socket: for that it fills @sqe with SEND, which copies.
  *
  * SEND_ZC has two completions: the first, with IORING_CQE_F_MORE, says how much was
  * sent; the second, with IORING_CQE_F_NOTIF, that the socket needs the memory no more.
  * The caller keeps its reference until the last one: that without IORING_CQE_F_MORE.
  *
- * Return: 1 if the memory is registered, 0 if not. Not an error either way. Linux
- * before 6.0 has no SEND_ZC; the request gives -EINVAL there.
+ * Return: 1 if the memory is registered, 0 if not; neither is an error. Linux before 6.0 has no
+ * SEND_ZC: the request completes with -EINVAL there.
  */
 static inline int evpl_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sqe,
 					  int fd, const struct evpl_iovec *iovec, int flags)
@@ -369,13 +368,13 @@ static inline int evpl_uring_prep_send_zc(struct evpl_uring *uring, struct io_ur
 
 /**
  * evpl_uring_flush() - clear the slots of slabs that are gone
- * @uring: what evpl_uring_create() made
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
  *
- * The other calls do it too. This one is for a ring that will be idle for a while,
- * and has slabs tried again that couldn't be registered for want of memory. It may
- * have requests completed that could be (IORING_SETUP_DEFER_TASKRUN). Before Linux
- * 6.13 the kernel lets go of the memory once all requests with registered buffers or
- * files that were in flight are done.
+ * The other calls clear them, too. This one is for a ring that will be idle for a while. Slabs
+ * that couldn't be registered because memory was short are tried again at their next use. With
+ * IORING_SETUP_DEFER_TASKRUN, pending requests may complete in this call. Before Linux 6.13 the
+ * kernel releases the memory only when all requests that were in flight with registered buffers
+ * or files are done.
  */
 static inline void evpl_uring_flush(struct evpl_uring *uring)
 {
@@ -383,10 +382,10 @@ static inline void evpl_uring_flush(struct evpl_uring *uring)
 }
 
 /**
- * evpl_uring_stats() - what was registered
- * @uring: what evpl_uring_create() made
- * @stats: where it goes; @stats->size says how much of it there is, and what the
- *	library doesn't know of is zeroed
+ * evpl_uring_stats() - get statistics
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
+ * @stats: the statistics; the caller sets @stats->size to its size, and the library zeroes
+ *	the fields that it doesn't know
  *
  * Return: 0, or -EINVAL: @stats is too short for its size.
  */
@@ -396,12 +395,12 @@ static inline int evpl_uring_stats(struct evpl_uring *uring, struct evpl_uring_s
 }
 
 /**
- * evpl_uring_notice() - what the user should know, once
- * @uring: what evpl_uring_create() made
+ * evpl_uring_notice() - get a message for the user, once
+ * @uring: made by evpl_uring_create() or evpl_uring_clone()
  *
- * Return: after a slab couldn't be registered, a sentence that says why and what
- * can be done, for the program to print; valid until evpl_uring_destroy(). NULL
- * before that, and when it was returned already.
+ * Return: if a slab couldn't be registered, a sentence for the program to print, which gives the
+ * reason and the remedy; valid until evpl_uring_destroy(). NULL if all slabs could, and when the
+ * sentence was returned already.
  */
 static inline const char *evpl_uring_notice(struct evpl_uring *uring)
 {
@@ -410,7 +409,7 @@ static inline const char *evpl_uring_notice(struct evpl_uring *uring)
 
 /**
  * evpl_uring_buf_ring_create() - have a context feed a ring of provided buffers
- * @r_buf_ring: where it goes; end it with evpl_uring_buf_ring_destroy()
+ * @r_buf_ring: the new object; end it with evpl_uring_buf_ring_destroy()
  * @evpl: the context; it must live until then
  * @ring: the io_uring; it must live, at this address, until then
  * @id: the buffer group, which no other buffers have: 0 to 65535
@@ -444,11 +443,11 @@ static inline int evpl_uring_buf_ring_create(struct evpl_uring_buf_ring **r_buf_
 }
 
 /**
- * evpl_uring_buf_ring_take() - take what a completion has received
- * @buf_ring: what evpl_uring_buf_ring_create() made
+ * evpl_uring_buf_ring_take() - take the data of a completion
+ * @buf_ring: made by evpl_uring_buf_ring_create()
  * @cqe: a completion of a request that named its group; each is taken once, in any order
  * @max_iovecs: room in @r_iovec: 1, but for completions of IORING_RECVSEND_BUNDLE
- * @r_iovec: where the iovecs go
+ * @r_iovec: the iovecs
  *
  * The iovecs have the received bytes, in order, each with a reference of the caller's. Then
  * the ring is given buffers for those that are used up, as far as there is memory.
@@ -470,7 +469,7 @@ static inline int evpl_uring_buf_ring_take(struct evpl_uring_buf_ring *buf_ring,
 
 /**
  * evpl_uring_buf_ring_refill() - give the ring the buffers that it lacks
- * @buf_ring: what evpl_uring_buf_ring_create() made
+ * @buf_ring: made by evpl_uring_buf_ring_create()
  *
  * For when memory was short: requests that find no buffer complete with -ENOBUFS, and a
  * multishot one ends. Call this when memory was released (evpl_pool_eventfd()), then submit
@@ -485,8 +484,8 @@ static inline int evpl_uring_buf_ring_refill(struct evpl_uring_buf_ring *buf_rin
 }
 
 /**
- * evpl_uring_buf_ring_destroy() - end it
- * @buf_ring: what evpl_uring_buf_ring_create() made, or NULL
+ * evpl_uring_buf_ring_destroy() - stop feeding a ring of provided buffers
+ * @buf_ring: made by evpl_uring_buf_ring_create(), or NULL
  *
  * Call it before io_uring_queue_exit(3) and evpl_destroy(), when no request that names the
  * group is in flight, and after all completions were taken: the buffers that they have are

@@ -2,14 +2,14 @@
 /*
  * A pool's slabs as registered buffers of a ring.
  *
- * A slab's cookie is the slot that it is in, or UNREGISTERED where it can't be put
- * in one for good. Slots are taken and cleared on the ring's thread only. A slab may
- * go on any thread: that one puts the slot on a list, and the ring's thread, which
- * takes the whole list at its next call, clears it and lets the slab's number go. A
- * slot is on the list once at most, so nothing is allocated for it.
+ * A slab's cookie is the slot that it is in, or UNREGISTERED if the kernel will never register
+ * the slab. Only the ring's thread fills and clears slots. A slab may be given back on any
+ * thread: that thread puts the slab's slot on the list of slots to clear. The ring's thread
+ * takes the whole list at its next call, clears the slots and releases the slabs' numbers. A
+ * slot is on the list once at most, so the list needs no memory of its own.
  *
- * The lock is for those who need not be the ring's thread: who clones the ring's table
- * to another ring's, and who adds a slab to the pool while the ring is being set up.
+ * The lock is for two calls that other threads make: evpl_uring_clone() copies this ring's
+ * table, and a thread that adds a slab to the pool while the ring is being set up fills a slot.
  */
 #include "evplmem-uring.h"
 
@@ -48,20 +48,22 @@ struct slot {
  * @ring: the ring
  * @device: the pool's side
  * @first_slot: the slots' place in the ring's table
- * @lock: held while slabs are put in slots and while slots are cleared: by the ring's
- *	thread, and by others for the slabs that they add while the ring is set up. Who
- *	clones the table holds it, so that none are
- * @eager: a slab that is there, or comes, is registered at once
+ * @lock: held while slots are filled and cleared, by the ring's thread or by a thread that
+ *	adds a slab while the ring is set up. evpl_uring_clone() holds the lock of its source,
+ *	so that the table and @slots agree while it copies both
+ * @eager: slabs are registered as soon as meet_slab() is called for them
  * @free: the first free slot, or NO_SLOT
- * @cloned: the first slot that came with a table, and whose slab wasn't met; or NO_SLOT
- * @gone: the first slot of a slab that is gone, or NO_SLOT; any thread adds to it,
- *	the ring's takes all, so a compare and swap can't be fooled
- * @has_readv_fixed: whether the kernel has READV_FIXED and WRITEV_FIXED, if @probed
- * @probed: the kernel was asked
- * @refused: why no slab can be registered, for good or until one is let go; or 0
- * @told: the notice was returned
- * @stats: what is counted
- * @notice: empty until there is something to tell
+ * @cloned: the first slot that was copied with a table and for whose slab meet_slab() wasn't
+ *	called yet; or NO_SLOT
+ * @gone: the first slot to clear, or NO_SLOT. Any thread pushes; the ring's thread takes the
+ *	whole list by one exchange, so that the list has no ABA problem
+ * @has_readv_fixed: the kernel has READV_FIXED and WRITEV_FIXED; valid if @probed is set
+ * @probed: the kernel was asked for its operations
+ * @refused: the error by which the kernel refuses every slab, for good or, if it is -ENOMEM,
+ *	until a slot is cleared; or 0
+ * @told: evpl_uring_notice() has returned the notice
+ * @stats: the statistics
+ * @notice: the notice; empty until a slab can't be registered
  * @slots: the slots
  */
 struct evpl_uring {
@@ -121,7 +123,7 @@ static int table_update(struct evpl_uring *uring, uint32_t slot, void *base, siz
 	return ret == 1 ? 0 : -EIO;
 }
 
-/* A slot whose slab is cleared from the table already. Under the lock. */
+/* Frees a slot that is cleared in the ring's table already. Called with the lock held. */
 static void free_slot(struct evpl_uring *uring, uint32_t slot)
 {
 	uring->slots[slot].number = NO_SLAB;
@@ -130,7 +132,7 @@ static void free_slot(struct evpl_uring *uring, uint32_t slot)
 	uring->stats.unregistrations++;
 }
 
-/* With the pool detached already, there is no number to let go. */
+/* Clears the slots on the list. If the pool is @detached, the slabs have no numbers any more. */
 static void clear_gone(struct evpl_uring *uring, bool detached)
 {
 	uint32_t slot, next;
@@ -144,11 +146,11 @@ static void clear_gone(struct evpl_uring *uring, bool detached)
 		next = uring->slots[slot].next;
 		err = table_update(uring, slot, NULL, 0);
 		if ((err == -EEXIST || err == -ENOMEM) && !detached) {
-			/* Not this thread's to clear, or no memory for it: the next call's. */
+			/* This thread may not clear it, or memory is short: leave it for the next call. */
 			push_gone(uring, slot);
 			continue;
 		}
-		/* What else fails (a ring that is closed already) has no slot to clear. */
+		/* Any other error means that the table is gone, as of a ring that was closed. */
 		if (!detached)
 			evpl_device_let_go(uring->device, uring->slots[slot].number);
 		free_slot(uring, slot);
@@ -159,8 +161,8 @@ static void clear_gone(struct evpl_uring *uring, bool detached)
 }
 
 /*
- * With IORING_SETUP_DEFER_TASKRUN the kernel lets go of what requests used that are done,
- * slots cleared meanwhile included, when the ring's thread enters the ring next.
+ * With IORING_SETUP_DEFER_TASKRUN the kernel releases the buffers of completed requests, and
+ * slots that were cleared meanwhile, when the ring's thread next enters the ring.
  */
 static void enter_idle_ring(struct evpl_uring *uring)
 {
@@ -198,7 +200,7 @@ static void note_failure(struct evpl_uring *uring, int err)
 	}
 }
 
-/* Puts a slab in a slot, if that can be; which one, or why not. Under the lock. */
+/* Puts a slab in a free slot. Returns the slot or an error. Called with the lock held. */
 static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info)
 {
 	uint32_t slot = uring->free;
@@ -216,9 +218,8 @@ static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info
 		uring->stats.failures++;
 		note_failure(uring, err);
 		/*
-		 * One slab may be bad (EFAULT), one call made on the wrong thread
-		 * (EEXIST). The others are as true of the next slab as of this one,
-		 * though of memory there may be more later.
+		 * EFAULT is about this slab, and EEXIST about this thread. Any other error
+		 * would come for the next slab, too. ENOMEM goes when memory is released.
 		 */
 		if (err != -EFAULT && err != -EEXIST)
 			uring->refused = err;
@@ -232,7 +233,7 @@ static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info
 	return (int)slot;
 }
 
-/* The first use of a slab. */
+/* Registers a slab at its first use. */
 static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iovec)
 {
 	struct evpl_slab_info info;
@@ -247,7 +248,7 @@ static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iove
 	} else if (slot >= 0) {
 		err = evpl_device_set_cookie(uring->device, iovec, (uint64_t)slot);
 		if (err) {
-			/* Another thread has registered it, which is not allowed, but happens. */
+			/* Another thread has registered the slab, against the rules of the ring. */
 			table_update(uring, (uint32_t)slot, NULL, 0);
 			free_slot(uring, (uint32_t)slot);
 			slot = err;
@@ -257,7 +258,7 @@ static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iove
 	return slot < 0 ? slot : (int)uring->first_slot + slot;
 }
 
-/* Takes the slot that came with the table for a slab. Under the lock. */
+/* Finds the slot that a slab has in a copied table. Called with the lock held. */
 static int take_cloned(struct evpl_uring *uring, const struct evpl_slab_info *slab)
 {
 	uint32_t *link = &uring->cloned, slot;
@@ -274,8 +275,8 @@ static int take_cloned(struct evpl_uring *uring, const struct evpl_slab_info *sl
 }
 
 /*
- * A slab that is there when the ring is set up. Of those that come later, on any
- * thread, there is nothing to be done before they are used.
+ * The callback for a slab that the pool has while the ring is set up. A slab that comes later
+ * is registered at its first use.
  */
 static int meet_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
 {
@@ -445,7 +446,7 @@ static void free_uring(struct evpl_uring *uring)
 	free(uring);
 }
 
-/* Has the slabs met, if there is anything to be done of them yet. */
+/* Attaches to the pool. The pool calls meet_slab() for each slab if slots are to be filled now. */
 static int attach(struct evpl_uring *uring)
 {
 	struct evpl_device_ops ops = {
@@ -506,10 +507,10 @@ free_uring:
 
 /*
  * Gives a ring the table of another one, or an empty table where the kernel can't copy.
- * Linux before 6.12 doesn't know the call; later ones refuse with EINVAL if the rings are
- * charged to different users or processes, and those from 6.18 on with EEXIST if the
- * source is another thread's: so they do if it is @ring, but then they refuse the empty
- * table too. Returns 1, 0 or an error.
+ * Linux before 6.12 doesn't know the call. Later versions refuse with EINVAL if the rings are
+ * charged to different users or processes. Linux 6.18 and later refuse with EEXIST if the source
+ * is another thread's. The kernel also gives EEXIST if @ring is another thread's, but then it
+ * refuses the empty table as well. Returns 1 for a copy, 0 for an empty table, or an error.
  */
 static int table_clone(struct io_uring *ring, struct evpl_uring *source)
 {
@@ -541,7 +542,7 @@ int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 	if (!uring)
 		return -ENOMEM;
 
-	/* From the copy until all slabs are met, no slot gets another one. */
+	/* The lock keeps the source's slots as they are until meet_slab() has seen all slabs. */
 	pthread_mutex_lock(&source->lock);
 	ret = table_clone(ring, source);
 	if (ret < 0)
@@ -558,7 +559,7 @@ int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 		goto unlock;
 	}
 
-	/* The others' slabs are gone, though the source has yet to clear them. */
+	/* The slabs of the slots that are left are gone. The source has yet to clear them. */
 	pthread_mutex_lock(&uring->lock);
 	for (slot = uring->cloned; slot != NO_SLOT; slot = next) {
 		next = uring->slots[slot].next;
@@ -581,7 +582,7 @@ void evplmem_uring_destroy(struct evpl_uring *uring)
 {
 	if (!uring || pool_is_inherited(uring->pool))
 		return;
-	/* Puts the slots of all slabs on the list. */
+	/* This puts the slots of all slabs on the list of slots to clear. */
 	evpl_device_detach(uring->device);
 	clear_gone(uring, true);
 	enter_idle_ring(uring);
