@@ -3,25 +3,31 @@
 #define EVPLMEM_HOT_H
 
 /*
- * The hot path of libevplmem, for evplmem.h alone: programs don't include this, and
- * nothing in it is theirs to use.
+ * The hot path of libevplmem, for evplmem.h alone: programs don't include this file, and
+ * use nothing in it.
  *
- * What is here is compiled into programs, so it is as much a part of the ABI as the
- * exported functions are: a library that lays these structs out otherwise, or means
- * something else by them, has another soname.
+ * This code is compiled into programs, so it is as much a part of the ABI as the exported
+ * functions are. A library that changes the layout or the meaning of these structs needs
+ * another soname.
  *
- * A buffer's references are counted in its word, with atomics. The library can hand a
- * part of them to a thread: that counts in @own what it adds and lets go of, without
- * any. A context that is bound to a thread likewise has a charge of references that
- * its slices get. Both belong to the thread only while @owner, or @thread, says so,
- * and that another thread may end. So it looks at them in a section, between setting
- * its @busy and clearing it. Who ends it clears @owner or @thread, has every thread of
- * the process pass a barrier (membarrier(2)), then waits until the section is over:
- * a section that began before the barrier is seen, one that begins after it sees the
- * change. So a section needs no atomic operation and no fence.
+ * A buffer's references are counted in its word, with atomics. The library can give a part
+ * of the count to one thread, the buffer's @owner. The owner takes references from @own and
+ * returns references to @own, without atomics. Likewise a context that is bound to a thread
+ * has a charge: references that the word counts already, one for each slice to come.
  *
- * A section calls nothing, and touches nothing that can fault: whoever waits for it
- * would wait for ever.
+ * @own belongs to the thread only while @owner names it, and the charge only while @thread
+ * names it. Another thread may end either at any time. So the thread reads @owner or @thread
+ * and changes the count in one section: it sets @busy before, and clears it afterwards. The
+ * thread that ends the binding
+ *
+ *  1. sets @owner or @thread to NULL,
+ *  2. has every thread of the process execute a memory barrier (membarrier(2)),
+ *  3. waits until @busy isn't set.
+ *
+ * If the section began before the barrier, step 3 sees @busy. If it began after the barrier,
+ * the section sees NULL. So a section needs no atomic operation and no fence.
+ *
+ * A section calls nothing, and touches no memory that can fault: step 3 would wait for ever.
  */
 
 #include <stdint.h>
@@ -29,8 +35,8 @@
 /**
  * struct evplmem_thread - what the library knows of a thread
  * @busy: 1 in a section
- * @generation: of which process its iovecs are; %EVPLMEM_NO_GENERATION while it counts
- *	nothing by itself
+ * @generation: the generation (fork.h) of the iovecs that the thread may count without the
+ *	library; %EVPLMEM_NO_GENERATION: none, as no context was ever bound to the thread
  */
 struct evplmem_thread {
 	uint32_t busy;
@@ -43,8 +49,9 @@ extern __thread struct evplmem_thread evplmem_thread
 	__attribute__((tls_model("initial-exec"), visibility("default")));
 
 /*
- * This thread's. Not for the compiler to compare with NULL, as -fsanitize=null does: GCC 12
- * takes the flags of an addition that the linker may replace by one that sets none.
+ * The calling thread's struct. The asm keeps the compiler from comparing the address with
+ * NULL, as -fsanitize=null does: GCC 12 takes the CPU flags from the addition that computes
+ * the address, which the linker may replace by an instruction that sets no flags.
  */
 static inline struct evplmem_thread *evplmem_self(void)
 {
@@ -56,9 +63,9 @@ static inline struct evplmem_thread *evplmem_self(void)
 
 /**
  * struct evplmem_count - how a buffer's entry begins
- * @word: its references, and those that @own and a context's charge stand for
+ * @word: the buffer's references, including those in @own and in a context's charge
  * @owner: the thread that may count in @own, or NULL
- * @own: references that @owner has, and nobody uses
+ * @own: references that @owner can give out, and that nobody uses
  */
 struct evplmem_count {
 	uint64_t word;
@@ -71,14 +78,14 @@ struct evplmem_count {
 
 /**
  * struct evplmem_context - how a context begins
- * @thread: the thread that it is bound to, or NULL
- * @base: where the buffer starts that slices are cut off
- * @buffer: that buffer's entry
- * @place: how far it has been cut, a multiple of EVPLMEM_SLICE_ALIGN, and in the upper half
- *	the charge: in one word, since two that a compiler stores as a vector are slow to
- *	load again
- * @limit: bytes of that buffer; 0: none may be cut here
- * @generation: what iovecs get
+ * @thread: the thread that the context is bound to, or NULL
+ * @base: the first byte of the current buffer, which slices are cut off
+ * @buffer: the current buffer's entry
+ * @place: lower half: the offset of the next slice, a multiple of EVPLMEM_SLICE_ALIGN; upper
+ *	half: the charge. They are one word because a compiler may store two fields as one
+ *	vector, and such fields are slow to load again.
+ * @limit: bytes of the current buffer; 0: the inlines may not cut slices off it
+ * @generation: the generation that iovecs get
  */
 struct evplmem_context {
 	struct evplmem_thread *thread;
@@ -91,20 +98,24 @@ struct evplmem_context {
 
 #define EVPLMEM_CHARGE (1ULL << 32)	/* one reference of it */
 
-/* A section of this thread begins, or ends. */
+/*
+ * Begins a section of the calling thread. The fence stops the compiler alone. The CPU may still
+ * load @owner or @thread before it stores @busy: the membarrier(2) of step 2 closes that race.
+ */
 static inline void evplmem_enter(struct evplmem_thread *thread)
 {
 	__atomic_store_n(&thread->busy, 1, __ATOMIC_RELAXED);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
+/* Ends the section. Release: the thread of step 3 then sees what the section has counted. */
 static inline void evplmem_leave(struct evplmem_thread *thread)
 {
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	__atomic_store_n(&thread->busy, 0, __ATOMIC_RELEASE);
 }
 
-/* By way of nothing: no compiler is to warn that some iovec's may be NULL. */
+/* The asm hides the value: no compiler is to warn that an empty iovec's buffer is NULL. */
 static inline struct evplmem_count *evplmem_count(unsigned long buffer)
 {
 	__asm__("" : "+r"(buffer));
@@ -112,12 +123,11 @@ static inline struct evplmem_count *evplmem_count(unsigned long buffer)
 }
 
 /*
- * Where a program is built for ThreadSanitizer and the library isn't, the sanitizer doesn't
- * see the counts that order the threads which have a buffer one after the other. So the
- * inlines tell it that a release comes before the allocations of the same buffer that follow.
- * And they leave the counting to the library, as the sanitizer would see the inlines' half of
- * it alone. A program whose library is built for ThreadSanitizer too is compiled with
- * -DEVPLMEM_TSAN=0.
+ * If a program is built for ThreadSanitizer and the library isn't, the sanitizer doesn't see
+ * the reference counts, which order the threads that use a buffer one after the other. So the
+ * inlines tell it that each release of a buffer happens before the buffer's next allocation.
+ * They leave the counting to the library, as the sanitizer would see only their half of it.
+ * A program whose library is built for ThreadSanitizer too is compiled with -DEVPLMEM_TSAN=0.
  */
 #ifndef EVPLMEM_TSAN
 #ifdef __SANITIZE_THREAD__
@@ -156,8 +166,8 @@ static inline void evplmem_tsan_release(unsigned long buffer)
 }
 
 /*
- * One reference more, or less, of the buffer that the private fields of an iovec name.
- * Return 0 where the library has to do it.
+ * Take and drop a reference on the buffer that an iovec's private fields name. Both return 0
+ * if the library has to do it.
  */
 static inline int evplmem_get(unsigned int generation, unsigned long buffer)
 {
@@ -169,7 +179,7 @@ static inline int evplmem_get(unsigned int generation, unsigned long buffer)
 		return 0;
 	evplmem_enter(thread);
 	if (__builtin_expect(__atomic_load_n(&count->owner, __ATOMIC_RELAXED) == thread, 1)) {
-		/* One is left, so that the word isn't zero. */
+		/* Keep one: a release elsewhere must not take the word of our buffer to zero. */
 		if (__builtin_expect(--count->own != 0, 1))
 			ok = 1;
 		else
@@ -198,10 +208,10 @@ static inline int evplmem_put(unsigned int generation, unsigned long buffer)
 }
 
 /**
- * struct evplmem_slice - what evplmem_cut() has cut off
- * @data: its first byte; NULL if the library has to do it
- * @buffer: its buffer
- * @generation: what its iovec gets
+ * struct evplmem_slice - a slice that evplmem_cut() has cut off
+ * @data: the first byte; NULL: the library has to allocate the slice
+ * @buffer: the slice's buffer
+ * @generation: the generation that the iovec gets
  */
 struct evplmem_slice {
 	char *data;
@@ -226,7 +236,7 @@ static inline struct evplmem_slice evplmem_cut(struct evplmem_context *context,
 		place = context->place;
 		start = ((uint32_t)place + mask) & ~mask;
 		next = start + bytes;
-		/* The last slice ends more than itself. */
+		/* The library cuts a slice that uses the buffer up, since the hold ends with it. */
 		if (__builtin_expect(next < context->limit, 1) && alignment <= context->limit) {
 			context->place = place - (uint32_t)place + next - EVPLMEM_CHARGE;
 			slice.data = context->base + start;
