@@ -3,21 +3,20 @@
 #define EVPLMEM_ENTRY_H
 
 /*
- * A buffer's entry: 64 bytes in the refs window, found from an iovec in one load.
+ * A buffer's entry: 64 bytes in the refs window. Each iovec holds the address of one.
  *
- * The word is shared with the kernel and counts the references. Whoever takes it
- * to zero owns the buffer, and all of the entry but @next, until the buffer is on
- * a stack (stack.h); so does whoever takes it off. Entries stay mapped while the
- * pool is open, also those of slabs that were given back: a thread that is late
- * may read @next and @word of a buffer that isn't its own, and gets some number.
+ * @word is shared with the kernel, and counts the references. The thread that takes it to
+ * zero owns the buffer, and all of the entry but @next, until it pushes the buffer to a
+ * stack (stack.h). The thread that pops the buffer owns them again. Entries stay mapped
+ * while the pool is open, even those of slabs that were given back: a thread that is late
+ * may read @next and @word of a buffer that isn't its own, and reads some number.
  *
- * A part of the word may be in the hands of a thread, which counts it in @own: see
- * bias.h. That is never all of what is left: as long as a thread has the buffer so, its
- * word isn't zero.
+ * A thread may count a part of @word in @own, without atomics: see bias.h. The thread keeps
+ * at least one reference there, so the word isn't zero meanwhile.
  *
- * A buffer of another process that this one has a lease on has an entry as well, in a
- * window of its own (sharing.h). It is known by having no slab. Memory that is no pool's
- * has one too, which has no pool either (foreign.h).
+ * A lease on a buffer of another process has an entry too, in a window of its own
+ * (sharing.h). That entry has no @slab. The entry of memory that is no pool's (foreign.h)
+ * has neither @slab nor @pool.
  */
 
 #include <linux/evpl.h>
@@ -35,26 +34,25 @@ struct guest;
 struct slab;
 
 /**
- * struct entry - what is known of a buffer
- * @word: EVPL_WORD_*: the references
- * @owner: the thread that counts in @own, or NULL; as struct evplmem_count has it
- * @own: references of the word that nobody uses; @owner's
- * @next_known: of a lease: index + 1 of the next of these, or 0
- * @index: its number among the pool's entries, or leases; as @slab
- * @slab: what the buffer is a part of; constant while the slab lives; NULL of a lease
- * @base: the buffer's first byte; as @slab
- * @guest: of a lease: its registrations with devices, if it ever had any
- * @home: the context that last took it from a stack, and whose cache it goes back
- *	to; never freed while the pool is open
- * @pool: of a lease: the pool that has it; NULL of foreign memory
- * @next: index + 1 of the entry below it in a stack, or 0; of a lease: the next that
- *	is idle
- * @retired: others see the buffer, so nothing is cut off it until it is taken again
- * @queued: of a lease: it is among those that are idle
- * @known: of a lease: it is among those that there ever were
+ * struct entry - the entry of a buffer, or of a lease
+ * @word: the references: a count and flags, EVPL_WORD_*
+ * @owner: the thread that counts in @own, or NULL
+ * @own: references that @word counts and nobody uses; @owner's to change
+ * @next_known: of a lease: index + 1 of the next lease in sharing->known, or 0
+ * @index: the number among the pool's entries, or among its leases; constant like @slab
+ * @slab: the buffer's slab; constant while the slab lives; NULL for leases and foreign memory
+ * @base: the buffer's first byte; constant like @slab
+ * @guest: of a lease: its registrations with devices; NULL if it never had one
+ * @home: the context that last took the buffer off a stack, and that gets it back into
+ *	its cache; never freed while the pool is open
+ * @pool: of a lease: the pool that received it; NULL for foreign memory
+ * @next: index + 1 of the entry below it in a stack, or 0; of a lease: of the next idle one
+ * @retired: others can see the buffer, so no slice is cut off it until it has been free again
+ * @queued: of a lease: it is in the list sharing->idle
+ * @known: of a lease: it is in the list sharing->known
  * @shift: of a lease: log2 of the buffer's bytes
- * @held: checks only: @word has a reference of the context that cuts slices off it
- * @released: checks only: where it was last released
+ * @held: checks only: @word counts the hold of a context
+ * @released: checks only: where a reference was last released
  */
 struct entry {
 	alignas(64) _Atomic uint64_t word;
@@ -97,30 +95,30 @@ static inline struct entry *iovec_entry(const struct evpl_iovec *iovec)
 	return (struct entry *)iovec->__private2;
 }
 
-/* Whether it is the parent's of this process. Then its entry can't be looked at. */
+/* Whether a parent's iovec came over fork(2). A child doesn't have the window with its entry. */
 static inline bool iovec_is_inherited(const struct evpl_iovec *iovec)
 {
 	return iovec->__private2 && is_inherited(iovec->__private1 & -GENERATION_STEP);
 }
 
-/* The slab of an iovec; NULL if it is empty, or of another process's buffer. */
+/* The slab of an iovec; NULL if the iovec is empty, a lease's, or of foreign memory. */
 static inline struct slab *iovec_slab(const struct evpl_iovec *iovec)
 {
 	return iovec->__private2 ? iovec_entry(iovec)->slab : NULL;
 }
 
-/* The first reference, by whoever owns the buffer. */
+/* Sets the first reference. The caller owns the buffer, so nobody else changes the word. */
 static inline void entry_init(struct entry *entry)
 {
 	atomic_store_explicit(&entry->word, 1, memory_order_relaxed);
 }
 
-/* A word that counts so many has most of them from a thread: see bias_relieve(). */
+/* Most of such a count are references that nobody uses: see bias_relieve(). */
 #define WORD_HIGH	(1U << 31)
 
 void bias_relieve(struct entry *entry);
 
-/* The caller has a reference already, so there is nothing to order. */
+/* Relaxed: the caller has a reference already, so there is nothing to order. */
 static inline void entry_get(struct entry *entry, void *site)
 {
 	uint64_t old = atomic_fetch_add_explicit(&entry->word, 1, memory_order_relaxed);
@@ -133,9 +131,9 @@ static inline void entry_get(struct entry *entry, void *site)
 }
 
 /*
- * Takes @n references off, and returns what the word was. Release, so that what this
- * thread did to the buffer is done; acquire, so that what the others did is seen by
- * whoever takes the last one.
+ * Drops @n references, and returns the old word. Release: what this thread did to the buffer
+ * comes before the drop. Acquire: the thread that drops the last reference, and recycles the
+ * buffer, comes after what all others did to it.
  */
 static inline uint64_t entry_drop(struct entry *entry, uint32_t n, void *site)
 {
@@ -153,24 +151,28 @@ static inline uint64_t entry_drop(struct entry *entry, uint32_t n, void *site)
 	return old;
 }
 
-/* Returns true if this was the last reference: the buffer is the caller's then. */
+/* Drops a reference. Returns true if it was the last: the caller then owns the buffer. */
 static inline bool entry_put(struct entry *entry, void *site)
 {
 	return entry_drop(entry, 1, site) == 1;
 }
 
-/* Whether the caller's is the only reference, and all others have finished. */
+/*
+ * Whether only one reference is left. Acquire pairs with the release in entry_drop(): what was
+ * done by references that have been dropped is over.
+ */
 static inline bool entry_alone(struct entry *entry)
 {
 	return atomic_load_explicit(&entry->word, memory_order_acquire) == 1;
 }
 
+/* Whether no reference is left. WANTED, which the kernel sets in a lease's word, is none. */
 static inline bool entry_idle(struct entry *entry)
 {
 	return !(atomic_load_explicit(&entry->word, memory_order_acquire) & ~EVPL_WORD_WANTED);
 }
 
-/* A context starts, or ends, to cut slices off it, and has a reference for that. */
+/* For checks: a context gets its hold on the buffer, or loses it. */
 static inline void entry_set_held(struct entry *entry, bool held)
 {
 	if (EVPLMEM_CHECKS)

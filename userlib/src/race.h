@@ -3,7 +3,8 @@
 #define EVPLMEM_RACE_H
 
 /*
- * In a build for ThreadSanitizer: what orders threads by a way that it doesn't see.
+ * Tells ThreadSanitizer, in a build for it, of an order between threads that it can't see,
+ * because membarrier(2) or the kernel's read of a futex makes it.
  */
 
 #ifdef __has_feature
@@ -19,7 +20,7 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
-/* As if @word had been loaded, to acquire what was stored there to release. */
+/* Counts as an acquire load of @word, which pairs with the last release store there. */
 static inline void race_acquire(void *word)
 {
 #ifdef SEES_RACES

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What happens to a buffer that lost its last reference, and how who waits for one
- * learns of it.
+ * Where a buffer goes when it has lost its last reference, and how a thread that waits
+ * for one is woken.
  *
- * No wake-up is lost: a waiting thread sets WAITING, then looks at the stacks; a
- * releasing one counts and pushes its buffer, then looks at WAITING. All four are
- * seq_cst, so that at least one of the two sees what the other did.
+ * No wake-up is lost. The waiting thread sets WAITING, then looks at the stacks. The
+ * releasing thread counts and pushes its buffer, then looks at WAITING. All four accesses
+ * are seq_cst. So the waiting thread finds the buffer, or the releasing thread sees WAITING.
  */
 #include "recycle.h"
 
@@ -18,7 +18,7 @@
 #include "probe.h"
 #include "slab.h"
 
-/* Chain and count of free buffers to where every context finds them. */
+/* Pushes a chain of @n free buffers to a depot, where every context finds them. */
 void depot_push(struct depot *depot, struct entry *first, struct entry *last, uint32_t n)
 {
 	stack_reserve(&depot->free, n);
@@ -26,8 +26,9 @@ void depot_push(struct depot *depot, struct entry *first, struct entry *last, ui
 }
 
 /*
- * The buffer goes back to the context that took it, if that has room: this keeps
- * memory near the thread that uses it, and most threads off the depots. Tells nobody.
+ * Puts a free buffer into the cache of the context that took it, or into its depot if the
+ * cache is full. So memory stays near the thread that uses it, and few threads contend for
+ * a depot. Wakes nobody.
  */
 void recycle_quietly(struct entry *entry)
 {
@@ -47,7 +48,7 @@ void recycle(struct entry *entry)
 	struct evpl_pool *pool = entry->slab->pool;
 
 	recycle_quietly(entry);
-	/* From here the pool may be closed. */
+	/* From here on another thread may close the pool, but its struct stays (pool.h). */
 	pool_notify(pool);
 }
 
@@ -57,8 +58,8 @@ void pool_wait(struct evpl_pool *pool)
 }
 
 /*
- * Makes the eventfd readable. Not by write(2), which is a point of cancellation: no
- * thread may end in here, as pool_settle() waits for it.
+ * Makes the eventfd readable. write(2) would be a cancellation point, and pool_settle() would
+ * wait for ever for a thread that was cancelled here. syscall(2) isn't one.
  */
 void pool_wake(struct evpl_pool *pool)
 {
@@ -69,7 +70,10 @@ void pool_wake(struct evpl_pool *pool)
 	syscall(SYS_write, pool->eventfd, &one, sizeof(one));
 }
 
-/* Something was freed: wakes who waits. */
+/*
+ * A buffer or a slab was freed: wakes the threads that wait. One exchange clears WAITING and
+ * counts this thread as a NOTIFIER, so pool_settle() can't miss a thread that goes on to write.
+ */
 void pool_notify(struct evpl_pool *pool)
 {
 	uint32_t old = atomic_load(&pool->waiting);
@@ -85,8 +89,8 @@ void pool_notify(struct evpl_pool *pool)
 }
 
 /*
- * The pool is being closed: nobody waits any more. Threads that are about to write
- * the eventfd finish first, lest they write to what gets its number next.
+ * The pool is being closed: clears WAITING, then waits for the threads that are about to write
+ * the eventfd. A later write could go to another file that has got the descriptor's number.
  */
 void pool_settle(struct evpl_pool *pool)
 {

@@ -3,16 +3,17 @@
 #define EVPLMEM_STACK_H
 
 /*
- * A stack of free buffers that threads push to and pop from without locks.
+ * A lock-free stack of free buffers.
  *
- * The head holds the index + 1 of the top entry and a tag that each change
- * increments: a pop that read the next of an entry which was popped and pushed in
- * the meantime fails, as its tag is old. It takes 2^32 changes between two
- * instructions of a thread to fool it.
+ * @head holds the index + 1 of the top entry, and a tag that each change increments.
+ * The tag closes the ABA race: between a pop's load of @next and its exchange of
+ * @head, other threads may pop the top entry and push it again, with another @next.
+ * The tag is old then, and the exchange fails. Only 2^32 changes between the two
+ * instructions could get past the tag.
  *
- * The count is never below the number of buffers, since a push counts first and a
- * pop counts last: it may be above for a moment. Pushes and counts are seq_cst, for
- * the sake of pool_wait() (recycle.h).
+ * A push increments @count first, and a pop decrements it last. So @count is never
+ * below the number of buffers, and may be above it for a moment. Pushes and counts
+ * are seq_cst, so that no wake-up is lost (recycle.c).
  */
 
 #include "entry.h"
@@ -37,13 +38,13 @@ static inline bool stack_is_empty(struct stack *stack)
 	return !(uint32_t)atomic_load(&stack->head);
 }
 
-/* Room for @n more; pushes follow. */
+/* Counts @n buffers that the caller pushes next. */
 static inline void stack_reserve(struct stack *stack, uint32_t n)
 {
 	atomic_fetch_add(&stack->count, n);
 }
 
-/* Room for one more, unless there are @limit. */
+/* Counts a buffer that the caller pushes next, unless there are @limit already. */
 static inline bool stack_try_reserve(struct stack *stack, uint32_t limit)
 {
 	if (atomic_fetch_add(&stack->count, 1) < limit)
@@ -53,8 +54,8 @@ static inline bool stack_try_reserve(struct stack *stack, uint32_t limit)
 }
 
 /*
- * Pushes a chain, linked by next from @first to @last, for which room is reserved.
- * The buffers, and the stack itself, may belong to others when this returns.
+ * Pushes a chain, linked by @next from @first to @last, which stack_reserve() has counted.
+ * When this returns, other threads may have the buffers, and the pool may be closed.
  */
 static inline void stack_push(struct stack *stack, struct entry *first, struct entry *last)
 {
@@ -88,8 +89,8 @@ static inline struct entry *stack_pop(struct stack *stack, struct entry *entries
 }
 
 /*
- * Takes everything at once. The caller walks the chain, and takes what it finds
- * off the count with stack_forget().
+ * Takes all entries, and returns the index + 1 of the first. The caller walks the chain, and
+ * gives the number of entries to stack_forget().
  */
 static inline uint32_t stack_take(struct stack *stack)
 {
