@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Counting without atomics: see bias.h.
+ * Making and ending the bindings of contexts to threads: see bias.h.
  */
 #include "bias.h"
 
@@ -20,24 +20,26 @@
 #include "race.h"
 #include "recycle.h"
 
-/* A binding that served fewer buffers than this brought nothing. */
+/* A binding in which fewer buffers than this became current wasn't worth it. */
 #define BIAS_WORTH	16
+/* The most calls of bias_bind() that are refused after such bindings. */
 #define BIAS_PATIENCE	1023
 
 __thread struct evplmem_thread evplmem_thread = { .generation = EVPLMEM_NO_GENERATION };
 
-/* Guards all bindings, and the list of them. Taken last. */
+/* Guards the list below. Held while a context is CURRENT_TAKEN. The innermost lock. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* The contexts that are bound. */
 static struct evpl *bound;
 
-/* Whose destructor ends the bindings of a thread that ends. */
+/* Its destructor is thread_ends(). */
 static pthread_key_t key;
 
+/* The key was created, and membarrier(2) can be used. */
 static bool possible;
 
-/* Its destructor ran: it may be the last one, so nothing is bound to this thread any more. */
+/* thread_ends() has run here. It may not run again, so no context is bound to this thread. */
 static __thread bool ended;
 
 static int membarrier(int command)
@@ -61,7 +63,11 @@ static void list_remove(struct evpl *evpl)
 		evpl->next_bound->link_bound = evpl->link_bound;
 }
 
-/* The thread no longer counts for this context: from the next barrier on. */
+/*
+ * Takes the context and the buffers in its slots from their thread. A section of the thread may
+ * go on using them until barrier() and wait_for_section() have returned. Release: when
+ * context_retire() reads NULL here, it then sees that @current isn't CURRENT_BOUND any more.
+ */
 static void strike_out(struct evpl *evpl)
 {
 	uint32_t i;
@@ -72,8 +78,8 @@ static void strike_out(struct evpl *evpl)
 }
 
 /*
- * Waits for another thread, which may be of a lower priority. Not by nanosleep(2), which is
- * a point of cancellation.
+ * Gives way to a thread that this one waits for. It may have a lower priority, so yielding alone
+ * may not let it run. nanosleep(2) would be a cancellation point; syscall(2) isn't one.
  */
 void bias_pause(int tries)
 {
@@ -86,13 +92,13 @@ void bias_pause(int tries)
 }
 
 /*
- * Waits until no section of @thread runs that began before a barrier.
+ * Waits until @thread has left a section that began before the barrier.
  *
- * A thread that was bound as late as in the last round of its destructors of thread-specific
- * data ended bound, and its memory may be unmapped by now. So it is the kernel that looks: a
- * word that isn't 1 gives EAGAIN, one that isn't there gives EFAULT. Nothing
- * wakes this wait, which ends by its time: a section is some instructions long, unless its
- * thread was preempted.
+ * A context may have been bound to the thread in the last round of its destructors of
+ * thread-specific data. The thread has then exited bound, and @thread may be unmapped by now. So
+ * the kernel reads @busy: FUTEX_WAIT gives EAGAIN if @busy isn't 1, and EFAULT if it is unmapped.
+ * Nobody wakes this futex. The wait times out and is repeated: a section takes a few
+ * instructions, unless its thread is preempted.
  */
 static void wait_for_section(struct evplmem_thread *thread)
 {
@@ -101,14 +107,15 @@ static void wait_for_section(struct evplmem_thread *thread)
 	while (!syscall(SYS_futex, &thread->busy, FUTEX_WAIT_PRIVATE, 1, &moment, NULL, 0) ||
 	       (errno != EAGAIN && errno != EFAULT))
 		;
-	/* What the thread did in sections is seen from here on. */
+	/* Acquire what the thread counted in sections: it was the kernel that loaded @busy. */
 	atomic_thread_fence(memory_order_seq_cst);
 	race_acquire(&thread->busy);
 }
 
 /*
- * All threads of the process pass a barrier. The call was there when it was registered; a
- * process that has it refused since can't go on, as nobody can tell what is counted.
+ * Has every thread of the process execute a memory barrier. membarrier(2) worked in bias_set_up().
+ * If a filter of seccomp(2) refuses it now, the process can't go on: no thread can know any more
+ * which references another one has counted.
  */
 static void barrier(void)
 {
@@ -137,7 +144,7 @@ static void take_off(struct entry *buffer, uint32_t n)
 		recycle(buffer);
 }
 
-/* What a thread counts in is out of the cache's room; of it the current one always is. */
+/* Buffers that a thread counts in take room of the cache; the current buffer always does. */
 static void limit_cache(struct evpl *evpl)
 {
 	uint32_t kept = evpl->nr_slots ? evpl->nr_slots : 1;
@@ -145,7 +152,10 @@ static void limit_cache(struct evpl *evpl)
 	atomic_store_explicit(&evpl->limit, evpl->room - kept, memory_order_relaxed);
 }
 
-/* What its thread had for this context goes into the words. Of its charge one is left. */
+/*
+ * Subtracts from the words what the thread and the context had and nobody used. One reference of
+ * the charge stays: it is the context's hold. Nothing of the context is the thread's afterwards.
+ */
 static void settle(struct evpl *evpl)
 {
 	uint32_t i;
@@ -168,7 +178,7 @@ static void settle(struct evpl *evpl)
 	PROBE2(unbind, evpl, evpl->worth);
 }
 
-/* Begins to unbind it. Returns false if it isn't bound, or its thread is at it. */
+/* Begins to unbind @evpl. Returns false if it isn't bound, or if its thread has claimed it. */
 static bool begin(struct evpl *evpl)
 {
 	uint64_t expected = CURRENT_BOUND;
@@ -180,7 +190,7 @@ static bool begin(struct evpl *evpl)
 	return true;
 }
 
-/* What its thread had left is the context's current buffer. */
+/* Ends the unbinding: parks the current buffer, which the thread cut slices off. */
 static void end(struct evpl *evpl)
 {
 	struct cursor cursor = bias_cursor(evpl);
@@ -190,7 +200,7 @@ static void end(struct evpl *evpl)
 	atomic_store(&evpl->current, cursor.buffer ? current_word(cursor) : CURRENT_NONE);
 }
 
-/* Ends what binds a context, by any thread that hasn't claimed it. */
+/* Ends a context's binding, on any thread that hasn't claimed the context. */
 void bias_unbind(struct evpl *evpl)
 {
 	pthread_mutex_lock(&lock);
@@ -203,8 +213,9 @@ void bias_unbind(struct evpl *evpl)
 }
 
 /*
- * Where others count in the word what the buffer's thread lets go of in its part, both grow,
- * by what nobody uses. In some thousand million steps they would be too much.
+ * The word of @entry has grown too large. If other threads take references in the word, and the
+ * owner drops them into @own, both grow by references that nobody uses. The word's count would
+ * overflow after some thousand million of these. Ending the binding subtracts them.
  */
 void bias_relieve(struct entry *entry)
 {
@@ -212,7 +223,7 @@ void bias_relieve(struct entry *entry)
 		bias_unbind(entry->home);
 }
 
-/* All contexts, at the price of one barrier. */
+/* Unbinds all contexts of the pool, with one barrier(). */
 void bias_unbind_all(struct evpl_pool *pool)
 {
 	struct evpl *evpl;
@@ -233,8 +244,9 @@ void bias_unbind_all(struct evpl_pool *pool)
 }
 
 /*
- * The thread that has claimed it, and whose it is, ends the binding; @current is what it
- * cuts slices off, or NULL, and has one reference left of the context's.
+ * Ends the binding on the thread that the context is bound to, which has claimed the context. It
+ * isn't in a section, so there is no need for a barrier(). @current is the current buffer, or
+ * NULL; one reference of its charge stays, as the context's hold.
  */
 void bias_give_up(struct evpl *evpl, struct entry *current)
 {
@@ -245,14 +257,14 @@ void bias_give_up(struct evpl *evpl, struct entry *current)
 	pthread_mutex_unlock(&lock);
 }
 
-/* For who met CURRENT_TAKEN. */
+/* Waits while a context is CURRENT_TAKEN: the thread that unbinds it has the lock. */
 void bias_wait(void)
 {
 	pthread_mutex_lock(&lock);
 	pthread_mutex_unlock(&lock);
 }
 
-/* A thread ends. */
+/* A thread exits: ends its bindings. It isn't in a section, so there is no need for a barrier(). */
 static void thread_ends(void *arg)
 {
 	struct evplmem_thread *thread = arg;
@@ -269,16 +281,17 @@ static void thread_ends(void *arg)
 	pthread_mutex_unlock(&lock);
 }
 
-/* A program that is linked with libc.a has none of them, and no need. */
+/* Weak: a program that is linked with libc.a has neither, and needs neither. */
 __attribute__((weak)) __typeof__(dladdr1) dladdr1;
 __attribute__((weak)) __typeof__(dlopen) dlopen;
 
 /*
- * Threads that end call the destructor above. So the shared object that it is in, which may
- * be a plugin that is linked with the static library, stays when it is closed. There is no
- * name for the program itself, which stays anyway.
+ * Keeps the shared object with thread_ends() mapped after dlclose(3), since threads that exit
+ * later still call it. That object is the library, or a plugin that is linked with the static
+ * library. The program itself has an empty name, and is never unmapped.
  *
- * Under no lock: a constructor that opens a pool has the dynamic linker's.
+ * The caller doesn't hold @lock: dlopen(3) takes the dynamic linker's lock, and a constructor
+ * that opens a pool takes @lock with the linker's lock held.
  */
 static void stay_loaded(void)
 {
@@ -290,13 +303,13 @@ static void stay_loaded(void)
 		dlopen(map->l_name, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
-/* Once in a process's life, and once more in each child that opens a pool. */
+/* Prepares bindings: once in a process, and once more in each child that opens a pool. */
 void bias_set_up(void)
 {
 	static atomic_bool pinned;
 	static uint32_t generation;
 
-	/* Twice does no harm. */
+	/* Two threads may get here at once, which does no harm. */
 	if (!atomic_load(&pinned))
 		stay_loaded();
 	atomic_store(&pinned, true);
@@ -312,7 +325,7 @@ void bias_set_up(void)
 	pthread_mutex_unlock(&lock);
 }
 
-/* In the child of a fork: what its only thread had was its parent's. */
+/* In the child of fork(2): the bindings that the child's only thread had are its parent's. */
 void bias_forget(void)
 {
 	pthread_mutex_init(&lock, NULL);
@@ -321,9 +334,10 @@ void bias_forget(void)
 }
 
 /*
- * The context, which the caller has claimed and whose current buffer it dropped, is the
- * calling thread's. Checks want each reference in the word, and no program's inlines to
- * pass the library by. Returns false if it can't be had.
+ * Binds the context to the calling thread, which has claimed it. bias_hold() of a current buffer
+ * follows. Returns false if the context can't be bound now. Builds with checks, or for
+ * AddressSanitizer, never bind: they need each reference counted in the word, and each slice cut
+ * by the library instead of an inline.
  */
 bool bias_bind(struct evpl *evpl)
 {
@@ -342,7 +356,7 @@ bool bias_bind(struct evpl *evpl)
 			return false;
 		thread->generation = fork_generation;
 	}
-	/* Never blocks; another time, then. */
+	/* An allocation doesn't block. The next one tries again. */
 	if (pthread_mutex_trylock(&lock))
 		return false;
 	list_add(evpl);
@@ -353,7 +367,10 @@ bool bias_bind(struct evpl *evpl)
 	return true;
 }
 
-/* It goes on among those that are counted with atomics, by who may count in it. */
+/*
+ * Ends a thread's counting in @buffer: from here on only the word counts. Called by the owner, or
+ * by the thread that ends the binding.
+ */
 void bias_end(struct entry *buffer)
 {
 	uint32_t own = buffer->own;
@@ -363,7 +380,7 @@ void bias_end(struct entry *buffer)
 	take_off(buffer, own);
 }
 
-/* The same of one that isn't to be found among the thread's any more, if it was. */
+/* Ends the thread's counting in @buffer, if it counts there, and frees the buffer's slot. */
 void bias_stop(struct evpl *evpl, struct entry *buffer)
 {
 	uint32_t i;
@@ -378,7 +395,7 @@ void bias_stop(struct evpl *evpl, struct entry *buffer)
 	}
 }
 
-/* A slot for @buffer, in which the thread counts from here. */
+/* Gives @buffer a slot, another buffer's if need be: from here on the thread counts in it. */
 static void give_slot(struct evpl *evpl, struct entry *buffer)
 {
 	uint32_t i;
@@ -396,8 +413,8 @@ static void give_slot(struct evpl *evpl, struct entry *buffer)
 }
 
 /*
- * The buffer becomes the current one: the caller's reference of it, and more, are the
- * thread's and the context's.
+ * Makes @buffer current. The caller's reference becomes a part of the charge. The word goes up
+ * by the rest of the charge, and by @own if the thread didn't count in the buffer before.
  */
 void bias_hold(struct evpl *evpl, struct entry *buffer)
 {
@@ -407,7 +424,7 @@ void bias_hold(struct evpl *evpl, struct entry *buffer)
 					  memory_order_relaxed);
 		buffer->own = BIAS_OWN;
 	} else if (buffer->own > BIAS_CHARGE) {
-		/* It was current before, and the thread has what was left of the charge. */
+		/* The buffer was current before: bias_drop() has left its charge in @own. */
 		buffer->own -= BIAS_CHARGE - 1;
 	} else {
 		atomic_fetch_add_explicit(&buffer->word, BIAS_CHARGE - 1, memory_order_relaxed);
@@ -416,7 +433,10 @@ void bias_hold(struct evpl *evpl, struct entry *buffer)
 	evpl->worth++;
 }
 
-/* The same of one that nobody has a reference of, as the thread has found. */
+/*
+ * Makes @buffer current, which the thread counts in and has found idle (bias_is_idle()). Nobody
+ * else has a reference, so nobody else changes the word, and a store sets it.
+ */
 void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
 {
 	atomic_store_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE, memory_order_relaxed);
@@ -426,8 +446,9 @@ void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
 }
 
 /*
- * Slices that are reserved and not used take from the charge, and from the buffer nothing:
- * there is to be enough for what inlines can cut off it.
+ * Refills the charge. A slice that was reserved and committed with no bytes has used up one
+ * reference of the charge, and nothing of the buffer. The inlines don't check the charge, which
+ * must last for all slices that they can still cut off the buffer.
  */
 void bias_recharge(struct evpl *evpl, struct entry *buffer)
 {
@@ -437,14 +458,14 @@ void bias_recharge(struct evpl *evpl, struct entry *buffer)
 	set_charge(evpl, bias_charge(evpl) + BIAS_CHARGE / 2);
 }
 
-/* The current buffer is the thread's alone from here. */
+/* @buffer is current no longer: what is left of its charge goes to @own. */
 void bias_drop(struct evpl *evpl, struct entry *buffer)
 {
 	buffer->own += bias_charge(evpl);
 	set_charge(evpl, 0);
 }
 
-/* A buffer of the thread's that nobody uses, other than @current. */
+/* A buffer that the thread counts in and nobody uses, other than @current; or NULL. */
 struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current)
 {
 	uint32_t i;
@@ -455,7 +476,10 @@ struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current)
 	return NULL;
 }
 
-/* Whether a thread counts in the buffer, and nobody seems to use it, at some moment. */
+/*
+ * Whether a thread counts in @buffer, and nobody seems to use it. The thread may be changing what
+ * this reads, so the answer is a hint.
+ */
 __attribute__((no_sanitize("thread"))) bool bias_seems_idle(struct entry *buffer)
 {
 	uint32_t kept = *(volatile uint32_t *)&buffer->own;
@@ -469,7 +493,7 @@ __attribute__((no_sanitize("thread"))) bool bias_seems_idle(struct entry *buffer
 	return atomic_load(&buffer->word) == kept;
 }
 
-/* For statistics: how many the thread keeps that nobody uses, at some moment. */
+/* For statistics: about how many buffers the context's thread counts in that nobody uses. */
 __attribute__((no_sanitize("thread"))) uint32_t bias_count_idle(const struct evpl *evpl)
 {
 	uint32_t i, n = 0;

@@ -3,34 +3,37 @@
 #define EVPLMEM_BIAS_H
 
 /*
- * The bias: a thread counts references without atomics (evplmem-hot.h says how).
+ * Biased reference counts: a thread counts references without atomics. The fast paths, and
+ * the protocol by which another thread ends this, are in evplmem-hot.h.
  *
- * A context is bound to the thread that allocates from it. Then its current buffer has
- * a charge of references, which slices are given; and a few buffers that it cut slices
- * off, the current one among them, are its thread's to count in: they are in its slots,
- * and their owner is the thread. All of that is in the buffers' words, so that nobody
- * else has to know: a release elsewhere takes one off the word and doesn't find zero.
- * The thread finds a buffer idle, when it next needs one, if the word is what it has of
- * it; other threads find it so by ending the binding.
+ * A context is bound to the thread that allocates from it. While it is bound
+ *  - the current buffer has a charge: references for the slices that are cut off it;
+ *  - the thread counts in a few buffers that the context cut slices off, the current one
+ *    among them. They are in the context's @slots, their @owner is the thread, and @own is
+ *    what the thread has of each.
  *
- * Anybody may do that, and must to free what a thread keeps so: one that sleeps, or has
- * gone on to something else. It needs nothing of the thread. What was its own is then in
- * the words alone, and the context allocates with atomics until it is bound again. It
- * waits longer for that each time that the binding has brought nothing.
+ * The buffers' words count @own and the charge too. So other threads need not know of the
+ * bias: their release decrements the word, and doesn't take it to zero. When the bound
+ * thread next needs a buffer, it finds one idle if the word equals @own and the charge.
+ * Another thread finds out only by ending the binding.
  *
- * A pool that is opened with EVPL_POOL_ATOMIC has none of this: its contexts never are
- * bound, so their slices are counted as those of a context that isn't bound yet.
+ * Any thread may end a binding, and a thread that is short of memory must: the bound thread
+ * may sleep, or never allocate again. It needn't take part. Afterwards the words alone count,
+ * and the context allocates with atomics until it is bound again. After each binding that
+ * wasn't worth it, that takes longer.
  *
- * All bindings are made and ended under one lock, so that is rare. Of a context in
- * CURRENT_BOUND whoever changes that, under the lock, has what is below; of one that its
- * thread has claimed, that thread.
+ * The contexts of a pool that is opened with EVPL_POOL_ATOMIC are never bound.
+ *
+ * Bindings are made and ended under one lock for all pools, so this must be rare. The fields
+ * that describe a binding belong to the thread that has claimed the context (CURRENT_BUSY),
+ * or to the one that unbinds it (CURRENT_TAKEN).
  */
 
 #include "context.h"
 
 /*
- * What a thread has of a buffer in the beginning, and a context that cuts slices off it.
- * More than there can be slices, and together less than what a word counts.
+ * What @own and the charge of a buffer start from. Each is more than the slices that a buffer
+ * can have, and both together are less than what a word can count.
  */
 #define BIAS_OWN	(1U << 28)
 #define BIAS_CHARGE	(1U << 28)
@@ -55,32 +58,36 @@ struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current);
 bool bias_seems_idle(struct entry *buffer);
 uint32_t bias_count_idle(const struct evpl *evpl);
 
-/* What follows is of a context that the caller has claimed. */
+/* The caller of these has claimed the context, or is unbinding it. */
 
 static inline bool bias_is_bound(const struct evpl *evpl)
 {
 	return evpl->hot.thread;
 }
 
-/* References of its current buffer that slices are to get. */
+/* References on the current buffer that are left for slices. */
 static inline uint32_t bias_charge(const struct evpl *evpl)
 {
 	return (uint32_t)(evpl->hot.place / EVPLMEM_CHARGE);
 }
 
-/* What its thread cuts slices off. */
+/* The current buffer of a bound context, and the offset of the next slice. */
 static inline struct cursor bias_cursor(const struct evpl *evpl)
 {
 	return (struct cursor){ (struct entry *)evpl->hot.buffer, (uint32_t)evpl->hot.place };
 }
 
-/* Whether its thread counts in @buffer. */
+/* Whether the thread that the context is bound to counts in @buffer. */
 static inline bool bias_has(const struct evpl *evpl, struct entry *buffer)
 {
 	return atomic_load_explicit(&buffer->owner, memory_order_relaxed) == evpl->hot.thread;
 }
 
-/* Whether nobody uses one of the thread's buffers, if the context has @charge of it. */
+/*
+ * Whether nobody uses @buffer, which the thread counts in. @charge is the charge if the buffer
+ * is current, else 0. Acquire pairs with the release in entry_drop(): what other threads did by
+ * references that they have dropped is over.
+ */
 static inline bool bias_is_idle(struct entry *buffer, uint32_t charge)
 {
 	return atomic_load_explicit(&buffer->word, memory_order_acquire) == buffer->own + charge;

@@ -17,7 +17,7 @@
 
 #define DEFAULT_CACHE (8UL << 20)
 
-/* Destroyed contexts, the last ones, whose use is noticed by checks. */
+/* Checks notice the use of a destroyed context, if it is among the last this many. */
 #define CHECKED_CONTEXTS 64
 
 uint64_t current_word(struct cursor cursor)
@@ -41,7 +41,7 @@ static struct cursor current_cursor(struct evpl_pool *pool, uint64_t word)
 	return cursor;
 }
 
-/* The reference that the caller has is the context's from here, which it has claimed. */
+/* Makes the caller's reference the hold of a context that the caller has claimed. */
 void context_hold(struct evpl *evpl, struct entry *buffer)
 {
 	if (bias_is_bound(evpl))
@@ -50,7 +50,7 @@ void context_hold(struct evpl *evpl, struct entry *buffer)
 		entry_set_held(buffer, true);
 }
 
-/* A context's only reference ends. */
+/* Drops the hold of a context that isn't bound. */
 static void drop_hold(struct entry *buffer)
 {
 	entry_set_held(buffer, false);
@@ -58,7 +58,7 @@ static void drop_hold(struct entry *buffer)
 		recycle(buffer);
 }
 
-/* And here it ends. */
+/* Drops the hold of a context that the caller has claimed. */
 void context_drop(struct evpl *evpl, struct entry *buffer)
 {
 	if (bias_is_bound(evpl))
@@ -68,9 +68,10 @@ void context_drop(struct evpl *evpl, struct entry *buffer)
 }
 
 /*
- * The owner takes its current buffer, with the hold, to cut slices off it. Nothing
- * that may call back or wait comes before context_park(). A context that is bound stays
- * so, but if it is to another thread, which allocated from it before.
+ * Claims the context for the calling thread, which then has the current buffer and its hold.
+ * Until context_park() the caller neither waits nor runs a callback: a callback that allocated
+ * from this context would spin here for ever. A binding to the calling thread stays. A binding to
+ * a thread that used the context before is ended.
  */
 struct cursor context_claim(struct evpl *evpl)
 {
@@ -83,7 +84,7 @@ struct cursor context_claim(struct evpl *evpl)
 		} else if (word == CURRENT_TAKEN) {
 			bias_wait();
 		} else if (word == CURRENT_BUSY || word == CURRENT_ROBBED) {
-			bias_pause(tries++);	/* context_retire() of that other thread */
+			bias_pause(tries++);	/* retire_here() on the thread that it is bound to */
 		} else if (atomic_compare_exchange_weak(&evpl->current, &word, CURRENT_BUSY)) {
 			break;
 		} else {
@@ -94,7 +95,7 @@ struct cursor context_claim(struct evpl *evpl)
 	return word == CURRENT_BOUND ? bias_cursor(evpl) : current_cursor(evpl->pool, word);
 }
 
-/* What a bound thread has is where its inlines find it. */
+/* Stores a bound context's current buffer where inlines find it. */
 static void set_hot(struct evpl *evpl, struct cursor cursor)
 {
 	evpl->hot.buffer = (struct evplmem_count *)cursor.buffer;
@@ -104,8 +105,8 @@ static void set_hot(struct evpl *evpl, struct cursor cursor)
 }
 
 /*
- * The owner gives it, or another one, back. If it was robbed meanwhile, a binding ends with
- * the hold.
+ * Ends a claim: parks the current buffer, which may have changed since the claim. If the context
+ * was robbed meanwhile, this drops the hold instead, and ends the binding if there is one.
  */
 void context_park(struct evpl *evpl, struct cursor cursor)
 {
@@ -122,16 +123,17 @@ void context_park(struct evpl *evpl, struct cursor cursor)
 
 	if (bias_is_bound(evpl))
 		bias_give_up(evpl, cursor.buffer);
-	/* Only the owner leaves this state. */
+	/* A store will do: only the claiming thread changes CURRENT_ROBBED. */
 	atomic_store(&evpl->current, CURRENT_NONE);
 	if (cursor.buffer)
 		drop_hold(cursor.buffer);
 }
 
 /*
- * The same with a buffer that wasn't current before, so that a waiting thread may have had no
- * chance to rob or count it. Then either that thread's WAITING is seen here, and it is woken
- * to look again; or it set WAITING later, and finds what is parked here.
+ * Parks a buffer that wasn't current before. A thread that waits for memory may have looked while
+ * the buffer was neither free nor parked, and so neither robbed nor counted it. That thread set
+ * WAITING before it looked, so pool_notify() wakes it to look again. A thread that sets WAITING
+ * later finds the buffer parked.
  */
 void context_park_fresh(struct evpl *evpl, struct cursor cursor)
 {
@@ -139,7 +141,10 @@ void context_park_fresh(struct evpl *evpl, struct cursor cursor)
 	pool_notify(evpl->pool);
 }
 
-/* Takes the current buffer, with the hold, from whichever context has it. */
+/*
+ * Robs a context: returns its current buffer, whose hold the caller then drops. Returns NULL if
+ * there is none, or if the context is claimed: the claiming thread drops the hold.
+ */
 static struct entry *context_rob(struct evpl *victim)
 {
 	uint64_t word = atomic_load(&victim->current);
@@ -157,8 +162,8 @@ static struct entry *context_rob(struct evpl *victim)
 }
 
 /*
- * Ends all bindings and holds. The rest of those buffers can't be used before their
- * slices are released: so this is for when there is no other memory.
+ * Ends all bindings and drops all holds. The rest of each of these buffers can't be used before
+ * its slices have been released, so this is the last resort.
  */
 void context_rob_all(struct evpl_pool *pool)
 {
@@ -174,8 +179,8 @@ void context_rob_all(struct evpl_pool *pool)
 }
 
 /*
- * How many buffers contexts keep, whether slices of them are in use or not, at most: one
- * each, and where a thread is bound or may be, those that it counts in.
+ * At most how many buffers the contexts keep, whether or not slices of them are in use: one for
+ * each current buffer, and the slots of each context that is bound or may be.
  */
 uint64_t context_count_held(struct evpl_pool *pool)
 {
@@ -194,9 +199,10 @@ uint64_t context_count_held(struct evpl_pool *pool)
 }
 
 /*
- * Claims a context that may be in another thread's hands meanwhile, if it is bound to this
- * one, and this one counts in @buffer. In a section: a binding that is seen doesn't end,
- * and another begin, until it is over.
+ * Claims a context that another thread may be using, if it is bound to the calling thread, and
+ * this thread counts in @buffer. The section closes the race with a thread that unbinds the
+ * context: @current stays CURRENT_TAKEN until the section is over. So the exchange can't mistake
+ * a later binding, to another thread, for this one.
  */
 static bool claim_here(struct evpl *evpl, struct entry *buffer)
 {
@@ -211,7 +217,7 @@ static bool claim_here(struct evpl *evpl, struct entry *buffer)
 	return ok;
 }
 
-/* The thread that the buffer's context is bound to does what context_retire() is for. */
+/* Does what context_retire() does, on the thread that the context is bound to. */
 static bool retire_here(struct evpl *home, struct entry *buffer)
 {
 	struct cursor cursor;
@@ -229,9 +235,10 @@ static bool retire_here(struct evpl *home, struct entry *buffer)
 }
 
 /*
- * Nothing more is cut off a buffer that the caller has a reference on, and its word has
- * all references. Only the context that took it may cut. If that does so just now, off
- * whichever buffer, it doesn't park.
+ * Sees to it that no more slices are cut off a buffer, and that no thread counts in it. The caller
+ * has a reference. Only @home, the context that took the buffer off a stack, can have the buffer
+ * current, or in a slot. If @home is claimed just now, for whichever buffer, CURRENT_ROBBED makes
+ * the claiming thread give both up instead of parking.
  */
 void context_retire(struct entry *buffer)
 {
@@ -249,7 +256,7 @@ void context_retire(struct entry *buffer)
 			else if (atomic_load_explicit(&buffer->owner, memory_order_acquire))
 				bias_unbind(home);
 			else if (atomic_load(&home->current) == CURRENT_BOUND)
-				return;	/* not one of those that it counts in */
+				return;	/* the bound thread doesn't count in it */
 		}
 		if (word != CURRENT_BUSY && current_cursor(home->pool, word).buffer != buffer)
 			return;
@@ -260,9 +267,9 @@ void context_retire(struct entry *buffer)
 }
 
 /*
- * Whether the only reference on a buffer, which no thread counts in, is a context's hold.
- * In this order: with a reference of the caller's beside the hold, the word is above 1
- * until the context was robbed.
+ * Whether a context's hold is the only reference on a buffer that no thread counts in. The word is
+ * read before @current, since a robber changes @current before it drops the hold. So if the word
+ * is 1 because only the program's reference is left, the buffer isn't in @current any more.
  */
 bool context_only_holds(struct entry *buffer)
 {
@@ -272,7 +279,7 @@ bool context_only_holds(struct entry *buffer)
 	       current_cursor(home->pool, atomic_load(&home->current)).buffer == buffer;
 }
 
-/* Robs a context only if nothing but its hold is on the buffer. */
+/* Robs a context whose current buffer has no reference but the hold. */
 static struct entry *context_rob_alone(struct evpl *victim)
 {
 	uint64_t word = atomic_load(&victim->current);
@@ -282,15 +289,15 @@ static struct entry *context_rob_alone(struct evpl *victim)
 		return NULL;
 	if (!atomic_compare_exchange_strong(&victim->current, &word, CURRENT_NONE))
 		return NULL;
-	/* The owner may have cut something off it just before. */
+	/* Since entry_alone(), slices may have been cut and the same word been parked again. */
 	entry_set_held(buffer, false);
 	return entry_put(buffer, CALLER()) ? buffer : NULL;
 }
 
 /*
- * A buffer that other contexts keep, or that is another node's where @evpl doesn't
- * care. One at a time and straight into the thief's use: a buffer in transit is one
- * that another thief doesn't find.
+ * Takes a free buffer that another context keeps, or that is in another node's depot if @evpl
+ * takes any node. It takes just one, for immediate use: another thief wouldn't find buffers that
+ * are on their way from one cache to another.
  */
 struct entry *context_steal(struct evpl *evpl)
 {
@@ -327,7 +334,7 @@ struct entry *context_steal(struct evpl *evpl)
 	return NULL;
 }
 
-/* Whether the struct of a destroyed context may be another one's by now. */
+/* Whether another context may get the struct of a destroyed one. */
 static bool is_forgotten(const struct evpl *evpl)
 {
 	return !EVPLMEM_CHECKS || evpl->pool->destroyed - evpl->destroyed >= CHECKED_CONTEXTS;
@@ -375,7 +382,7 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 	if (node != EVPL_ANY_NODE && !node_exists(node))
 		return -EINVAL;
 
-	/* The current buffer is one of those that are kept from others. */
+	/* The current buffer counts too, so two are the least. */
 	limit = (cfg.cache ? cfg.cache : DEFAULT_CACHE) / pool->buffer_size;
 	if (limit < 2)
 		limit = 2;
@@ -404,8 +411,9 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 }
 
 /*
- * Its free buffers go where every context finds them. Under the pool's lock, which a thread
- * that finds none meanwhile takes before it believes so (pool_refill).
+ * Moves the free buffers from the cache to the depot, where every context finds them. Under the
+ * pool's lock: a thread that finds no buffer while they are moved takes that lock in
+ * pool_refill(), and looks again.
  */
 static void empty_cache(struct evpl *evpl)
 {
@@ -442,8 +450,8 @@ void evplmem_destroy(struct evpl *evpl)
 	context_park(evpl, (struct cursor){ .buffer = NULL });
 
 	/*
-	 * A release that saw the old limit may still push to the cache. That is found
-	 * by who steals, by a trim, or by the next context that gets this struct.
+	 * A release that saw the old limit may still push a buffer to the cache. context_steal(),
+	 * pool_trim(), or the next context that gets this struct finds it.
 	 */
 	atomic_store_explicit(&evpl->limit, 0, memory_order_relaxed);
 

@@ -3,62 +3,67 @@
 #define EVPLMEM_CONTEXT_H
 
 /*
- * A context: the buffer that a thread cuts slices off, and a cache of free ones.
+ * A context: its current buffer, which it cuts slices off, and a cache of free buffers.
  *
- * The current buffer has a reference of the context's own, its hold. Buffer and
- * offset are one word, @current, which changes hands as a whole: the owner claims it
- * before it cuts and parks it afterwards; others may rob it, and then drop the hold.
- * So they can take from a thread that sleeps, and from one that ended. A robber that
- * finds the word claimed leaves a mark, and the owner doesn't park.
+ * The context has one reference on the current buffer, its hold. The buffer and the
+ * offset of the next slice are one word, @current, and change hands together. The thread
+ * that uses the context claims the word before it cuts a slice, and parks the buffer there
+ * afterwards. Any thread may rob the context: it takes the buffer out of the word, and then
+ * drops the hold. So memory can be taken from a thread that sleeps or has exited. A robber
+ * that finds the word claimed sets CURRENT_ROBBED. The claiming thread then can't park the
+ * buffer, and drops the hold itself.
  *
- * The hold matters to a thread that waits for memory: a release that leaves the hold
- * alone doesn't free the buffer, and wakes nobody. Hence, once a thread has said that it
- * waits, it robs all holds, unless there are too few of them to help; and the context that
- * next takes a buffer to cut slices off wakes it, so that it looks again.
+ * The hold matters to a thread that waits for memory: if a release leaves only the hold,
+ * the buffer isn't free, and nobody is woken. So a thread that has set WAITING robs all
+ * contexts, unless the buffers that they keep are too few to help. And a context that then
+ * makes another buffer current wakes the waiting thread, which looks again.
  *
- * A context that one thread goes on allocating from is bound to it: CURRENT_BOUND. Then
- * @current doesn't change hands slice by slice.
+ * A context that one thread keeps allocating from is bound to it (CURRENT_BOUND). That
+ * thread cuts slices without a claim: see bias.h.
  *
- * Any thread pushes to the cache, as it releases. The struct lives as long as the
- * pool, since entries name it; after evpl_destroy() it serves another context of the
- * same node. Until then its generation is 0.
+ * Any thread that releases a buffer may push it to the cache. The struct lives as long as
+ * the pool, since entries point to it (@home). After evpl_destroy() its generation is 0,
+ * until another context of the same node gets the struct.
  */
 
 #include "pool.h"
 
-/* What @current says; else it is (index + 1) << 32 | offset. */
-#define CURRENT_NONE	0ULL
+/* Values of @current. Any other value is a parked buffer: (index + 1) << 32 | offset. */
+#define CURRENT_NONE	0ULL	/* no current buffer */
 #define CURRENT_BUSY	1ULL	/* claimed */
-#define CURRENT_ROBBED	2ULL	/* claimed, and not to be parked */
-#define CURRENT_BOUND	3ULL	/* a thread's, which needs no claim to cut: see bias.h */
-#define CURRENT_TAKEN	4ULL	/* being taken from that thread */
+#define CURRENT_ROBBED	2ULL	/* claimed, and the claiming thread must drop the hold */
+#define CURRENT_BOUND	3ULL	/* bound to a thread, which cuts slices without a claim */
+#define CURRENT_TAKEN	4ULL	/* another thread unbinds it: see bias_unbind() */
 
 /* Buffers that a bound thread counts in. */
 #define BIAS_SLOTS	16
 
 /**
  * struct evpl - a context
- * @hot: what programs' inlines know of it: a bound thread's; @thread is NULL if none is
- * @current: see above
- * @slots: the buffers that a bound thread counts in
+ * @hot: what programs' inlines use while the context is bound; its @thread is NULL otherwise
+ * @current: the current buffer, or a CURRENT_* value: see above
+ * @slots: the buffers that the bound thread counts in
  * @nr_slots: how many there are
- * @max_slots: and may be
+ * @max_slots: how many there may be
  * @room: buffers that the context may keep from others
- * @next_slot: which one makes room for another
- * @worth: buffers that the last binding has served
- * @patience: how many are to be taken before the next one
+ * @next_slot: which slot is used again when all are taken
+ * @worth: how many times the last binding has made a buffer current
+ * @patience: how many calls of bias_bind() are still refused
  * @backoff: what @patience starts from
- * @taken: who is being unbound; under the lock of bias.c
- * @next_bound: the list of contexts that are bound; as @taken
- * @link_bound: what points to this one there; as @taken
- * @turn: the waiter that it allocates for just now, or NULL: after all that wait
+ * @taken: the thread that the context is being unbound from; under the lock of bias.c
+ * @next_bound: the next one in the list of bound contexts; as @taken
+ * @link_bound: the pointer to this one in that list; as @taken
+ * @turn: the waiter whose request is being allocated; NULL: the request comes after all
+ *	waiters
  * @pool: constant
  * @depot: where its buffers come from; constant
  * @next: the pool's list; constant
  * @live: not destroyed; under the pool's lock
- * @destroyed: which one of the pool's contexts to be destroyed it was; as @live
+ * @destroyed: how many of the pool's contexts had been destroyed when this one was, itself
+ *	included; as @live
  * @cache: free buffers, all of @depot
- * @limit: how many of them: @room less what @slots have; 0 when it was destroyed
+ * @limit: how many the cache may have: @room without the used slots, or without the current
+ *	buffer if there are none; 0 once the context was destroyed
  */
 struct evpl {
 	alignas(64) struct evplmem_context hot;
@@ -83,14 +88,14 @@ struct evpl {
 	bool live;
 	uint64_t destroyed;
 
-	/* Releasing threads write here. */
+	/* Releasing threads use what follows, so it has cache lines of its own. */
 	alignas(64) struct stack cache;
 	_Atomic uint32_t limit;
 };
 
 _Static_assert(offsetof(struct evpl, hot) == 0, "what programs were compiled with");
 
-/* A current buffer in the hands of its owner; none if @buffer is NULL. */
+/* The current buffer of a claimed context, and the offset there; @buffer is NULL if none is. */
 struct cursor {
 	struct entry *buffer;
 	uint32_t offset;
@@ -118,7 +123,7 @@ static inline struct depot *pool_depots(struct evpl_pool *pool)
 	return atomic_load_explicit(&pool->depots, memory_order_acquire);
 }
 
-/* As pool_is_inherited(), of a context. */
+/* Does for a context what pool_is_inherited() does for a pool. */
 static inline bool context_is_inherited(const struct evpl *evpl)
 {
 	if (EVPLMEM_CHECKS && !evpl->hot.generation)
