@@ -84,7 +84,7 @@ struct cursor context_claim(struct evpl *evpl)
 		} else if (word == CURRENT_TAKEN) {
 			bias_wait();
 		} else if (word == CURRENT_BUSY || word == CURRENT_ROBBED) {
-			bias_pause(tries++);	/* retire_here() on the thread that it is bound to */
+			bias_pause(tries++);	/* retire_here() on the bound thread */
 		} else if (atomic_compare_exchange_weak(&evpl->current, &word, CURRENT_BUSY)) {
 			break;
 		} else {

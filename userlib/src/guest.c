@@ -2,10 +2,11 @@
 /*
  * The registrations of leased buffers with devices: see guest.h.
  *
- * They move between their states under the pool's lock, and call-backs run without it,
- * as in device.c. Only that a registration is done is read without the lock: by who has
- * a reference, after that. Who ends one marks it as busy, then looks for references.
- * One of the two sees the other.
+ * A registration changes its state under the pool's lock, and callbacks run without that lock,
+ * as in device.c. Without the lock only guest_cookie() reads the state, to find REG_DONE. Its
+ * caller has taken a reference before. guest_end() sets REG_BUSY, then looks for references.
+ * Each has a full barrier between the two. So guest_cookie() sees REG_BUSY and takes the lock,
+ * or guest_end() sees the reference and leaves the registration alone.
  */
 #include "guest.h"
 
@@ -19,9 +20,9 @@
  * struct guest - the registrations of a lease
  * @lease: the lease
  * @info: the buffer, as devices see it
- * @held: the lease's word has a reference for them; under the pool's lock
- * @next: the pool's list; what is on it stays until the pool is closed
- * @regs: by the device's slot
+ * @held: the lease's word counts a reference of the registrations; under the pool's lock
+ * @next: the pool's list; an entry stays on it until the pool is closed
+ * @regs: the registrations, by the device's slot
  */
 struct guest {
 	struct entry *lease;
@@ -57,7 +58,7 @@ static void unregister_one(struct evpl_device *device, struct guest *guest)
 	device_call_end(device, reg, REG_NONE);
 }
 
-/* Find the lease's, or make it. Under the pool's lock. */
+/* Finds the struct guest of a device lease, or makes it. Under the pool's lock. */
 static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *iovec)
 {
 	struct entry *lease = iovec_entry(iovec);
@@ -86,10 +87,10 @@ static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *i
 }
 
 /**
- * guest_cookie() - the cookie of a leased buffer
+ * guest_cookie() - get the cookie of a leased buffer, and register the buffer if need be
  * @device: the device
- * @iovec: the caller's, of another process's buffer
- * @r_cookie: where it goes
+ * @iovec: an iovec of another process's buffer, that the caller holds a reference by
+ * @r_cookie: where the cookie goes
  *
  * Return: as evpl_device_cookie().
  */
@@ -105,7 +106,7 @@ int guest_cookie(struct evpl_device *device, const struct evpl_iovec *iovec, uin
 	if (!(device->ops.flags & EVPL_DEVICE_LEASES))
 		return -ENOENT;
 	guest = atomic_load(&iovec_entry(iovec)->guest);
-	/* After the caller got its reference. */
+	/* The caller took its reference before this: see above. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (guest && reg_is(&guest->regs[device->slot], REG_DONE)) {
 		*r_cookie = atomic_load_explicit(&guest->regs[device->slot].cookie,
@@ -145,7 +146,7 @@ static bool has_registration(struct guest *guest)
 	return false;
 }
 
-/* Whether the registrations' reference is the last. */
+/* Whether the registrations' reference is the only one left. */
 static bool is_alone(struct guest *guest)
 {
 	return (atomic_load(&guest->lease->word) & EVPL_WORD_COUNT) == 1;
@@ -153,10 +154,11 @@ static bool is_alone(struct guest *guest)
 
 /**
  * guest_end() - end the registrations of a lease that nobody uses any more
- * @lease: the lease, of whose references there was one left
+ * @lease: the lease; the caller has just dropped its last reference but one
  *
- * Return: whether that one is the caller's to drop; not if it is somebody's who uses
- * the lease, or comes to use it meanwhile.
+ * Return: true if the reference that is left was the registrations', and is now the caller's to
+ * drop. False if it belongs to a user of the lease, or if somebody began to use the lease
+ * meanwhile.
  */
 bool guest_end(struct entry *lease)
 {
@@ -203,7 +205,10 @@ static struct guest *find(struct evpl_device *device)
 	return NULL;
 }
 
-/* The device is being detached. Under the pool's lock, which is dropped meanwhile. */
+/*
+ * Ends the registrations of leases with a device that is being detached. Under the pool's lock,
+ * which is dropped meanwhile.
+ */
 void guests_detach(struct evpl_device *device)
 {
 	struct evpl_pool *pool = device->pool;
@@ -223,7 +228,7 @@ void guests_detach(struct evpl_device *device)
 			reg_set(&guest->regs[device->slot], REG_NONE);
 }
 
-/* The pool is being closed: no device is attached. */
+/* Frees the list when the pool is closed. No device is attached. */
 void guests_free(struct evpl_pool *pool)
 {
 	struct guest *guest;

@@ -3,14 +3,14 @@
 #define EVPLMEM_GUEST_H
 
 /*
- * The registrations of leased buffers with devices. A buffer of another process that
- * devices may have is registered when a device first asks for its cookie, by devices
- * that take such buffers, as a whole.
+ * The registrations of leased buffers with devices. A leased buffer that devices may have is
+ * registered as a whole. That happens when its cookie for a device is first asked for, if the
+ * device takes leased buffers (EVPL_DEVICE_LEASES).
  *
- * A registration ends before its lease. So all registrations of a lease together have
- * one reference of it: nobody, here or in the kernel, ends a lease that has one. Who
- * takes the last reference but that one ends them. A number that is used again finds
- * none.
+ * A registration must end before its lease does. So all registrations of a lease together have
+ * one reference on it, and neither the library nor the kernel ends a lease that has a
+ * reference. The thread that drops the last reference but that one ends the registrations. So
+ * a lease's number has none left when the kernel gives it to another lease.
  */
 
 #include "slab.h"

@@ -19,7 +19,7 @@
 #define BITS_PER_PAGE	(8 * 4096U)
 #define WORDS_PER_PAGE	(BITS_PER_PAGE / 64)
 
-/* The windows, in the order in which they are mapped. */
+/* A window to map: where the address goes, its mmap offset, its length and protection. */
 struct window {
 	void **where;
 	uint64_t offset;
@@ -29,7 +29,7 @@ struct window {
 
 #define NR_WINDOWS	(NR_GUESTS + 3)
 
-/* Where a guest window starts, as an mmap offset; in the order of struct sharing. */
+/* The mmap offset of a guest window, by its index in sharing->guest. */
 static uint64_t guest_start(const struct evpl_setup *setup, int guest)
 {
 	const uint64_t starts[NR_GUESTS] = {
@@ -58,7 +58,7 @@ static void list_windows(struct sharing *sharing, const struct evpl_setup *setup
 					setup->out_returned_size, rw };
 }
 
-/* What a mmap offset in a guest window shows. */
+/* The address of an mmap offset in a guest window, or NULL if the offset is in none. */
 void *sharing_memory(struct evpl_pool *pool, uint64_t offset)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
@@ -73,7 +73,7 @@ void *sharing_memory(struct evpl_pool *pool, uint64_t offset)
 	return NULL;
 }
 
-/* The inverse. */
+/* The mmap offset of an address in a guest window, or UINT64_MAX if the address is in none. */
 uint64_t sharing_guest_offset(struct evpl_pool *pool, const void *data)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
@@ -88,7 +88,7 @@ uint64_t sharing_guest_offset(struct evpl_pool *pool, const void *data)
 	return UINT64_MAX;
 }
 
-/* Whether devices may have what was leased at a mmap offset. */
+/* Whether an mmap offset is in a window of device leases: guest-io or guest-io-ro. */
 bool sharing_is_io(struct evpl_pool *pool, uint64_t offset)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
@@ -103,7 +103,7 @@ static void unmap(struct window *windows, int nr)
 		munmap(*windows[nr].where, windows[nr].size);
 }
 
-/* See that the pool has its windows. Under no lock. */
+/* Maps the pool's windows, if they aren't mapped yet. The caller holds no lock. */
 int sharing_make(struct evpl_pool *pool)
 {
 	struct window windows[NR_WINDOWS];
@@ -128,7 +128,7 @@ int sharing_make(struct evpl_pool *pool)
 
 		if (p == MAP_FAILED) {
 			err = -errno;
-			/* Here EAGAIN would say that a channel has no record, or no room. */
+			/* Callers return this, and their EAGAIN is about a channel's records. */
 			if (err == -EAGAIN) {
 				error_explain_mlockall("mapping what others send");
 				err = -ENOMEM;
@@ -146,7 +146,7 @@ unlock:
 	return err;
 }
 
-/* The pool is being closed, and no reference is left. */
+/* The pool is being closed, and no reference is left. Unmaps the windows. */
 void sharing_end(struct evpl_pool *pool)
 {
 	struct window windows[NR_WINDOWS];
@@ -154,7 +154,7 @@ void sharing_end(struct evpl_pool *pool)
 
 	if (!sharing)
 		return;
-	/* Those that took the last reference off a lease finish first. */
+	/* A thread in sharing_put() may have dropped the last reference, and not be done. */
 	while (atomic_load(&pool->letting_go))
 		sched_yield();
 	guests_free(pool);
@@ -164,7 +164,7 @@ void sharing_end(struct evpl_pool *pool)
 	atomic_store(&pool->sharing, NULL);
 }
 
-/* The mmap offset of memory of a buffer of the pool, or of a lease. */
+/* The mmap offset of an iovec's first byte, in the pool's own window or in a guest window. */
 int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t *offset)
 {
 	struct entry *entry = iovec_entry(iovec);
@@ -189,10 +189,11 @@ int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint6
 }
 
 /*
- * This is called before a reference is given up. Nothing is allocated from now on in a
- * buffer that others see. If the kernel is to @fence the buffer, it is told first which
- * references the devices here have on it. A lease for devices has a reference more until
- * sharing_unhold(), so that its last one goes by sharing_put(), with its registrations.
+ * Prepares an iovec whose reference the caller is about to give up to the kernel. No slice is
+ * cut any more off a buffer of the pool, since others will see it. If the kernel is to @fence the
+ * buffer, devices_settle() first has the kernel count what this process's devices hold. A device
+ * lease gets one more reference until sharing_unhold(). So the last reference of the lease isn't
+ * dropped by the kernel, but by sharing_put(), which ends the registrations too.
  */
 void sharing_hold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
 		  bool fence)
@@ -208,7 +209,10 @@ void sharing_hold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64
 	}
 }
 
-/* Afterwards, whether it was or not. By the offset: the buffer may be another's. */
+/*
+ * Undoes sharing_hold() afterwards, whether or not the reference was given up. It goes by @offset:
+ * the entry of a buffer that was given up may be another buffer's by now.
+ */
 void sharing_unhold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset)
 {
 	if (sharing_is_io(pool, offset))
@@ -221,8 +225,9 @@ static _Atomic uint64_t *summary_of(struct sharing *sharing)
 }
 
 /*
- * A buffer of the pool has gone out, so its page of the bitmap is there. Who took the
- * summary before this was noted has passed that page by: it is set once more.
+ * Notes that a buffer of the pool was sent, so its page of the returned bitmap exists.
+ * A thread in sharing_collect() may have taken the summary bit before, and have passed the page
+ * by because it wasn't in @sent. So the summary bit is set once more.
  */
 void sharing_note_sent(struct sharing *sharing, uint32_t index)
 {
@@ -235,7 +240,10 @@ void sharing_note_sent(struct sharing *sharing, uint32_t index)
 	atomic_fetch_or(summary_of(sharing), bit);
 }
 
-/* The bits of a page of the bitmap: each is a buffer that nobody has. */
+/*
+ * Takes the bits of a page of the returned bitmap, and recycles the buffers. A bit is a hint, so
+ * the word is looked at, too. Returns whether there were any buffers.
+ */
 static bool collect_page(struct evpl_pool *pool, struct sharing *sharing, uint32_t page)
 {
 	_Atomic uint64_t *words = sharing->returned + page * WORDS_PER_PAGE;
@@ -260,7 +268,11 @@ static bool collect_page(struct evpl_pool *pool, struct sharing *sharing, uint32
 	return any;
 }
 
-/* Takes what the kernel has brought to zero. Returns whether there was anything. */
+/*
+ * Recycles the buffers whose words the kernel took to zero. Returns whether there were any. The
+ * kernel sets a bit in the bitmap, then the one in the summary. This takes the summary first: if
+ * it misses a bit in the bitmap, the kernel sets the summary's bit afterwards.
+ */
 bool sharing_collect(struct evpl_pool *pool)
 {
 	struct sharing *sharing = pool_sharing(pool);
@@ -283,8 +295,9 @@ bool sharing_collect(struct evpl_pool *pool)
 }
 
 /*
- * Takes also what receivers have let go of and not said so. If @want, they say so at once
- * from here on, of what has been sent until now.
+ * Has the kernel end the idle leases that others have on the pool's buffers and haven't released
+ * yet, then recycles the buffers. If @want, the leases that aren't idle, and those that messages
+ * on their way will become, are released as soon as they are idle (EVPL_PULL_WANT).
  */
 bool sharing_pull(struct evpl_pool *pool, bool want)
 {
@@ -299,7 +312,7 @@ bool sharing_pull(struct evpl_pool *pool, bool want)
 	return sharing_collect(pool);
 }
 
-/* The entry of a lease that a record was received for. */
+/* The entry of the lease that a received record names. */
 struct entry *sharing_lease(struct evpl_pool *pool, const struct evpl_record *record)
 {
 	struct sharing *sharing = pool_sharing(pool);
@@ -308,7 +321,7 @@ struct entry *sharing_lease(struct evpl_pool *pool, const struct evpl_record *re
 
 	if (atomic_load_explicit(&lease->known, memory_order_acquire))
 		return lease;
-	/* The same, whoever writes it: a number is of one size for ever. */
+	/* Several threads may store these. They store the same: a lease's number keeps its size. */
 	lease->slab = NULL;
 	lease->pool = pool;
 	lease->index = record->lease;
@@ -339,7 +352,7 @@ bool sharing_is_idle(struct evpl_pool *pool)
 	return true;
 }
 
-/* Tells the kernel of leases that may be idle. */
+/* Releases leases to the kernel, which rechecks that they are idle. */
 static void let_go(struct evpl_pool *pool, const uint32_t *numbers, uint32_t count)
 {
 	struct evpl_lease_release release = {
@@ -351,7 +364,7 @@ static void let_go(struct evpl_pool *pool, const uint32_t *numbers, uint32_t cou
 	ioctl(pool->backing.fd, EVPL_LEASE_RELEASE, &release);
 }
 
-/* Lets go of the idle leases. */
+/* Releases the leases that are queued as idle. */
 void sharing_flush(struct evpl_pool *pool)
 {
 	struct sharing *sharing = pool_sharing(pool);
@@ -366,7 +379,10 @@ void sharing_flush(struct evpl_pool *pool)
 		numbers[count++] = idle - 1;
 		idle = atomic_load_explicit(&lease->next, memory_order_relaxed);
 		atomic_fetch_sub(&sharing->nr_idle, 1);
-		/* From here it may be queued anew: the kernel looks at the word last. */
+		/*
+		 * From here on another thread may queue the lease again, and so set @next. A
+		 * thread that drops the last reference before this relies on let_go() below.
+		 */
 		atomic_store(&lease->queued, false);
 		if (count == IDLE_BATCH || !idle) {
 			let_go(pool, numbers, count);
@@ -375,7 +391,7 @@ void sharing_flush(struct evpl_pool *pool)
 	}
 }
 
-/* A lease has lost its last reference: it goes with others. */
+/* Queues a lease that has lost its last reference, to be released together with others. */
 static void queue(struct sharing *sharing, struct entry *lease)
 {
 	uint32_t first;
@@ -393,7 +409,10 @@ static void queue(struct sharing *sharing, struct entry *lease)
 		sharing_flush(lease->pool);
 }
 
-/* Takes off a reference that is neither the last, nor the last but for registrations. */
+/*
+ * Drops a reference if more than two are left: it is then neither the last one, nor the last one
+ * beside that of the lease's registrations.
+ */
 static bool put_of_many(struct entry *lease)
 {
 	uint64_t old = atomic_load_explicit(&lease->word, memory_order_relaxed);
@@ -407,17 +426,19 @@ static bool put_of_many(struct entry *lease)
 }
 
 /*
- * A reference of a lease goes. If it was the last but for that of the lease's
- * registrations, these go with it. While the word may be 0 already and this thread isn't
- * done, it is counted: see sharing_end(). If it was the last, and the owner waits for the
- * buffer, that is told at once.
+ * Drops a reference on a lease. If only that of the lease's registrations is left, guest_end()
+ * ends the registrations, and that reference is dropped too. If none is left, the lease is
+ * queued; or it is released at once, if the buffer's owner waits (EVPL_WORD_WANTED).
+ *
+ * @letting_go counts this thread, since the word may be 0 before it is done with the pool:
+ * sharing_end() waits for it.
  */
 void sharing_put(struct entry *lease, void *site)
 {
 	struct evpl_pool *pool = lease->pool;
 	uint64_t old;
 
-	/* Most write nothing that others do who don't share the buffer. */
+	/* Most calls don't touch @letting_go, which threads with other buffers write too. */
 	if (put_of_many(lease))
 		return;
 	atomic_fetch_add(&pool->letting_go, 1);

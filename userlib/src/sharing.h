@@ -3,24 +3,25 @@
 #define EVPLMEM_SHARING_H
 
 /*
- * What a pool of the module needs to exchange buffers with other processes: the
- * windows of its leases, and what the kernel tells of its own buffers. Made with the
- * pool's first channel, or dma-buf; goes with the pool.
+ * What a pool of the module needs to exchange buffers with other processes: the windows
+ * of its leases, and the kernel's reports on its own buffers. It is made with the pool's
+ * first channel or dma-buf, and goes with the pool.
  *
- * A buffer of the pool whose last reference was somewhere else is brought to zero by
- * the kernel, which sets a bit. Whoever takes the bit owns the buffer, as who takes
- * a word to zero does. That is done where memory is short: no context looks before.
+ * If the last reference on a buffer of the pool is another process's, the kernel takes the
+ * word to zero, and sets the buffer's bit in the returned bitmap. The thread that clears
+ * the bit then owns the buffer, as if it had taken the word to zero itself. Threads look at
+ * the bitmap when memory is short, and not before.
  *
- * A lease whose word comes to zero is idle. Idle ones are let go of in batches, or at
- * once where the owner has asked for one. One that gets a reference meanwhile stays
- * among them: the kernel passes it by.
+ * A lease whose word is zero is idle. The library releases idle leases to the kernel in
+ * batches; it releases a lease at once if the buffer's owner waits (EVPL_WORD_WANTED). A queued
+ * lease that gets a reference stays queued: the kernel rechecks the word, and passes it by.
  */
 
 #include <linux/evpl.h>
 
 #include "pool.h"
 
-/* Idle leases that are let go of together. */
+/* Idle leases that are released together. */
 #define IDLE_BATCH	32
 
 /* Windows of leases: guest, guest-ro, guest-io, guest-io-ro. */
@@ -31,15 +32,15 @@
 
 /**
  * struct sharing - see above
- * @guest: the windows of leases: for writing, for reading, and both for devices
- * @leases: their entries, by number
- * @header: what the kernel writes
- * @returned: a bit for each buffer of the pool
- * @sent: which pages of @returned there are, a bit each
- * @bound: an end has been bound, or something exported, so that there is a header
- * @known: index + 1 of the first lease that there ever was, or 0
- * @idle: index + 1 of the first idle lease, or 0
- * @nr_idle: how many, about
+ * @guest: the mapped windows of leases: guest, guest-ro, guest-io, guest-io-ro
+ * @leases: the leases' entries, by number
+ * @header: the header page, with the summary of @returned
+ * @returned: the returned bitmap: a bit for each buffer of the pool
+ * @sent: a bit for each page of @returned: the page exists, as a buffer of it was sent
+ * @bound: an end was bound, or something exported, so the header page exists
+ * @known: index + 1 of the first lease in the list of all leases that the pool ever had, or 0
+ * @idle: index + 1 of the first lease in the list of idle leases, or 0
+ * @nr_idle: about how many these are
  */
 struct sharing {
 	char *guest[NR_GUESTS];
