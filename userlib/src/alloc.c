@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * Allocation: slices are cut off the context's current buffer, in order of their
- * addresses. A slice has one reference; so has the context while it cuts. When the
- * last byte is cut off, the last slice gets the context's.
+ * addresses. Each slice has one reference, and the context has one, its hold. A slice
+ * that ends with the buffer's last byte gets the hold for its reference.
  */
 #include "alloc.h"
 
@@ -17,11 +17,11 @@
 #include "trim.h"
 #include "waiter.h"
 
-/* Of evpl_iovec_reserve() alone: no flag of the caller's. */
+/* A flag of evpl_iovec_reserve() alone. Callers can't pass it. */
 #define ALLOC_RESERVE	(1U << 31)
 
 /**
- * struct request - what is to be allocated, checked
+ * struct request - what is to be allocated; its fields have been checked
  * @length: bytes
  * @align: a power of two, from SLICE_ALIGN to the buffer size
  * @flags: EVPL_IOVEC_* and ALLOC_RESERVE
@@ -32,7 +32,7 @@ struct request {
 	unsigned int flags;
 };
 
-/* An iovec of @buffer, with a reference that counts already. */
+/* Fills in an iovec of @buffer. The word counts the iovec's reference already. */
 static void set_iovec(struct evpl_iovec *iovec, struct entry *buffer, uint32_t offset,
 		      const struct request *request, bool last)
 {
@@ -65,7 +65,7 @@ static bool cut(struct evpl *evpl, struct cursor *cursor, const struct request *
 			cursor->buffer = NULL;
 		}
 	} else if (cursor->offset == size) {
-		/* Used up: the slice gets the hold. */
+		/* The buffer is used up, and the slice gets the hold. */
 		entry_set_held(buffer, false);
 		cursor->buffer = NULL;
 	} else {
@@ -75,7 +75,7 @@ static bool cut(struct evpl *evpl, struct cursor *cursor, const struct request *
 	return true;
 }
 
-/* Cuts it from the beginning again, if all slices were released. */
+/* Starts to cut the current buffer from its beginning again, if all slices were released. */
 static bool cut_again(struct evpl *evpl, struct cursor *cursor, const struct request *request,
 		      struct evpl_iovec *iovec)
 {
@@ -94,7 +94,7 @@ static bool cut_again(struct evpl *evpl, struct cursor *cursor, const struct req
 	return cut(evpl, cursor, request, iovec);
 }
 
-/* A free buffer, with one reference. @steal: also from other contexts. */
+/* Takes a free buffer, with one reference; also from other contexts if @steal. */
 static struct entry *take_buffer(struct evpl *evpl, bool steal)
 {
 	struct entry *entries = evpl->pool->backing.entries;
@@ -121,8 +121,8 @@ static struct entry *take_buffer(struct evpl *evpl, bool steal)
 }
 
 /*
- * One iovec, of up to a buffer, from memory that is there. Returns false if there is
- * none.
+ * Allocates one iovec, of up to a buffer, from the memory that the pool has. Returns false if
+ * none is free.
  */
 static bool alloc_from(struct evpl *evpl, const struct request *request, bool steal,
 		       struct evpl_iovec *iovec)
@@ -169,7 +169,7 @@ park:
 	return ok;
 }
 
-/* The same off the context's current buffer alone. */
+/* Allocates one iovec from the context's current buffer alone. */
 static bool alloc_from_current(struct evpl *evpl, const struct request *request,
 			       struct evpl_iovec *iovec)
 {
@@ -181,7 +181,7 @@ static bool alloc_from_current(struct evpl *evpl, const struct request *request,
 	return ok;
 }
 
-/* Free buffers that the context could take. Under the pool's lock. */
+/* How many free buffers the context could take. Under the pool's lock. */
 static uint64_t count_free(struct evpl *evpl)
 {
 	struct evpl_pool *pool = evpl->pool;
@@ -199,8 +199,8 @@ static uint64_t count_free(struct evpl *evpl)
 }
 
 /*
- * Whether @niov are free beside what waiters need that come before, or @held would be if all
- * that contexts keep were released.
+ * Whether @niov buffers are free, besides those that the waiters before this request need. If
+ * @held, buffers that contexts keep count as free: they would be if all slices were released.
  */
 static bool suffices(struct evpl *evpl, unsigned int niov, bool held)
 {
@@ -216,19 +216,19 @@ static bool suffices(struct evpl *evpl, unsigned int niov, bool held)
 	return n >= needed;
 }
 
-/* Whether no waiter comes before, or one buffer is free beside what those need. */
+/* Whether a buffer may be taken: no waiter comes before, or one is free that none of them needs. */
 static bool may_take(struct evpl *evpl)
 {
 	return waiter_is_next(evpl) || suffices(evpl, 1, false);
 }
 
 /*
- * One iovec, of up to a buffer, from a new slab if need be. While there are waiters, a free
- * buffer is taken only if enough are left for those that come before. Two threads may both find
- * that one can be spared, and both take one. Then the waiters that were to have it could have
- * had it before, and go on waiting.
+ * Allocates one iovec, of up to a buffer, from a new slab if need be. While there are waiters, it
+ * takes a free buffer only if enough are left for the waiters before it. Two threads may both find
+ * one buffer to spare, and take two. A waiter that misses the second one could have taken it while
+ * it was free, and goes on waiting.
  *
- * Not inlined: what is rare would make the loop of alloc_all() longer.
+ * It isn't inlined, as this rare case would make the loop of alloc_all() longer.
  */
 __attribute__((noinline))
 static int alloc_slowly(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovec)
@@ -241,7 +241,7 @@ static int alloc_slowly(struct evpl *evpl, const struct request *request, struct
 		return 0;
 	for (;;) {
 		take = take || may_take(evpl);
-		/* Where the pool has its limit, no lock is needed to know so. */
+		/* A pool that can't grow steals at once. It takes no lock to know that. */
 		if (take && alloc_from(evpl, request, !pool_can_grow(pool), iovec))
 			return 0;
 		if (sharing_collect(pool))
@@ -252,7 +252,7 @@ static int alloc_slowly(struct evpl *evpl, const struct request *request, struct
 	}
 }
 
-/* One iovec, of up to a buffer. */
+/* Allocates one iovec, of up to a buffer. */
 static int alloc_one(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovec)
 {
 	struct evpl_pool *pool = evpl->pool;
@@ -263,10 +263,10 @@ static int alloc_one(struct evpl *evpl, const struct request *request, struct ev
 }
 
 /*
- * Takes back what was allocated before it failed. That is no news to threads that wait
- * already: they found it not enough when it was free, and would do so again, and wake
- * each other for ever. It is to those that looked while it was in the hands of this one;
- * these have counted a failure since.
+ * Frees what an allocation took before it failed. Threads that waited before that aren't woken:
+ * these buffers were free when they looked, and weren't enough. Two such threads would wake each
+ * other for ever. A thread that looked while this one had the buffers is woken: it has incremented
+ * @failures since.
  */
 static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, uint64_t failures)
 {
@@ -283,7 +283,7 @@ static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, ui
 		pool_notify(pool);
 }
 
-/* All iovecs, or none. */
+/* Allocates all iovecs of a request, or none. */
 static int alloc_all(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
 		     int niov)
 {
@@ -307,12 +307,15 @@ static int alloc_all(struct evpl *evpl, const struct request *request, struct ev
 }
 
 /*
- * Memory is short: frees what threads keep and nobody uses. Only if it could make @niov
- * buffers, and for a context of a node, which may need a whole slab of others to become
- * idle, the holds end too: each costs its context the rest of a buffer. Where they stay,
- * no release of what is cut off those buffers could make up for what is missing; a
- * release of something else is told. If the caller is @waiting already, it is to be told
- * of what other processes give back.
+ * Memory is short: frees what threads keep and nobody uses. It ends all bindings, and has the
+ * kernel end the idle leases on the pool's buffers. If the caller is @waiting, receivers are asked
+ * to release the other leases as soon as they are idle.
+ *
+ * To drop a hold costs the context the rest of a buffer. So the holds are dropped only if the
+ * buffers that contexts keep could make up @niov. If they couldn't, no release of their slices
+ * could help either, and a release of another buffer wakes this thread all the same. A context of
+ * a node has the holds dropped in any case, as it may need a whole slab of other contexts to
+ * become idle.
  */
 static void scrape(struct evpl *evpl, unsigned int niov, bool waiting)
 {
@@ -327,10 +330,11 @@ static void scrape(struct evpl *evpl, unsigned int niov, bool waiting)
 }
 
 /*
- * The second try is with what scrape() found. Then this thread counts as waiting, and
- * looks once more: what is freed from there on writes the eventfd. If there seems to be
- * enough and the third try fails all the same, other threads were faster; they may be
- * done already, so the eventfd is written here.
+ * The second try is for what scrape() has freed. Then this thread sets WAITING, and looks once
+ * more: a buffer that is freed after that writes the eventfd, and one that was freed before is
+ * found. If there seem to be enough buffers, and the third try fails all the same, other threads
+ * took them first. They may have released them already, and woken nobody by it, so this thread
+ * writes the eventfd itself.
  */
 static int alloc_hard(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
 		      int niov)
@@ -353,7 +357,7 @@ static int alloc_hard(struct evpl *evpl, const struct request *request, struct e
 			return ret;
 		pool_wake(pool);
 	}
-	/* After the count: see give_back(). */
+	/* This comes after suffices() has counted: see give_back(). */
 	atomic_fetch_add(&pool->failures, 1);
 	PROBE2(fail, evpl, request->length);
 	return ret;
@@ -394,8 +398,8 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 }
 
 /*
- * Allocates one iovec as inlines do, without a claim: off the current buffer of the thread
- * that the context is bound to. Returns false where that can't be.
+ * Allocates one iovec as inlines do: without a claim, if the context is bound to the calling
+ * thread. Returns false if that isn't possible.
  */
 static bool alloc_here(struct evpl *evpl, unsigned int length, unsigned int align,
 		       unsigned int max_iovecs, unsigned int marks, struct evpl_iovec *r_iovec)
@@ -415,7 +419,7 @@ static bool alloc_here(struct evpl *evpl, unsigned int length, unsigned int alig
 	return true;
 }
 
-/* An inline has tried that already; a program that calls this by itself has not. */
+/* An inline has tried alloc_here() already. A program that calls this directly has not. */
 int evplmem_iovec_alloc(struct evpl *evpl, unsigned int length, unsigned int alignment,
 			unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec)
 {
@@ -447,7 +451,7 @@ int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
 	return alloc_checked(evpl, &request, r_iovec, 1);
 }
 
-/* What @waiter asks for: in its turn, if it waits, and else after all that do. */
+/* Allocates what @waiter asks for: in its turn if it is in the queue, else after all waiters. */
 int waiter_try(struct evpl *evpl, const struct evpl_waiter *waiter)
 {
 	int ret;

@@ -7,9 +7,9 @@
 /* See poison.h. */
 #define SLICE_ALIGN EVPLMEM_SLICE_ALIGN
 
-/* What iovec->__private1 says beside its generation (fork.h). */
-#define IOVEC_RESERVED	(1U << 0)	/* not committed */
-#define IOVEC_LAST	(1U << 1)	/* nothing is allocated after it in its buffer */
+/* Flags in iovec->__private1, beside the generation (fork.h). */
+#define IOVEC_RESERVED	(1U << 0)	/* reserved, and not committed yet */
+#define IOVEC_LAST	(1U << 1)	/* no slice is cut after it in its buffer */
 
 static inline uint64_t align_up(uint64_t n, uint64_t align)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What was reserved and isn't used goes back to where it was cut off, if it is the
- * last that was cut off there.
+ * Committing reservations: the unused bytes go back to the buffer that they were cut off, if
+ * nothing was cut off after them.
  */
 #include <errno.h>
 
@@ -17,7 +17,7 @@ static uint32_t iovec_offset(const struct evpl_iovec *iovec)
 }
 
 /*
- * Leaves @length bytes of @iovec, and has the context go on after them where it can.
+ * Shortens @iovec to @length bytes, and has the context cut its next slice after them, if it can.
  * Returns true if @cursor is now at a buffer that wasn't current before.
  */
 static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec *iovec,
@@ -40,8 +40,8 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	}
 
 	/*
-	 * Its buffer isn't current, and nothing can be after it: the rest is as good as
-	 * any, if it is more than what the context has.
+	 * The iovec's buffer isn't current, but no slice comes after the iovec. So the context can
+	 * go on there. That is worth it if more is left than in the current buffer.
 	 */
 	if (!length || !(flags & IOVEC_LAST) || end == evpl->pool->buffer_size ||
 	    (old && end >= cursor->offset) || buffer->home != evpl ||
@@ -56,9 +56,9 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 }
 
 /*
- * The same of one iovec, without a claim: of the current buffer of the thread that the
- * context is bound to. If nothing is left, its reference is in the context's charge again.
- * Returns false if it isn't so.
+ * Commits one iovec without a claim, if the context is bound to the calling thread and the iovec
+ * is the last slice that was cut off the current buffer. If no bytes are kept, the reference goes
+ * back to the charge. Returns false if that isn't possible.
  */
 static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned int length)
 {
@@ -119,7 +119,7 @@ static __attribute__((noinline)) int commit(struct evpl *evpl, struct evpl_iovec
 	if (left)
 		return -EINVAL;
 
-	/* From the end, so that what is given back joins. */
+	/* This starts from the end, so that adjacent slices all go back to the buffer. */
 	cursor = context_claim(evpl);
 	for (i = niov - 1; i >= keep; i--) {
 		cut_back(evpl, &cursor, &iovecs[i], 0);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What is done to an iovec once it was allocated: references come and go.
+ * Taking and dropping the references of iovecs.
  *
- * A reference of a buffer that this thread counts in is counted as inlines do it. These
- * have tried that already when they call; a program that calls by itself has not.
+ * If the calling thread counts in the buffer, a reference is counted without atomics, as the
+ * inlines do it. An inline that calls has tried that already; a program that calls directly
+ * has not.
  */
 #include <errno.h>
 
@@ -13,7 +14,7 @@
 #include "sharing.h"
 #include "slab.h"
 
-/* Of what no slab of this process has. */
+/* Drops a reference on an entry without a slab: a lease's, or that of foreign memory. */
 static void put_other(struct entry *entry, void *site)
 {
 	if (entry_is_foreign(entry))
@@ -43,7 +44,7 @@ static inline void iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *
 
 	if (!evplmem_get(src->__private1, src->__private2) && entry && !iovec_is_inherited(src))
 		entry_get(entry, site);
-	/* By way of a copy, as @dst may be @src. */
+	/* This builds a copy first, as @dst may be @src. */
 	*dst = (struct evpl_iovec){
 		.data = entry ? (char *)src->data + offset : NULL,
 		.length = length,
@@ -68,8 +69,8 @@ void evplmem_iovec_release(struct evpl_iovec *iovec)
 }
 
 /*
- * How many iovecs, from the first on, are of one buffer; not one that a parent had at the
- * same place.
+ * How many iovecs, from the first on, name the same buffer. An iovec that was inherited over
+ * fork(2) may name a parent's buffer at the same address, so the generations are compared too.
  */
 static uint32_t count_run(const struct evpl_iovec *iovecs, int niov)
 {
@@ -81,7 +82,7 @@ static uint32_t count_run(const struct evpl_iovec *iovecs, int niov)
 	return (uint32_t)n;
 }
 
-/* What came in a burst was often cut off one buffer: that is one operation then. */
+/* Slices that came in a burst often are of one buffer: one atomic operation releases them. */
 void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov)
 {
 	struct entry *entry;
@@ -122,8 +123,9 @@ int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec 
 }
 
 /*
- * What is left of the word without what this thread, and its context, have of the buffer and
- * nobody uses. Another thread that counts in it has at least one, so this isn't 1 then.
+ * The word without the references that the calling thread and its context have and nobody uses. If
+ * another thread counts in the buffer, it has at least one in @own beside the caller's reference,
+ * so the result isn't 1.
  */
 static uint64_t count_here(struct entry *entry)
 {
@@ -153,7 +155,7 @@ int evplmem_iovec_is_unique(const struct evpl_iovec *iovec)
 	return count_here(entry) == 1;
 }
 
-/* The entry of the buffer that has all of [@data, @data + @length). */
+/* The entry of the buffer that contains [@data, @data + @length), or NULL. */
 static struct entry *find_entry(struct evpl_pool *pool, void *data, size_t length)
 {
 	struct slab *slab;
@@ -171,9 +173,9 @@ static struct entry *find_entry(struct evpl_pool *pool, void *data, size_t lengt
 }
 
 /*
- * Whether somebody has a reference on the buffer, beside what a thread or a context keeps of
- * it. Only if it doesn't seem so is the thread's count ended, to see for sure. Under the
- * pool's lock.
+ * Whether a program has a reference on the buffer, besides those that a thread or a context keeps
+ * and nobody uses. If it seems that there is none, the binding is ended, so that the word alone
+ * tells. Under the pool's lock.
  */
 static bool is_referenced(struct entry *entry)
 {

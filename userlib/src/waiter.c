@@ -11,9 +11,10 @@
 #include "recycle.h"
 
 /*
- * Buffers that @evpl could take, but that are for waiters that come before what it allocates
- * just now. A waiter that takes those of any node may have its own from wherever @evpl takes
- * them. Under the pool's lock.
+ * How many buffers the queue reserves, of those that @evpl could take, for waiters that come
+ * before its present request. A waiter counts if its context and @evpl can take buffers from
+ * the same depot: one that takes any node may get its buffers wherever @evpl would. Under the
+ * pool's lock.
  */
 uint64_t waiters_count(struct evpl *evpl)
 {
@@ -28,7 +29,7 @@ uint64_t waiters_count(struct evpl *evpl)
 	return n;
 }
 
-/* Whether no waiter that comes before could use what @evpl takes. */
+/* Whether no waiter that comes before @evpl's request could use the buffers that @evpl takes. */
 bool waiter_is_next(struct evpl *evpl)
 {
 	bool next;
@@ -39,7 +40,7 @@ bool waiter_is_next(struct evpl *evpl)
 	return next;
 }
 
-/* Under the pool's lock. */
+/* The link to @evpl's first waiter, or to NULL. Under the pool's lock. */
 static struct evpl_waiter **find_first(struct evpl *evpl)
 {
 	struct evpl_waiter **link = &evpl->pool->waiters;
@@ -49,7 +50,7 @@ static struct evpl_waiter **find_first(struct evpl *evpl)
 	return link;
 }
 
-/* Of @evpl's, which only the calling thread puts there and takes out. */
+/* @evpl's first waiter, or NULL. It stays, as only the calling thread could take it out. */
 static struct evpl_waiter *first_of(struct evpl *evpl)
 {
 	struct evpl_waiter *waiter;
@@ -60,7 +61,7 @@ static struct evpl_waiter *first_of(struct evpl *evpl)
 	return waiter;
 }
 
-/* Takes out what @link points to. Under the pool's lock. */
+/* Takes the waiter that @link points to out of the queue. Under the pool's lock. */
 static void unlink_waiter(struct evpl_waiter **link)
 {
 	struct evpl_waiter *waiter = *link;
@@ -83,8 +84,9 @@ static void join(struct evpl *evpl, struct evpl_waiter *waiter)
 }
 
 /*
- * What was kept for it is free for others. These have said that they wait before they looked
- * at the queue: so they saw it without this one, or are woken here.
+ * Takes a waiter out of the queue. Other threads may now take the buffers that were reserved for
+ * it. A thread that waits for memory set WAITING before it looked at the queue. So it saw the
+ * queue without this waiter, or pool_notify() sees WAITING and wakes it.
  */
 static void leave(struct evpl_waiter *waiter)
 {
@@ -99,7 +101,7 @@ static void leave(struct evpl_waiter *waiter)
 	pool_notify(pool);
 }
 
-/* All of a context that ends. */
+/* Takes all waiters of a context that is being destroyed out of the queue. */
 void waiters_forget(struct evpl *evpl)
 {
 	struct evpl_waiter **link;
@@ -116,8 +118,9 @@ void waiters_forget(struct evpl *evpl)
 }
 
 /*
- * The allocation that fails has said that it waits, and looked with all waiters before it:
- * what is freed since has written the eventfd. So there is no need to look again.
+ * There is no need to look for memory again after join(). The allocation that failed set WAITING,
+ * and then looked once more, behind all waiters. So a buffer that was freed later has made the
+ * eventfd readable.
  */
 int evplmem_waiter_alloc(struct evpl *evpl, struct evpl_waiter *waiter)
 {
@@ -142,10 +145,13 @@ int evplmem_waiter_cancel(struct evpl_waiter *waiter)
 	return 0;
 }
 
-/* A program that is built with ThreadSanitizer has it, whether or not this library is. */
+/* Defined in a program that is built with ThreadSanitizer, whether or not this library is. */
 __attribute__((weak)) void __tsan_acquire(void *address);
 
-/* The call-back is the program's: what its inlines say of an allocation is said here. */
+/*
+ * Annotates an allocation for ThreadSanitizer. The program's inlines do that for other
+ * allocations, but these iovecs go to a callback.
+ */
 static void tell_tsan(const struct evpl_iovec *iovecs, int niov)
 {
 	int i;
@@ -154,7 +160,7 @@ static void tell_tsan(const struct evpl_iovec *iovecs, int niov)
 		__tsan_acquire(iovec_entry(&iovecs[i]));
 }
 
-/* Nothing is touched after the call-back, which may end all that there is. */
+/* This touches nothing after the callback, which may destroy the context and close the pool. */
 int evplmem_waiter_serve(struct evpl *evpl)
 {
 	struct evpl_waiter *waiter;

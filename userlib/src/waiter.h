@@ -3,19 +3,19 @@
 #define EVPLMEM_WAITER_H
 
 /*
- * Waiters: requests that stand in one queue of the pool, in the order in which they came.
+ * Waiters: requests for memory, in one queue of the pool, in the order in which they came.
  *
- * The queue keeps free buffers for those that stand in it: an allocation takes one only if
- * enough are left for all waiters, and a waiter's own only if enough are left for those
- * before it. A waiter whose thread doesn't come keeps from others what it asked for, and no
- * more.
+ * The queue reserves free buffers for its waiters. An allocation takes a free buffer only if
+ * enough are left for all waiters; a waiter's own allocation, only if enough are left for the
+ * waiters before it. A waiter whose thread doesn't serve it keeps from others what it asked
+ * for, and no more.
  *
  * Only the thread of its context puts a waiter in the queue, serves it and takes it out. So
- * nobody else calls back, and a waiter can't be served while it is cancelled. A release knows
- * nothing of the queue: it writes the eventfd as for any allocation that failed.
+ * callbacks run on that thread alone, and a waiter can't be served while it is cancelled. A
+ * release knows nothing of the queue: it writes the eventfd, as for any allocation that failed.
  *
- * The queue is written under the pool's lock. Other threads read of a waiter, under that lock,
- * what it waits for and whose it is.
+ * The queue is changed under the pool's lock. Other threads read a waiter's request and context
+ * under that lock.
  */
 
 #include "context.h"
@@ -27,7 +27,7 @@ void waiters_forget(struct evpl *evpl);
 /* alloc.c */
 int waiter_try(struct evpl *evpl, const struct evpl_waiter *waiter);
 
-/* Whether there is one, at some moment. */
+/* Whether there is a waiter. That may change at once, as the caller doesn't have the lock. */
 static inline bool pool_has_waiters(const struct evpl_pool *pool)
 {
 	return __atomic_load_n(&pool->waiters, __ATOMIC_RELAXED);
