@@ -23,16 +23,16 @@
 
 #define DEFAULT_SLAB_MAX	(64UL << 20)
 
-/* What io_uring takes as one registered buffer. */
+/* The longest buffer that io_uring registers. */
 #define SLAB_LIMIT		(1UL << 30)
 
-/* Pools that were closed: never freed, see pool.h. */
+/* The structs of closed pools, which are never freed: see pool.h. */
 static struct evpl_pool *closed_pools;
 static pthread_mutex_t closed_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /*
- * In the child of a fork, where a thread of the parent may have been about it just then:
- * they stay where they are, a little memory.
+ * In the child of fork(2): another thread of the parent may have been changing the list at that
+ * moment, so the child forgets the list. The structs leak, which is little memory.
  */
 void closed_pools_forget(void)
 {
@@ -74,7 +74,7 @@ static uint64_t machine_memory(void)
 	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* The depot of a node, made if there is none. Under the pool's lock. */
+/* Finds the depot of a node, or makes it. Under the pool's lock. */
 struct depot *pool_depot(struct evpl_pool *pool, int node)
 {
 	struct depot *depot;
@@ -120,7 +120,7 @@ static bool is_power_of_two(size_t n)
 	return n && !(n & (n - 1));
 }
 
-/* Defaults in, and sense checked. */
+/* Fills in the defaults, and checks the values. */
 static int config_complete(struct evpl_pool_config *config, const struct backend *backend)
 {
 	size_t least;
@@ -264,7 +264,10 @@ explain:
 	return err;
 }
 
-/* Whether nothing is in use; if so, all buffers are in hand. Under the pool's lock. */
+/*
+ * Whether no context, lease, device or buffer is in use. Gathers the free buffers into the caller's
+ * hand to find out. Under the pool's lock.
+ */
 static bool pool_is_idle(struct evpl_pool *pool)
 {
 	struct slab *slab;
@@ -296,7 +299,7 @@ static void pool_free_lists(struct evpl_pool *pool)
 	struct depot *depot, *next_depot;
 	struct evpl *evpl, *next_evpl;
 
-	/* Checks want to find contexts that were destroyed. */
+	/* Checks must still find the contexts that were destroyed. */
 	if (EVPLMEM_CHECKS)
 		return;
 
@@ -318,13 +321,13 @@ int evplmem_pool_close(struct evpl_pool *pool)
 
 	if (pool_is_inherited(pool))
 		return -EPERM;
-	/* Otherwise nobody looks until memory is short. */
+	/* Leases are released, and returned buffers collected, only when memory is short. */
 	sharing_flush(pool);
 	sharing_pull(pool, false);
 	pool_lock(pool);
 	if (!pool_is_idle(pool))
 		goto busy;
-	/* The kernel may still have a use for one: then that one stays, and the pool. */
+	/* The kernel may still use a slab. That slab stays then, and so does the pool. */
 	while (pool->slabs)
 		if (slab_destroy(pool->slabs))
 			goto busy;
@@ -340,7 +343,7 @@ int evplmem_pool_close(struct evpl_pool *pool)
 	pool->steals = 0;
 	pool->failures = 0;
 	pool->wakeups = 0;
-	/* Whoever uses it once more is refused, until another pool has the struct. */
+	/* Calls for this pool are refused from here on, until another pool gets the struct. */
 	pool->generation = 0;
 	pool_unlock(pool);
 	pool_put_struct(pool);

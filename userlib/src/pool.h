@@ -3,21 +3,21 @@
 #define EVPLMEM_POOL_H
 
 /*
- * A pool: slabs, and the free buffers of them that no context keeps.
+ * A pool: its slabs, and their free buffers that no context keeps.
  *
  * Every buffer is in exactly one of these states:
- *  - its word is above zero, and references are somewhere; a context's hold on the
- *    buffer that it cuts slices off is one;
- *  - its word is zero, and it is on one stack: a depot's or a context's cache;
- *  - its word is zero, and one thread has it in hand, between two of the above, or
- *    before a new slab is published.
+ *  - Its word is above zero: it has references. A context's hold on its current buffer is
+ *    one.
+ *  - Its word is zero, and it is on one stack: a depot's, or a context's cache.
+ *  - Its word is zero, and one thread has it in hand: between the other two states, or
+ *    until a new slab is published.
  *
- * Nothing that allocation and release do takes a lock, but for taking a slab. The
- * lock is never held over a call-back of a device.
+ * Allocation takes the lock only if no buffer is free, or while there are waiters. Release
+ * takes it only for a lease that has registrations. It is never held over a device's callback.
  *
- * The struct outlives the pool: a closed pool's goes on a list for the next one. A
- * release is over for everybody else once its buffer is on a stack; so the pool can
- * be closed before the releasing thread has looked at @waiting, which it does last.
+ * The struct outlives the pool: it goes on a list, and the next pool gets it. A releasing
+ * thread pushes its buffer to a stack, and then looks at @waiting. Between the two another
+ * thread may find all buffers free and close the pool, so @waiting must still exist.
  */
 
 #include <pthread.h>
@@ -32,9 +32,9 @@
  * struct depot - free buffers of one NUMA node
  * @free: the buffers
  * @node: the node, or EVPL_ANY_NODE
- * @bytes: of its slabs that aren't about to go; under the pool's lock
- * @floor: what was preallocated: a trim leaves as much; under the pool's lock
- * @next: another depot; they come and never go before the pool
+ * @bytes: the bytes of its slabs that aren't SLAB_DYING; under the pool's lock
+ * @floor: the bytes that were preallocated, which a trim leaves; under the pool's lock
+ * @next: the next depot; a depot stays until the pool is closed
  */
 struct depot {
 	alignas(64) struct stack free;
@@ -47,28 +47,28 @@ struct depot {
 struct guest;
 struct sharing;
 
-/* Of pool->waiting: an allocation failed, and nothing was freed since. */
+/* In pool->waiting, a flag: an allocation failed, and no buffer or slab was freed since. */
 #define WAITING		1U
-/* One of the threads that write the eventfd. */
+/* In pool->waiting, a count in steps of this: threads that are writing the eventfd. */
 #define NOTIFIER	2U
 
 /**
  * struct evpl_pool - a pool
  * @waiting: WAITING, and a count of NOTIFIERs
- * @letting_go: threads that are about to take a reference off a lease, or have
- * @eventfd: written when @waiting had WAITING; open while NOTIFIERs are there
- * @lock: guards what follows it, and the state of slabs and devices
- * @calls_done: a call-back of a device has returned
+ * @letting_go: threads in sharing_put(), which sharing_end() waits for
+ * @eventfd: written when WAITING is cleared; not closed while @waiting counts NOTIFIERs
+ * @lock: guards the fields below that say so, and the state of slabs and devices
+ * @calls_done: signalled when a device's callback has returned
  * @next_closed: the list of closed pools
  *
  * Constant while the pool is open:
- * @generation: the process that opened it; 0 of one that is closed
+ * @generation: the generation (fork.h) of the process that opened it; 0 once it is closed
  * @backing: where memory comes from
  * @buffer_size: bytes of a buffer
- * @slab_min: slabs are multiples of this
- * @slab_max: and not longer than that
- * @max_bytes: and not more than that together, a multiple of @slab_min
- * @huge: only 2 MiB folios will do
+ * @slab_min: slabs are multiples of this long
+ * @slab_max: the longest slab that is asked for
+ * @max_bytes: the most bytes that all slabs may have together, a multiple of @slab_min
+ * @huge: slabs must consist of folios of 2 MiB
  * @atomic: no context is bound to a thread (bias.h)
  *
  * @depots: push-only list; the first has EVPL_ANY_NODE
@@ -77,17 +77,17 @@ struct sharing;
  *
  * Under @lock:
  * @live: contexts that weren't destroyed
- * @destroyed: how many contexts ever were
- * @slabs: all slabs, those that are about to go included
- * @slabs_end: where the next one is linked
+ * @destroyed: how many contexts were ever destroyed
+ * @slabs: all slabs, including those that are SLAB_DYING
+ * @slabs_end: where the next slab is linked
  * @slab_next: how long the next slab is to be
- * @numbers: which numbers slabs have, and which are awaited
- * @devices: what is attached
+ * @numbers: which numbers slabs have, and which ones devices must still let go of
+ * @devices: the devices that are attached, by slot
  * @guests: leased buffers that devices have registered, or had
  *
  * Written under @lock, read without:
- * @waiters: the queue of those that wait for memory in turn; see waiter.h
- * @bytes: of all slabs but those that are about to go: these are room to grow in
+ * @waiters: the queue of requests that wait for memory in turn; see waiter.h
+ * @bytes: the bytes of all slabs that aren't SLAB_DYING; the pool may grow in place of these
  * @shrinks: slabs given back
  *
  * @failures: allocations that failed with -ENOMEM; see give_back()
@@ -127,7 +127,7 @@ struct evpl_pool {
 	struct evpl_device *devices[EVPL_DEVICES_MAX];
 	struct guest *guests;
 
-	/* Releasing threads read what is above, and write this. */
+	/* Releasing threads read the fields above and write this one, so it has its own line. */
 	alignas(64) _Atomic uint32_t letting_go;
 
 	alignas(64) _Atomic uint64_t bytes;
@@ -143,8 +143,8 @@ struct depot *pool_depot(struct evpl_pool *pool, int node);
 void closed_pools_forget(void);
 
 /*
- * Whether it is the parent's of this process: then nothing may be done to it. The same goes
- * for one that is closed, which has no process's generation.
+ * Whether the pool was inherited over fork(2), or is closed. Then nothing may be done to it. A
+ * closed pool's generation is 0, which no process has.
  */
 static inline bool pool_is_inherited(const struct evpl_pool *pool)
 {
@@ -163,7 +163,7 @@ static inline void pool_unlock(struct evpl_pool *pool)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* For statistics, and off the hot path. */
+/* Counts an event for statistics, off the hot path. */
 static inline void stat_inc(_Atomic uint64_t *stat)
 {
 	atomic_fetch_add_explicit(stat, 1, memory_order_relaxed);

@@ -13,12 +13,12 @@
 #include "recycle.h"
 #include "trim.h"
 
-/* What this thread is telling devices of: the innermost. */
+/* The slab of which this thread is telling devices; if callbacks nest, the innermost. */
 static __thread struct slab *publishing;
 
 /*
- * The index + 1 of every entry fits 32 bits, as stacks and contexts have it. A module
- * with a larger window isn't used beyond that.
+ * Whether the index + 1 of every entry fits 32 bits, which is what stacks and contexts have for it.
+ * If the module's own window is larger, its upper part isn't used.
  */
 static bool extent_fits(const struct backing *backing, const struct extent *extent)
 {
@@ -30,7 +30,7 @@ static void slab_init_entries(struct slab *slab, size_t buffer_size)
 	uint32_t i, index = (uint32_t)(slab->extent.offset / buffer_size);
 	struct entry *entry = slab->first;
 
-	/* The words are zero: the back end gives slabs out so. */
+	/* The words are zero: memory starts so, and a back end frees no slab with another word. */
 	for (i = 0; i < slab->count; i++, entry++) {
 		entry->slab = slab;
 		entry->base = (char *)slab->extent.base + i * buffer_size;
@@ -40,15 +40,15 @@ static void slab_init_entries(struct slab *slab, size_t buffer_size)
 	}
 	poison(slab->extent.base, slab->extent.length);
 
-	/* All are in the hand of who makes it. */
+	/* The thread that makes the slab has all of its buffers in hand. */
 	slab->in_hand = slab->count;
 	slab->hand_first = slab->first;
 	slab->hand_last = slab->first + slab->count - 1;
 }
 
 /*
- * What the pool's own limit leaves. It may have been passed, where a slab was to go, and
- * the kernel wanted it to stay.
+ * How many bytes the pool may still take. It may have more than max_bytes: slab_doom() makes room,
+ * and the kernel may then refuse to free the slab.
  */
 static uint64_t pool_room(struct evpl_pool *pool)
 {
@@ -57,7 +57,7 @@ static uint64_t pool_room(struct evpl_pool *pool)
 	return bytes < pool->max_bytes ? pool->max_bytes - bytes : 0;
 }
 
-/* What the pool has, and may have more of, changes by @slab. Under the pool's lock. */
+/* Adds a slab to, or subtracts it from, the bytes of its pool and depot. Under the pool's lock. */
 static void slab_count(struct slab *slab)
 {
 	slab->pool->bytes += slab->extent.length;
@@ -70,7 +70,7 @@ static void slab_discount(struct slab *slab)
 	slab->depot->bytes -= slab->extent.length;
 }
 
-/* Takes a slab of this length; it isn't published. Under the pool's lock. */
+/* Makes a slab of this length, pinned and not yet published. Under the pool's lock. */
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab)
 {
 	struct backing *backing = &pool->backing;
@@ -122,8 +122,8 @@ free_slab:
 }
 
 /*
- * The inverse. All buffers are in hand, no device knows the slab. Fails if the
- * kernel has a use for it; then it is as it was. Under the pool's lock.
+ * The inverse of slab_make(). All buffers are in hand, and no device knows the slab. Fails, and
+ * changes nothing, if the kernel still uses the slab. Under the pool's lock.
  */
 int slab_destroy(struct slab *slab)
 {
@@ -151,7 +151,7 @@ int slab_destroy(struct slab *slab)
 	return 0;
 }
 
-/* Its buffers are free, if they weren't. Under the pool's lock. */
+/* Frees the buffers of a slab to allocations, if it is new. Under the pool's lock. */
 static void slab_open(struct slab *slab)
 {
 	if (slab->state != SLAB_NEW)
@@ -161,8 +161,8 @@ static void slab_open(struct slab *slab)
 }
 
 /*
- * Tells the devices, then everybody. By the thread that made it, or had it brought back,
- * and has it pinned for that. Without the pool's lock.
+ * Tells the devices of a slab, then frees its buffers to allocations. Called without the pool's
+ * lock, by the thread that made the slab, or that failed to give it back, and has pinned it.
  */
 void slab_publish(struct slab *slab)
 {
@@ -180,8 +180,9 @@ void slab_publish(struct slab *slab)
 }
 
 /*
- * A call-back that allocates is given the slab that it is told of, as another one's
- * call-back would allocate too, and so on until there is no memory left.
+ * A slab that this thread is publishing, for a callback that allocates. If the allocation took
+ * another slab instead, the callback would run for that one, allocate again, and so on until no
+ * memory is left.
  */
 static struct slab *find_publishing(struct depot *depot)
 {
@@ -194,15 +195,15 @@ static struct slab *find_publishing(struct depot *depot)
 }
 
 /*
- * One pin less, under the pool's lock. Returns true if the slab's memory is to be
- * given back by the caller, by slab_end(), once it has dropped the lock.
+ * Unpins a slab, under the pool's lock. If this returns true, the caller drops the lock, and then
+ * calls slab_end() to give the memory back.
  */
 bool slab_unpin(struct slab *slab)
 {
 	return !--slab->pins && slab->state == SLAB_DYING;
 }
 
-/* Without the pool's lock, by who unpinned it last. */
+/* Gives a slab back. Called without the pool's lock, by the thread that has unpinned it last. */
 void slab_end(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
@@ -224,9 +225,9 @@ void slab_end(struct slab *slab)
 }
 
 /*
- * Nobody will see its buffers any more: all are in hand. Its memory counts as room from
- * here, lest others fail while devices are told. The caller has it pinned, and goes on
- * with slab_retire(). Under the pool's lock.
+ * Marks a slab to be given back. All of its buffers are in hand. From here on its bytes count as
+ * room to grow, so that other threads' allocations don't fail while devices are told. The slab
+ * is pinned for the caller, which goes on with slab_retire(). Under the pool's lock.
  */
 void slab_doom(struct slab *slab)
 {
@@ -235,7 +236,7 @@ void slab_doom(struct slab *slab)
 	slab_discount(slab);
 }
 
-/* Without the pool's lock, by the thread that doomed it. */
+/* Tells devices that a slab goes. Called without the pool's lock, by the thread that doomed it. */
 void slab_retire(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
@@ -249,15 +250,15 @@ void slab_retire(struct slab *slab)
 		slab_end(slab);
 }
 
-/* Whether the pool's own limit leaves room for another slab. */
+/* Whether max_bytes leaves room for another slab. */
 bool pool_can_grow(struct evpl_pool *pool)
 {
 	return pool_room(pool) >= pool->slab_min;
 }
 
 /*
- * A length to try where there wasn't this much, a multiple of the least; 0 if the error says
- * that less won't do either.
+ * The length to try after a slab of @length failed with @err, a multiple of slab_min; 0 if a
+ * shorter slab would fail too.
  */
 static size_t shorter(struct evpl_pool *pool, size_t length, int err)
 {
@@ -267,7 +268,7 @@ static size_t shorter(struct evpl_pool *pool, size_t length, int err)
 	return length ? length : pool->slab_min;
 }
 
-/* The next slab, or a shorter one where memory is short. Under the pool's lock. */
+/* Makes the next slab, or a shorter one if memory is short. Under the pool's lock. */
 static int pool_grow(struct evpl_pool *pool, struct depot *depot, struct slab **r_slab)
 {
 	size_t length, try = pool->slab_next;
@@ -287,12 +288,12 @@ static int pool_grow(struct evpl_pool *pool, struct depot *depot, struct slab **
 /**
  * pool_refill() - make buffers available
  * @pool: the pool
- * @depot: where they are to be
- * @take: whether the caller may take those that are free there
+ * @depot: the depot that they go to
+ * @take: whether the caller may take buffers that are free there already
  *
- * Without the pool's lock.
+ * The caller doesn't hold the pool's lock.
  *
- * Return: 0 if there is reason to look again, else why there can't be more.
+ * Return: 0 if the caller should look again, or the error that keeps the pool from growing.
  */
 int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 {
@@ -303,15 +304,15 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 	slab = find_publishing(depot);
 	if (slab)
 		slab_open(slab);
-	/* Another thread may have grown the pool, or had them in hand for a trim. */
+	/* Another thread may have grown the pool, or have put back what it had in hand. */
 	if (take ? !stack_is_empty(&depot->free) : slab != NULL) {
 		pool_unlock(pool);
 		return 0;
 	}
 	err = pool_grow(pool, depot, &slab);
 	/*
-	 * A thread that takes the lock next may find the pool at its limit. Where no device is
-	 * to be told first, it finds the new buffers, too, and isn't refused.
+	 * The thread that takes the lock next may find the pool at its limit. If no device must be
+	 * told first, free the buffers now: that thread then finds them, and doesn't fail.
 	 */
 	if (!err && !devices_exist(pool))
 		slab_open(slab);
@@ -321,7 +322,10 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 	return err;
 }
 
-/* The inverse of slab_make(), unless a device is just being told. Without the pool's lock. */
+/*
+ * Gives a slab back that wasn't published, or publishes it if another thread has pinned it to tell
+ * a device. Called without the pool's lock.
+ */
 static void slab_discard(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
@@ -339,8 +343,8 @@ static void slab_discard(struct slab *slab)
 }
 
 /*
- * Takes slabs for @missing bytes, or none, and publishes them. The lock is dropped between
- * two slabs: others may need it, and there can be thousands.
+ * Makes slabs for @missing bytes and publishes them, or makes none. The lock is dropped after each
+ * slab: other threads may need it, and there may be thousands of slabs.
  */
 static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t missing)
 {
@@ -349,7 +353,7 @@ static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t mi
 	int err = 0;
 
 	while (missing) {
-		/* As long as needed, in multiples of the least. */
+		/* The last slab is as long as needed, a multiple of slab_min. */
 		if (missing < length)
 			length = (missing + pool->slab_min - 1) / pool->slab_min * pool->slab_min;
 		pool_lock(pool);
@@ -376,7 +380,7 @@ static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t mi
 	return err == -ENOSPC ? -ENOMEM : err;
 }
 
-/* More than the pool can grow by. Under its lock. */
+/* An upper bound for the bytes that the pool can grow by. Under the pool's lock. */
 static uint64_t most_room(struct evpl_pool *pool)
 {
 	uint64_t room = pool_room(pool);
@@ -402,7 +406,7 @@ int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 	}
 	have = depot->bytes;
 	floor = depot->floor;
-	/* First: a trim that comes between leaves what is taken. */
+	/* Set the floor first, so that a trim on another thread leaves the slabs that follow. */
 	depot->floor = bytes;
 	pool_unlock(pool);
 	err = have < bytes ? pool_grow_by(pool, depot, bytes - have) : 0;

@@ -3,31 +3,33 @@
 #define EVPLMEM_SLAB_H
 
 /*
- * A slab: what is taken from the back end, registered, and given back as one.
+ * A slab: a run of buffers that is taken from the back end, registered with devices, and
+ * given back as a whole.
  *
- * It is made under the pool's lock (slab_make), then registered with the devices
- * that are attached and published (slab_publish), then its buffers are free; or
- * earlier, if a call-back of one of the devices allocates and there are no others. It
- * goes when all of its buffers are in the hands of one thread, which has marked it
- * SLAB_DYING under the lock (slab_doom, slab_retire).
+ * slab_make() makes a slab under the pool's lock. slab_publish() registers it with the devices
+ * that are attached, and then frees its buffers to allocations. They are freed earlier if no
+ * device is attached, or if a device's callback allocates while no other buffer is free. A slab
+ * goes when one thread has all of its buffers in hand: that thread sets SLAB_DYING under the
+ * lock (slab_doom()), and then tells the devices (slab_retire()).
  *
- * Device code that must drop the lock pins the slab. A pinned slab doesn't start to
- * die; of a dying one, the last to unpin it gives the memory back, so nobody waits.
+ * Code that calls devices must drop the lock, so it pins the slab. A slab that another thread
+ * has pinned isn't doomed. A slab may be pinned while it is SLAB_DYING: then the last thread to
+ * unpin it gives the memory back, so no thread waits for another.
  */
 
 #include "pool.h"
 
 enum slab_state {
-	SLAB_NEW,	/* nobody has seen its buffers */
-	SLAB_LIVE,	/* they are in use or on stacks */
-	SLAB_DYING,	/* nobody will see them any more */
+	SLAB_NEW,	/* its buffers are in hand, until it is published */
+	SLAB_LIVE,	/* its buffers are in use or on stacks */
+	SLAB_DYING,	/* its buffers are in hand, and its memory is to be given back */
 };
 
-/* What a device knows of a slab; changed under the pool's lock. */
+/* The state of a slab's registration with a device; changed under the pool's lock. */
 enum reg_state {
-	REG_NONE,	/* nothing; only from here does a registration start */
-	REG_BUSY,	/* a call-back runs */
-	REG_DONE,	/* registered; only then is the cookie good */
+	REG_NONE,	/* not registered; only from here a registration starts */
+	REG_BUSY,	/* a callback runs */
+	REG_DONE,	/* registered; only then the cookie is valid */
 	REG_FAILED,	/* the device refused it */
 };
 
@@ -48,25 +50,25 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
 
 /**
  * struct slab - a slab
- * @pool: whose
- * @depot: where its buffers go
+ * @pool: its pool
+ * @depot: the depot that its buffers go to
  * @extent: its memory
  * @info: what devices are told of it
- * @first: its first entry
- * @count: its buffers
- * @next: the pool's list
- * @link: what points to this one there
- * @outer: the slab whose call-back had this one made, while both are published; the
- *	publishing thread's
- * @state: under the pool's lock, as all that follows
+ * @first: its first buffer's entry
+ * @count: how many buffers it has
+ * @next: the next one in the pool's list
+ * @link: the pointer to this one in that list
+ * @outer: the slab for which a callback was running when it had this one made; used by the
+ *	thread that publishes both
+ * @state: under the pool's lock, like all fields that follow
  * @pins: see above
- * @in_hand: how many of its buffers are on the chain below: all, unless it is
- *	SLAB_LIVE; then those that the holder of the lock took off the stacks
- * @hand_first: these, chained by next
- * @hand_last: the end of the chain
- * @next_dying: a list of the thread that retires it, or that makes several
- * @unsettled: the kernel doesn't know yet what devices hold of it; see devices_settle()
- * @regs: by the device's slot
+ * @in_hand: how many of its buffers are on the chain below: all, unless it is SLAB_LIVE; then
+ *	those that the thread with the lock took off the stacks
+ * @hand_first: the first of these, chained by @next
+ * @hand_last: the last of the chain
+ * @next_dying: a private list of the thread that retires several slabs, or makes several
+ * @unsettled: the kernel's floor may be lower than what devices hold; see devices_settle()
+ * @regs: its registrations, by the device's slot
  */
 struct slab {
 	struct evpl_pool *pool;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What a pool has, and has done. Counted off the hot path, added up when asked.
+ * Statistics of a pool. They are counted off the hot path, and added up when asked for.
  */
 #include <errno.h>
 #include <string.h>
@@ -32,7 +32,7 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 		now.slabs++;
 		now.bytes += slab->extent.length;
 		now.buffers += slab->count;
-		/* In nobody's use, though nobody can take them now. */
+		/* Nobody uses the buffers in hand, though nobody can take them now. */
 		if (slab->state != SLAB_LIVE)
 			now.buffers_free += slab->in_hand;
 	}
@@ -42,7 +42,7 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 		now.buffers_cached += stack_count(&evpl->cache) + bias_count_idle(evpl);
 	pool_unlock(pool);
 
-	/* The stacks' counts run ahead for moments. */
+	/* A stack's count may be too high for a moment: see stack.h. */
 	if (now.buffers > now.buffers_free + now.buffers_cached)
 		now.buffers_used = now.buffers - now.buffers_free - now.buffers_cached;
 	now.grows = pool->grows;

@@ -2,10 +2,10 @@
 /*
  * Giving idle slabs back.
  *
- * Whether a slab is idle is known only while all of its buffers are in one hand: so
- * the stacks are emptied, their buffers sorted by slab, and those of slabs that
- * aren't idle put back. All that under the pool's lock; a thread that finds nothing
- * to allocate in the meantime takes the lock before it believes so (pool_refill).
+ * A thread knows that a slab is idle only while it has all of the slab's buffers in hand.
+ * So a trim takes all buffers off the stacks, sorts them by slab, and puts those of slabs
+ * that aren't idle back. It does so under the pool's lock. An allocation that finds no
+ * buffer meanwhile takes the lock in pool_refill(), and then looks again.
  */
 #include "trim.h"
 
@@ -36,7 +36,7 @@ static void gather_stack(struct evpl_pool *pool, struct stack *stack)
 	stack_forget(stack, n);
 }
 
-/* Takes all free buffers in hand. */
+/* Takes all free buffers in hand. Under the pool's lock. */
 void pool_gather(struct evpl_pool *pool)
 {
 	struct depot *depot;
@@ -48,7 +48,7 @@ void pool_gather(struct evpl_pool *pool)
 		gather_stack(pool, &evpl->cache);
 }
 
-/* Puts what is in hand of a slab where everybody finds it. */
+/* Puts the buffers of a slab that are in hand into its depot. Under the pool's lock. */
 void slab_scatter(struct slab *slab)
 {
 	struct entry *first = slab->hand_first, *last = slab->hand_last;
@@ -61,7 +61,7 @@ void slab_scatter(struct slab *slab)
 		depot_push(slab->depot, first, last, n);
 }
 
-/* Whether its depot would have less without it than was preallocated. */
+/* Whether the depot would have less without the slab than was preallocated for it. */
 static bool is_preallocated(const struct slab *slab)
 {
 	return slab->depot->bytes - slab->extent.length < slab->depot->floor;
@@ -70,11 +70,11 @@ static bool is_preallocated(const struct slab *slab)
 /**
  * pool_trim() - give idle slabs back
  * @pool: the pool
- * @spared: a depot whose slabs stay; NULL: none, but one idle slab of the pool stays
+ * @spared: a depot whose slabs all stay; NULL: one idle slab of the pool stays
  *
  * Each depot keeps what was preallocated for it.
  *
- * Return: the bytes of the slabs that go.
+ * Return: the bytes of the slabs that are given back. The kernel may still refuse to free some.
  */
 uint64_t pool_trim(struct evpl_pool *pool, struct depot *spared)
 {
