@@ -5,10 +5,10 @@
 /*
  * Where slabs and entries come from: the module, or this process itself.
  *
- * Both give out ranges of an own window, of which only the offsets are real: each
- * slab is mapped by itself. An offset divided by the buffer size is the index of
- * the buffer's entry. slab_alloc() and slab_free() are called with the pool's lock
- * held.
+ * Both give out ranges of an own window. The window is a range of offsets alone, and is
+ * never mapped as a whole: each slab has a mapping of its own. An offset divided by the
+ * buffer size is the index of the buffer's entry. slab_alloc() and slab_free() are
+ * called with the pool's lock held.
  */
 
 #include <linux/evpl.h>
@@ -23,17 +23,17 @@ struct entry;
 struct range;
 
 /**
- * struct backing - what a pool is backed by
- * @ops: how
+ * struct backing - where the memory of a pool comes from
+ * @ops: the back end
  * @buffer_size: bytes of a buffer
  * @entries: all entries, mapped as long as the pool is open
  * @entries_size: bytes of @entries
- * @by_pieces: the module's: no more of @entries is mapped than slabs have had
+ * @by_pieces: of the module: entries are mapped when a slab first needs them, not all at once
  * @own_size: bytes of the own window
- * @fd: the module's: the client
- * @setup: the module's: where its windows are
- * @ranges: anon's: what of the own window is taken, in order
- * @packed: anon's: the last of those that leave no gap from offset 0 on, or NULL
+ * @fd: of the module: the client's descriptor
+ * @setup: of the module: where its windows are
+ * @ranges: of anon: the ranges of the own window that are taken, in order
+ * @packed: of anon: the last one before the first gap in the own window; NULL: the gap is at 0
  */
 struct backing {
 	const struct backend *ops;
@@ -68,8 +68,8 @@ struct extent {
  * @close: the inverse; no slab is left
  * @slab_alloc: memory of @length bytes, zeroed. -ENOMEM, -ENOSPC: not this much.
  * @slab_free: the inverse; -EBUSY if a word isn't 0
- * @slab_floor: EVPL_FLOOR, with its flags: 0 if it was done everywhere, how many
- *	folios were passed by, or -errno; NULL where there is no fence
+ * @slab_floor: EVPL_FLOOR, with its flags: returns 0 if all floors were set, how many folios
+ *	were passed by, or -errno; NULL for a back end without a fence
  */
 struct backend {
 	enum evpl_backend id;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The anon backing: shared memory of this process, for a machine without the
- * module. The API works the same; the memory isn't pinned, can't be had in huge
- * pages for sure, and no other process will ever see it.
+ * The anon back end: shared memory of this process, for a machine without the module.
+ * The API is the same. But the memory isn't pinned, may not be in huge pages, and can't
+ * be sent to another process.
  *
- * The own window is a range of numbers, twice as long as what the pool may have,
- * so that slabs of several sizes that come and go always find a place.
+ * The own window is a range of numbers. It is twice as long as what the pool may have, so
+ * that slabs of several sizes find a place in it as they come and go.
  */
 #include <errno.h>
 #include <linux/evpl.h>
@@ -37,7 +37,7 @@ static int anon_open(struct backing *backing, const struct evpl_pool_config *con
 	if (config->flags & ~EVPL_POOL_ATOMIC)
 		return -EOPNOTSUPP;
 
-	/* No more than indices go. */
+	/* An entry's index + 1 must fit 32 bits, in a window that is twice as long. */
 	bytes = backing->buffer_size * (UINT32_MAX / 2);
 	if (bytes > config->max_bytes)
 		bytes = config->max_bytes;
@@ -63,13 +63,13 @@ static uint64_t range_end(const struct range *range)
 	return range ? range->offset + range->length : 0;
 }
 
-/* What comes after @range, or first. */
+/* The link after @range; if that is NULL, the link to the first range. */
 static struct range **range_next(struct backing *backing, struct range *range)
 {
 	return range ? &range->next : &backing->ranges;
 }
 
-/* The lowest place that is free, as the module does it. */
+/* Takes the lowest free place that is long enough, as the module does. */
 static int range_take(struct backing *backing, uint64_t length, uint64_t *r_offset)
 {
 	struct range *before = backing->packed, *range, **link;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The module's backing: a client of /dev/evpl.
+ * The module's back end: a client of /dev/evpl.
  *
  * The kernel owns the memory and the entries, and takes all of it back when this
  * process ends, however it ends.
@@ -20,9 +20,9 @@
 #define PAGE 4096UL
 
 /*
- * All entries, most of which there will never be. Where mlockall(MCL_FUTURE) has so much
- * address space exceed RLIMIT_MEMLOCK, it is only reserved, and map_entries() maps what
- * is used.
+ * Maps all entries, though most of them will never be used. After mlockall(MCL_FUTURE) so long a
+ * mapping may exceed RLIMIT_MEMLOCK. Then this only reserves the addresses, and map_entries() maps
+ * the entries of each slab.
  */
 static int open_entries(struct backing *backing, int fd, const struct evpl_setup *setup)
 {
@@ -39,7 +39,7 @@ static int open_entries(struct backing *backing, int fd, const struct evpl_setup
 	return 0;
 }
 
-/* See that the entries of a slab are mapped. They stay when it goes. */
+/* Maps the entries of a slab, if need be. They stay mapped when the slab goes. */
 static int map_entries(struct backing *backing, uint64_t offset, size_t length)
 {
 	uint64_t first = offset / backing->buffer_size * sizeof(struct entry);
@@ -47,7 +47,7 @@ static int map_entries(struct backing *backing, uint64_t offset, size_t length)
 
 	if (!backing->by_pieces)
 		return 0;
-	/* Another slab's entries in the first page or the last are mapped anew: the same. */
+	/* The first and last page may have other slabs' entries. Mapping them again is safe. */
 	first &= ~(PAGE - 1);
 	end = (end + PAGE - 1) & ~(PAGE - 1);
 	if (mmap((char *)backing->entries + first, end - first, PROT_READ | PROT_WRITE,
@@ -129,7 +129,7 @@ static int module_slab_alloc(struct backing *backing, size_t length, int node, b
 undo:
 	undo.offset = alloc.out_offset;
 	ioctl(backing->fd, EVPL_SLAB_FREE, &undo);
-	/* The limit of mlockall(2). There may be room for a shorter one. */
+	/* EAGAIN is RLIMIT_MEMLOCK after mlockall(2). A shorter slab may fit. */
 	return err == -EAGAIN ? -ENOMEM : err;
 }
 
@@ -140,7 +140,7 @@ static int module_slab_free(struct backing *backing, const struct extent *extent
 		.offset = extent->offset,
 	};
 
-	/* Only then is the mapping known to be of no use. */
+	/* Unmap it only if this succeeds: the kernel may refuse with EBUSY. */
 	if (ioctl(backing->fd, EVPL_SLAB_FREE, &slab_free))
 		return -errno;
 	munmap(extent->base, extent->length);

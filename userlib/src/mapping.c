@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Mappings aligned to more than the kernel aligns them to.
+ * Mappings with a larger alignment than the kernel gives them.
  *
- * Buffers are aligned to their own size, so that any alignment up to that can be
- * had within them, and slabs to 2 MiB, so that a folio is mapped by one PMD.
+ * Buffers are aligned to their own size, so that a slice can have any alignment up to
+ * that size. Slabs are aligned to 2 MiB, so that a PMD can map a folio of 2 MiB.
  */
 #include "mapping.h"
 
@@ -13,14 +13,14 @@
 #define PAGE	4096UL
 
 /**
- * map_reserve() - have address space in which nothing is mapped
+ * map_reserve() - reserve a range of addresses, without memory
  * @length: bytes, a multiple of the page size
  *
  * After mlockall(MCL_FUTURE) the whole length of a new mapping counts against
- * RLIMIT_MEMLOCK, though nothing of it is ever touched. What mremap() adds to a page that
- * isn't locked doesn't.
+ * RLIMIT_MEMLOCK, even if it is never touched. So this maps one page, unlocks it, and has
+ * mremap() extend it: that length doesn't count.
  *
- * Return: where it is, or MAP_FAILED and errno.
+ * Return: the first address, or MAP_FAILED and errno.
  */
 void *map_reserve(size_t length)
 {
@@ -42,12 +42,12 @@ void *map_reserve(size_t length)
 
 /**
  * map_aligned() - map shared memory, readable and writable
- * @r_base: where it was mapped
+ * @r_base: where the address goes
  * @length: bytes, a multiple of the page size
  * @align: a power of two and a multiple of the page size
  * @flags: further MAP_* flags
  * @fd: what to map, or -1
- * @offset: where in it
+ * @offset: the offset in @fd
  *
  * Return: 0 or -errno.
  */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * NUMA nodes, by the kernel's own calls: libnuma would be one more library.
+ * NUMA nodes, by system calls, so that the library doesn't depend on libnuma.
  */
 #include "node.h"
 
@@ -17,8 +17,8 @@ struct node_mask {
 };
 
 /*
- * Whether this process may have memory of @node. A kernel without NUMA has but
- * one node.
+ * Whether this process may have memory of @node. A kernel without NUMA has node 0
+ * alone.
  */
 bool node_exists(int node)
 {
@@ -32,7 +32,7 @@ bool node_exists(int node)
 	return mask.bits[node / LONG_BITS] >> (node % LONG_BITS) & 1;
 }
 
-/* Has a mapping that wasn't touched yet take its memory from @node alone. */
+/* Binds a mapping that wasn't touched yet to @node: its memory comes from that node alone. */
 int node_bind(void *base, size_t length, int node)
 {
 	struct node_mask mask = { 0 };
@@ -40,7 +40,7 @@ int node_bind(void *base, size_t length, int node)
 	if (!node_exists(node))
 		return -EINVAL;
 	mask.bits[node / LONG_BITS] = 1UL << (node % LONG_BITS);
-	/* The kernel takes one bit less than it is told. */
+	/* The kernel reads one bit less than maxnode says. */
 	if (syscall(SYS_mbind, base, length, (unsigned long)MPOL_BIND, mask.bits,
 		    (unsigned long)NODES_MAX + 1, 0UL) && errno != ENOSYS)
 		return -errno;
