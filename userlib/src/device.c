@@ -2,11 +2,11 @@
 /*
  * Devices, and the registrations of slabs with them.
  *
- * A registration moves between its states (enum reg_state) under the pool's lock;
- * the call-backs run without it. Who moves one to REG_BUSY calls back, and moves it
- * on: so an attach, a growing thread and a trim can meet at the same slab, and each
- * device is told once. Nobody waits for another's call-back but the detach of that
- * device.
+ * A registration changes its state (enum reg_state) under the pool's lock. Callbacks run
+ * without the lock. The thread that sets REG_BUSY runs the callback, and then sets the next
+ * state. So an attach, a growing thread and a trim may meet at one slab, and each device is
+ * still told once. Only a detach waits for a callback of another thread, and only for
+ * those of its own device.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,10 +22,13 @@ static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
 }
 
 /*
- * What devices hold of a slab is the floor of the kernel's fence (linux/evpl.h, DOC:
- * fence), which tells it from what other processes' devices hold. The kernel counts it
- * where nothing is in use. So a slab is settled when a device has registered it, and if
- * then a part of it was in use, when a buffer of it is next sent for devices.
+ * The references that this process's devices hold on a slab are the floor of the kernel's fence
+ * (linux/evpl.h, DOC: fence). By the floor the kernel tells them from what other processes'
+ * devices hold. It can count them only on folios of which nothing is in use.
+ *
+ * A slab is settled when its floors count what devices hold. devices_settle() has the kernel set
+ * the floors when a device has registered the slab; and if a part of the slab was in use then,
+ * again when a buffer of it is next sent for devices.
  */
 static void unsettle(struct slab *slab)
 {
@@ -55,7 +58,10 @@ static void registered(struct slab *slab)
 	devices_settle(slab);
 }
 
-/* Around a call-back, the pool's lock is dropped; the device stays, and what @reg is in. */
+/*
+ * Drops the pool's lock for a callback. The device stays, as @calls counts the callback, and so
+ * does the slab, or the guest, that has @reg.
+ */
 void device_call_begin(struct evpl_device *device, struct reg *reg)
 {
 	reg_set(reg, REG_BUSY);
@@ -71,7 +77,7 @@ void device_call_end(struct evpl_device *device, struct reg *reg, enum reg_state
 	pthread_cond_broadcast(&device->pool->calls_done);
 }
 
-/* Waits until a call-back has returned. Under the pool's lock, which is dropped meanwhile. */
+/* Waits until some callback has returned. Under the pool's lock, which is dropped meanwhile. */
 void devices_wait_for_call(struct evpl_pool *pool)
 {
 	NO_CANCELLATION;
@@ -79,7 +85,7 @@ void devices_wait_for_call(struct evpl_pool *pool)
 	pthread_cond_wait(&pool->calls_done, &pool->lock);
 }
 
-/* Under the pool's lock, which is dropped meanwhile. */
+/* Registers a slab with a device. Under the pool's lock, which is dropped meanwhile. */
 static void register_one(struct evpl_device *device, struct slab *slab)
 {
 	struct reg *reg = device_reg(device, slab);
@@ -96,8 +102,9 @@ static void register_one(struct evpl_device *device, struct slab *slab)
 }
 
 /*
- * As above. That the number is awaited is noted before the device is asked, since its
- * own thread may let go before the call-back has returned.
+ * Unregisters a slab from a device. Under the pool's lock, which is dropped meanwhile.
+ * numbers_await() comes before the callback: the device's own thread may let go of the number
+ * (evpl_device_let_go()) before the callback has returned EVPL_DEVICE_LATER.
  */
 static void unregister_one(struct evpl_device *device, struct slab *slab)
 {
@@ -112,8 +119,9 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 	numbers_await(numbers, number, device->slot);
 	device_call_begin(device, reg);
 	/*
-	 * First: what a lower floor holds up for a while, a higher one would let through.
-	 * Of a slab that is about to go nothing is lent.
+	 * Set the floors to 0 before the device lets go. A floor that is too low keeps a buffer in
+	 * quarantine for a while. One that is too high would let a buffer through that another
+	 * process's device still holds. No process has a lease on a slab that is SLAB_DYING.
 	 */
 	if (!dying)
 		unsettle(slab);
@@ -135,7 +143,7 @@ bool devices_exist(struct evpl_pool *pool)
 	return false;
 }
 
-/* Registers a slab with all devices that don't know it. Without the pool's lock. */
+/* Registers a slab with all devices that don't know it. The caller doesn't hold the lock. */
 void devices_register(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
@@ -152,7 +160,7 @@ void devices_register(struct slab *slab)
 	pool_unlock(pool);
 }
 
-/* Unregisters a slab that nobody uses any more, and that is pinned. As above. */
+/* Unregisters a pinned slab, which nobody uses any more. The caller doesn't hold the lock. */
 void devices_unregister(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
@@ -172,7 +180,7 @@ void devices_unregister(struct slab *slab)
 	pool_unlock(pool);
 }
 
-/* A slab in this state, of those that are about to go only if @dying. */
+/* A slab whose registration is in this state, or NULL. SLAB_DYING ones count only if @dying. */
 static struct slab *find_slab(struct evpl_device *device, enum reg_state state, bool dying)
 {
 	struct slab *slab;
@@ -184,9 +192,9 @@ static struct slab *find_slab(struct evpl_device *device, enum reg_state state, 
 }
 
 /*
- * Moves all slabs that are in one state to another. The list may change while a
- * call-back runs, so it is searched from its start after each. Under the pool's lock,
- * which is dropped meanwhile.
+ * Calls @move for each slab whose registration with the device is in @state, which @move changes.
+ * The list of slabs may change while a callback runs, so each search starts from the list's head.
+ * Under the pool's lock, which is dropped meanwhile.
  */
 static void each_slab(struct evpl_device *device, enum reg_state state, bool dying,
 		      void (*move)(struct evpl_device *device, struct slab *slab))
@@ -226,7 +234,7 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 		goto free_device;
 	device->pool = pool;
 	device->arg = arg;
-	/* What threads keep and nobody uses isn't in use when the slabs are settled. */
+	/* EVPL_FLOOR needs words of 0. So end the bindings, which keep idle buffers' words above. */
 	bias_unbind_all(pool);
 
 	pool_lock(pool);
@@ -266,7 +274,7 @@ void evplmem_device_detach(struct evpl_device *device)
 
 	pool_lock(pool);
 	device->detaching = true;
-	/* A trim may be unregistering a slab, a growing thread registering one. */
+	/* A trim on another thread may be unregistering a slab, a growing one registering it. */
 	for (;;) {
 		each_slab(device, REG_DONE, true, unregister_one);
 		guests_detach(device);
@@ -294,7 +302,7 @@ int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *i
 	slab = iovec_slab(iovec);
 	if (!slab)
 		return guest_cookie(device, iovec, r_cookie);
-	/* The other pool's slab has another device in this slot, or none. */
+	/* In another pool this slot is another device's, or nobody's. */
 	if (slab->pool != device->pool)
 		return -EINVAL;
 	reg = device_reg(device, slab);

@@ -11,11 +11,11 @@ struct slab;
 /**
  * struct evpl_device - a device that is attached to a pool
  * @pool: the pool
- * @ops: its call-backs
- * @arg: what they are given
- * @slot: its place in the pool's table and in each slab's
- * @calls: call-backs that run; under the pool's lock
- * @detaching: no slab is registered any more; under the pool's lock
+ * @ops: its callbacks
+ * @arg: the callbacks' first argument
+ * @slot: its index in the pool's table of devices, and in each slab's table of registrations
+ * @calls: how many callbacks run; under the pool's lock
+ * @detaching: no more slabs are registered with it; under the pool's lock
  */
 struct evpl_device {
 	struct evpl_pool *pool;

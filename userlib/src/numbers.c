@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Slab numbers: see numbers.h. All under the pool's lock.
+ * Slab numbers: see numbers.h. All functions are called under the pool's lock.
  */
 #include "numbers.h"
 
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* @number may be free. */
+/* Has the next search start at @number, or before it, as @number may be free now. */
 static void look_from(struct numbers *numbers, unsigned int number)
 {
 	if (number < numbers->low)
@@ -49,7 +49,7 @@ void numbers_await(struct numbers *numbers, unsigned int number, unsigned int sl
 	numbers->table[number].awaited |= 1U << slot;
 }
 
-/* Returns false if nothing was awaited. */
+/* The device of @slot lets go of a number. Returns false if it didn't have to. */
 bool numbers_let_go(struct numbers *numbers, unsigned int number, unsigned int slot)
 {
 	if (number >= numbers->size || !(numbers->table[number].awaited & 1U << slot))
@@ -59,7 +59,7 @@ bool numbers_let_go(struct numbers *numbers, unsigned int number, unsigned int s
 	return true;
 }
 
-/* The device of @slot goes, and with it all that was awaited of it. */
+/* The device of @slot is detached: it needn't let go of any number any more. */
 void numbers_forget(struct numbers *numbers, unsigned int slot)
 {
 	unsigned int i;

@@ -5,9 +5,9 @@
 /*
  * The numbers of a pool's slabs.
  *
- * A device may have a table by number, and be slow to clear a line of it. So a
- * number is free when no slab has it and no device still has to let it go. The
- * lowest free one is given out, as such tables are short.
+ * A device may have a table that is indexed by number, and may take long to clear an
+ * entry of it. So a number is free only if no slab has it, and no device still has to
+ * let go of it. The lowest free number is given out, since such tables are short.
  */
 
 #include <stdbool.h>
@@ -15,13 +15,13 @@
 
 struct number {
 	bool used;
-	uint32_t awaited;	/* a bit for each device's slot */
+	uint32_t awaited;	/* a bit for the slot of each device that must still let go of it */
 };
 
 struct numbers {
 	struct number *table;
 	unsigned int size;
-	unsigned int low;	/* none below it is free */
+	unsigned int low;	/* no number below this is free */
 };
 
 int numbers_take(struct numbers *numbers, unsigned int *r_number);
