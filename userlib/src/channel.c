@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Channels: references go to other processes, and come from them. The kernel does
- * it (linux/evpl.h, DOC: channels); here records are made of iovecs, and iovecs of
- * records.
+ * Channels, which carry references to other processes and back. The kernel transfers
+ * records (linux/evpl.h, DOC: channels). This file makes records from iovecs, and iovecs
+ * from records.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,7 @@
 #include "sharing.h"
 #include "slab.h"
 
-/* Records that are written or read from the stack of the caller. */
+/* How many records fit an array on the stack. */
 #define FEW_RECORDS	64
 
 /**
@@ -103,7 +103,7 @@ int evplmem_channel_create(struct evpl_channel **r_channel, struct evpl_pool *po
 	return 0;
 }
 
-/* In the child of a fork as well: it has a descriptor of its own. */
+/* This works in the child of fork(2) too, which has its own copy of the descriptor. */
 void evplmem_channel_close(struct evpl_channel *channel)
 {
 	NO_CANCELLATION;
@@ -160,7 +160,10 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 				     messages[i].flags & (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE));
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
-		/* By the offsets: the buffers may be others' already, and their slabs gone. */
+		/*
+		 * Go by the offsets and don't look at the entries: the buffers may have been
+		 * recycled already, and their slabs be gone.
+		 */
 		for (i = 0; i < n; i++) {
 			if (records[i].offset >= pool->backing.own_size)
 				sharing_unhold(pool, &messages[i].iovec, records[i].offset);
@@ -170,7 +173,10 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 							     pool->buffer_size));
 		}
 	}
-	/* Who waits for memory has pulled before these were sent. */
+	/*
+	 * A thread that waits for memory pulled before these buffers were sent. So it hasn't asked
+	 * the receiver to release them at once.
+	 */
 	if (!err && atomic_load(&pool->waiting) & WAITING)
 		sharing_pull(pool, true);
 	if (records != few)
@@ -227,7 +233,7 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 	got = read(channel->fd, records, (size_t)max * sizeof(*records));
 	if (got < 0) {
 		n = -errno;
-		/* Nothing to do but wait: others may want what is idle here. */
+		/* The caller will wait. Release idle leases first, as their owners may wait too. */
 		if (n == -EAGAIN)
 			sharing_flush(channel->pool);
 		return n;
@@ -241,8 +247,8 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 }
 
 /*
- * The pool's descriptor, and where the buffer of an iovec of its own memory starts in the
- * own window; or -errno.
+ * Returns the descriptor of the pool that an iovec's buffer belongs to, and sets @offset to where
+ * the buffer starts in the own window. Returns -errno if the memory isn't this process's own.
  */
 static int own_buffer(const struct evpl_iovec *iovec, uint64_t *offset)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * dma-bufs, for devices and processes that know nothing of evpl: of slices, whose
- * references go with them as they do into a channel, or of slabs.
+ * Making dma-bufs, for devices and processes that know nothing of evpl. A dma-buf of slices
+ * takes their references, as a channel does. A dma-buf of a slab takes none.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 #include "sharing.h"
 #include "slab.h"
 
-/* Slices that are exported from the stack of the caller. */
+/* How many ranges fit an array on the stack. */
 #define FEW_RANGES	64
 
 static int export(struct evpl_pool *pool, const struct evpl_range *ranges, int n, uint32_t flags)

@@ -10,10 +10,10 @@
 #include "cancel.h"
 
 /**
- * struct foreign - what an iovec of such memory names
- * @entry: its references
- * @done: what is called after the last, or NULL
- * @arg: for @done
+ * struct foreign - what an iovec of such memory points to
+ * @entry: the entry, which counts the references
+ * @done: called when the last reference is gone, or NULL
+ * @arg: the argument of @done
  */
 struct foreign {
 	struct entry entry;
@@ -39,7 +39,7 @@ int evplmem_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsigned int leng
 	return 0;
 }
 
-/* What is done to the memory from here on is done by its owner. */
+/* Drops a reference. With the last one the memory is its owner's again: @done tells. */
 void foreign_put(struct entry *entry, void *site)
 {
 	struct foreign *foreign = (struct foreign *)entry;

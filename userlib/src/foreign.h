@@ -3,9 +3,10 @@
 #define EVPLMEM_FOREIGN_H
 
 /*
- * Memory that is no pool's, in an iovec. Its entry is made for it, and freed with the last
- * reference. As it has neither a slab nor a pool, it is of no pool wherever that is asked;
- * and as it has no owner, inlines leave it to the library, and don't know of it.
+ * Memory that is no pool's, in an iovec (evpl_iovec_wrap()). The library allocates an entry for
+ * it, and frees the entry with the last reference. The entry has neither @slab nor @pool: that
+ * is how functions tell that the memory belongs to no pool. It has no @owner either, so inlines
+ * leave its references to the library.
  */
 
 #include "entry.h"

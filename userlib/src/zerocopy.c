@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * Sockets that send without a copy (MSG_ZEROCOPY, see
- * Documentation/networking/msg_zerocopy.rst): the kernel numbers these sends, and says
- * on the socket's error queue which of them it is done with. Until then each keeps a
- * reference to what it sends.
+ * Documentation/networking/msg_zerocopy.rst). The kernel numbers these sends, and reports on
+ * the socket's error queue which of them are complete. Until then each send keeps references
+ * on the buffers that it sends.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,15 +19,15 @@
 #include "entry.h"
 #include "foreign.h"
 
-/* Iovecs that are sent from the stack of the caller. */
+/* How many iovecs fit an array on the stack. */
 #define FEW_IOVECS	16
 
 /**
- * struct sent - a send that the kernel isn't done with
- * @next: the one after it
- * @number: the kernel's
- * @niov: how many iovecs
- * @iovecs: each a reference
+ * struct sent - a send that isn't complete
+ * @next: the send after it
+ * @number: the kernel's number for it
+ * @niov: how many iovecs it has
+ * @iovecs: the iovecs, each a reference
  */
 struct sent {
 	struct sent *next;
@@ -38,12 +38,12 @@ struct sent {
 
 /**
  * struct evpl_zerocopy - a socket that sends without a copy
- * @generation: the process that made it
- * @fd: the socket, by a descriptor of its own: the caller's may be closed, and its number be
- *	another file's
- * @number: of the next send
- * @count: sends that the kernel isn't done with
- * @first: the first of them; in the order of their numbers
+ * @generation: the generation (fork.h) of the process that made it
+ * @fd: the library's own descriptor of the socket: the caller may close its descriptor, whose
+ *	number another file may then get
+ * @number: the kernel's number for the next send
+ * @count: how many sends aren't complete
+ * @first: the first of these, in the order of their numbers
  * @end: where the next one is linked
  */
 struct evpl_zerocopy {
@@ -56,9 +56,9 @@ struct evpl_zerocopy {
 };
 
 /*
- * The kernel counts a socket's sends from its beginning, and doesn't say how far it is. So
- * nobody may have sent so before: the option, which the library alone sets here and leaves
- * set once something was sent, would tell.
+ * The kernel numbers a socket's sends from the socket's beginning, and doesn't say which number is
+ * next. So nothing may have been sent with MSG_ZEROCOPY before. SO_ZEROCOPY tells: only the library
+ * sets this option, and leaves it set once something was sent.
  */
 static int enable(int fd)
 {
@@ -104,7 +104,7 @@ int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
 	return 0;
 }
 
-/* The kernel has taken so many bytes of what @sent has: only those stay referenced. */
+/* Queues a send of which the kernel took @taken bytes. It references the iovecs of these alone. */
 static void keep(struct evpl_zerocopy *zerocopy, struct sent *sent, size_t taken)
 {
 	int i;
@@ -141,7 +141,7 @@ ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_
 		if (iovec_is_inherited(&iovecs[i]))
 			return -EPERM;
 		length += iovecs[i].length;
-		/* Another process's memory can't be lent to the kernel. */
+		/* A lease for the CPU can't be pinned, so leased memory is sent as a copy. */
 		copy |= !iovec_slab(&iovecs[i]) && !iovec_is_foreign(&iovecs[i]);
 	}
 
@@ -166,7 +166,7 @@ ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_
 		}
 		free(sent);
 	}
-	/* Without the memory to tell that it is done (net.core.optmem_max), it copies. */
+	/* ENOBUFS: no memory for the completion (net.core.optmem_max). Send a copy instead. */
 	if (!sent || (ret < 0 && errno == ENOBUFS))
 		ret = sendmsg(zerocopy->fd, &msg, flags);
 	if (ret < 0)
@@ -177,7 +177,7 @@ free_iov:
 	return ret;
 }
 
-/* Lets go of the sends from one number to another, which may have wrapped around. */
+/* Releases the sends from one number to another. The numbers may have wrapped around. */
 static void let_go(struct evpl_zerocopy *zerocopy, uint32_t from, uint32_t to)
 {
 	struct sent **link = &zerocopy->first, *sent;
@@ -229,7 +229,7 @@ int evplmem_zerocopy_reap(struct evpl_zerocopy *zerocopy)
 	return zerocopy->count;
 }
 
-/* In the child of a fork as well: it has a descriptor of its own. */
+/* In the child of fork(2): frees the copy, and closes the child's descriptor. Releases nothing. */
 static void end_inherited(struct evpl_zerocopy *zerocopy)
 {
 	struct sent *sent;
@@ -266,7 +266,7 @@ int evplmem_zerocopy_abort(struct evpl_zerocopy *zerocopy)
 	const struct sockaddr nobody = { .sa_family = AF_UNSPEC };
 	NO_CANCELLATION;
 
-	/* A socket that has no connection any more refuses, and has given up already. */
+	/* This fails if the connection is gone already, and nothing is left to send then. */
 	if (zerocopy && !is_inherited(zerocopy->generation))
 		connect(zerocopy->fd, &nobody, sizeof(nobody));
 	return evplmem_zerocopy_destroy(zerocopy);
