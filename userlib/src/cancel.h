@@ -3,13 +3,13 @@
 #define EVPLMEM_CANCEL_H
 
 /*
- * No function of the library is a point of cancellation (pthreads(7)). A thread that was
- * cancelled within one would leave a lock held, a call-back that counts as running, or
- * references that nobody has. So the library waits, makes calls of libc that are such points,
- * and calls back, with the thread's cancellation disabled. What a call-back does is unknown,
- * and may be such a point too.
+ * No function of the library is a cancellation point (pthreads(7)). A thread that was cancelled
+ * inside the library would leave a lock held, a callback that counts as running, or references
+ * that nobody has. So the library disables the thread's cancellation before it waits, before it
+ * calls a function of libc that is a cancellation point, and before it runs a callback, which
+ * may call one.
  *
- * A few paths that run often make their system call by syscall(2), which isn't one.
+ * A few paths that run often use syscall(2) instead, which isn't a cancellation point.
  */
 
 #include <pthread.h>
@@ -27,7 +27,7 @@ static inline void cancellation_restore(const int *state)
 	pthread_setcancelstate(*state, NULL);
 }
 
-/* From here to the end of the block. */
+/* Disables cancellation from here to the end of the block. */
 #define NO_CANCELLATION							\
 	const int cancel_state __attribute__((cleanup(cancellation_restore), unused)) =	\
 		cancellation_disable()

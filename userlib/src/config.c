@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Structs of the caller, that start with their size and may come from another
- * version.
+ * Copying the caller's structs. They start with their size, and may be those of another
+ * version of the library.
  */
 #include "config.h"
 
@@ -9,10 +9,10 @@
 #include <string.h>
 
 /**
- * config_copy() - take a struct of the caller
- * @dst: the library's, all default
- * @size: its bytes; while there is one version, also the least that is taken
- * @src: the caller's, or NULL for the defaults
+ * config_copy() - copy a struct of the caller
+ * @dst: the library's struct, which has the defaults
+ * @size: the bytes of @dst; while there is one version, the caller's must be as long at least
+ * @src: the caller's struct, or NULL for the defaults
  *
  * Return: 0, -EINVAL or -E2BIG.
  */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The last words of a program that released what it didn't hold, or used what has ended.
+ * The messages of the debug build, for a program that released a reference that it didn't have,
+ * or used a pool or context that was gone.
  */
 #include "debug.h"
 
@@ -12,7 +13,7 @@
 
 #include "entry.h"
 
-/* Nothing here allocates: the heap may be what the program has damaged. */
+/* Nothing here allocates, as the program may have damaged the heap. */
 static void print_site(const char *what, void *site)
 {
 	dprintf(STDERR_FILENO, "evplmem: %s ", what);

@@ -5,13 +5,14 @@
 /*
  * Checks of the debug build (make DEBUG=1).
  *
- * A buffer's count says how many references there are, not whose. So a reference
- * that is released twice is noticed only where the count has no other left, or
- * none but the one that a context holds on the buffer that it cuts slices off.
- * Then the program ends, and prints where the last two references were released.
+ * A buffer's count says how many references there are, and not whose they are. So the
+ * checks notice a reference that is released twice only if no other reference is left, or
+ * only the hold of a context. Then the program prints where the last two references were
+ * released, and aborts.
  *
- * A context or pool that has ended is known by its generation, which is 0. Structs of
- * these aren't used again as soon as in other builds, so that it stays so for a while.
+ * The checks know a context that was destroyed, and a pool that was closed, by its
+ * generation, which is 0. Their structs are reused later than in other builds, or never,
+ * so that they keep that generation for a while.
  */
 
 #include <stddef.h>
@@ -25,7 +26,7 @@ struct entry;
 #define EVPLMEM_CHECKS 0
 #endif
 
-/* Where the program called the exported function that this stands in; for checks alone. */
+/* For checks: where the program called the exported function that uses this macro. */
 #define CALLER() (EVPLMEM_CHECKS ? __builtin_return_address(0) : NULL)
 
 noreturn void debug_die(const struct entry *entry, const char *what, void *site, void *before);

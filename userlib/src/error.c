@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * What went wrong, in words: kept for the caller to print, as a library doesn't.
+ * Error messages. A library doesn't print them, so it keeps the last one for the program.
  */
 #include "error.h"
 
@@ -21,7 +21,7 @@ void error_set(const char *format, ...)
 	va_end(args);
 }
 
-/* A mapping was refused with EAGAIN. */
+/* Sets the message for a mapping that was refused with EAGAIN. */
 void error_explain_mlockall(const char *doing)
 {
 	struct rlimit limit;

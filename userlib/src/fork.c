@@ -20,13 +20,13 @@ static void in_child(void)
 	bias_forget();
 }
 
-/* There is none for the parent: it would take locks in an order that isn't the program's. */
+/* There is no prepare handler: it would take locks in an order that may not be the program's. */
 static void watch(void)
 {
 	watch_error = -pthread_atfork(NULL, NULL, in_child);
 }
 
-/* Returns 0; or -ENOMEM where a child wouldn't be noticed. */
+/* Sees to it that in_child() runs after fork(2). Returns 0, or -ENOMEM if it won't. */
 int fork_watched(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -35,7 +35,7 @@ int fork_watched(void)
 	return watch_error;
 }
 
-/* Before the program registers handlers of its own: so this one comes first in a child. */
+/* A child's handlers run in the order of their registration: this one before the program's. */
 __attribute__((constructor)) static void watch_early(void)
 {
 	fork_watched();

@@ -3,20 +3,23 @@
 #define EVPLMEM_FORK_H
 
 /*
- * A child of fork(2) has no part in its parent's references: the kernel gives it
- * none of the windows that hold their counts. So each process, as far as fork(2)
- * tells, has a generation, and pools and iovecs say of which they are. Those of
- * another are refused, or left alone, before anything of theirs is looked at. What a
- * child makes itself is its own.
+ * A child of fork(2) has none of its parent's references: it doesn't inherit the windows
+ * with their counts. So each process has a generation, which changes in the child of
+ * fork(2), and pools and iovecs have that of the process that made them. The library
+ * refuses or ignores those of another generation, and touches nothing that they point
+ * to. A child can make pools of its own.
  */
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Counts in the bits of iovec->__private1 that alloc.h leaves: steps of this. */
+/* The generation shares iovec->__private1 with the flags of alloc.h, so it has steps of this. */
 #define GENERATION_STEP	4U
 
-/* Changed in the child of a fork alone, before it is anybody's. No empty iovec has it. */
+/*
+ * The process's generation. Only the child's handler of pthread_atfork(3) changes it, before the
+ * child has other threads. It isn't 0, which is what an empty iovec has.
+ */
 extern uint32_t fork_generation;
 
 static inline bool is_inherited(uint32_t generation)

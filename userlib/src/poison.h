@@ -3,14 +3,14 @@
 #define EVPLMEM_POISON_H
 
 /*
- * In a build for AddressSanitizer, bytes that no iovec has covered since its buffer was
- * taken can't be touched: a buffer is poisoned while its word is zero, and slices are made
- * accessible as they are handed out. That is exact since slices start at multiples of 8,
- * which is what one byte of the sanitizer's own map stands for.
+ * Poisoning, in a build for AddressSanitizer. A buffer is poisoned while it is free, and each
+ * slice is unpoisoned when it is cut off. So a program can't touch bytes that no iovec has
+ * covered since the buffer was taken. This is exact, since slices start at multiples of 8, and
+ * one byte of the sanitizer's shadow memory stands for 8 bytes.
  *
- * A slice that was released stays accessible until its buffer's last reference goes, a
- * context's included. The count is the buffer's: nobody knows whether another iovec, a clone
- * for example, still covers the slice.
+ * A released slice stays accessible until the buffer's last reference is dropped, a context's
+ * hold included. References are counted for the buffer, so the library can't tell whether
+ * another iovec, such as a clone, still covers the slice.
  */
 
 #include <stddef.h>

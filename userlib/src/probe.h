@@ -3,9 +3,9 @@
 #define EVPLMEM_PROBE_H
 
 /*
- * Probes for perf(1), bpftrace(8) and the like: a nop each, and a note in the library that
- * says where it is and what it tells. evplmem(7) lists them. Where <sys/sdt.h> wasn't at
- * hand to build with there are none.
+ * Static probes (USDT) for perf(1), bpftrace(8) and the like. Each is a nop, and a note in the
+ * library's ELF file with the place of the nop and of its arguments. evplmem(7) lists them. A
+ * library that was built without <sys/sdt.h> has none.
  */
 
 #if defined(__has_include)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Which library this is. A program has the header's number compiled in.
+ * The version of the library. EVPLMEM_VERSION in a program is that of its header.
  */
 #include "evplmem.h"
 
