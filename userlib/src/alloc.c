@@ -21,7 +21,7 @@
 #define ALLOC_RESERVE	(1U << 31)
 
 /**
- * struct request - what is to be allocated; its fields have been checked
+ * struct request - a request for memory, whose fields have been checked
  * @length: bytes
  * @align: a power of two, from SLICE_ALIGN to the buffer size
  * @flags: EVPL_IOVEC_* and ALLOC_RESERVE
@@ -263,10 +263,10 @@ static int alloc_one(struct evpl *evpl, const struct request *request, struct ev
 }
 
 /*
- * Frees what an allocation took before it failed. Threads that waited before that aren't woken:
- * these buffers were free when they looked, and weren't enough. Two such threads would wake each
- * other for ever. A thread that looked while this one had the buffers is woken: it has incremented
- * @failures since.
+ * Frees the buffers that an allocation took before it failed. A thread that waited before isn't
+ * woken: these buffers were free when it looked, and weren't enough. Two such threads would wake
+ * each other for ever. A thread that looked while this one had the buffers is woken: it has
+ * incremented @failures since.
  */
 static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, uint64_t failures)
 {
@@ -307,9 +307,9 @@ static int alloc_all(struct evpl *evpl, const struct request *request, struct ev
 }
 
 /*
- * Memory is short: frees what threads keep and nobody uses. It ends all bindings, and has the
- * kernel end the idle leases on the pool's buffers. If the caller is @waiting, receivers are asked
- * to release the other leases as soon as they are idle.
+ * Memory is short: frees buffers that threads keep and nobody uses. This ends all bindings, and has
+ * the kernel end the idle leases on the pool's buffers. If the caller is @waiting, receivers are
+ * asked to release the other leases as soon as they are idle.
  *
  * To drop a hold costs the context the rest of a buffer. So the holds are dropped only if the
  * buffers that contexts keep could make up @niov. If they couldn't, no release of their slices
@@ -330,11 +330,11 @@ static void scrape(struct evpl *evpl, unsigned int niov, bool waiting)
 }
 
 /*
- * The second try is for what scrape() has freed. Then this thread sets WAITING, and looks once
- * more: a buffer that is freed after that writes the eventfd, and one that was freed before is
- * found. If there seem to be enough buffers, and the third try fails all the same, other threads
- * took them first. They may have released them already, and woken nobody by it, so this thread
- * writes the eventfd itself.
+ * The second try may find buffers that scrape() has freed. Then this thread sets WAITING, and looks
+ * once more. It finds a buffer that was freed before that; a release after that writes the eventfd.
+ * If there seem to be enough buffers, and the third try fails all the same, other threads took them
+ * first. These may have released them already, and woken nobody. So this thread writes the eventfd
+ * itself.
  */
 static int alloc_hard(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
 		      int niov)
@@ -451,7 +451,7 @@ int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
 	return alloc_checked(evpl, &request, r_iovec, 1);
 }
 
-/* Allocates what @waiter asks for: in its turn if it is in the queue, else after all waiters. */
+/* Serves @waiter's request: in its turn if it is in the queue, else after all waiters. */
 int waiter_try(struct evpl *evpl, const struct evpl_waiter *waiter)
 {
 	int ret;

@@ -64,7 +64,7 @@ struct extent {
  * struct backend - a kind of backing
  * @id: an &enum evpl_backend
  * @open: fills the backing, of which @ops and @buffer_size are set; max_bytes of
- *	the config is what the pool will keep to, or 0
+ *	the config is the pool's limit, or 0
  * @close: the inverse; no slab is left
  * @slab_alloc: memory of @length bytes, zeroed. -ENOMEM, -ENOSPC: not this much.
  * @slab_free: the inverse; -EBUSY if a word isn't 0

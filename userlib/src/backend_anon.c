@@ -4,8 +4,8 @@
  * The API is the same. But the memory isn't pinned, may not be in huge pages, and can't
  * be sent to another process.
  *
- * The own window is a range of numbers. It is twice as long as what the pool may have, so
- * that slabs of several sizes find a place in it as they come and go.
+ * The own window is a range of numbers. It is twice as long as the memory that the pool may
+ * have, so that slabs of several sizes find a place in it as they come and go.
  */
 #include <errno.h>
 #include <linux/evpl.h>

@@ -107,7 +107,7 @@ static void wait_for_section(struct evplmem_thread *thread)
 	while (!syscall(SYS_futex, &thread->busy, FUTEX_WAIT_PRIVATE, 1, &moment, NULL, 0) ||
 	       (errno != EAGAIN && errno != EFAULT))
 		;
-	/* Acquire what the thread counted in sections: it was the kernel that loaded @busy. */
+	/* The kernel loaded @busy. So acquire here the counts that sections have changed. */
 	atomic_thread_fence(memory_order_seq_cst);
 	race_acquire(&thread->busy);
 }
@@ -153,8 +153,9 @@ static void limit_cache(struct evpl *evpl)
 }
 
 /*
- * Subtracts from the words what the thread and the context had and nobody used. One reference of
- * the charge stays: it is the context's hold. Nothing of the context is the thread's afterwards.
+ * Subtracts from the words the references that the thread and the context had and nobody used. One
+ * reference of the charge stays: it is the context's hold. The thread then has no part in the
+ * context any more.
  */
 static void settle(struct evpl *evpl)
 {
@@ -458,7 +459,7 @@ void bias_recharge(struct evpl *evpl, struct entry *buffer)
 	set_charge(evpl, bias_charge(evpl) + BIAS_CHARGE / 2);
 }
 
-/* @buffer is current no longer: what is left of its charge goes to @own. */
+/* @buffer is current no longer: the rest of its charge goes to @own. */
 void bias_drop(struct evpl *evpl, struct entry *buffer)
 {
 	buffer->own += bias_charge(evpl);

@@ -9,8 +9,8 @@
  * A context is bound to the thread that allocates from it. While it is bound
  *  - the current buffer has a charge: references for the slices that are cut off it;
  *  - the thread counts in a few buffers that the context cut slices off, the current one
- *    among them. They are in the context's @slots, their @owner is the thread, and @own is
- *    what the thread has of each.
+ *    among them. They are in the context's @slots, their @owner is the thread, and @own
+ *    counts the references that the thread has of each.
  *
  * The buffers' words count @own and the charge too. So other threads need not know of the
  * bias: their release decrements the word, and doesn't take it to zero. When the bound
@@ -32,8 +32,8 @@
 #include "context.h"
 
 /*
- * What @own and the charge of a buffer start from. Each is more than the slices that a buffer
- * can have, and both together are less than what a word can count.
+ * The first values of a buffer's @own and of its charge. Each is more than the slices that a
+ * buffer can have, and both together are less than a word can count.
  */
 #define BIAS_OWN	(1U << 28)
 #define BIAS_CHARGE	(1U << 28)
@@ -85,8 +85,8 @@ static inline bool bias_has(const struct evpl *evpl, struct entry *buffer)
 
 /*
  * Whether nobody uses @buffer, which the thread counts in. @charge is the charge if the buffer
- * is current, else 0. Acquire pairs with the release in entry_drop(): what other threads did by
- * references that they have dropped is over.
+ * is current, else 0. Acquire pairs with the release in entry_drop(): other threads' accesses by
+ * references that they have dropped are over.
  */
 static inline bool bias_is_idle(struct entry *buffer, uint32_t charge)
 {

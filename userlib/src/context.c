@@ -217,7 +217,7 @@ static bool claim_here(struct evpl *evpl, struct entry *buffer)
 	return ok;
 }
 
-/* Does what context_retire() does, on the thread that the context is bound to. */
+/* Retires a buffer on the thread that its context is bound to. Returns false on other threads. */
 static bool retire_here(struct evpl *home, struct entry *buffer)
 {
 	struct cursor cursor;

@@ -40,7 +40,7 @@
 
 /**
  * struct evpl - a context
- * @hot: what programs' inlines use while the context is bound; its @thread is NULL otherwise
+ * @hot: the part that programs' inlines use while the context is bound; else its @thread is NULL
  * @current: the current buffer, or a CURRENT_* value: see above
  * @slots: the buffers that the bound thread counts in
  * @nr_slots: how many there are
@@ -49,7 +49,7 @@
  * @next_slot: which slot is used again when all are taken
  * @worth: how many times the last binding has made a buffer current
  * @patience: how many calls of bias_bind() are still refused
- * @backoff: what @patience starts from
+ * @backoff: the value that @patience starts from
  * @taken: the thread that the context is being unbound from; under the lock of bias.c
  * @next_bound: the next one in the list of bound contexts; as @taken
  * @link_bound: the pointer to this one in that list; as @taken
@@ -88,7 +88,7 @@ struct evpl {
 	bool live;
 	uint64_t destroyed;
 
-	/* Releasing threads use what follows, so it has cache lines of its own. */
+	/* Releasing threads use the fields that follow, which so have cache lines of their own. */
 	alignas(64) struct stack cache;
 	_Atomic uint32_t limit;
 };
@@ -123,7 +123,7 @@ static inline struct depot *pool_depots(struct evpl_pool *pool)
 	return atomic_load_explicit(&pool->depots, memory_order_acquire);
 }
 
-/* Does for a context what pool_is_inherited() does for a pool. */
+/* Whether the context was inherited over fork(2), or is destroyed: see pool_is_inherited(). */
 static inline bool context_is_inherited(const struct evpl *evpl)
 {
 	if (EVPLMEM_CHECKS && !evpl->hot.generation)

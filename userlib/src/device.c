@@ -23,12 +23,12 @@ static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
 
 /*
  * The references that this process's devices hold on a slab are the floor of the kernel's fence
- * (linux/evpl.h, DOC: fence). By the floor the kernel tells them from what other processes'
- * devices hold. It can count them only on folios of which nothing is in use.
+ * (linux/evpl.h, DOC: fence). By the floor the kernel tells them from the references of other
+ * processes' devices. It can count them only on folios of which nothing is in use.
  *
- * A slab is settled when its floors count what devices hold. devices_settle() has the kernel set
- * the floors when a device has registered the slab; and if a part of the slab was in use then,
- * again when a buffer of it is next sent for devices.
+ * A slab is settled when its floors count all of these references. devices_settle() has the kernel
+ * set the floors when a device has registered the slab. If a part of the slab was in use then, it
+ * does so again when a buffer of the slab is next sent for devices.
  */
 static void unsettle(struct slab *slab)
 {
@@ -234,7 +234,7 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 		goto free_device;
 	device->pool = pool;
 	device->arg = arg;
-	/* EVPL_FLOOR needs words of 0. So end the bindings, which keep idle buffers' words above. */
+	/* EVPL_FLOOR needs words of 0. So end the bindings, which keep idle words above 0. */
 	bias_unbind_all(pool);
 
 	pool_lock(pool);

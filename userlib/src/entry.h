@@ -131,9 +131,9 @@ static inline void entry_get(struct entry *entry, void *site)
 }
 
 /*
- * Drops @n references, and returns the old word. Release: what this thread did to the buffer
- * comes before the drop. Acquire: the thread that drops the last reference, and recycles the
- * buffer, comes after what all others did to it.
+ * Drops @n references, and returns the old word. Release: this thread's accesses to the buffer
+ * come before the drop. Acquire: the thread that drops the last reference recycles the buffer
+ * after all other threads' accesses.
  */
 static inline uint64_t entry_drop(struct entry *entry, uint32_t n, void *site)
 {
@@ -158,8 +158,8 @@ static inline bool entry_put(struct entry *entry, void *site)
 }
 
 /*
- * Whether only one reference is left. Acquire pairs with the release in entry_drop(): what was
- * done by references that have been dropped is over.
+ * Whether only one reference is left. Acquire pairs with the release in entry_drop(): accesses
+ * by references that have been dropped are over.
  */
 static inline bool entry_alone(struct entry *entry)
 {

@@ -10,7 +10,7 @@
 #include "cancel.h"
 
 /**
- * struct foreign - what an iovec of such memory points to
+ * struct foreign - the object that an iovec of such memory points to
  * @entry: the entry, which counts the references
  * @done: called when the last reference is gone, or NULL
  * @arg: the argument of @done

@@ -46,7 +46,7 @@ void *map_reserve(size_t length)
  * @length: bytes, a multiple of the page size
  * @align: a power of two and a multiple of the page size
  * @flags: further MAP_* flags
- * @fd: what to map, or -1
+ * @fd: the file to map, or -1
  * @offset: the offset in @fd
  *
  * Return: 0 or -errno.

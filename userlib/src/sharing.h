@@ -3,9 +3,9 @@
 #define EVPLMEM_SHARING_H
 
 /*
- * What a pool of the module needs to exchange buffers with other processes: the windows
- * of its leases, and the kernel's reports on its own buffers. It is made with the pool's
- * first channel or dma-buf, and goes with the pool.
+ * Sharing buffers with other processes, in a pool of the module: the windows of its leases,
+ * and the kernel's reports on its own buffers. struct sharing is made with the pool's first
+ * channel or dma-buf, and goes with the pool.
  *
  * If the last reference on a buffer of the pool is another process's, the kernel takes the
  * word to zero, and sets the buffer's bit in the returned bitmap. The thread that clears

@@ -17,8 +17,8 @@
 static __thread struct slab *publishing;
 
 /*
- * Whether the index + 1 of every entry fits 32 bits, which is what stacks and contexts have for it.
- * If the module's own window is larger, its upper part isn't used.
+ * Whether the index + 1 of each entry fits the 32 bits that stacks and contexts have for it. If the
+ * module's own window is larger, its upper part isn't used.
  */
 static bool extent_fits(const struct backing *backing, const struct extent *extent)
 {
@@ -304,7 +304,7 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 	slab = find_publishing(depot);
 	if (slab)
 		slab_open(slab);
-	/* Another thread may have grown the pool, or have put back what it had in hand. */
+	/* Another thread may have grown the pool, or have put buffers back that it had in hand. */
 	if (take ? !stack_is_empty(&depot->free) : slab != NULL) {
 		pool_unlock(pool);
 		return 0;

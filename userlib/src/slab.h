@@ -53,7 +53,7 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @pool: its pool
  * @depot: the depot that its buffers go to
  * @extent: its memory
- * @info: what devices are told of it
+ * @info: its description for devices
  * @first: its first buffer's entry
  * @count: how many buffers it has
  * @next: the next one in the pool's list
@@ -67,7 +67,7 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @hand_first: the first of these, chained by @next
  * @hand_last: the last of the chain
  * @next_dying: a private list of the thread that retires several slabs, or makes several
- * @unsettled: the kernel's floor may be lower than what devices hold; see devices_settle()
+ * @unsettled: the kernel's floors may not count all that devices hold; see devices_settle()
  * @regs: its registrations, by the device's slot
  */
 struct slab {

@@ -61,7 +61,7 @@ void slab_scatter(struct slab *slab)
 		depot_push(slab->depot, first, last, n);
 }
 
-/* Whether the depot would have less without the slab than was preallocated for it. */
+/* Whether the depot would have fewer bytes without the slab than were preallocated for it. */
 static bool is_preallocated(const struct slab *slab)
 {
 	return slab->depot->bytes - slab->extent.length < slab->depot->floor;
@@ -72,7 +72,7 @@ static bool is_preallocated(const struct slab *slab)
  * @pool: the pool
  * @spared: a depot whose slabs all stay; NULL: one idle slab of the pool stays
  *
- * Each depot keeps what was preallocated for it.
+ * Each depot keeps as many bytes as were preallocated for it.
  *
  * Return: the bytes of the slabs that are given back. The kernel may still refuse to free some.
  */

@@ -7,8 +7,8 @@
  *
  * The queue reserves free buffers for its waiters. An allocation takes a free buffer only if
  * enough are left for all waiters; a waiter's own allocation, only if enough are left for the
- * waiters before it. A waiter whose thread doesn't serve it keeps from others what it asked
- * for, and no more.
+ * waiters before it. A waiter whose thread doesn't serve it keeps the memory that it asked for
+ * from others, and no more.
  *
  * Only the thread of its context puts a waiter in the queue, serves it and takes it out. So
  * callbacks run on that thread alone, and a waiter can't be served while it is cancelled. A
