@@ -6,53 +6,54 @@
  * DOC: libevplmem
  *
  * Memory for fast I/O: pinned and registered with devices once, in *slabs*, and
- * handed out as slices that are counted by reference.
+ * handed out as slices that are reference-counted.
  *
  * A *pool* owns slabs. A slab is a run of *buffers*, all of one size, a power of
- * two; a buffer is the unit that is counted. A *context* (&struct evpl) is one
+ * two. References are counted for each buffer. A *context* (&struct evpl) is one
  * thread's way to allocate from a pool: it cuts slices off a buffer of its own.
  * An iovec (&struct evpl_iovec) is a slice of one buffer, and is one reference to
- * it. A buffer that loses its last reference is recycled, its contents left as
- * they are.
+ * the buffer. A buffer that loses its last reference is recycled. Its contents stay
+ * as they are.
  *
- * A program that includes this is C99 or later, or C++11 or later, compiled by GCC or
- * Clang. Every function is an inline over an exported evplmem_*() symbol. So a program
- * can link this library beside one that exports evpl_create() or
- * evpl_iovec_alloc() of its own. A file that needs the headers of both defines
- * EVPLMEM_PREFIX_ONLY before it includes this one: then there are the evplmem_*()
- * functions alone, and tags begin with evplmem, such as struct evplmem_iovec and
+ * A program that includes this header is C99 or later, or C++11 or later, compiled by
+ * GCC or Clang. Every function is an inline over an exported evplmem_*() symbol. So a
+ * program can link this library beside one that exports evpl_create() or
+ * evpl_iovec_alloc() of its own. A file that needs the headers of both libraries defines
+ * EVPLMEM_PREFIX_ONLY before it includes this one. The header then has only the
+ * evplmem_*() functions, and its tags begin with evplmem: struct evplmem_iovec, and
  * struct evplmem for struct evpl.
  *
- * Threads: a context is used by one thread at a time. Everything else may be
- * called from any thread at any time; an iovec that two threads write is theirs
- * to lock. Allocation and release don't block, and make no system call unless
- * memory is short. No function may be called from a signal handler.
+ * Threads: a context is used by one thread at a time. Other functions may be called on
+ * any thread at any time, unless their comments say otherwise. Threads that write the same
+ * iovec must lock it themselves. Allocation and release don't block, and make no system
+ * call unless memory is short. No function may be called from a signal handler.
  *
- * Cancellation: no function is a point of cancellation (pthreads(7)), and call-backs run
- * with the thread's cancellation disabled. A thread that is to be cancelled while it waits
- * for another process waits by poll(2), for evpl_channel_fd() or evpl_pool_fd(). Inside the
- * library it must not have asynchronous cancellation.
+ * Cancellation: no function is a cancellation point (pthreads(7)), and callbacks run with
+ * the thread's cancellation disabled. A thread that is to be cancelled while it waits for
+ * another process waits by poll(2), for evpl_channel_fd() or evpl_pool_fd(). A thread must
+ * not have asynchronous cancellation while it is inside the library.
  *
- * Fork: a child of fork(2) has none of its parent's references. For the pools, contexts,
- * channels, devices and iovecs that it inherited, functions return -EPERM to it, and those
- * that can't fail do nothing. But evpl_channel_close() closes the child's copy of the
- * descriptor, without which the other end doesn't see that the parent has closed its own;
- * and so does evpl_zerocopy_destroy(). The memory stays what it was, shared with the parent.
- * The child can open pools of its own. A process that was made past fork(3), by clone(2) or
- * _Fork(3), isn't noticed: it must not call this library.
+ * Fork: a child of fork(2) has none of its parent's references. If the child passes a pool,
+ * context, channel, device or iovec that it inherited, functions return -EPERM, and those
+ * that can't fail do nothing. There are two exceptions: evpl_channel_close() and
+ * evpl_zerocopy_destroy() close the child's copy of the descriptor. Until that is closed, the
+ * channel's other end doesn't see that the parent has closed its own copy. The child goes on
+ * sharing the memory with its parent, and can open pools of its own. The library doesn't
+ * notice a process that was made without fork(3), by clone(2) or _Fork(3). Such a process
+ * must not call the library.
  *
- * Errors: functions that can fail return a negative errno, and have then changed
- * nothing. Errno itself is left as libc left it. For a pool that was closed, and for a
- * context that was destroyed while its pool stays open, functions return -EPERM, and those
- * that can't fail do nothing. That lasts until another pool or context is made, which may get
- * the same memory: it helps to find a mistake, and a program can't rely on it. A library
- * that was built with DEBUG=1 ends the program instead.
+ * Errors: functions that can fail return a negative errno, and have then changed nothing.
+ * They don't preserve errno itself. For a pool that was closed, and for a context that was
+ * destroyed while its pool stays open, functions return -EPERM, and those that can't fail do
+ * nothing. That lasts until another pool or context is made, which may get the same memory.
+ * So it helps to find a mistake, but a program can't rely on it. A library that was built
+ * with DEBUG=1 aborts the program instead.
  *
  * Structs that are passed in start with their size, and have an initializer that sets it,
- * %EVPL_POOL_CONFIG_INIT and the like. A library that knows a longer struct takes what is
- * missing as zero; one that knows a shorter struct refuses the surplus with -E2BIG unless it
- * is zero. Zero in any field means the default. -EINVAL is a struct that is too short,
- * -EOPNOTSUPP a flag that the library, or the back end, doesn't know.
+ * such as %EVPL_POOL_CONFIG_INIT. A library that knows a longer struct takes the missing
+ * fields as zero. A library that knows a shorter struct fails with -E2BIG, unless the surplus
+ * is zero. Zero in any field means the default. -EINVAL means that a struct is too short,
+ * and -EOPNOTSUPP that the library, or the back end, doesn't know a flag.
  */
 
 #include <errno.h>
@@ -61,14 +62,14 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-/** EVPLMEM_VERSION_MAJOR - of this header; a library of another one has another soname */
+/** EVPLMEM_VERSION_MAJOR - this header's major version; each has a soname of its own */
 #define EVPLMEM_VERSION_MAJOR	1
-/** EVPLMEM_VERSION_MINOR - of this header; goes up when something is added */
+/** EVPLMEM_VERSION_MINOR - this header's minor version; it goes up with each addition */
 #define EVPLMEM_VERSION_MINOR	1
-/** EVPLMEM_VERSION - both in one number, to be compared with evplmem_version() */
+/** EVPLMEM_VERSION - both versions in one number, to be compared with evplmem_version() */
 #define EVPLMEM_VERSION		((EVPLMEM_VERSION_MAJOR << 16) | EVPLMEM_VERSION_MINOR)
 
-/* The first value of a struct that starts with its size: that size, and zeros. */
+/* The initializer of a struct that starts with its size: that size, and zeros. */
 #ifdef __cplusplus
 extern "C++" {
 template <class type> static inline type evplmem_sized()
@@ -95,7 +96,7 @@ template <class type> static inline type evplmem_sized()
 #define EVPL_CONFIG_INIT	EVPLMEM_SIZED(config)
 /** EVPL_POOL_STATS_INIT - initializer of &struct evpl_pool_stats */
 #define EVPL_POOL_STATS_INIT	EVPLMEM_SIZED(pool_stats)
-/** EVPL_DEVICE_OPS_INIT - initializer of &struct evpl_device_ops: it does nothing */
+/** EVPL_DEVICE_OPS_INIT - initializer of &struct evpl_device_ops: no callbacks, no flags */
 #define EVPL_DEVICE_OPS_INIT	EVPLMEM_SIZED(device_ops)
 
 #ifdef __cplusplus
@@ -112,7 +113,7 @@ extern "C" {
 #include "evplmem-prefix.h"
 #endif
 
-/** struct evpl_pool - memory, and what it is made of; opaque */
+/** struct evpl_pool - a pool of memory; opaque */
 struct evpl_pool;
 
 /** struct evpl - a thread's context; opaque */
@@ -129,17 +130,17 @@ struct evpl_device;
 
 /**
  * struct evpl_iovec - a slice of a buffer, and one reference to it
- * @data: its first byte
- * @length: its bytes; at most a buffer's
+ * @data: the first byte of the slice
+ * @length: the bytes of the slice; at most a buffer's
  * @__private1: the library's; do not touch
  * @__private2: the library's; do not touch
  *
- * A copy made by assignment is the same reference, not another one. One that is
+ * A copy made by assignment is the same reference, not another one. An iovec that is
  * all zero is empty: it holds no reference, and may be released or moved.
  *
- * @data and @length are the caller's to change, within the bytes that the iovec had
- * when it was made: no function finds the buffer, or the reference, by them. But an iovec
- * that evpl_iovec_reserve() made must not be changed before it was committed.
+ * The caller may change @data and @length, within the bytes that the iovec had when it was
+ * made: no function finds the buffer, or the reference, by them. But an iovec that
+ * evpl_iovec_reserve() made must not be changed before it has been committed.
  */
 struct evpl_iovec {
 	void *data;
@@ -150,8 +151,8 @@ struct evpl_iovec {
 
 /**
  * enum evpl_backend - where a pool's memory comes from
- * @EVPL_BACKEND_DEFAULT: what the environment variable EVPL_BACKEND says,
- *	"module" or "anon"; the module, if it isn't set
+ * @EVPL_BACKEND_DEFAULT: the one that the environment variable EVPL_BACKEND names,
+ *	"module" or "anon"; the module if it isn't set
  * @EVPL_BACKEND_MODULE: the kernel module evpl.ko
  * @EVPL_BACKEND_ANON: shared memory of this process, for a machine without the
  *	module. Not pinned, and not in huge pages.
@@ -162,37 +163,37 @@ enum evpl_backend {
 	EVPL_BACKEND_ANON	= 2
 };
 
-/** EVPL_POOL_HUGE - a slab that can't be had in folios of 2 MiB isn't taken */
+/** EVPL_POOL_HUGE - slabs are taken in folios of 2 MiB, or not at all */
 #define EVPL_POOL_HUGE		(1U << 0)
 /**
- * EVPL_POOL_ZEROS - what was received and revoked reads as zeros, instead of raising SIGBUS
+ * EVPL_POOL_ZEROS - a received buffer that was revoked reads as zeros, instead of raising SIGBUS
  *
- * All of its pages are then one page of this process's own: what this process writes to one
- * appears in each, and no other process sees it. POLLPRI of evpl_pool_fd() tells that
- * something was revoked.
+ * All pages of such buffers are then one page of this process's own. If this process writes to
+ * one of them, the bytes appear in each, and no other process sees them. POLLPRI of
+ * evpl_pool_fd() tells that a buffer was revoked.
  */
 #define EVPL_POOL_ZEROS		(1U << 1)
 /**
  * EVPL_POOL_REVOKE - when this process ends, the pool's memory is revoked
  *
- * That is so however it ends, and once its children have ended that inherited the pool's
- * descriptor. Without this flag other processes keep what they received until they release
- * it. What a dma-buf carries stays in either case.
+ * That is so however the process ends. It happens once the children that inherited the pool's
+ * descriptor have ended too. Without this flag other processes keep the buffers that they
+ * received until they release them. Memory that a dma-buf carries stays in either case.
  */
 #define EVPL_POOL_REVOKE	(1U << 2)
 /**
  * EVPL_POOL_ATOMIC - references are counted with atomic operations alone
  *
- * Without this flag a thread counts references to what it allocated without atomic
+ * Without this flag a thread counts references to memory that it allocated without atomic
  * operations, and another thread that needs the count ends that by membarrier(2). With the
- * flag the library doesn't make that call, and keeps no data of threads. The flag is for a
+ * flag the library doesn't make that call, and keeps no data for threads. The flag is for a
  * program in which a filter of seccomp(2) refuses the call once the pool is open, and for a
  * plugin that is unloaded while the threads that called it live on.
  */
 #define EVPL_POOL_ATOMIC	(1U << 3)
 
 /**
- * struct evpl_pool_config - what evpl_pool_open() is asked for
+ * struct evpl_pool_config - the configuration of a pool, for evpl_pool_open()
  * @size: sizeof(struct evpl_pool_config)
  * @backend: an &enum evpl_backend
  * @flags: %EVPL_POOL_HUGE, %EVPL_POOL_ZEROS, %EVPL_POOL_REVOKE, %EVPL_POOL_ATOMIC or 0
@@ -201,9 +202,9 @@ enum evpl_backend {
  *	one before, up to @slab_size_max. A multiple of 2 MiB and of
  *	@buffer_size, at most 1 GiB; 0: 2 MiB, or a buffer if that is more.
  *	Shorter slabs are taken where memory is short.
- * @slab_size_max: as @slab_size, and not below it; 0: 64 MiB, or @slab_size or a
- *	buffer if that is more
- * @max_bytes: how much the pool may have in slabs, at least 2 MiB and a buffer;
+ * @slab_size_max: bytes of the longest slab: like @slab_size, and not below it; 0: 64 MiB,
+ *	or @slab_size or a buffer if that is more
+ * @max_bytes: the most bytes that the pool may have in slabs, at least 2 MiB and a buffer;
  *	0: no limit of the pool's own for the module, the machine's memory for
  *	the anon back end
  * @device: path of the module's device; NULL: /dev/evpl
@@ -219,21 +220,21 @@ struct evpl_pool_config {
 	const char *device;
 };
 
-/** EVPL_CONFIG_NODE - @node of &struct evpl_config is meant */
+/** EVPL_CONFIG_NODE - @node of &struct evpl_config is set */
 #define EVPL_CONFIG_NODE	(1U << 0)
 
 /** EVPL_ANY_NODE - no NUMA node in particular */
 #define EVPL_ANY_NODE		(-1)
 
 /**
- * struct evpl_config - what evpl_create() is asked for
+ * struct evpl_config - the configuration of a context, for evpl_create()
  * @size: sizeof(struct evpl_config)
  * @flags: %EVPL_CONFIG_NODE or 0
  * @node: with %EVPL_CONFIG_NODE, the NUMA node that all memory of the context
  *	comes from, else 0
  * @cache: bytes of free buffers that the context may keep from other threads,
  *	the buffer that it cuts slices off included; 0: 8 MiB. Two buffers are
- *	always allowed. Others take them before they fail with -ENOMEM.
+ *	always allowed. Other contexts take these buffers before they fail with -ENOMEM.
  */
 struct evpl_config {
 	size_t size;
@@ -243,27 +244,27 @@ struct evpl_config {
 };
 
 /**
- * struct evpl_pool_stats - what evpl_pool_stats() tells
+ * struct evpl_pool_stats - statistics of a pool, for evpl_pool_stats()
  * @size: sizeof(struct evpl_pool_stats), set by the caller
  * @backend: %EVPL_BACKEND_MODULE or %EVPL_BACKEND_ANON
  * @devices: devices that are attached
  * @contexts: contexts that were created and not destroyed
  * @buffer_size: bytes of a buffer
- * @slabs: slabs
- * @bytes: bytes of all slabs, those included that are being given back
- * @buffers: buffers of all slabs
+ * @slabs: slabs, including those that are being given back
+ * @bytes: bytes of these slabs
+ * @buffers: buffers of these slabs
  * @buffers_free: buffers that any context can take
  * @buffers_cached: free buffers that contexts keep for themselves
- * @buffers_used: the others: they have references, or a context cuts slices off
- *	them
+ * @buffers_used: all other buffers: they have references, or a context cuts slices
+ *	off them
  * @grows: slabs taken since the pool was opened
  * @shrinks: slabs given back
  * @steals: buffers that a context took from another's cache
  * @failures: allocations that failed with -ENOMEM
  * @wakeups: times that the pool's eventfd was written
  *
- * While other threads run, the numbers are each true of some moment, and not of
- * the same one.
+ * While other threads run, each number is of some moment, and not all of them of the
+ * same one.
  */
 struct evpl_pool_stats {
 	size_t size;
@@ -284,18 +285,18 @@ struct evpl_pool_stats {
 	uint64_t wakeups;
 };
 
-/** EVPL_SLAB_LEASED - not a slab, but a buffer of another process */
+/** EVPL_SLAB_LEASED - this isn't a slab, but a buffer of another process */
 #define EVPL_SLAB_LEASED	(1U << 0)
-/** EVPL_SLAB_READONLY - a leased buffer that may not be written */
+/** EVPL_SLAB_READONLY - this is a leased buffer that may not be written to */
 #define EVPL_SLAB_READONLY	(1U << 1)
 
 /**
  * struct evpl_slab_info - a slab, as a device sees it
- * @number: its number: the lowest that no slab of the pool has, and that no
- *	device still has to let go; of a leased buffer none: all bits are set
- * @node: the NUMA node that it was asked from, or %EVPL_ANY_NODE
- * @base: its first byte
- * @length: its bytes; at most 1 GiB
+ * @number: the slab's number: the lowest one that no slab of the pool has, and that no
+ *	device still has to let go of. A leased buffer has none: all bits are set.
+ * @node: the NUMA node that the slab was asked from, or %EVPL_ANY_NODE
+ * @base: the first byte of the slab
+ * @length: the bytes of the slab; at most 1 GiB
  * @flags: %EVPL_SLAB_LEASED and %EVPL_SLAB_READONLY, or 0
  */
 struct evpl_slab_info {
@@ -309,38 +310,37 @@ struct evpl_slab_info {
 /** EVPL_DEVICES_MAX - devices that can be attached to a pool at a time */
 #define EVPL_DEVICES_MAX	16
 
-/** EVPL_DEVICE_LATER - what unregister_slab() returns to let go later */
+/** EVPL_DEVICE_LATER - unregister_slab() returns this to let go of the slab's number later */
 #define EVPL_DEVICE_LATER	1
 
-/** EVPL_DEVICE_LEASES - the device also registers what it was leased */
+/** EVPL_DEVICE_LEASES - the device also registers leased buffers */
 #define EVPL_DEVICE_LEASES	(1U << 0)
 
 /**
- * struct evpl_device_ops - what a device does when slabs come and go
+ * struct evpl_device_ops - a device's callbacks, for when slabs come and go
  * @size: sizeof(struct evpl_device_ops)
- * @register_slab: a slab has come, or was there when the device was attached.
- *	Returns 0 and sets the cookie, or fails with anything else: the slab is
- *	then used without a cookie for this device. NULL: the device registers
- *	slabs by itself, when it first meets them; see evpl_device_set_cookie().
- * @unregister_slab: a slab that has a cookie goes, or the device is being
- *	detached. No reference to the slab is left in the first case. Returns 0
- *	when it is done, or %EVPL_DEVICE_LATER: the slab's memory is then given
- *	back, but no new slab gets its number before evpl_device_let_go(). NULL:
- *	there is nothing to do.
- * @flags: %EVPL_DEVICE_LEASES: buffers that were received with %EVPL_MESSAGE_DEVICE
- *	are registered too, as slabs are (%EVPL_SLAB_LEASED), each when
- *	evpl_device_cookie() first asks for it. Such a registration ends when this
- *	process has released its last reference on the buffer, and
- *	unregister_slab() then returns 0: the buffer isn't its owner's again while
- *	a device holds it. Or 0.
+ * @register_slab: called when a slab has come, and for the slabs that are there when the
+ *	device is attached. It returns 0 and sets the cookie, or it fails with anything
+ *	else, and the slab is used without a cookie for this device. NULL: the device
+ *	registers slabs by itself, when it first meets them; see evpl_device_set_cookie().
+ * @unregister_slab: called for a slab that has a cookie, when the slab goes or the device
+ *	is being detached. If the slab goes, no reference to it is left. It returns 0 when
+ *	it is done. If it returns %EVPL_DEVICE_LATER, the slab's memory is given back, but
+ *	no new slab gets its number before evpl_device_let_go(). NULL: nothing is called.
+ * @flags: %EVPL_DEVICE_LEASES or 0. With the flag, buffers that were received with
+ *	%EVPL_MESSAGE_DEVICE are registered too, as slabs are (%EVPL_SLAB_LEASED), each
+ *	when evpl_device_cookie() first asks for it. Such a registration ends when this
+ *	process has released its last reference on the buffer. unregister_slab() must
+ *	then return 0, since the buffer isn't its owner's again while a device holds it.
  *
- * The call-backs run on whichever thread takes or gives back a slab, attaches or detaches,
- * with the thread's cancellation disabled. Several can run at a time for different slabs, and
- * they never overlap for one slab and device. They run without a lock, so they may allocate
- * and release. They must not detach a device, close the pool, or wait for a thread that does.
+ * The callbacks run on the thread that takes or gives back a slab, or that attaches or detaches
+ * the device, with the thread's cancellation disabled. Several can run at a time for different
+ * slabs; they never overlap for one slab and device. They run without a lock, so they may
+ * allocate and release. They must not detach a device, close the pool, or wait for a thread that
+ * does.
  *
- * When register_slab() allocates, that may use the slab that it is told of. From then on other
- * threads can have buffers of the slab too, and evpl_device_cookie() gives -ENOENT for these
+ * If register_slab() allocates, it may get memory of the slab that it is called for. From then on
+ * other threads can have buffers of the slab too, and evpl_device_cookie() gives -ENOENT for these
  * until the slab is registered.
  */
 struct evpl_device_ops {
@@ -351,10 +351,10 @@ struct evpl_device_ops {
 };
 
 /**
- * EVPL_IOVEC_PRIVATE - buffers to themselves
+ * EVPL_IOVEC_PRIVATE - the iovecs share their buffers with nothing
  *
- * Nothing else is, or will be, allocated in the buffers of these iovecs while
- * they have a reference. For what another process is to see.
+ * Nothing else is allocated in the buffers of these iovecs while the buffers have a
+ * reference. The flag is for memory that another process is to see.
  */
 #define EVPL_IOVEC_PRIVATE	(1U << 0)
 
@@ -364,14 +364,13 @@ struct evpl_device_ops {
  * @alignment: as for evpl_iovec_alloc()
  * @max_iovecs: room in @iovecs
  * @flags: %EVPL_IOVEC_PRIVATE or 0
- * @iovecs: where the iovecs go; nothing is there, and anything may be written there,
- *	until @done is called
- * @done: called when the request is served, with the number of iovecs, which are the
- *	caller's
+ * @iovecs: where the iovecs go; until @done is called the library may write anything there
+ * @done: called when the request is served, with the number of iovecs, whose references are
+ *	the caller's
  * @__evpl: the library's; NULL in the beginning
  * @__next: the library's
  *
- * The caller's memory. All of it stays as it is while the request waits.
+ * The struct is in the caller's memory, and must not be changed while the request waits.
  */
 struct evpl_waiter {
 	unsigned int length;
@@ -385,37 +384,38 @@ struct evpl_waiter {
 };
 
 /**
- * EVPL_CHANNEL_BLOCKING - sending waits for room, and receiving for a message
+ * EVPL_CHANNEL_BLOCKING - sending waits for room, and receiving waits for a message
  *
- * A signal ends the wait (-EINTR), cancellation of the thread doesn't.
+ * A signal ends the wait (-EINTR). Cancellation of the thread doesn't.
  */
 #define EVPL_CHANNEL_BLOCKING	(1U << 0)
 
 /** EVPL_MESSAGE_WRITE - the receiver may write to the buffer too */
 #define EVPL_MESSAGE_WRITE	(1U << 0)
-/** EVPL_MESSAGE_REVOKED - received: the owner has taken the buffer back meanwhile */
+/** EVPL_MESSAGE_REVOKED - only received: the owner took the buffer back on the way */
 #define EVPL_MESSAGE_REVOKED	(1U << 1)
 /**
  * EVPL_MESSAGE_DEVICE - the receiver may have devices touch the buffer
  *
- * Without it nothing can pin what was received: O_DIRECT, RDMA and the like give EFAULT.
- * With it they may read, and with %EVPL_MESSAGE_WRITE write. What such I/O still holds
- * when the receiver has released the buffer, or died, keeps it from its owner until
- * that is over (the kernel's quarantine; linux/evpl.h, DOC: fence). The same goes for
- * %EVPL_MESSAGE_WRITE alone, since KVM before Linux 6.13 may hold a page of what a guest
+ * Without this flag nothing can pin the received memory: O_DIRECT, RDMA and the like give
+ * EFAULT. With it they may read the memory, and with %EVPL_MESSAGE_WRITE write to it. If such
+ * I/O still holds the buffer when the receiver has released it, or died, the kernel keeps the
+ * buffer from its owner until that is over (quarantine; linux/evpl.h, DOC: fence). The same
+ * goes for %EVPL_MESSAGE_WRITE alone, since KVM before Linux 6.13 may hold a page that a guest
  * can write to.
  *
- * The sender's own devices don't keep a buffer from it: they are told to the kernel as
- * they register a slab. Attach them before buffers of it are in use. Where all of a slab
- * is in use, the kernel can't tell whose a registration is, and keeps what is sent with
- * either flag until the registration goes.
+ * The sender's own devices don't keep a buffer from the sender, as the library tells the
+ * kernel of them when they register a slab. Attach devices before buffers of a slab are in
+ * use. If all of a slab is in use, the kernel can't tell whose a registration is: it keeps a
+ * buffer that was sent with either flag until the registration goes.
  */
 #define EVPL_MESSAGE_DEVICE	(1U << 2)
 /**
- * EVPL_MESSAGE_HELD - received: others may still have the buffer, which is one's own
+ * EVPL_MESSAGE_HELD - only received: the buffer is this process's own, and others may still
+ * have it
  *
- * A process that sends a buffer home may have a device, a pipe or another reference on it
- * still. The buffer may change, or be read, until evpl_iovec_wait() returns 0.
+ * A process that sends a buffer home may still have a device, a pipe or another reference on
+ * it. Others may read or change the buffer until evpl_iovec_wait() returns 0.
  */
 #define EVPL_MESSAGE_HELD	(1U << 3)
 
@@ -424,9 +424,9 @@ struct evpl_waiter {
 
 /**
  * struct evpl_message - a reference on its way to another process
- * @iovec: the slice, and the reference; received with %EVPL_MESSAGE_REVOKED, empty
- * @cookie: whatever the sender likes
- * @flags: %EVPL_MESSAGE_WRITE and %EVPL_MESSAGE_DEVICE, or 0; received, also
+ * @iovec: the slice, and the reference; empty in a message with %EVPL_MESSAGE_REVOKED
+ * @cookie: any value, for the receiver
+ * @flags: %EVPL_MESSAGE_WRITE and %EVPL_MESSAGE_DEVICE, or 0; in a received message also
  *	%EVPL_MESSAGE_REVOKED or %EVPL_MESSAGE_HELD
  * @reserved: 0
  */
@@ -440,14 +440,14 @@ struct evpl_message {
 /** EVPL_DMABUF_WRITE - devices, and processes that map the dma-buf, may write to it */
 #define EVPL_DMABUF_WRITE	(1U << 0)
 
-/* What is exported; use the inlines below. */
+/* The exported functions; use the inlines below. */
 #pragma GCC visibility push(default)
 /**
  * evplmem_version() - the version of the library that the program runs with
  *
- * A library that is later than the header that the program was compiled with has all that is
- * in that header. With an earlier library the dynamic linker starts the program only if the
- * program calls nothing that the library lacks.
+ * A library that is later than the program's header has everything that is in the header. With
+ * an earlier library the dynamic linker starts the program only if the program calls no function
+ * that the library lacks.
  *
  * Return: the value of %EVPLMEM_VERSION in the library's own header.
  */
@@ -518,14 +518,14 @@ int evplmem_device_let_go(struct evpl_device *device, unsigned int number);
 /**
  * evpl_pool_open() - open a pool
  * @r_pool: where the pool goes; close it with evpl_pool_close()
- * @config: what it is to be, or NULL for all defaults
+ * @config: the configuration, or NULL for all defaults
  *
- * Takes no slab yet. After an error evpl_last_error() says what can be done.
+ * The pool takes no slab yet. After an error evpl_last_error() says how to solve it.
  *
  * Return: 0, or
  *  - -EINVAL: a size isn't one of those that &struct evpl_pool_config allows, an
  *    unknown back end (also in EVPL_BACKEND), or @config is too short
- *  - -E2BIG, -EOPNOTSUPP: see above; on the anon back end any flag but %EVPL_POOL_ATOMIC
+ *  - -E2BIG, -EOPNOTSUPP: see above; the anon back end knows only %EVPL_POOL_ATOMIC
  *  - -ENOENT, -ENODEV, -ENXIO, -EACCES, -EPERM: there is no such device, or this
  *    process may not open it
  *  - -ENOTTY: the device isn't evpl's
@@ -538,15 +538,14 @@ static inline int evpl_pool_open(struct evpl_pool **r_pool, const struct evpl_po
 
 /**
  * evpl_pool_close() - close a pool
- * @pool: the pool; gone when 0 is returned
+ * @pool: the pool, which is gone when 0 is returned
  *
- * Threads may still be inside a release of the last reference when this is
- * called.
+ * Another thread may still be inside the call that released the last reference.
  *
  * Return: 0, or
  *  - -EBUSY: a context, a reference of this process or of another one, an attached device
  *    or a dma-buf is left, or the kernel keeps a buffer in quarantine
- *  - -EPERM: it was closed already, or was inherited over fork(2)
+ *  - -EPERM: the pool was closed already, or was inherited over fork(2)
  */
 static inline int evpl_pool_close(struct evpl_pool *pool)
 {
@@ -556,14 +555,14 @@ static inline int evpl_pool_close(struct evpl_pool *pool)
 /**
  * evpl_pool_preallocate() - take slabs beforehand
  * @pool: the pool
- * @bytes: what the pool is to have at least, from @node, until a later call for that
- *	node says otherwise
+ * @bytes: how much memory from @node the pool is to have at least, until a later call for
+ *	that node changes it; 0 in the beginning
  * @node: a NUMA node, or %EVPL_ANY_NODE for memory of contexts with no node
  *
- * Takes the missing slabs, each as long as the pool's slab_size_max where so much is
- * missing. They are ordinary slabs. But neither evpl_pool_trim() nor a context of another
- * node that needs room leaves the pool less than @bytes from @node. A call for less gives
- * nothing back by itself. A pool begins with 0.
+ * Takes the slabs that are missing. Each is as long as the pool's slab_size_max, or as the
+ * bytes that are missing if these are fewer. They are ordinary slabs. But neither
+ * evpl_pool_trim() nor a context of another node that needs room leaves the pool less than
+ * @bytes from @node. A call for less gives nothing back by itself.
  *
  * Return: 0, or
  *  - -EINVAL: the node isn't there, or has no memory that this process may use
@@ -581,14 +580,14 @@ static inline int evpl_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, 
  * @pool: the pool
  *
  * Takes the free buffers out of all caches, and gives every slab back that has no buffer in
- * use, but for one, and for what evpl_pool_preallocate() asked for. A slab that a device is
- * just being told about stays.
+ * use. One such slab stays, and so does the memory that evpl_pool_preallocate() asked for. A
+ * slab that a device is being told about at that moment stays too.
  *
  * While devices are told that slabs go, the pool may grow as if these were gone already. For
  * that long it can have more than its max_bytes.
  *
- * Return: the bytes of the slabs that were to go. A slab for which the kernel has a use that
- * the library doesn't know of is counted, and stays.
+ * Return: the bytes of the slabs that were to be given back. This includes a slab that stays
+ * because the kernel still uses it in a way that the library doesn't know of.
  */
 static inline uint64_t evpl_pool_trim(struct evpl_pool *pool)
 {
@@ -596,10 +595,10 @@ static inline uint64_t evpl_pool_trim(struct evpl_pool *pool)
 }
 
 /**
- * evpl_pool_stats() - what the pool has, and has done
+ * evpl_pool_stats() - get statistics of a pool
  * @pool: the pool
- * @stats: where it goes; @stats->size says how much of it there is, and what
- *	the library doesn't know of is zeroed
+ * @stats: where they go; the caller sets @stats->size, and the library zeroes the fields that
+ *	it doesn't know
  *
  * Return: 0, or -EINVAL: @stats is too short for its size.
  */
@@ -609,19 +608,18 @@ static inline int evpl_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats
 }
 
 /**
- * evpl_pool_eventfd() - tells when to try again
+ * evpl_pool_eventfd() - get a descriptor that tells when to retry an allocation
  * @pool: the pool
  *
- * After an allocation failed with -ENOMEM, the descriptor becomes readable when
- * the next buffer or slab is free. It can become readable for no reason, as when a
- * context takes a new buffer, and the retry can fail again. The library writes the
- * descriptor and doesn't read it. A thread that waits alone reads it and retries. Where
- * several threads wait, each has it in an epoll set of its own with EPOLLET, and none reads
- * it: one would miss what another reads.
- * evpl_waiter_alloc() lets them have memory in the order in which they asked for it.
+ * After an allocation failed with -ENOMEM, the descriptor becomes readable when the next
+ * buffer or slab is free. It may become readable without that, as when a context takes a new
+ * buffer, and the retry may fail again. The library writes the descriptor and doesn't read
+ * it. A thread that waits alone reads it and retries. If several threads wait, each has it
+ * in an epoll set of its own with EPOLLET, and none reads it: a thread would miss the event
+ * that another one reads. evpl_waiter_alloc() gives threads memory in the order in which they
+ * asked for it.
  *
- * Return: an eventfd, nonblocking and close-on-exec. It is the pool's and lives
- * as long.
+ * Return: an eventfd, nonblocking and close-on-exec. It belongs to the pool, which closes it.
  */
 static inline int evpl_pool_eventfd(struct evpl_pool *pool)
 {
@@ -629,11 +627,11 @@ static inline int evpl_pool_eventfd(struct evpl_pool *pool)
 }
 
 /**
- * evpl_last_error() - why the last call failed, in words
+ * evpl_last_error() - get the reason why the last call failed, in words
  *
- * Return: a sentence on the last evpl_pool_open() of this thread that failed, or on its
- * last channel or dma-buf that failed because of mlockall(2); empty if none did. Valid
- * until the thread's next call of that kind.
+ * Return: a sentence on the last evpl_pool_open() of this thread that failed, or on the
+ * last channel or dma-buf that it couldn't make because of mlockall(2); empty if there was
+ * none. It is valid until the thread's next call of that kind.
  */
 static inline const char *evpl_last_error(void)
 {
@@ -644,13 +642,13 @@ static inline const char *evpl_last_error(void)
  * evpl_create() - create a context
  * @r_evpl: where the context goes; end it with evpl_destroy()
  * @pool: the pool that it allocates from
- * @config: what it is to be, or NULL for all defaults
+ * @config: the configuration, or NULL for all defaults
  *
- * A thread that ends, or sleeps, without evpl_destroy() keeps no memory from
- * others for good: they take it before they fail.
+ * A thread that exits or sleeps without evpl_destroy() doesn't keep free memory from other
+ * threads: they take it before their allocations fail.
  *
  * Return: 0, or
- *  - -EINVAL: there is no such node, a node without %EVPL_CONFIG_NODE, or
+ *  - -EINVAL: there is no such node, the node is set without %EVPL_CONFIG_NODE, or
  *    @config is too short
  *  - -E2BIG, -EOPNOTSUPP: see above
  *  - -ENOMEM: no memory for the context
@@ -666,16 +664,16 @@ static inline int evpl_create(struct evpl **r_evpl, struct evpl_pool *pool,
  * evpl_destroy() - end a context
  * @evpl: the context, or NULL
  *
- * What was allocated through it lives on until it is released. What it kept goes
- * to the pool; slabs stay until evpl_pool_trim(). Its requests that wait (&struct
- * evpl_waiter) are cancelled.
+ * Memory that was allocated through the context stays until it is released. The free
+ * buffers that the context kept go to the pool; slabs stay until evpl_pool_trim(). The
+ * context's requests that wait (&struct evpl_waiter) are cancelled.
  */
 static inline void evpl_destroy(struct evpl *evpl)
 {
 	evplmem_destroy(evpl);
 }
 
-/* What was allocated, or the error. */
+/* Tells ThreadSanitizer of an allocation, and returns @niov: the number of iovecs, or an error. */
 static inline int evplmem_allocated(int niov, const struct evpl_iovec *iovecs)
 {
 #if EVPLMEM_TSAN
@@ -692,28 +690,28 @@ static inline int evplmem_allocated(int niov, const struct evpl_iovec *iovecs)
 /**
  * evpl_iovec_alloc() - allocate memory
  * @evpl: the context
- * @length: bytes
- * @alignment: of each iovec's data: a power of two up to the buffer size; 0: don't
- *	care. Data is always aligned to 8 bytes.
- * @max_iovecs: room in @r_iovec
+ * @length: how many bytes
+ * @alignment: the alignment of each iovec's data: a power of two up to the buffer size; 0:
+ *	any. Data is always aligned to 8 bytes.
+ * @max_iovecs: how many iovecs @r_iovec has room for
  * @r_iovec: where the iovecs go
  *
- * Up to one buffer is always one iovec. More is whole buffers, then one iovec
+ * Up to one buffer is always one iovec. A longer request gets whole buffers, then one iovec
  * with the rest. A slice of at least half a buffer that doesn't fit into the rest of the
  * context's buffer gets a buffer for itself. The memory isn't zeroed.
  *
- * Never blocks. Before it fails with -ENOMEM it takes the free buffers that other contexts
- * keep. If the buffers that contexts cut slices off could make up for what is missing, no
- * context goes on in its own: the rest of such a buffer can be used once its slices have been
- * released.
+ * The function never blocks. Before it fails with -ENOMEM it takes the free buffers that other
+ * contexts keep. If the buffers that contexts cut slices off would make up for the missing
+ * memory, the contexts stop cutting these: the rest of such a buffer can be used once its slices
+ * have been released.
  *
  * Return: the number of iovecs, each a reference of the caller's; 0 if @length
  * is 0; or
- *  - -EINVAL: @alignment isn't a power of two, or above the buffer size
- *  - -ENOBUFS: it would take more than @max_iovecs
- *  - -EMSGSIZE: more than the pool can ever have (max_bytes of &struct evpl_pool_config), so
- *    that no release helps
- *  - -ENOMEM: memory is short, kept for requests that wait (evpl_waiter_alloc()), or a
+ *  - -EINVAL: @alignment isn't a power of two, or is above the buffer size
+ *  - -ENOBUFS: the request needs more than @max_iovecs iovecs
+ *  - -EMSGSIZE: the request is for more than the pool can ever have (max_bytes of &struct
+ *    evpl_pool_config), so that no release helps
+ *  - -ENOMEM: memory is short or reserved for requests that wait (evpl_waiter_alloc()), or a
  *    limit is reached; see evpl_pool_eventfd()
  *  - -EINTR: a fatal signal came
  */
@@ -735,11 +733,11 @@ static inline int evpl_iovec_alloc(struct evpl *evpl, unsigned int length, unsig
 }
 
 /**
- * evpl_iovec_alloc_flags() - allocate memory of some kind
+ * evpl_iovec_alloc_flags() - allocate memory with flags
  * @evpl: the context
- * @length: bytes
+ * @length: how many bytes
  * @alignment: as for evpl_iovec_alloc()
- * @max_iovecs: room in @r_iovec
+ * @max_iovecs: how many iovecs @r_iovec has room for
  * @flags: %EVPL_IOVEC_PRIVATE or 0
  * @r_iovec: where the iovecs go
  *
@@ -770,19 +768,19 @@ static inline int evpl_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iove
  * @evpl: the context
  * @waiter: the request
  *
- * Does what evpl_iovec_alloc_flags() does. Where that would fail with -ENOMEM, the request
- * is put at the end of the pool's queue, and evpl_waiter_serve() serves it.
+ * Does what evpl_iovec_alloc_flags() does. If that would fail with -ENOMEM, the request is put
+ * at the end of the pool's queue, and evpl_waiter_serve() serves it.
  *
- * The queue keeps free buffers for those that stand in it. An allocation that comes later,
- * by a waiter or not, takes a free buffer only if enough are left for all that came before,
- * and fails otherwise; it goes on in the buffer that its context cuts slices off. So nobody
- * overtakes a waiter to its cost, and one whose thread doesn't come keeps no more from others
- * than it asked for. Memory of a NUMA node is kept for those alone that could use it.
+ * The queue reserves free buffers for its waiters. An allocation that comes later, by a waiter
+ * or not, takes a free buffer only if enough are left for all requests that came before it, and
+ * fails otherwise. It may still cut slices off its context's own buffer. So no later request
+ * delays a waiter, and a waiter whose thread doesn't serve it keeps the memory that it asked for
+ * from others, and no more. Memory of a NUMA node is reserved only for waiters that could use it.
  *
  * Return: the number of iovecs, each a reference of the caller's, and @done isn't called;
  * 0 if @length is 0; or
  *  - -EINPROGRESS: the request waits
- *  - -EBUSY: it waits already
+ *  - -EBUSY: the request waits already
  *  - -EOPNOTSUPP: an unknown flag
  *  - any other error of evpl_iovec_alloc(), but -ENOMEM
  */
@@ -792,13 +790,13 @@ static inline int evpl_waiter_alloc(struct evpl *evpl, struct evpl_waiter *waite
 }
 
 /**
- * evpl_waiter_cancel() - wait no longer
- * @waiter: the request, whose context nobody else uses meanwhile
+ * evpl_waiter_cancel() - take a request out of the queue
+ * @waiter: the request; no other thread may use its context meanwhile
  *
- * From here its @done isn't called, and its memory is the caller's alone.
+ * Afterwards @done isn't called any more, and the library doesn't use @waiter any more.
  *
- * Return: 0, or -ENOENT: it doesn't wait, as it was served, cancelled or never put in the
- * queue, or as its context was destroyed.
+ * Return: 0, or -ENOENT: the request doesn't wait, as it was served, cancelled or never put in
+ * the queue, or as its context was destroyed.
  */
 static inline int evpl_waiter_cancel(struct evpl_waiter *waiter)
 {
@@ -809,12 +807,13 @@ static inline int evpl_waiter_cancel(struct evpl_waiter *waiter)
  * evpl_waiter_serve() - serve the first of a context's requests
  * @evpl: the context
  *
- * If there is memory for the one that has waited longest, it leaves the queue and its @done is
- * called: here, on the calling thread, with no lock of the library. @done may do whatever its
- * caller may: ask for more by the same @waiter, cancel others, end @evpl.
+ * If there is memory for the context's request that has waited longest, the request leaves the
+ * queue, and its @done is called: on the calling thread, with no lock of the library held. @done
+ * may do whatever its caller may: ask for more by the same @waiter, cancel others, end @evpl.
  *
- * To be called until it returns 0, whenever evpl_pool_eventfd() becomes readable: that tells
- * of memory as it does after an allocation failed, and of a request that left the queue.
+ * Call this until it returns 0, whenever evpl_pool_eventfd() becomes readable. The descriptor
+ * tells of free memory, as it does after an allocation failed, and of requests that left the
+ * queue.
  *
  * Return: 1 if a request was served; 0 if none waits, or there isn't enough memory yet; or
  *  - -EINTR: a fatal signal came; the request waits
@@ -827,14 +826,14 @@ static inline int evpl_waiter_serve(struct evpl *evpl)
 /**
  * evpl_iovec_reserve() - allocate before it is known how much is needed
  * @evpl: the context
- * @length: the most that may be needed, in bytes
+ * @length: the most bytes that may be needed
  * @alignment: as for evpl_iovec_alloc()
- * @max_iovecs: room in @r_iovec
+ * @max_iovecs: how many iovecs @r_iovec has room for
  * @r_iovec: where the iovecs go
  *
- * These are real references, and allocations that come later don't overlap them.
- * Each set is given to evpl_iovec_commit() once, or released. Clone them only
- * after that.
+ * The iovecs are references like any other, and later allocations don't overlap them. Give
+ * all iovecs of one call to evpl_iovec_commit() together, once, or release them. Clone them
+ * only after the commit.
  *
  * Return: as evpl_iovec_alloc().
  */
@@ -847,17 +846,18 @@ static inline int evpl_iovec_reserve(struct evpl *evpl, unsigned int length,
 }
 
 /**
- * evpl_iovec_commit() - keep the beginning of what was reserved
+ * evpl_iovec_commit() - keep the beginning of reserved memory
  * @evpl: a context of the same pool
- * @iovecs: what evpl_iovec_reserve() returned
+ * @iovecs: the iovecs that evpl_iovec_reserve() returned
  * @niov: how many
- * @used: bytes, from the beginning, that are kept
+ * @used: how many bytes are kept, from the beginning
  *
- * Shortens the iovecs to @used bytes and releases those beyond. What was cut off
- * is allocated again, by the context that reserved it, if nothing was allocated after it.
+ * Shortens the iovecs to @used bytes together, and releases the iovecs that get none. The
+ * context that reserved the memory can allocate the rest again, if nothing was allocated after
+ * it.
  *
- * Return: the number of iovecs that remain; or -EINVAL: @used is more than they
- * have, @niov is negative, or they weren't reserved, are committed already, or are of another
+ * Return: the number of iovecs that remain; or -EINVAL: @used is more than the iovecs have,
+ * @niov is negative, or the iovecs weren't reserved, are committed already, or are of another
  * pool.
  */
 static inline int evpl_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs, int niov,
@@ -866,7 +866,7 @@ static inline int evpl_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs
 #if EVPLMEM_TSAN
 	int i;
 
-	/* It releases some of them. */
+	/* The library releases some of these iovecs. */
 	for (i = 0; i < niov; i++)
 		evplmem_tsan_release(iovecs[i].__private2);
 #endif
@@ -874,10 +874,8 @@ static inline int evpl_iovec_commit(struct evpl *evpl, struct evpl_iovec *iovecs
 }
 
 /**
- * evpl_iovec_addref() - one more reference
- * @iovec: an iovec that the caller holds a reference by
- *
- * It is to be released once more.
+ * evpl_iovec_addref() - take one more reference
+ * @iovec: an iovec that the caller holds a reference by; it must be released once more
  */
 static inline void evpl_iovec_addref(struct evpl_iovec *iovec)
 {
@@ -886,15 +884,17 @@ static inline void evpl_iovec_addref(struct evpl_iovec *iovec)
 }
 
 /**
- * evpl_iovec_release() - one reference less
- * @iovec: the iovec; it is left as it is, and worth nothing if this was its last
- *	reference
+ * evpl_iovec_release() - drop one reference
+ * @iovec: the iovec; the struct isn't changed, and must not be used again if this was the
+ *	last reference that the caller had by it
  *
- * On any thread, one with no context too, and after the context that allocated
- * it was destroyed. Never fails. It makes a system call where an allocation failed before
- * and the buffer is free now (evpl_pool_eventfd()), and for what was received: where its
- * owner waits for it, where it is registered with a device (%EVPL_DEVICE_LEASES), and once
- * for every 32 buffers that are let go of.
+ * This never fails. It may be called on any thread, even on one without a context, and after
+ * the context that allocated the memory was destroyed.
+ *
+ * It makes a system call if the buffer is free now and an allocation failed before
+ * (evpl_pool_eventfd()). For a received buffer it makes one if the buffer's owner waits for
+ * it, if the buffer is registered with a device (%EVPL_DEVICE_LEASES), and once for every 32
+ * buffers that are released.
  */
 static inline void evpl_iovec_release(struct evpl_iovec *iovec)
 {
@@ -921,8 +921,8 @@ static inline void evpl_iovecs_release(struct evpl_iovec *iovecs, int niov)
 }
 
 /**
- * evpl_iovec_clone() - a second iovec of the same slice
- * @dst: where it goes; holds a reference of its own
+ * evpl_iovec_clone() - make a second iovec of the same slice
+ * @dst: where the iovec goes; it holds a reference of its own
  * @src: an iovec that the caller holds a reference by
  */
 static inline void evpl_iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src)
@@ -934,11 +934,11 @@ static inline void evpl_iovec_clone(struct evpl_iovec *dst, const struct evpl_io
 }
 
 /**
- * evpl_iovec_clone_segment() - an iovec of a part of a slice
- * @dst: where it goes; holds a reference of its own, also if @length is 0
+ * evpl_iovec_clone_segment() - make an iovec of a part of a slice
+ * @dst: where the iovec goes; it holds a reference of its own, even if @length is 0
  * @src: an iovec that the caller holds a reference by
  * @offset: where the part starts in @src, in bytes
- * @length: its bytes
+ * @length: the bytes of the part
  *
  * Return: 0, or -EINVAL: the part doesn't lie within @src; -EPERM: @src was inherited over
  * fork(2).
@@ -959,21 +959,21 @@ static inline int evpl_iovec_clone_segment(struct evpl_iovec *dst, const struct 
 }
 
 /**
- * evpl_iovec_is_unique() - whether this is the only reference
+ * evpl_iovec_is_unique() - tell whether this is the only reference
  * @iovec: an iovec that the caller holds a reference by
  *
- * If so, nothing else reads or writes the slice by a reference, here or in another process,
- * and all accesses by references that were released have ended. So the caller may write in
- * place what was shared before, until it gives another reference away. For a buffer that came
- * home with %EVPL_MESSAGE_HELD, evpl_iovec_wait() must have returned 0 too.
+ * If it is, nothing else reads or writes the slice by a reference, here or in another process,
+ * and all accesses by released references have ended. So the caller may write to memory that
+ * was shared before, until it gives another reference away. For a buffer that came home with
+ * %EVPL_MESSAGE_HELD, evpl_iovec_wait() must have returned 0 too.
  *
- * A buffer counts the references of all slices in it, and one of the context that goes
- * on allocating there. So the answer is exact for a slice that has a buffer to itself, by
+ * References are counted for the buffer: those of all slices in it, and one of a context that
+ * still cuts slices off it. So the answer is exact for a slice that has a buffer to itself, by
  * evpl_buffer_alloc() or %EVPL_IOVEC_PRIVATE. For another slice it may be 0 only because
  * other slices of the buffer have references.
  *
- * Return: 1; or 0: there may be others, or @iovec is empty, another process's memory,
- * or inherited over fork(2).
+ * Return: 1 if this is the only reference; or 0: there may be others, or @iovec is empty,
+ * another process's memory, or inherited over fork(2).
  */
 static inline int evpl_iovec_is_unique(const struct evpl_iovec *iovec)
 {
@@ -982,10 +982,10 @@ static inline int evpl_iovec_is_unique(const struct evpl_iovec *iovec)
 
 /**
  * evpl_iovec_split() - make two iovecs of one
- * @dst: where the end of the slice goes; holds a reference of its own, also if it has
+ * @dst: where the end of the slice goes; it holds a reference of its own, even if it has
  *	no bytes
- * @src: another iovec, that the caller holds a reference by; keeps the beginning
- * @length: bytes that @src keeps
+ * @src: another iovec, that the caller holds a reference by; it keeps the beginning
+ * @length: how many bytes @src keeps
  *
  * Return: 0, or -EINVAL: @src has fewer bytes; -EPERM: @src was inherited over fork(2).
  */
@@ -1004,10 +1004,10 @@ static inline int evpl_iovec_split(struct evpl_iovec *dst, struct evpl_iovec *sr
 
 /**
  * evpl_iovec_advance() - leave bytes out at the beginning
- * @iovec: the iovec; its reference stays, also if no bytes are left
+ * @iovec: the iovec; its reference stays, even if no bytes are left
  * @bytes: how many
  *
- * Return: 0, or -EINVAL: it has fewer bytes.
+ * Return: 0, or -EINVAL: @iovec has fewer bytes.
  */
 static inline int evpl_iovec_advance(struct evpl_iovec *iovec, unsigned int bytes)
 {
@@ -1020,10 +1020,10 @@ static inline int evpl_iovec_advance(struct evpl_iovec *iovec, unsigned int byte
 
 /**
  * evpl_iovec_trim() - leave bytes out at the end
- * @iovec: the iovec; its reference stays, also if no bytes are left
+ * @iovec: the iovec; its reference stays, even if no bytes are left
  * @bytes: how many
  *
- * Return: 0, or -EINVAL: it has fewer bytes.
+ * Return: 0, or -EINVAL: @iovec has fewer bytes.
  */
 static inline int evpl_iovec_trim(struct evpl_iovec *iovec, unsigned int bytes)
 {
@@ -1034,9 +1034,9 @@ static inline int evpl_iovec_trim(struct evpl_iovec *iovec, unsigned int bytes)
 }
 
 /**
- * evpl_iovec_move() - hand a reference over
- * @dst: gets the slice and the reference
- * @src: is empty afterwards
+ * evpl_iovec_move() - transfer a reference to another iovec
+ * @dst: the iovec that gets the slice and the reference
+ * @src: the iovec that had them, and is empty afterwards
  */
 static inline void evpl_iovec_move(struct evpl_iovec *dst, struct evpl_iovec *src)
 {
@@ -1050,7 +1050,7 @@ static inline void evpl_iovec_move(struct evpl_iovec *dst, struct evpl_iovec *sr
 }
 
 /**
- * evpl_iovec_to_iovec() - for readv(2) and the like
+ * evpl_iovec_to_iovec() - fill in the structs for readv(2) and the like
  * @dst: room for @niov
  * @src: the iovecs; they keep their references
  * @niov: how many
@@ -1066,16 +1066,16 @@ static inline void evpl_iovec_to_iovec(struct iovec *dst, const struct evpl_iove
 }
 
 /**
- * evpl_iovec_from_iovec() - references from addresses
- * @pool: the pool that the memory is of
- * @dst: room for @niov; each is a new reference
+ * evpl_iovec_from_iovec() - take references by addresses
+ * @pool: the pool that the memory belongs to
+ * @dst: room for @niov; each becomes a new reference
  * @src: memory within buffers that the caller holds references to
  * @niov: how many
  *
- * Takes a lock and looks through the slabs: not for the hot path.
+ * The function takes a lock and searches the slabs, so it isn't for the hot path.
  *
- * Return: 0, or -EINVAL: one of @src doesn't lie within one buffer of the pool,
- * or the buffer has no reference; no reference was taken then.
+ * Return: 0; or -EINVAL, and no reference was taken: one of @src doesn't lie within one buffer
+ * of the pool, or the buffer has no reference.
  */
 static inline int evpl_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 					const struct iovec *src, int niov)
@@ -1084,24 +1084,24 @@ static inline int evpl_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iove
 }
 
 /**
- * evpl_iovec_wrap() - put memory that is no pool's in an iovec
+ * evpl_iovec_wrap() - make an iovec of memory that is no pool's
  * @r_iovec: where the iovec goes, with the first reference
  * @data: the memory, which stays the caller's
- * @length: its bytes
+ * @length: the bytes of the memory
  * @done: called once, when the last reference is gone; NULL: nothing is called
  * @arg: given to @done
  *
- * For memory that goes the way of slices, and is counted like them, but is somewhere else: a
- * constant, or memory of another allocator. It is an iovec like any other, without a
- * buffer: no device has it registered, so evpl_device_cookie() gives -EINVAL, and
- * evpl_uring_prep_read() prepares an ordinary read; evpl_zerocopy_send() sends it without
- * a copy. No other process gets it: it can be neither sent over a channel nor exported.
+ * This is for memory that a program passes around and counts as it does with slices, but that
+ * isn't a pool's: a constant, or memory of another allocator. The iovec is like any other, but has
+ * no buffer. No device has registered the memory: evpl_device_cookie() gives -EINVAL, and
+ * evpl_uring_prep_read() prepares an ordinary read. evpl_zerocopy_send() sends it without a copy.
+ * It can neither be sent over a channel nor exported to other processes.
  *
- * @done runs on the thread that releases the last reference, without a lock of the
- * library: it may call whatever its caller may. In a child of fork(2) the release of an iovec
- * that it inherited calls nothing.
+ * @done runs on the thread that releases the last reference, with no lock of the library held: it
+ * may call whatever its caller may. If a child of fork(2) releases an iovec that it inherited,
+ * nothing is called.
  *
- * Return: 0, or -ENOMEM: no memory to count in.
+ * Return: 0, or -ENOMEM: there is no memory for the reference count.
  */
 static inline int evpl_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsigned int length,
 				  void (*done)(void *arg), void *arg)
@@ -1110,9 +1110,9 @@ static inline int evpl_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsign
 }
 
 /**
- * evpl_iovec_slab() - the slab of a slice
+ * evpl_iovec_slab() - get the slab of a slice
  * @iovec: an iovec that the caller holds a reference by
- * @info: where it goes
+ * @info: where the description of the slab goes
  *
  * Return: 0, or -EINVAL: @iovec is empty, another process's memory, or no pool's.
  */
@@ -1124,16 +1124,16 @@ static inline int evpl_iovec_slab(const struct evpl_iovec *iovec, struct evpl_sl
 /**
  * evpl_channel_create() - make a channel to another process
  * @r_channel: where this process's end goes; end it with evpl_channel_close()
- * @pool: the pool whose memory is sent, and that what is received belongs to
- * @capacity: messages on their way in one direction, up to 16384; 0: 256
+ * @pool: the pool whose memory is sent, and that received iovecs belong to
+ * @capacity: how many messages can be on their way in one direction, up to 16384; 0: 256
  * @flags: %EVPL_CHANNEL_BLOCKING or 0
- * @r_peer: the other end, a descriptor, close-on-exec. The caller passes it to another
- *	process, by inheritance or over a Unix socket, and closes it. There it becomes a
- *	channel by evpl_channel_bind().
+ * @r_peer: where the other end goes: a descriptor, close-on-exec. The caller passes it to
+ *	another process, by inheritance or over a Unix socket, and closes it. The other
+ *	process makes it a channel by evpl_channel_bind().
  *
  * Return: 0, or
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
- *  - -EINVAL: more than the greatest capacity
+ *  - -EINVAL: @capacity is above 16384
  *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left, or a cap is reached
  *  - -EINTR: a fatal signal came
  */
@@ -1147,13 +1147,13 @@ static inline int evpl_channel_create(struct evpl_channel **r_channel, struct ev
  * evpl_channel_bind() - make a channel of an end that came from another process
  * @r_channel: where the channel goes; end it with evpl_channel_close()
  * @pool: as for evpl_channel_create()
- * @fd: the end; the channel's when 0 is returned
+ * @fd: the end; when 0 is returned it belongs to the channel, which closes it
  * @flags: %EVPL_CHANNEL_BLOCKING or 0
  *
  * Return: 0, or
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
  *  - -EBADF: @fd is no end of a channel
- *  - -EBUSY: it is bound already, or was bound to a pool that is gone
+ *  - -EBUSY: @fd is bound already, or was bound to a pool that is gone
  *  - -ENOMEM: no memory left, or a cap is reached
  *  - -EINTR: a fatal signal came
  */
@@ -1167,11 +1167,11 @@ static inline int evpl_channel_bind(struct evpl_channel **r_channel, struct evpl
  * evpl_channel_close() - end a channel
  * @channel: the channel, or NULL
  *
- * What was sent to it and not received is given back to its owners; what it sent can
- * still be received. References that came over it stay.
+ * Messages that were sent to this end and not received give their references back to the
+ * owners. Messages that it sent can still be received. References that it has received stay.
  *
- * An end is closed when all processes that have it have closed it: a child of fork(2)
- * calls this too, for the ends of its parent.
+ * An end is closed when all processes that have its descriptor have closed it. So a child of
+ * fork(2) calls this too, for the ends of its parent.
  */
 static inline void evpl_channel_close(struct evpl_channel *channel)
 {
@@ -1179,11 +1179,11 @@ static inline void evpl_channel_close(struct evpl_channel *channel)
 }
 
 /**
- * evpl_channel_fd() - a descriptor to poll
+ * evpl_channel_fd() - get a descriptor to poll
  * @channel: the channel
  *
- * Return: a descriptor that is readable when there is a message, or the other end is
- * closed (POLLHUP), and writable when a message fits. It is the channel's.
+ * Return: a descriptor that is readable when there is a message, or when the other end is
+ * closed (POLLHUP), and writable when a message fits. It belongs to the channel.
  */
 static inline int evpl_channel_fd(struct evpl_channel *channel)
 {
@@ -1191,34 +1191,34 @@ static inline int evpl_channel_fd(struct evpl_channel *channel)
 }
 
 /**
- * evpl_channel_send() - hand references to the other process
+ * evpl_channel_send() - transfer references to the other process
  * @channel: the channel
- * @messages: what to send; each iovec is of the channel's pool: allocated from it, or
- *	received over any of its channels. When 0 is returned their references are
- *	the channel's, and the iovecs worth nothing here.
+ * @messages: the messages; each iovec is of the channel's pool: allocated from it, or
+ *	received over any of its channels. When 0 is returned their references have passed
+ *	to the channel, and the iovecs must not be used again.
  * @n: how many; all of them are sent, or none
  *
- * The receiver can read the whole buffer of a slice, and with %EVPL_MESSAGE_WRITE
- * write it: what else is in it as well. Nothing is allocated in it any more, so
- * nothing new comes to the receiver's sight. %EVPL_IOVEC_PRIVATE keeps other slices
- * out of it. One can pass on no more rights than one has.
+ * The receiver can read the whole buffer of a slice, with all other slices in it, and with
+ * %EVPL_MESSAGE_WRITE write to it. Nothing is allocated in the buffer any more, so nothing new
+ * becomes visible to the receiver. %EVPL_IOVEC_PRIVATE keeps other slices out of a buffer. A
+ * process can't give more rights on a received buffer than it has.
  *
- * Any thread may call it, several at a time also.
+ * Several threads may call this for one channel at a time.
  *
  * Return: 0, or
- *  - -EAGAIN: they don't fit now; see evpl_channel_fd()
- *  - -EMSGSIZE: more than the channel's capacity
+ *  - -EAGAIN: the messages don't fit now; see evpl_channel_fd()
+ *  - -EMSGSIZE: @n is above the channel's capacity
  *  - -EPIPE: the other end is closed, or its process has ended
  *  - -EINVAL: an iovec is empty, has no bytes, reaches past its buffer, or is of another
  *    pool or of none; @n is negative
- *  - -EACCES: %EVPL_MESSAGE_WRITE, and the buffer may not be written here;
- *    %EVPL_MESSAGE_DEVICE, and devices may not have it here
+ *  - -EACCES: %EVPL_MESSAGE_WRITE, and this process may not write to the buffer;
+ *    %EVPL_MESSAGE_DEVICE, and this process's devices may not have it
  *  - -EOPNOTSUPP: an unknown flag
  *  - -ESTALE: an iovec has no reference
  *  - -ENOENT: a buffer of another process was revoked
  *  - -EBUSY: a buffer of this process is being revoked, or in quarantine since it was
  *  - -ENOMEM: memory is short, or a cap is reached
- *  - -EINTR: a signal came while it waited
+ *  - -EINTR: a signal came while the call waited
  */
 static inline int evpl_channel_send(struct evpl_channel *channel,
 				    const struct evpl_message *messages, int n)
@@ -1227,21 +1227,21 @@ static inline int evpl_channel_send(struct evpl_channel *channel,
 }
 
 /**
- * evpl_channel_recv() - take what the other process sent
+ * evpl_channel_recv() - receive messages from the other process
  * @channel: the channel
- * @messages: where it goes; each iovec is a reference, like any other: to be added
- *	to, released on any thread, cut, or sent on
- * @max: room for how many
+ * @messages: where the messages go; each iovec is a reference like any other: it can be added
+ *	to, cloned, released on any thread, or sent on
+ * @max: how many messages there is room for
  *
- * The memory of other processes can be touched; devices may have it only where it came
- * with %EVPL_MESSAGE_DEVICE.
+ * The CPU can touch another process's memory. Devices may have it only if it came with
+ * %EVPL_MESSAGE_DEVICE.
  *
- * Return: how many there were, or
- *  - -EAGAIN: none now; see evpl_channel_fd()
- *  - -EPIPE: none any more: the other end is closed, or its process has ended
+ * Return: how many messages were received, or
+ *  - -EAGAIN: there is no message now; see evpl_channel_fd()
+ *  - -EPIPE: no message will come: the other end is closed, or its process has ended
  *  - -ENOSPC, -ENOMEM: no room or memory for another buffer; the message stays
  *  - -EINVAL: @max isn't positive
- *  - -EINTR: a signal came while it waited
+ *  - -EINTR: a signal came while the call waited
  */
 static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_message *messages,
 				    int max)
@@ -1253,15 +1253,15 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
  * evpl_iovec_revoke() - take a buffer back from all other processes
  * @iovec: an iovec of this process's own memory; its references here stay
  *
- * Their next touch of the buffer raises SIGBUS, or finds zeros (%EVPL_POOL_ZEROS).
- * References on the way arrive as %EVPL_MESSAGE_REVOKED.
+ * When these processes next touch the buffer, they get SIGBUS, or find zeros
+ * (%EVPL_POOL_ZEROS). References on their way arrive as %EVPL_MESSAGE_REVOKED.
  *
- * Return: 0, also where nobody has it; 1 if a device of another process, or a virtual
- * machine there, still has the buffer (see %EVPL_MESSAGE_DEVICE), and can read or write it
- * until evpl_iovec_wait() returns 0; or
+ * Return: 0, even if no other process has the buffer; 1 if a device of another process, or a
+ * virtual machine there, still has the buffer (see %EVPL_MESSAGE_DEVICE), and can read it or
+ * write to it until evpl_iovec_wait() returns 0; or
  *  - -EINVAL: @iovec is empty, another process's memory, or no pool's
- *  - -EBUSY: another thread revokes it just now, or 1 was returned and that lasts; or
- *    a dma-buf carries it
+ *  - -EBUSY: another thread is revoking the buffer; a dma-buf carries it; or a call returned
+ *    1, and the reason for that still lasts
  *  - -EINTR: a fatal signal came
  *  - -EOPNOTSUPP: the anon back end
  *  - -EPERM: @iovec was inherited over fork(2)
@@ -1276,16 +1276,16 @@ static inline int evpl_iovec_revoke(const struct evpl_iovec *iovec)
  * @iovec: an iovec of this process's own memory; its references here don't matter
  * @flags: %EVPL_IOVEC_TRY or 0
  *
- * Waits until no message carries the buffer, no process has received it and not released
- * it, no dma-buf carries it, and nothing holds its pages for them any more. A message to
- * this process that hasn't been received yet is one that carries it.
+ * Waits until no message carries the buffer, every process that has received it has released
+ * it, no dma-buf carries it, and nothing of another process, such as a device or a pipe, holds
+ * its pages any more. A message that this process hasn't received yet counts too.
  *
  * Return: 0, or
  *  - -EAGAIN: %EVPL_IOVEC_TRY, and another process has the buffer. evpl_pool_fd() becomes
- *    readable when it has the buffer no more. If several threads use the pool, an
- *    allocation may take that event; try again from time to time.
+ *    readable when that is over. If several threads use the pool, an allocation may take
+ *    that event: try again from time to time.
  *  - -EINVAL: @iovec is empty, another process's memory, or no pool's
- *  - -EINTR: a signal came while it waited
+ *  - -EINTR: a signal came while the call waited
  *  - -EOPNOTSUPP: an unknown flag, or the anon back end
  *  - -EPERM: @iovec was inherited over fork(2)
  */
@@ -1295,14 +1295,15 @@ static inline int evpl_iovec_wait(const struct evpl_iovec *iovec, unsigned int f
 }
 
 /**
- * evpl_pool_fd() - tells when other processes gave memory back
+ * evpl_pool_fd() - get a descriptor that tells when other processes gave memory back
  * @pool: the pool
  *
- * A thread that waits for memory that others have polls this beside evpl_pool_eventfd(), and
- * allocates again when it is readable: allocation takes what has come back.
+ * A thread that waits for memory that other processes have polls this descriptor, as well as
+ * evpl_pool_eventfd(). When the descriptor is readable, the thread retries the allocation,
+ * which takes the memory that came back.
  *
- * Return: a descriptor, the pool's, only to be polled: POLLIN; and POLLPRI when
- * something that was received has been revoked. -EOPNOTSUPP: the anon back end.
+ * Return: a descriptor that belongs to the pool, and may only be polled: POLLIN when memory
+ * came back, POLLPRI when a received buffer was revoked. Or -EOPNOTSUPP: the anon back end.
  */
 static inline int evpl_pool_fd(struct evpl_pool *pool)
 {
@@ -1311,22 +1312,23 @@ static inline int evpl_pool_fd(struct evpl_pool *pool)
 
 /**
  * evpl_iovec_export() - make a dma-buf of slices
- * @iovecs: the slices, each a multiple of 4 KiB long and aligned to that; all of one
+ * @iovecs: the slices, each a multiple of 4 KiB long and aligned to 4 KiB; all of one
  *	pool: allocated from it, or received over any of its channels. When a descriptor
- *	is returned their references are the dma-buf's, and the iovecs worth nothing.
+ *	is returned, their references have passed to the dma-buf, and the iovecs must not be
+ *	used again.
  * @niov: how many, up to 1024
  * @flags: %EVPL_DMABUF_WRITE or 0
  *
  * The dma-buf shows the slices one after the other, and nothing else of their buffers.
- * Nothing is allocated in these any more. The references come back when the last that
- * had to do with the dma-buf has gone: descriptors, mappings, devices; until then
- * evpl_iovec_revoke() gives -EBUSY.
+ * Nothing is allocated in these buffers any more. The references come back when the dma-buf's
+ * last descriptor, mapping and attachment of a device is gone. Until then evpl_iovec_revoke()
+ * gives -EBUSY.
  *
  * Return: the dma-buf, a descriptor that is closed on exec; or
  *  - -EINVAL: @niov is out of range; an iovec is empty, of another pool or of none, isn't
- *    whole pages, or reaches past its buffer; two overlap
- *  - -EPERM: a buffer that devices may not have here; %EVPL_DMABUF_WRITE, and one that
- *    may not be written here; an iovec that was inherited over fork(2)
+ *    whole pages, or reaches past its buffer; two iovecs overlap
+ *  - -EPERM: this process's devices may not have a buffer; %EVPL_DMABUF_WRITE, and this
+ *    process may not write to a buffer; an iovec was inherited over fork(2)
  *  - -EOPNOTSUPP: an unknown flag, or the anon back end
  *  - -ESTALE: an iovec has no reference
  *  - -ENOENT: a buffer of another process was revoked
@@ -1342,13 +1344,13 @@ static inline int evpl_iovec_export(const struct evpl_iovec *iovecs, int niov,
 
 /**
  * evpl_slab_export() - make a dma-buf of a slab
- * @pool: whose
- * @slab: what evpl_iovec_slab() or a device's register_slab() told of it
+ * @pool: the slab's pool
+ * @slab: the description that evpl_iovec_slab() or a device's register_slab() got of the slab
  * @flags: %EVPL_DMABUF_WRITE or 0
  *
- * For a device that is to have all of it, and addresses slices by their distance from
- * the slab's base. No reference is given up: the caller holds one to the slab, or is a
- * call-back for it. The slab stays as long as the dma-buf.
+ * This is for a device that is to have the whole slab, and that addresses slices by their
+ * distance from the slab's base. No reference is given up. The caller holds a reference to
+ * memory in the slab, or is a callback for the slab. The slab stays as long as the dma-buf.
  *
  * Return: the dma-buf, a descriptor that is closed on exec; or
  *  - -ENOENT: there is no such slab
@@ -1364,28 +1366,28 @@ static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_sla
 
 /**
  * evpl_zerocopy_create() - have a socket send without a copy
- * @r_zerocopy: where it goes; end it with evpl_zerocopy_destroy()
- * @fd: the socket, of TCP or UDP. The program doesn't send with MSG_ZEROCOPY over it by
- *	itself, nor read its error queue. The library takes a descriptor of its own, so the
- *	caller's may be closed at any time. The connection lasts until both are closed;
- *	shutdown(2) ends it for the peer before that.
+ * @r_zerocopy: where the object goes; end it with evpl_zerocopy_destroy()
+ * @fd: the socket, of TCP or UDP. The program must not send with MSG_ZEROCOPY over it by
+ *	itself, or read its error queue. The library takes a descriptor of its own, so the
+ *	caller may close @fd at any time. The connection lasts until both descriptors are
+ *	closed; shutdown(2) ends it for the peer before that.
  *
- * To copy is cheaper below some 10 KB, and the kernel does it by itself where the
- * receiver is on the same machine.
+ * A copy is cheaper below some 10 KB. The kernel copies by itself if the receiver is on the
+ * same machine.
  *
- * Calls for one socket are made by one thread at a time.
+ * Only one thread at a time may make calls for one socket.
  *
  * The kernel numbers a socket's sends with MSG_ZEROCOPY from the socket's beginning. Therefore
  * a socket has one &struct evpl_zerocopy in its life, and must not have sent with MSG_ZEROCOPY
- * before that. Another one may follow only where the one before sent nothing. The library
- * tells by SO_ZEROCOPY, which this function sets, and which stays set once something was sent.
- * So the program neither sets nor clears that option, and doesn't set it on a listening
+ * before that. Another one may follow only if the one before sent nothing. The library knows
+ * this by SO_ZEROCOPY, which this function sets, and which stays set once something was sent.
+ * So the program must neither set nor clear that option. It must not set it on a listening
  * socket either, as accepted sockets inherit it.
  *
  * Return: 0, or
  *  - -EBUSY: SO_ZEROCOPY is set already
- *  - -EOPNOTSUPP: it is no such socket
- *  - -EBADF, -ENOTSOCK: it is none at all
+ *  - -EOPNOTSUPP: @fd is a socket of another kind
+ *  - -EBADF, -ENOTSOCK: @fd is no socket
  *  - -EMFILE: no descriptor left
  *  - -ENOMEM: no memory
  */
@@ -1397,16 +1399,16 @@ static inline int evpl_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd
 /**
  * evpl_zerocopy_send() - send slices without a copy
  * @zerocopy: the socket
- * @iovecs: what to send; their references stay the caller's and may be released at once, but
- *	the caller must not write to the memory before evpl_zerocopy_reap() has let go of it
+ * @iovecs: the slices; their references stay the caller's and may be released at once, but
+ *	the caller must not write to the memory before evpl_zerocopy_reap() has released it
  * @niov: how many, up to IOV_MAX
  * @flags: as for send(2)
  *
- * Takes references of its own, to be let go of by evpl_zerocopy_reap(). It copies, and
- * takes none, where the kernel has no memory to tell when it is done, and if one of
- * @iovecs is another process's memory.
+ * The library takes references of its own, which evpl_zerocopy_reap() releases. The bytes are
+ * copied, and no references taken, if the kernel has no memory for reporting the completion, or
+ * if one of @iovecs is another process's memory.
  *
- * Return: how many bytes the socket took, which may be less than there are; or
+ * Return: how many bytes the socket took, which may be fewer than @iovecs have; or
  *  - -EINVAL: @niov is negative or above IOV_MAX
  *  - -ENOMEM: no memory
  *  - another error of sendmsg(2), such as -EAGAIN or -EPIPE
@@ -1418,12 +1420,12 @@ static inline ssize_t evpl_zerocopy_send(struct evpl_zerocopy *zerocopy,
 }
 
 /**
- * evpl_zerocopy_reap() - let go of what was sent
+ * evpl_zerocopy_reap() - release the buffers of completed sends
  * @zerocopy: the socket
  *
- * Doesn't block. poll(2) says POLLERR of the socket when there is something to do.
+ * The function doesn't block. poll(2) gives POLLERR for the socket when a send has completed.
  *
- * Return: how many sends the kernel isn't done with; or an error of recvmsg(2)
+ * Return: how many sends haven't completed; or an error of recvmsg(2)
  */
 static inline int evpl_zerocopy_reap(struct evpl_zerocopy *zerocopy)
 {
@@ -1431,13 +1433,13 @@ static inline int evpl_zerocopy_reap(struct evpl_zerocopy *zerocopy)
 }
 
 /**
- * evpl_zerocopy_destroy() - end it
+ * evpl_zerocopy_destroy() - end sending without a copy
  * @zerocopy: the socket, or NULL
  *
- * A child of fork(2) calls this too, to close its copy of the library's descriptor; the
+ * A child of fork(2) calls this too, to close its copy of the library's descriptor. The
  * references stay the parent's.
  *
- * Return: 0, or -EBUSY: the kernel isn't done with something; or an error of recvmsg(2)
+ * Return: 0, or -EBUSY: a send hasn't completed; or an error of recvmsg(2)
  */
 static inline int evpl_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
 {
@@ -1445,14 +1447,15 @@ static inline int evpl_zerocopy_destroy(struct evpl_zerocopy *zerocopy)
 }
 
 /**
- * evpl_zerocopy_abort() - give up what is on its way, and end it
+ * evpl_zerocopy_abort() - disconnect the socket, and end sending without a copy
  * @zerocopy: the socket, or NULL
  *
- * Disconnects the socket, as connect(2) to AF_UNSPEC does: a connection of TCP is reset, and
- * what it hasn't sent is dropped. A network device still sends the bytes that it has already.
+ * Disconnects the socket, as connect(2) to AF_UNSPEC does: a TCP connection is reset, and the
+ * bytes that it hasn't sent are dropped. A network device still sends the bytes that it has
+ * already.
  *
- * Return: as evpl_zerocopy_destroy(). -EBUSY: a network device isn't done with something;
- * the connection is gone already, and evpl_zerocopy_destroy() succeeds when that is over.
+ * Return: as evpl_zerocopy_destroy(). -EBUSY: a network device still uses some of the memory.
+ * The connection is gone already, and evpl_zerocopy_destroy() succeeds when the device is done.
  */
 static inline int evpl_zerocopy_abort(struct evpl_zerocopy *zerocopy)
 {
@@ -1462,17 +1465,17 @@ static inline int evpl_zerocopy_abort(struct evpl_zerocopy *zerocopy)
 /**
  * evpl_device_attach() - have slabs registered with a device
  * @pool: the pool
- * @ops: what to do; copied
- * @arg: given to @ops
+ * @ops: the callbacks; the struct is copied
+ * @arg: the first argument of the callbacks
  * @r_device: where the device goes; end it with evpl_device_detach()
  *
- * Slabs that are there are registered before this returns, those that come later
- * before anything is allocated from them. That one of them failed isn't an error
- * here: its iovecs have no cookie.
+ * The slabs that the pool has are registered before this returns. A slab that comes later is
+ * registered before anything is allocated from it. If a registration fails, this still succeeds,
+ * and the slab's iovecs have no cookie.
  *
  * Return: 0, or
  *  - -EINVAL, -E2BIG, -EOPNOTSUPP: see above
- *  - -ENOSPC: there are %EVPL_DEVICES_MAX already
+ *  - -ENOSPC: the pool has %EVPL_DEVICES_MAX devices already
  *  - -ENOMEM: no memory
  */
 static inline int evpl_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *ops,
@@ -1482,11 +1485,12 @@ static inline int evpl_device_attach(struct evpl_pool *pool, const struct evpl_d
 }
 
 /**
- * evpl_device_detach() - end it
+ * evpl_device_detach() - detach a device
  * @device: the device, or NULL
  *
- * Waits for its call-backs that run, then has all slabs unregistered; nothing is
- * called or awaited afterwards. Don't call it from a call-back.
+ * Waits for the device's callbacks that are running, and has all slabs unregistered. Afterwards
+ * no callback is called, and no call of evpl_device_let_go() is waited for. Don't call this from
+ * a callback.
  */
 static inline void evpl_device_detach(struct evpl_device *device)
 {
@@ -1494,19 +1498,19 @@ static inline void evpl_device_detach(struct evpl_device *device)
 }
 
 /**
- * evpl_device_cookie() - what the slab of a slice was registered as
+ * evpl_device_cookie() - get the cookie that a slice's slab was registered with
  * @device: the device
- * @iovec: an iovec of its pool that the caller holds a reference by
- * @r_cookie: where the cookie goes; it is valid while the reference is held and
- *	the device attached
+ * @iovec: an iovec of the device's pool that the caller holds a reference by
+ * @r_cookie: where the cookie goes; it is valid while the reference is held and the device is
+ *	attached
  *
- * O(1), and takes no lock; but a buffer of another process is registered by the first
- * call, with a device that has %EVPL_DEVICE_LEASES.
+ * This takes O(1) time, and no lock. But the first call for a buffer of another process
+ * registers it, if the device has %EVPL_DEVICE_LEASES.
  *
  * Return: 0, or
- *  - -ENOENT: the slab isn't registered with @device; @iovec is empty; or it is another
- *    process's memory, which came without %EVPL_MESSAGE_DEVICE, which @device doesn't
- *    register, or which couldn't be registered
+ *  - -ENOENT: the slab isn't registered with @device; @iovec is empty; or @iovec is another
+ *    process's memory, and came without %EVPL_MESSAGE_DEVICE, or isn't registered by @device,
+ *    or couldn't be registered
  *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_device_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
@@ -1516,14 +1520,14 @@ static inline int evpl_device_cookie(struct evpl_device *device, const struct ev
 }
 
 /**
- * evpl_device_set_cookie() - the device has registered a slab by itself
+ * evpl_device_set_cookie() - set the cookie of a slab that the device registered by itself
  * @device: the device
- * @iovec: an iovec of its pool, in that slab, that the caller holds a reference by
- * @cookie: what evpl_device_cookie() is to give from now on
+ * @iovec: an iovec of the device's pool, in that slab, that the caller holds a reference by
+ * @cookie: the cookie that evpl_device_cookie() gives from now on
  *
  * Return: 0, or
- *  - -EEXIST: it has a cookie
- *  - -EBUSY: a call-back for the slab is running
+ *  - -EEXIST: the slab has a cookie
+ *  - -EBUSY: a callback for the slab is running
  *  - -EINVAL: @iovec is empty, another process's memory, or of another pool or of none
  */
 static inline int evpl_device_set_cookie(struct evpl_device *device,
@@ -1533,11 +1537,11 @@ static inline int evpl_device_set_cookie(struct evpl_device *device,
 }
 
 /**
- * evpl_device_let_go() - a slab's number may be used again
+ * evpl_device_let_go() - let go of a slab's number, which may then be used again
  * @device: the device whose unregister_slab() returned %EVPL_DEVICE_LATER
  * @number: the slab's number
  *
- * Return: 0, or -ENOENT: nothing is awaited.
+ * Return: 0, or -ENOENT: the device doesn't have that number to let go of.
  */
 static inline int evpl_device_let_go(struct evpl_device *device, unsigned int number)
 {
