@@ -2,7 +2,7 @@
 #ifndef EVPLMEM_COMMON_H
 #define EVPLMEM_COMMON_H
 
-/* What the libraries for devices share. */
+/* Helpers that the libraries for devices share. */
 
 #include <errno.h>
 #include <evplmem.h>
@@ -13,20 +13,20 @@
 
 #define NOTICE_SIZE 256
 
-/* A sentence for the user; the first one stays. */
+/* Sets the notice, a sentence for the user, unless there is one already. */
 #define notice_set(notice, ...)						\
 	do {								\
 		if (!(notice)[0])					\
 			snprintf(notice, NOTICE_SIZE, __VA_ARGS__);	\
 	} while (0)
 
-/* Whether the pool is the parent's of this process, which fork(2) has made. */
+/* Whether the pool was inherited from the parent process over fork(2). */
 static inline bool pool_is_inherited(struct evpl_pool *pool)
 {
 	return evpl_pool_eventfd(pool) == -EPERM;
 }
 
-/* What this process may lock, in words. */
+/* The value of RLIMIT_MEMLOCK, in words. */
 static inline const char *memlock_limit(char *text, size_t size)
 {
 	struct rlimit limit;
@@ -39,7 +39,7 @@ static inline const char *memlock_limit(char *text, size_t size)
 	return text;
 }
 
-/* Copies to a caller's struct that may be of another version. */
+/* Copies statistics to a caller's struct, which may be that of another version of the library. */
 static inline int stats_copy(void *theirs, const void *ours, size_t size)
 {
 	size_t their_size, known;

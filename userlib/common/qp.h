@@ -2,7 +2,7 @@
 #ifndef EVPLMEM_QP_H
 #define EVPLMEM_QP_H
 
-/* Bytes from one queue pair to another of the same RDMA device. */
+/* Two connected queue pairs of one RDMA device, to move bytes from one to the other. */
 
 #include <infiniband/verbs.h>
 #include <stdbool.h>
@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Two queue pairs of one device, connected to each other. */
 struct pair {
 	struct ibv_cq *cq;
 	struct ibv_qp *qp[2];
@@ -102,7 +101,7 @@ static inline void pair_end(struct pair *pair)
 	ibv_destroy_cq(pair->cq);
 }
 
-/* Waits for so many completions; false if one of them failed, or they don't come. */
+/* Waits for @count completions. Returns false if one failed, or if they don't come in time. */
 static inline bool pair_wait(struct pair *pair, int count, int seconds)
 {
 	struct ibv_wc wc;

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A connection of TCP over the loopback device; false and errno if there can't be one. */
+/* Makes a TCP connection over the loopback device. Returns false, and sets errno, if it can't. */
 static inline bool tcp_pair(int sockets[2])
 {
 	struct sockaddr_in address = {

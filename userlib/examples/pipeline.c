@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * A pipeline of three processes: the first makes text, the second changes it where it
- * is, the third counts. The text is never copied, and each process sees what it was
- * handed and nothing else.
+ * A pipeline of three processes: the first makes text, the second changes it in place, and
+ * the third counts letters. The text is never copied. Each process sees the buffers that
+ * were sent to it, and no others.
  *
  *	cc pipeline.c $(pkg-config --cflags --libs libevplmem)
  */
@@ -26,7 +26,7 @@ static void check(int ret, const char *what)
 	exit(1);
 }
 
-/* Another process goes on with what is sent over the channel. */
+/* Starts the next stage in another process, and returns the channel to it. */
 static struct evpl_channel *next_is(int (*stage)(int fd))
 {
 	struct evpl_channel *channel;
@@ -34,7 +34,7 @@ static struct evpl_channel *next_is(int (*stage)(int fd))
 
 	check(evpl_channel_create(&channel, pool, 16, EVPL_CHANNEL_BLOCKING, &peer), "channel");
 	if (!fork()) {
-		/* Who has this end would never see it closed. */
+		/* While the child has a copy of this end, it wouldn't see the end closed. */
 		evpl_channel_close(channel);
 		exit(stage(peer));
 	}
@@ -42,7 +42,7 @@ static struct evpl_channel *next_is(int (*stage)(int fd))
 	return channel;
 }
 
-/* The end of a stage: the next one has ended well. */
+/* Ends a stage, and waits for the next one. Returns 0 if both ended well. */
 static int finish(struct evpl_channel *next)
 {
 	int status = 0;
@@ -91,7 +91,7 @@ static int change(int fd)
 
 		for (unsigned int i = 0; i < message.iovec.length; i++)
 			text[i] = (char)toupper(text[i]);
-		/* The next may only read. */
+		/* The next stage may only read the text. */
 		message.flags = 0;
 		check(evpl_channel_send(to, &message, 1), "send on");
 	}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * A publisher, and subscribers that see each message without a copy. They can read
- * it, and can't write it; when the last of them has released it, its memory is the
- * publisher's again. One that is killed holds nothing up.
+ * A publisher, and subscribers that see each message without a copy. Subscribers can read
+ * a message, and can't write to it. When the last of them has released it, its memory is the
+ * publisher's again. A subscriber that is killed holds nothing up.
  *
  *	cc publish.c $(pkg-config --cflags --libs libevplmem)
  */
@@ -23,7 +23,7 @@ static void check(int ret, const char *what)
 	exit(1);
 }
 
-/* Another process, with a pool of its own. */
+/* A subscriber: another process, with a pool of its own. */
 static int subscribe(int fd)
 {
 	struct evpl_message messages[16];
@@ -60,7 +60,7 @@ int main(void)
 		check(evpl_channel_create(&channels[i], pool, 0, EVPL_CHANNEL_BLOCKING, &peer),
 		      "channel");
 		if (!fork()) {
-			/* Who has the publisher's ends would never see them closed. */
+			/* While the child has copies of these ends, it wouldn't see them closed. */
 			for (int j = 0; j <= i; j++)
 				evpl_channel_close(channels[j]);
 			exit(subscribe(peer));

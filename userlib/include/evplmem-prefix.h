@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
 /*
- * For the headers of libevplmem alone, where a program has defined EVPLMEM_PREFIX_ONLY: each
- * includes this where its declarations begin, and again where they end. In between all tags
- * begin with evplmem, so that outside of it evpl_iovec and the like are another library's.
- * It is read twice, so it has no guard.
+ * For the headers of libevplmem alone, if a program has defined EVPLMEM_PREFIX_ONLY. Each
+ * header includes this file before its declarations, and again after them. Between the two all
+ * tags begin with evplmem, so that outside evpl_iovec and the like can be another library's.
+ * This file is included twice, so it has no include guard.
  */
 #ifndef EVPLMEM_RENAMES
 #define EVPLMEM_RENAMES

@@ -7,26 +7,26 @@
  *
  * The memory of a pool, registered for RDMA.
  *
- * Each slab becomes one memory region of a protection domain, when it comes: the
- * slabs that are there at evpl_rdma_create(), the others before anything is
- * allocated from them. A slice gives its keys without a system call, a lock or a
- * search, valid while a reference to it is held.
+ * Each slab becomes one memory region of a protection domain: the slabs that the pool has,
+ * in evpl_rdma_create(); a slab that comes later, before anything is allocated from it. The
+ * keys of a slice are found without a system call, a lock or a search. They are valid while
+ * a reference to the slice is held.
  *
- * A buffer that another process sent with %EVPL_MESSAGE_DEVICE becomes a region, a whole
- * one of its own, when its keys are first asked for, and until this process releases
- * its last reference on it. That takes a lock and system calls. Where it may not be
- * written the region has no access to write, which needs Linux 6.12: on 6.1 there are
- * regions of writable memory alone.
+ * A buffer that another process sent with %EVPL_MESSAGE_DEVICE becomes a region of its own
+ * when its keys are first asked for, which takes a lock and system calls. The region lasts
+ * until this process releases its last reference on the buffer. If this process may not
+ * write to the buffer, the region has no write access. That needs Linux 6.12: on 6.1 only
+ * writable memory can be a region.
  *
  * The kernel charges memory regions to RLIMIT_MEMLOCK, unless the process has
- * CAP_IPC_LOCK. A slab that can't be registered is used by the pool all the same;
- * its slices have no keys, evpl_rdma_stats() and evpl_rdma_notice() say why.
+ * CAP_IPC_LOCK. The pool uses a slab that can't be registered all the same. Its slices
+ * have no keys, and evpl_rdma_stats() and evpl_rdma_notice() say why.
  *
- * Threads: all calls may be made on any thread at any time, but for
- * evpl_rdma_destroy(), which is the last.
+ * Threads: all calls may be made on any thread at any time, except evpl_rdma_destroy(),
+ * which must be the last.
  *
- * Errors: as in evplmem.h, negative errnos, and nothing has changed. What a child of
- * fork(2) finds is said there too.
+ * Errors are as in evplmem.h: negative errnos, and nothing has changed. That header also
+ * says what functions return to a child of fork(2).
  */
 
 #include <evplmem.h>
@@ -50,12 +50,12 @@ extern "C" {
 struct evpl_rdma;
 
 /**
- * struct evpl_rdma_stats - what evpl_rdma_stats() tells
+ * struct evpl_rdma_stats - statistics of the registrations, for evpl_rdma_stats()
  * @size: sizeof(struct evpl_rdma_stats), set by the caller
- * @regions: memory regions there are now
+ * @regions: memory regions that exist now
  * @registrations: slabs and leased buffers registered since the start
- * @failures: those that couldn't be
- * @error: why the last one couldn't, as a negative errno, or 0
+ * @failures: slabs and leased buffers that couldn't be registered
+ * @error: the negative errno of the last such failure, or 0
  * @__reserved: 0
  */
 struct evpl_rdma_stats {
@@ -70,7 +70,7 @@ struct evpl_rdma_stats {
 /** EVPL_RDMA_STATS_INIT - initializer of &struct evpl_rdma_stats */
 #define EVPL_RDMA_STATS_INIT	EVPLMEM_SIZED(rdma_stats)
 
-/* What is exported; use the inlines below. */
+/* The exported functions; use the inlines below. */
 #pragma GCC visibility push(default)
 int evplmem_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *pool, struct ibv_pd *pd,
 			int access);
@@ -86,13 +86,13 @@ const char *evplmem_rdma_notice(struct evpl_rdma *rdma);
 
 /**
  * evpl_rdma_create() - register a pool's memory
- * @r_rdma: where it goes; end it with evpl_rdma_destroy()
+ * @r_rdma: where the object goes; end it with evpl_rdma_destroy()
  * @pool: the pool
  * @pd: the protection domain; it must live until evpl_rdma_destroy()
- * @access: of each memory region: as for ibv_reg_mr(3), such as
+ * @access: the access flags of each memory region, as for ibv_reg_mr(3), such as
  *	IBV_ACCESS_LOCAL_WRITE
  *
- * Return: 0, also if a slab couldn't be registered; or
+ * Return: 0, even if a slab couldn't be registered; or
  *  - -ENOSPC: the pool has %EVPL_DEVICES_MAX devices already
  *  - -ENOMEM: no memory
  */
@@ -103,10 +103,10 @@ static inline int evpl_rdma_create(struct evpl_rdma **r_rdma, struct evpl_pool *
 }
 
 /**
- * evpl_rdma_destroy() - end it
- * @rdma: what evpl_rdma_create() made, or NULL
+ * evpl_rdma_destroy() - deregister a pool's memory
+ * @rdma: the object, or NULL
  *
- * Deregisters all slabs. Call it when no work request with their keys is left,
+ * Deregisters all slabs. Call this when no work request with their keys is left,
  * before ibv_dealloc_pd(3), and before the pool is closed.
  */
 static inline void evpl_rdma_destroy(struct evpl_rdma *rdma)
@@ -115,13 +115,13 @@ static inline void evpl_rdma_destroy(struct evpl_rdma *rdma)
 }
 
 /**
- * evpl_rdma_lkey() - the local key of a slice
- * @rdma: what evpl_rdma_create() made
+ * evpl_rdma_lkey() - get the local key of a slice
+ * @rdma: the object that evpl_rdma_create() made
  * @iovec: an iovec of the pool that the caller holds a reference by
  * @r_lkey: where the key goes
  *
  * Return: 0, or
- *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
+ *  - -ENOENT: the slab or leased buffer couldn't be registered, or @iovec is empty
  *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
@@ -131,16 +131,16 @@ static inline int evpl_rdma_lkey(struct evpl_rdma *rdma, const struct evpl_iovec
 }
 
 /**
- * evpl_rdma_rkey() - the remote key of a slice
- * @rdma: what evpl_rdma_create() made
+ * evpl_rdma_rkey() - get the remote key of a slice
+ * @rdma: the object that evpl_rdma_create() made
  * @iovec: an iovec of the pool that the caller holds a reference by
  * @r_rkey: where the key goes
  *
- * The key is the whole slab's: a peer that gets it can reach all of it, as far as
- * the access flags allow.
+ * The key is for the whole slab: a peer that gets the key can reach all of the slab, as
+ * far as the access flags allow.
  *
  * Return: 0, or
- *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
+ *  - -ENOENT: the slab or leased buffer couldn't be registered, or @iovec is empty
  *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
@@ -150,14 +150,14 @@ static inline int evpl_rdma_rkey(struct evpl_rdma *rdma, const struct evpl_iovec
 }
 
 /**
- * evpl_rdma_sge() - a slice for a work request
- * @rdma: what evpl_rdma_create() made
+ * evpl_rdma_sge() - fill in the scatter/gather element of a slice, for a work request
+ * @rdma: the object that evpl_rdma_create() made
  * @iovec: an iovec of the pool; the caller keeps its reference until the work
  *	request has completed
- * @sge: where its address, length and local key go
+ * @sge: where the slice's address, length and local key go
  *
  * Return: 0, or
- *  - -ENOENT: the slab, or what was leased, couldn't be registered, or @iovec is empty
+ *  - -ENOENT: the slab or leased buffer couldn't be registered, or @iovec is empty
  *  - -EINVAL: @iovec is of another pool or of none
  */
 static inline int evpl_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec *iovec,
@@ -167,10 +167,10 @@ static inline int evpl_rdma_sge(struct evpl_rdma *rdma, const struct evpl_iovec 
 }
 
 /**
- * evpl_rdma_stats() - what was registered
- * @rdma: what evpl_rdma_create() made
- * @stats: where it goes; @stats->size says how much of it there is, and what the
- *	library doesn't know of is zeroed
+ * evpl_rdma_stats() - get statistics of the registrations
+ * @rdma: the object that evpl_rdma_create() made
+ * @stats: where they go; the caller sets @stats->size, and the library zeroes the fields
+ *	that it doesn't know
  *
  * Return: 0, or -EINVAL: @stats is too short for its size.
  */
@@ -180,12 +180,12 @@ static inline int evpl_rdma_stats(struct evpl_rdma *rdma, struct evpl_rdma_stats
 }
 
 /**
- * evpl_rdma_notice() - what the user should know, once
- * @rdma: what evpl_rdma_create() made
+ * evpl_rdma_notice() - get a message for the user, once
+ * @rdma: the object that evpl_rdma_create() made
  *
- * Return: after a slab couldn't be registered, a sentence that says why and what
- * can be done, for the program to print; valid until evpl_rdma_destroy(). NULL
- * before that, and when it was returned already.
+ * Return: after a slab couldn't be registered, a sentence that says why and how to solve
+ * it, for the program to print; it is valid until evpl_rdma_destroy(). NULL before that,
+ * and once the sentence was returned.
  */
 static inline const char *evpl_rdma_notice(struct evpl_rdma *rdma)
 {

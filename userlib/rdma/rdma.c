@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * A pool's slabs as memory regions of a protection domain, and what was leased for
- * devices, each buffer a region of its own. The cookie is the struct ibv_mr, which has
- * the keys and doesn't change. So what a lookup needs is ordered by the cookie alone;
- * the lock is for what is counted.
+ * Each slab of a pool is a memory region of a protection domain, and so is each buffer
+ * that was leased for devices. The cookie is the address of the struct ibv_mr, whose keys
+ * don't change. evpl_device_cookie() acquires the cookie, and so the struct, so a lookup
+ * needs no lock. The lock guards the statistics and the notice.
  */
 #include "evplmem-rdma.h"
 
@@ -21,12 +21,12 @@
  * struct evpl_rdma - a pool's memory, registered with a protection domain
  * @pool: the pool
  * @pd: the protection domain
- * @access: of each region
- * @device: the pool's side
- * @lock: guards what follows
+ * @access: the access flags of each region
+ * @device: the device that is attached to the pool
+ * @lock: guards the fields that follow
  * @told: the notice was returned
- * @stats: what is counted
- * @notice: empty until there is something to tell; doesn't change then
+ * @stats: the statistics
+ * @notice: empty until a registration fails; it doesn't change after that
  */
 struct evpl_rdma {
 	struct evpl_pool *pool;
@@ -86,8 +86,8 @@ static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_
 
 	(void)slab;
 	/*
-	 * It fails where the caller has bound a memory window to it. The region then
-	 * stays, and what it pins, until the caller's protection domain goes.
+	 * ibv_dereg_mr() fails if the program has bound a memory window to the region. The region
+	 * and its pins then stay until the program's protection domain goes.
 	 */
 	err = ibv_dereg_mr((struct ibv_mr *)(uintptr_t)cookie);
 	if (err)
