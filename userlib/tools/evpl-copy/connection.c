@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The connection to the peer: made and ended by the connection manager (rdma_cm),
- * which tells at once when the peer's program has gone.
+ * The connection to the peer. The connection manager (rdma_cm) makes and ends it, and
+ * reports at once when the peer's program has ended.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -26,7 +26,7 @@ static void events_open(struct copy *copy)
 		    strerror(errno));
 }
 
-/* The next event, or NULL after a time-out; there is none if that is negative. */
+/* Waits for the next event. Returns NULL after @timeout_ms; if that is negative, it waits on. */
 static struct rdma_cm_event *next_event(struct copy *copy, int timeout_ms)
 {
 	struct pollfd pollfd = { .fd = copy->conn.events->fd, .events = POLLIN };
@@ -43,7 +43,7 @@ static struct rdma_cm_event *next_event(struct copy *copy, int timeout_ms)
 	return event;
 }
 
-/* Waits for this event; false if it is another one, or none. */
+/* Waits for an event of @type. Returns false if the next event is another one, or none comes. */
 static bool await(struct copy *copy, enum rdma_cm_event_type type, int timeout_ms)
 {
 	struct rdma_cm_event *event = next_event(copy, timeout_ms);
@@ -66,7 +66,7 @@ static bool device_is_right(struct copy *copy, struct rdma_cm_id *id)
 	return !copy->options.device || !strcmp(copy->options.device, device_of(id));
 }
 
-/* The queue pair and what belongs to it, once the device is known. */
+/* Makes the queue pair, its protection domain and its CQ, once the device is known. */
 static void connection_open(struct copy *copy)
 {
 	struct connection *conn = &copy->conn;
@@ -106,7 +106,7 @@ static struct addrinfo *look_up(struct copy *copy, bool passive)
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found;
 	int err;
 
-	/* The wildcard of IPv6 takes IPv4 too. */
+	/* A listener on the wildcard address of IPv6 accepts IPv4 too. */
 	if (passive) {
 		hints.ai_flags = AI_PASSIVE;
 		if (!copy->options.host)
@@ -124,7 +124,7 @@ static struct addrinfo *look_up(struct copy *copy, bool passive)
 	return found;
 }
 
-/* Reads the hello of who wants to connect; says why that can't be, or NULL. */
+/* Reads the hello of a peer that connects. Returns the reason to refuse it, or NULL. */
 static const char *why_not(struct copy *copy, const struct rdma_cm_event *event,
 			   struct hello *hello)
 {
@@ -154,7 +154,7 @@ static void refuse(struct rdma_cm_id *id, const char *why)
 	rdma_reject(id, &refusal, sizeof(refusal));
 }
 
-/* Waits for a sender; what else comes is turned away. */
+/* Waits for a sender, and refuses all other peers. */
 void connection_listen(struct copy *copy, struct hello *hello)
 {
 	struct connection *conn = &copy->conn;
@@ -194,13 +194,13 @@ void connection_listen(struct copy *copy, struct hello *hello)
 	connection_open(copy);
 }
 
-/* A sender that asks for what can't be. */
+/* Refuses the sender that waits to be accepted. */
 void connection_refuse(struct copy *copy, const char *why)
 {
 	refuse(copy->conn.id, why);
 }
 
-/* Receives for all credits are posted. */
+/* Accepts the sender that waits. Receives for all credits are posted. */
 void connection_accept(struct copy *copy, unsigned int credits)
 {
 	struct welcome welcome = {
@@ -222,7 +222,7 @@ void connection_accept(struct copy *copy, unsigned int credits)
 	copy->conn.heard = now();
 }
 
-/* Finds the route to the receiver, and thereby the device. */
+/* Finds the route to the receiver, and so the device that leads there. */
 void connection_resolve(struct copy *copy)
 {
 	struct connection *conn = &copy->conn;
@@ -267,7 +267,7 @@ static void __attribute__((noreturn)) die_rejected(struct copy *copy,
 	    copy->options.host, copy->options.port);
 }
 
-/* Receives for messages are posted. Gets the first credits. */
+/* Connects to the receiver, and gets the first credits. Receives for messages are posted. */
 void connection_connect(struct copy *copy, const struct hello *hello)
 {
 	struct hello wire = {
@@ -306,7 +306,7 @@ void connection_connect(struct copy *copy, const struct hello *hello)
 	copy->conn.credits = ntohl(welcome.credits);
 }
 
-/* While the transfer runs, each event is its end. */
+/* Handles an event. While the transfer runs, any event means the end of the connection. */
 void connection_check_events(struct copy *copy)
 {
 	struct rdma_cm_event *event = next_event(copy, 0);
@@ -316,7 +316,7 @@ void connection_check_events(struct copy *copy)
 		return;
 	type = event->event;
 	rdma_ack_cm_event(event);
-	/* What the peer said before it went has arrived. */
+	/* Messages that the peer sent before it went have arrived: handle them first. */
 	while (completions_reap(copy))
 		;
 	copy->conn.up = false;
@@ -334,7 +334,7 @@ void connection_close(struct copy *copy)
 {
 	struct connection *conn = &copy->conn;
 
-	/* The sender, which has the last word, ends it. */
+	/* The sender disconnects, so the receiver waits for that. */
 	conn->up = false;
 	if (copy->options.listen && !conn->gone)
 		await(copy, RDMA_CM_EVENT_DISCONNECTED, GOODBYE_MS);

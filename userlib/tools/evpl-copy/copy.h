@@ -6,12 +6,13 @@
  * evpl-copy: a file goes from disk, over RDMA, to disk, in the memory that it was
  * read into.
  *
- * The sender reads chunks into iovecs and posts these; the receiver has posted
- * iovecs, and writes from where the chunks arrive. One thread, one loop (loop.c):
- * whatever is under way is a struct op, which comes back with the completion.
+ * The sender reads chunks into iovecs and posts these. The receiver has posted iovecs,
+ * and writes each chunk to disk from the iovec that it arrived in. Each end has one
+ * thread with one loop (loop.c). Each request under way is a struct op, which the
+ * completion gives back.
  *
- * An error ends the program at once (die()), with all that is under way: memory,
- * registrations and requests are the kernel's to take back.
+ * An error ends the program at once (die()), with requests still under way: the kernel
+ * takes memory, registrations and requests back.
  */
 
 #include <evplmem-rdma.h>
@@ -27,42 +28,42 @@
 #define DEFAULT_PORT	"18520"
 #define DEFAULT_CHUNK	(1U << 20)
 #define DEFAULT_DEPTH	16U
-#define BLOCK		4096U		/* what O_DIRECT is aligned to */
+#define BLOCK		4096U		/* the alignment of O_DIRECT requests */
 #define CHUNK_MIN	(64U << 10)
 #define CHUNK_MAX	(1U << 20)	/* a buffer */
 #define DEPTH_MAX	1024U
-#define SPARE		8U		/* for messages and a ping, beside the chunks */
+#define SPARE		8U		/* requests for messages and a ping, beside the chunks */
 
 struct options {
 	bool listen;
 	bool quiet;
 	const char *file;
-	const char *host;	/* of the receiver; NULL: all addresses are listened on */
+	const char *host;	/* the receiver's; NULL: listen on all addresses */
 	const char *port;
 	const char *device;	/* NULL: any */
-	uint64_t size;		/* only that much; UINT64_MAX: all */
+	uint64_t size;		/* bytes to send; UINT64_MAX: all */
 	uint64_t rate;		/* bytes a second at most; UINT64_MAX: no limit */
 	unsigned int chunk;
 	unsigned int depth;
 };
 
 enum op_kind {
-	OP_CHUNK,	/* of the file: it is read, sent, received or written */
-	OP_MESSAGE,	/* a struct message */
+	OP_CHUNK,	/* a chunk of the file is read, sent, received or written */
+	OP_MESSAGE,	/* a struct message is sent or received */
 	OP_SYNC,	/* the target is made durable */
-	OP_PING,	/* an empty write, to see whether the peer's machine answers */
+	OP_PING,	/* an empty RDMA write, to see whether the peer's machine answers */
 };
 
 /**
- * struct op - something that is under way
- * @kind: what it is
- * @number: the chunk's place in the file
+ * struct op - a request that is under way
+ * @kind: its kind
+ * @number: the chunk's place in the file; of a message, its type
  * @length: the chunk's bytes
- * @done: how much of it was read or written
- * @direct: the request that is under way goes past the page cache
+ * @done: how many of these were read or written
+ * @direct: the disk request that is under way bypasses the page cache
  * @iovec: its memory; the op owns the reference
- * @next: a list
- * @link: what points to it there, while it is posted
+ * @next: the next one in a list
+ * @link: the pointer to it in the list of posted ops
  */
 struct op {
 	enum op_kind kind;
@@ -89,12 +90,12 @@ struct memory {
 /**
  * struct disk - the source or the target
  * @path: its name
- * @fd: for what isn't aligned
- * @direct_fd: with O_DIRECT, or -1
- * @is_block: a block device
- * @length: bytes that it has
- * @registered: requests whose memory was registered
- * @plain: the others
+ * @fd: the descriptor for requests that aren't aligned
+ * @direct_fd: the descriptor with O_DIRECT, or -1
+ * @is_block: it is a block device
+ * @length: how many bytes it has
+ * @registered: how many requests had registered memory
+ * @plain: how many had not
  */
 struct disk {
 	const char *path;
@@ -107,20 +108,20 @@ struct disk {
 };
 
 /**
- * struct connection - to the peer
- * @events: of the connection manager
+ * struct connection - the connection to the peer
+ * @events: the event channel of the connection manager
  * @id: the connection
- * @pd: what memory is registered with
- * @completions: where the CQ says that there are some
- * @cq: of everything that is sent and received
- * @posted: ops that it has, but for the ping
- * @credits: how much the sender may send
+ * @pd: the protection domain that memory is registered with
+ * @completions: the channel for events of the CQ
+ * @cq: the CQ of all sends and receives
+ * @posted: the ops that are posted, except the ping
+ * @credits: how many SENDs the sender may post
  * @asked: the sender waits to be accepted
- * @up: the peer can be told something
+ * @up: messages can be sent to the peer
  * @gone: the peer has disconnected
  * @ping: see OP_PING
- * @pinged: it is under way
- * @heard: when the peer's machine was last heard of
+ * @pinged: the ping is under way
+ * @heard: when something last arrived from the peer's machine
  */
 struct connection {
 	struct rdma_event_channel *events;
@@ -151,21 +152,21 @@ struct progress {
 };
 
 /**
- * struct copy - all of it
- * @options: what was asked for
- * @memory: the pool, and what it is registered with
- * @ring: for the disk
+ * struct copy - the state of one end
+ * @options: the options that were given
+ * @memory: the pool, and its registrations
+ * @ring: the io_uring for the disk
  * @disk: the source or the target
- * @conn: the peer
- * @progress: how far it is
- * @durable: all is on the target's disk, and the sender is being told: what it does
- *	then is its own affair
+ * @conn: the connection to the peer
+ * @progress: how far the copy is
+ * @durable: all is on the target's disk, and the sender is being told: if the sender goes
+ *	now, that is no error
  * @finished: the loop can end
- * @completed: a chunk was read or written, as far as it was to be
- * @sent: an op of ours has arrived in the peer's memory
- * @received: something has arrived in an op's memory
- * @synced: the target is durable
- * @private: the sender's or receiver's own
+ * @completed: called when a whole chunk was read or written
+ * @sent: called when an op's bytes have arrived in the peer's memory
+ * @received: called when bytes have arrived in an op's memory
+ * @synced: called when the target is durable
+ * @private: the struct sender or struct receiver
  */
 struct copy {
 	struct options options;

@@ -3,10 +3,10 @@
  * The source or the target: a regular file or a block device, read and written with
  * io_uring.
  *
- * It is opened twice, with O_DIRECT where it can be, and without. What is aligned
- * goes past the page cache; what isn't, the end of a target, goes through it, so that
- * nothing behind it is overwritten. Should the kernel refuse what is aligned to
- * BLOCK, all goes through it.
+ * The file is opened twice: with O_DIRECT, if that is possible, and without. Aligned
+ * requests bypass the page cache. The end of a target may not be aligned. It goes through
+ * the page cache, so that no bytes behind it are overwritten. If the kernel refuses a
+ * request that is aligned to BLOCK, all later requests go through the page cache.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +46,7 @@ void disk_open_source(struct copy *copy)
 	disk_open(copy, O_RDONLY);
 }
 
-/* O_EXCL without O_CREAT: nobody has mounted the device. */
+/* O_EXCL without O_CREAT fails if the device is mounted. */
 void disk_open_target(struct copy *copy)
 {
 	struct stat st;
@@ -57,14 +57,14 @@ void disk_open_target(struct copy *copy)
 	disk_open(copy, flags);
 }
 
-/* Says why there is no room, or NULL. */
+/* Reserves room for @length bytes. Returns the reason if there is no room, or NULL. */
 const char *disk_reserve(struct copy *copy, uint64_t length)
 {
 	struct disk *disk = &copy->disk;
 
 	if (disk->is_block)
 		return length > disk->length ? "The target device is too small." : NULL;
-	/* Not every file system can; then it is seen when it is written. */
+	/* A file system may not support this. Then a write fails if there is no room. */
 	if (length && fallocate(disk->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)length)) {
 		if (errno == ENOSPC || errno == EDQUOT)
 			return "There isn't room enough for the target file.";
@@ -78,13 +78,13 @@ static struct io_uring_sqe *get_sqe(struct copy *copy)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&copy->ring);
 
-	/* The ring has room for all ops there are. */
+	/* The ring has room for all ops. */
 	if (!sqe)
 		die(copy, "The io_uring is full. That is a bug in evpl-copy.");
 	return sqe;
 }
 
-/* Starts what is left of a chunk, or the part of it that is aligned. */
+/* Starts a request for the rest of a chunk, or for the aligned part of that. */
 void disk_start(struct copy *copy, struct op *op)
 {
 	struct disk *disk = &copy->disk;
@@ -93,13 +93,13 @@ void disk_start(struct copy *copy, struct op *op)
 	struct io_uring_sqe *sqe = get_sqe(copy);
 	int registered, fd;
 
-	/* The same reference as the op's. */
+	/* This copy of the iovec is the same reference as the op's. */
 	piece.data = (char *)piece.data + op->done;
 	piece.length = op->length - op->done;
 
 	op->direct = false;
 	if (disk->direct_fd >= 0 && op->done % BLOCK == 0) {
-		/* Reading past the end is harmless, writing there is not. */
+		/* A read may go past the end of the file. A write must not. */
 		if (!copy->options.listen)
 			piece.length = (piece.length + BLOCK - 1) / BLOCK * BLOCK;
 		else if (piece.length >= BLOCK)
@@ -118,7 +118,7 @@ void disk_start(struct copy *copy, struct op *op)
 		disk->plain++;
 }
 
-/* A request has completed; the chunk may need another one. */
+/* Handles a completed request. The chunk may need another one. */
 void disk_done(struct copy *copy, struct op *op, int result)
 {
 	struct disk *disk = &copy->disk;
@@ -155,7 +155,7 @@ void disk_done(struct copy *copy, struct op *op, int result)
 	copy->completed(copy, op);
 }
 
-/* Everything is written: gives the target its length, and starts to make it durable. */
+/* All chunks are written: sets the target's length, and starts to make the target durable. */
 void disk_finish(struct copy *copy, uint64_t length, struct op *sync)
 {
 	struct io_uring_sqe *sqe;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* The loop: what has completed is handled, what can be started is, then it sleeps. */
+/* The loop: handle completions, start the requests that can be started, then sleep. */
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -37,7 +37,7 @@ static void ring_submit(struct copy *copy)
 	}
 }
 
-/* Often enough to show progress, and to send the next chunk where that is limited. */
+/* How long to sleep at most: until progress is shown, or until --rate allows another chunk. */
 static int wake_ms(const struct copy *copy)
 {
 	uint64_t ms = copy->options.chunk * 1000ULL / copy->options.rate;
@@ -46,7 +46,8 @@ static int wake_ms(const struct copy *copy)
 }
 
 /*
- * The CQ is asked for its next event before it is looked into, so none is missed.
+ * Sleeps until there is an event. After an event of the CQ this asks for the next one, before
+ * completions_reap() polls the CQ. So a completion in between isn't missed.
  */
 static void wait_for_events(struct copy *copy)
 {

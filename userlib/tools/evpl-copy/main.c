@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* evpl-copy: what it is asked for, and how it ends. See copy.h. */
+/* evpl-copy: its options, its start and its end. See copy.h. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
@@ -41,7 +41,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) die_usage(const char
 	exit(2);
 }
 
-/* The end, with all that is under way; the peer is told, if there is one. */
+/* Ends the program, with requests still under way, and tells the peer if there is one. */
 void die(struct copy *copy, const char *format, ...)
 {
 	char why[512];
@@ -97,7 +97,7 @@ static unsigned int parse_within(const char *name, const char *text, unsigned in
 	return (unsigned int)value;
 }
 
-/* HOST, HOST:PORT, [ADDRESS]:PORT, or an address with colons. */
+/* Takes HOST, HOST:PORT, [ADDRESS]:PORT, or an address with colons. */
 static void parse_host(struct options *options, char *text)
 {
 	char *colon = strrchr(text, ':');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* The pool, its registrations, and ops in it. */
+/* The pool, its registrations, and the ops, whose memory is the pool's. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +49,7 @@ void memory_open(struct copy *copy)
 		die(copy, "io_uring has no table of buffers for us: %s.", strerror(-err));
 }
 
-/* With the RDMA device, once it is known which one that is. */
+/* Registers the pool with the RDMA device, once the device is known. */
 void memory_register(struct copy *copy)
 {
 	int err;
@@ -87,7 +87,7 @@ void memory_report(struct copy *copy)
 		printf("registered buffers: yes\n");
 }
 
-/* The inverse of memory_open(). That nothing is left is told, too. */
+/* The inverse of memory_open(). It also reports that no buffer is in use any more. */
 void memory_close(struct copy *copy)
 {
 	struct evpl_pool_stats pool = { .size = sizeof(pool) };

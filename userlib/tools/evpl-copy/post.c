@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* Work requests, and their completions. Each is an op, which is posted meanwhile. */
+/* Work requests, and their completions. An op is on the list of posted ops between the two. */
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
@@ -104,7 +104,7 @@ void post_message(struct copy *copy, enum message_type type, uint32_t count, uin
 	post_words(copy, type, count, length, "");
 }
 
-/* If nothing was heard for a while: fails where the peer's machine is gone. */
+/* Pings a peer from which nothing arrived for a while. This fails if the peer's machine is gone. */
 void post_ping(struct copy *copy)
 {
 	if (copy->conn.pinged)
@@ -152,7 +152,7 @@ static void complete(struct copy *copy, const struct ibv_wc *wc)
 		copy->sent(copy, op);
 }
 
-/* Returns how many there were. */
+/* Handles completions. Returns how many there were. */
 unsigned int completions_reap(struct copy *copy)
 {
 	struct ibv_wc wc[16];
@@ -166,7 +166,7 @@ unsigned int completions_reap(struct copy *copy)
 	return (unsigned int)n;
 }
 
-/* Tells the peer why this end dies, if it can be told; waits until it has been. */
+/* Tells the peer why this end dies, if possible, and waits until the message has arrived. */
 void peer_tell(struct copy *copy, const char *why)
 {
 	double until = now() + TELL_SECONDS;

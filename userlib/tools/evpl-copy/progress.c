@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* How far it is, on stderr: a bar on a terminal, else a line for each tenth. */
+/* Shows the progress on stderr: as a bar on a terminal, else as a line for each tenth. */
 #include <stdio.h>
 #include <unistd.h>
 
@@ -48,7 +48,7 @@ static void show(struct progress *progress, double time, unsigned int percent)
 	progress->shown = time;
 }
 
-/* Called often: shows something if it is time to. */
+/* Called often. Shows the progress if it is time for that. */
 void progress_show(struct copy *copy)
 {
 	struct progress *progress = &copy->progress;
@@ -73,7 +73,7 @@ void progress_add(struct copy *copy, uint64_t bytes)
 	progress_show(copy);
 }
 
-/* All of it was copied. */
+/* The whole file was copied: shows the final line. */
 void progress_end(struct copy *copy)
 {
 	struct progress *progress = &copy->progress;

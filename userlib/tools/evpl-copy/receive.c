@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The receiver. A chunk arrives in an iovec, is written from there, and another iovec
- * is posted in its stead, which is a credit for the sender. When all is durable, it
- * says so.
+ * The receiver. A chunk arrives in an iovec, and is written to disk from there. Then another
+ * iovec is posted in its stead, which is a credit for the sender. When the target is durable,
+ * the receiver sends DONE.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -11,14 +11,14 @@
 #include "copy.h"
 
 /**
- * struct receiver - how far it is
- * @length: bytes to come
- * @chunks: the same in chunks
- * @credits: receives that are posted, or in whose memory a chunk is
- * @owed: credits that the sender wasn't told of yet
- * @written: bytes
- * @ended: all of it has come
- * @sync: the end of it; NULL before
+ * struct receiver - the receiver's state
+ * @length: how many bytes come
+ * @chunks: how many chunks these are
+ * @credits: how many receives are posted, or have a chunk in their memory
+ * @owed: credits that the sender hasn't been told of yet
+ * @written: how many bytes are written
+ * @ended: END has arrived
+ * @sync: the op that makes the target durable; NULL before it starts
  */
 struct receiver {
 	uint64_t length;
@@ -98,7 +98,7 @@ static void chunk_written(struct copy *copy, struct op *op)
 	receiver->owed++;
 }
 
-/* Credits are told of in batches, but before the sender can run out of them. */
+/* Sends credits in batches, but before the sender can run out of them. */
 static void pump(struct copy *copy)
 {
 	struct receiver *receiver = copy->private;
@@ -129,7 +129,7 @@ static void sent(struct copy *copy, struct op *op)
 	op_free(op);
 }
 
-/* What the sender asks for, or why it can't be. */
+/* Takes the parameters of the sender's hello. Returns the reason if they can't be, or NULL. */
 static const char *take_hello(struct copy *copy, const struct hello *hello)
 {
 	struct receiver *receiver = copy->private;

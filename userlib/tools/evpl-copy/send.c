@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The sender. A chunk is read, waits for a credit, is sent, and is done with when it
- * is in the receiver's memory. At most --depth of them are under way.
+ * The sender. A chunk is read, waits for a credit, and is sent. Its op is freed when the
+ * chunk is in the receiver's memory. At most --depth chunks are under way.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -10,13 +10,13 @@
 #include "copy.h"
 
 /**
- * struct sender - how far it is
- * @length: bytes to send
- * @chunks: the same in chunks
- * @started: chunks that were started to be read
- * @posted: chunks that were posted
- * @under_way: chunks between the two ends of their life here
- * @ready: chunks that were read
+ * struct sender - the sender's state
+ * @length: how many bytes to send
+ * @chunks: how many chunks these are
+ * @started: how many chunks have been started to be read
+ * @posted: how many chunks have been posted
+ * @under_way: how many chunks have an op
+ * @ready: chunks that were read and wait to be posted
  * @ended: END was posted
  */
 struct sender {
@@ -78,7 +78,7 @@ static void pump(struct copy *copy)
 	}
 }
 
-/* It has arrived: the receiver's device has said so. */
+/* An op has arrived: the receiver's device has acknowledged it. */
 static void sent(struct copy *copy, struct op *op)
 {
 	struct sender *sender = copy->private;
@@ -90,7 +90,7 @@ static void sent(struct copy *copy, struct op *op)
 	op_free(op);
 }
 
-/* The receive is posted again before the credits are used: see wire.h. */
+/* Handles a message. The receive is posted again before the credits are used: see wire.h. */
 static void received(struct copy *copy, struct op *op, const struct ibv_wc *wc)
 {
 	struct sender *sender = copy->private;

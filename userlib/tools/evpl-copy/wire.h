@@ -3,21 +3,21 @@
 #define EVPL_COPY_WIRE_H
 
 /*
- * What the two ends say to each other. All numbers are in network byte order.
+ * The protocol between the two ends. All numbers are in network byte order.
  *
  * The sender connects with a hello, and is accepted with a welcome or rejected with
  * a refusal, in the connection manager's private data. A chunk of the file is a SEND
  * with its number as immediate data; it starts at number * chunk in the file. A SEND
  * without immediate data is a message.
  *
- * Flow control: each SEND of the sender's, chunk or message, uses up one credit. The
- * welcome gives the first credits, one for each receive that is posted; the receiver
- * gives one more for each that it has posted again. Thereby it never has more
- * messages of credits under way than there are credits, and the sender keeps
- * receives for all of them.
+ * Flow control: each SEND of the sender, chunk or message, uses up one credit. The
+ * welcome gives the first credits, one for each receive that is posted. The receiver
+ * gives one more for each receive that it has posted again. So it never has more
+ * CREDITS messages under way than there are credits, and the sender keeps receives
+ * posted for all of them.
  *
- * When all is sent, the sender sends END. When all is written and durable, the
- * receiver sends DONE, and the sender disconnects.
+ * When the whole file is sent, the sender sends END. When it is written and durable,
+ * the receiver sends DONE, and the sender disconnects.
  */
 
 #include <stdint.h>
@@ -30,7 +30,7 @@ struct hello {
 	uint32_t version;
 	uint32_t chunk;
 	uint64_t length;	/* of the whole file */
-	uint32_t credits;	/* no more than that many */
+	uint32_t credits;	/* the most that the receiver may give */
 	uint32_t reserved;
 };
 
