@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* Files, pipes, and other processes. */
+/* Tests of files, pipes, other processes, userfaultfd and dma-bufs. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -14,7 +14,7 @@
 
 #include "probe.h"
 
-/* Out of one buffer into the file, and back into the other. */
+/* Writes one buffer to the file, and reads it back into the other. */
 static bool through_file(struct row *row, struct memory *memory, int fd, const char *what)
 {
 	if (pwrite(fd, memory->from.data, BUFFER, 0) != (ssize_t)BUFFER ||
@@ -35,7 +35,7 @@ void try_read_write(struct row *row, struct memory *memory)
 		row_yes(row, "64 KiB went into a file and came back.");
 }
 
-/* What the file system says to memory that it can have nothing against: 0 or an errno. */
+/* Tries O_DIRECT with ordinary memory. Returns 0, or the errno if the file system can't do it. */
 static int plain_direct(int fd)
 {
 	void *plain = mmap(NULL, BUFFER, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -50,7 +50,7 @@ static int plain_direct(int fd)
 	return n == (ssize_t)BUFFER ? 0 : ENOSPC;
 }
 
-/* Some file systems take O_DIRECT, and copy through the page cache all the same. */
+/* Whether the file is in the page cache: some file systems take O_DIRECT, and use it anyway. */
 static bool is_cached(int fd)
 {
 	unsigned char resident[BUFFER / 4096] = { 0 };
@@ -113,7 +113,7 @@ void try_vmsplice(struct row *row, struct memory *memory)
 		return;
 	}
 	while (iovec.iov_len) {
-		/* As much as the pipe has room for. */
+		/* The pipe takes as much as it has room for. */
 		spliced = vmsplice(fds[1], &iovec, 1, SPLICE_F_NONBLOCK);
 		if (spliced < 0) {
 			row_no(row, errno, "The pipe doesn't take it: %s.", strerror(errno));
@@ -174,7 +174,7 @@ void try_userfaultfd(struct row *row, struct memory *memory)
 	}
 }
 
-/* Exported, and read by a mapping that knows nothing of evpl. */
+/* Exports a buffer as a dma-buf, and reads it by a mapping of that. */
 void try_dmabuf(struct row *row, struct memory *memory)
 {
 	struct evpl_iovec given;

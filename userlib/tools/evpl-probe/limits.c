@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* What the process may lock, and what has been charged to that already. */
+/* How much memory the process may lock, and how much has been charged to that already. */
 #include <inttypes.h>
 #include <linux/capability.h>
 #include <stdio.h>
@@ -23,7 +23,7 @@ static uint64_t read_number(const char *path)
 	return number;
 }
 
-/* The kernel asks for it in the first user namespace: root of a container hasn't got it. */
+/* The kernel checks CAP_IPC_LOCK in the initial user namespace. A container's root lacks it. */
 static bool has_ipc_lock(void)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -57,7 +57,7 @@ void limits_read(struct limits *limits)
 	};
 }
 
-/* A line of /proc/self/status, which are in KiB. */
+/* Reads a line of /proc/self/status, which is in KiB. */
 static uint64_t charged_to_process(const char *name)
 {
 	FILE *status = fopen("/proc/self/status", "re");
@@ -73,7 +73,7 @@ static uint64_t charged_to_process(const char *name)
 	return kib == UNKNOWN ? UNKNOWN : kib << 10;
 }
 
-/* The kernel tells nobody what it charges to a user: one has to see what still fits. */
+/* The kernel doesn't report its charges to a user. So try how much can still be registered. */
 static uint64_t charged_to_user(uint64_t limit, uint64_t bytes)
 {
 	uint64_t rest = uring_lockable(bytes < limit ? bytes : limit);
@@ -98,8 +98,8 @@ static void remedy_memlock(struct row *row, const struct limits *limits, uint64_
 }
 
 /*
- * Whether RLIMIT_MEMLOCK is why this many bytes couldn't be charged. If so, the row is
- * filled in, with what is needed.
+ * Whether RLIMIT_MEMLOCK is the reason that @bytes couldn't be charged. If so, this fills in the
+ * row, and says which limit is needed.
  */
 bool row_blame_memlock(struct row *row, int error, enum charge charge, uint64_t bytes,
 		       const char *what)

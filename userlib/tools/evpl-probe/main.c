@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* evpl-probe: what it is asked for, and what it tries. See probe.h. */
+/* evpl-probe: its options, and the interfaces that it tries. See probe.h. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -29,7 +29,7 @@ static const char help[] =
 "  -V, --version       the version\n"
 "TMPDIR is where a file is made for O_DIRECT (/var/tmp).\n";
 
-/* The first says whether there is any sense in the others. */
+/* The others are tried only if the first one works. */
 static const struct interface {
 	const char *name;
 	void (*try)(struct row *row, struct memory *memory);
@@ -62,7 +62,7 @@ static struct table {
 	struct row rows[ROWS_MAX];
 } *table;
 
-/* One more row, for what has several; NULL if there are too many. */
+/* Adds a row, as an interface may have several. Returns NULL if there are too many. */
 struct row *row_add(const char *interface)
 {
 	struct row *row;
@@ -75,8 +75,8 @@ struct row *row_add(const char *interface)
 }
 
 /*
- * Whether the pipe's other end is closed in time. That is counted in steps: when the whole
- * machine stands still for a while, as a virtual one may, it is one step's worth.
+ * Whether the pipe's other end is closed in time. The time is counted in steps of poll(2): if the
+ * whole machine stands still for a while, as a virtual one may, that counts as one step.
  */
 static bool is_closed_in_time(int fd)
 {
@@ -89,7 +89,7 @@ static bool is_closed_in_time(int fd)
 	return false;
 }
 
-/* Tries it in a process, whose end is that of a pipe. */
+/* Tries an interface in a process of its own. When that ends, its end of a pipe is closed. */
 static void run(const struct interface *interface, const char *device)
 {
 	struct row *row = row_add(interface->name), *last;
@@ -109,7 +109,7 @@ static void run(const struct interface *interface, const char *device)
 	}
 	close(pipe_fds[1]);
 	if (!is_closed_in_time(pipe_fds[0])) {
-		/* Not even that ends what hangs in the kernel, so it isn't waited for. */
+		/* A process that hangs in the kernel survives SIGKILL, so don't wait for it. */
 		kill(child, SIGKILL);
 		last = &table->rows[table->count - 1];
 		row_no(last, ETIMEDOUT, "It hangs: there was no answer in %d seconds.", SECONDS);

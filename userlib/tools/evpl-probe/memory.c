@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* The module's memory: what every interface is tried with, and the first row itself. */
+/* The module's memory, which every interface is tried with, and its own test, the first row. */
 #include <errno.h>
 #include <grp.h>
 #include <inttypes.h>
@@ -72,7 +72,7 @@ static void explain_slab(struct row *row, int error)
 		   "cgroup's memory.max.", limits.max_bytes, limits.max_bytes_per_user);
 }
 
-/* All of it is the process's, and goes with it. */
+/* Opens the memory. Nothing closes it: it goes when the process ends. */
 bool memory_open(struct memory *memory, const char *device, struct row *row)
 {
 	const struct evpl_pool_config config = {
@@ -108,7 +108,7 @@ bool memory_open(struct memory *memory, const char *device, struct row *row)
 	return true;
 }
 
-/* Whether what was sent out of one buffer is what has come into the other. */
+/* Whether the bytes that were sent from one buffer have arrived in the other. */
 bool memory_arrived(const struct memory *memory, struct row *row)
 {
 	if (!memcmp(memory->from.data, memory->to.data, BUFFER))
@@ -118,7 +118,7 @@ bool memory_arrived(const struct memory *memory, struct row *row)
 	return false;
 }
 
-/* How much of the slab is mapped by entries of 2 MiB, in bytes. */
+/* How many bytes of the slab are mapped by PMDs, as folios of 2 MiB. */
 static uint64_t huge_bytes(const struct memory *memory)
 {
 	uintptr_t start, end, base = (uintptr_t)memory->slab.base;

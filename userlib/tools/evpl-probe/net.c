@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* Sockets. */
+/* Tests of sockets. */
 #include <errno.h>
 #include <linux/if_xdp.h>
 #include <poll.h>
@@ -29,7 +29,7 @@ bool loopback_arrived(struct row *row, struct memory *memory, int socket)
 	return false;
 }
 
-/* A buffer that the socket took a reference of stays in use without ours. */
+/* Whether the kernel copied: without a copy, the send keeps the buffer in use after our release. */
 static bool was_copied(struct memory *memory)
 {
 	struct evpl_pool_stats stats = { .size = sizeof(stats) };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* What was found, for people and for programs. */
+/* Prints the results, for people and for programs. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 
 #include "probe.h"
 
-#define WIDTH		100	/* of a line */
+#define WIDTH		100	/* columns of a line */
 #define NAME_WIDTH	24
 #define WORKS_WIDTH	11
 
@@ -20,7 +20,7 @@ static const char *const works_text[] = {
 	[REFUSED] = "refused",
 };
 
-/* Words, in lines that start where the first one does. */
+/* Prints text in lines, which all start in the column of the first one. */
 static void print_wrapped(const char *text)
 {
 	const int margin = NAME_WIDTH + WORKS_WIDTH;
@@ -63,7 +63,7 @@ void print_table(const struct limits *limits, const struct row *rows, unsigned i
 	}
 }
 
-/* Of what isn't UTF-8, as a directory's name may be, each byte becomes U+FFFD. */
+/* Prints a JSON string. A byte that isn't UTF-8, as in a directory's name, becomes U+FFFD. */
 static void print_string(const char *text)
 {
 	mbstate_t state = { 0 };

@@ -3,12 +3,12 @@
 #define EVPL_PROBE_H
 
 /*
- * evpl-probe: which interfaces take the module's memory on this machine; of those that
- * don't, why not, and what to do.
+ * evpl-probe: tries which interfaces take the module's memory on this machine. For those
+ * that don't, it says why not, and how to solve it.
  *
- * Each interface is a function in the table in main.c. It runs in a process of its own,
- * with memory of its own, and tells what it found in a row: so one that crashes or hangs
- * costs its row and no other, and what it has charged to the process goes with it.
+ * Each interface is tried by a function in the table in main.c. The function runs in a
+ * process of its own, with memory of its own, and puts the result into a row. So a test
+ * that crashes or hangs affects its own row alone, and its charges end with its process.
  */
 
 #include <evplmem.h>
@@ -16,8 +16,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define BUFFER		(64UL << 10)	/* what is moved at a time */
-#define SECONDS		10		/* what hangs for so long is given up */
+#define BUFFER		(64UL << 10)	/* bytes that are moved at a time */
+#define SECONDS		10		/* a test that takes longer is given up */
 #define UNKNOWN		UINT64_MAX
 
 enum works {
@@ -28,12 +28,12 @@ enum works {
 };
 
 /**
- * struct row - what was found of an interface
+ * struct row - the result for an interface
  * @interface: its name
  * @works: whether it takes the memory
- * @error: the errno that said so, or 0
- * @reason: a sentence or two
- * @remedy: what to do, or empty
+ * @error: the errno that it gave, or 0
+ * @reason: the result in a sentence or two
+ * @remedy: how to solve it, or empty
  */
 struct row {
 	char interface[32];
@@ -44,11 +44,11 @@ struct row {
 };
 
 /**
- * struct memory - what an interface is tried with
- * @pool: of the module, whatever EVPL_BACKEND says
+ * struct memory - the memory that an interface is tried with
+ * @pool: a pool of the module, whatever EVPL_BACKEND says
  * @evpl: the context
  * @from: a buffer of the slab, with a pattern in it
- * @to: another one, zeroed
+ * @to: another buffer, zeroed
  * @slab: the slab
  */
 struct memory {
@@ -60,12 +60,12 @@ struct memory {
 };
 
 /**
- * struct limits - what memory may be had and locked
+ * struct limits - how much memory can be allocated and locked
  * @memlock: RLIMIT_MEMLOCK in bytes, or RLIM_INFINITY
- * @memlock_hard: what it can be raised to
+ * @memlock_hard: its hard limit
  * @may_lock: whether the process has the capability to exceed it
  * @max_bytes: the module's cap, or UNKNOWN
- * @max_bytes_per_user: likewise
+ * @max_bytes_per_user: the module's cap for a user, or UNKNOWN
  */
 struct limits {
 	uint64_t memlock;
@@ -75,9 +75,9 @@ struct limits {
 	uint64_t max_bytes_per_user;
 };
 
-/* What a charge to RLIMIT_MEMLOCK adds to. */
+/* The counter that a charge to RLIMIT_MEMLOCK adds to. */
 enum charge {
-	TO_USER,		/* of all the user's processes */
+	TO_USER,		/* one for all of the user's processes */
 	TO_PINNED,		/* VmPin of the process */
 	TO_LOCKED,		/* VmLck of the process */
 };

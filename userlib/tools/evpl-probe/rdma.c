@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* RDMA: a row a device. */
+/* Tests of RDMA: a row for each device. */
 #include <dirent.h>
 #include <errno.h>
 #include <evplmem-rdma.h>
@@ -30,7 +30,7 @@ static void explain_none(struct row *row)
 		closedir(directory);
 }
 
-/* A write from one buffer into the other, by way of the device. */
+/* Has the device write from one buffer to the other. */
 static void write_over(struct row *row, struct memory *memory, struct ibv_context *context,
 		       struct ibv_pd *pd, struct evpl_rdma *rdma)
 {

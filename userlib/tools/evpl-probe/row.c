@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* What is told of an interface. A later word takes the place of an earlier one. */
+/* Setting an interface's result. A later result replaces an earlier one. */
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -45,7 +45,7 @@ void row_remedy(struct row *row, const char *format, ...)
 	va_end(args);
 }
 
-/* Exactly, in the largest unit that can say it. */
+/* Formats a size in the largest unit in which it is a whole number. */
 const char *size_text(char text[32], uint64_t bytes)
 {
 	static const char *const units[] = { "bytes", "KiB", "MiB", "GiB" };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* io_uring, with plain and with registered buffers. */
+/* Tests of io_uring, with plain and with registered buffers. */
 #include <errno.h>
 #include <evplmem-uring.h>
 #include <liburing.h>
@@ -13,7 +13,7 @@
 
 #define ENTRIES			4
 
-/* Linux 6.12's, which older headers haven't got. */
+/* From Linux 6.12. Older headers don't have it. */
 #define REGISTER_CLONE_BUFFERS	30
 struct clone_buffers {
 	__u32 src_fd;
@@ -62,7 +62,7 @@ static bool ring_open(struct row *row, struct io_uring *ring, unsigned int flags
 		row_remedy(row, "Use Linux 6.0 or later.");
 		return false;
 	case ENOMEM:
-		/* Some kernels charge a ring itself: here a page of it, and one of its SQEs. */
+		/* Some kernels charge the ring itself: here a page for it, and one for its SQEs. */
 		if (row_blame_memlock(row, ENOMEM, TO_USER, 2 * (uint64_t)sysconf(_SC_PAGESIZE),
 				      "a ring"))
 			return false;
@@ -71,7 +71,7 @@ static bool ring_open(struct row *row, struct io_uring *ring, unsigned int flags
 	return false;
 }
 
-/* Submits what was prepared, and has the result of it. */
+/* Submits the prepared request, and returns its result. */
 static int submit(struct io_uring *ring)
 {
 	struct io_uring_cqe *cqe;
@@ -98,7 +98,7 @@ static bool moved(struct row *row, const char *what, int result)
 	return false;
 }
 
-/* Through a file, in the registered buffer of that index, or plainly where it is -1. */
+/* Moves the bytes through a file, in the registered buffer @index, or in plain memory if -1. */
 static bool through_file(struct row *row, struct memory *memory, struct io_uring *ring, int index)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
@@ -169,7 +169,7 @@ void try_send_zc(struct row *row, struct memory *memory)
 	row_yes(row, "64 KiB went over the loopback device.");
 }
 
-/* The slab in the first slot of the ring's table; the slot, or an error that the row tells. */
+/* Registers the slab with the ring. Returns its index, or an error after filling in the row. */
 static int register_slab(struct row *row, struct memory *memory, struct io_uring *ring,
 			 struct evpl_uring **r_uring)
 {
@@ -202,7 +202,7 @@ void try_fixed(struct row *row, struct memory *memory)
 		return;
 	if (through_file(row, memory, &ring, index))
 		row_yes(row, "64 KiB of a registered slab were written to a file and read back.");
-	/* Else the user is charged until the kernel gets round to ending the ring. */
+	/* Without this, the user stays charged until the kernel has freed the ring. */
 	io_uring_unregister_buffers(&ring);
 }
 
@@ -222,7 +222,7 @@ void try_cloned(struct row *row, struct memory *memory)
 
 	if (!ring_open(row, &source, 0) || !ring_open(row, &ring, 0))
 		return;
-	/* Without a table that isn't what is wrong. */
+	/* The source has no table yet. A kernel that can clone gives another error for that. */
 	if (clone_buffers(&ring, &source) == -EINVAL) {
 		row_no(row, EINVAL, "Before Linux 6.12, io_uring can't clone a table of registered buffers.");
 		row_remedy(row, "Use a later kernel, or register with each ring.");
@@ -241,8 +241,8 @@ void try_cloned(struct row *row, struct memory *memory)
 }
 
 /*
- * How many bytes of other memory this user can still register, up to @most: what is
- * charged to a user shows in nothing else. UNKNOWN where there is no ring to ask.
+ * How many bytes of other memory this user can still register, up to @most. The kernel shows its
+ * charges to a user in no other way. Returns UNKNOWN if there is no ring to try it with.
  */
 uint64_t uring_lockable(uint64_t most)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
-/* VFIO: a slab is mapped for DMA in a container of its own, with a group that is bound. */
+/* Test of VFIO: maps a slab for DMA, in a container of its own with a group that is bound. */
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
@@ -11,7 +11,7 @@
 
 #include "probe.h"
 
-#define IOVA	(4ULL << 30)	/* above what is reserved for interrupts */
+#define IOVA	(4ULL << 30)	/* above the range that is reserved for interrupts */
 
 static bool try_container(struct row *row, struct memory *memory, int container)
 {
