@@ -13,7 +13,7 @@
  * A buffer's references are counted in its word, with atomics. The library can give a part
  * of the count to one thread, the buffer's @owner. The owner takes references from @own and
  * returns references to @own, without atomics. Likewise a context that is bound to a thread
- * has a charge: references that the word counts already, one for each slice to come.
+ * has a charge: references that the word counts already, of which each new slice gets one.
  *
  * @own belongs to the thread only while @owner names it, and the charge only while @thread
  * names it. Another thread may end either at any time. So the thread reads @owner or @thread
@@ -25,7 +25,7 @@
  *  3. waits until @busy isn't set.
  *
  * If the section began before the barrier, step 3 sees @busy. If it began after the barrier,
- * the section sees NULL. So a section needs no atomic operation and no fence.
+ * the section sees NULL. So a section needs no locked instruction and no fence.
  *
  * A section calls nothing, and touches no memory that can fault: step 3 would wait for ever.
  */

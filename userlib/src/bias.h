@@ -14,7 +14,7 @@
  *
  * The buffers' words count @own and the charge too. So other threads need not know of the
  * bias: their release decrements the word, and doesn't take it to zero. When the bound
- * thread next needs a buffer, it finds one idle if the word equals @own and the charge.
+ * thread next needs a buffer, it finds one idle if the word equals @own plus the charge.
  * Another thread finds out only by ending the binding.
  *
  * Any thread may end a binding, and a thread that is short of memory must: the bound thread

@@ -295,9 +295,9 @@ static struct entry *context_rob_alone(struct evpl *victim)
 }
 
 /*
- * Takes a free buffer that another context keeps, or that is in another node's depot if @evpl
- * takes any node. It takes just one, for immediate use: another thief wouldn't find buffers that
- * are on their way from one cache to another.
+ * Takes a buffer from another context: one in its cache, or a current one that has no reference
+ * but the hold. If @evpl takes any node, other nodes' depots come first. It takes just one buffer,
+ * for immediate use: another thief wouldn't find buffers on their way from one cache to another.
  */
 struct entry *context_steal(struct evpl *evpl)
 {

@@ -51,8 +51,8 @@
  * @patience: how many calls of bias_bind() are still refused
  * @backoff: the value that @patience starts from
  * @taken: the thread that the context is being unbound from; under the lock of bias.c
- * @next_bound: the next one in the list of bound contexts; as @taken
- * @link_bound: the pointer to this one in that list; as @taken
+ * @next_bound: the next one in the list of bound contexts; under the lock of bias.c
+ * @link_bound: the pointer to this one in that list; under the lock of bias.c
  * @turn: the waiter whose request is being allocated; NULL: the request comes after all
  *	waiters
  * @pool: constant
@@ -60,7 +60,7 @@
  * @next: the pool's list; constant
  * @live: not destroyed; under the pool's lock
  * @destroyed: how many of the pool's contexts had been destroyed when this one was, itself
- *	included; as @live
+ *	included; under the pool's lock
  * @cache: free buffers, all of @depot
  * @limit: how many the cache may have: @room without the used slots, or without the current
  *	buffer if there are none; 0 once the context was destroyed

@@ -95,7 +95,7 @@ static inline struct entry *iovec_entry(const struct evpl_iovec *iovec)
 	return (struct entry *)iovec->__private2;
 }
 
-/* Whether a parent's iovec came over fork(2). A child doesn't have the window with its entry. */
+/* Whether an iovec was inherited over fork(2). The child may not have its entry mapped. */
 static inline bool iovec_is_inherited(const struct evpl_iovec *iovec)
 {
 	return iovec->__private2 && is_inherited(iovec->__private1 & -GENERATION_STEP);
@@ -166,7 +166,7 @@ static inline bool entry_alone(struct entry *entry)
 	return atomic_load_explicit(&entry->word, memory_order_acquire) == 1;
 }
 
-/* Whether no reference is left. WANTED, which the kernel sets in a lease's word, is none. */
+/* Whether no reference is left. WANTED, a flag in the word of a lease, doesn't matter. */
 static inline bool entry_idle(struct entry *entry)
 {
 	return !(atomic_load_explicit(&entry->word, memory_order_acquire) & ~EVPL_WORD_WANTED);

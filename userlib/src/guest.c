@@ -32,7 +32,7 @@ struct guest {
 	struct reg regs[EVPL_DEVICES_MAX];
 };
 
-/* Under the pool's lock, which is dropped meanwhile. */
+/* Registers a leased buffer with a device. Under the pool's lock, which is dropped meanwhile. */
 static void register_one(struct evpl_device *device, struct guest *guest)
 {
 	struct reg *reg = &guest->regs[device->slot];
@@ -46,6 +46,7 @@ static void register_one(struct evpl_device *device, struct guest *guest)
 	device_call_end(device, reg, err ? REG_FAILED : REG_DONE);
 }
 
+/* The inverse of register_one(). Under the pool's lock, which is dropped meanwhile. */
 static void unregister_one(struct evpl_device *device, struct guest *guest)
 {
 	struct reg *reg = &guest->regs[device->slot];

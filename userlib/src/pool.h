@@ -13,7 +13,7 @@
  *    until a new slab is published.
  *
  * Allocation takes the lock only if no buffer is free, or while there are waiters. Release
- * takes it only for a lease that has registrations. It is never held over a device's callback.
+ * takes it only for a lease that has registrations. No callback runs under the lock.
  *
  * The struct outlives the pool: it goes on a list, and the next pool gets it. A releasing
  * thread pushes its buffer to a stack, and then looks at @waiting. Between the two another

@@ -381,7 +381,8 @@ void sharing_flush(struct evpl_pool *pool)
 		atomic_fetch_sub(&sharing->nr_idle, 1);
 		/*
 		 * From here on another thread may queue the lease again, and so set @next. A
-		 * thread that drops the last reference before this relies on let_go() below.
+		 * thread that dropped the last reference before found @queued set, and relies on
+		 * let_go() below.
 		 */
 		atomic_store(&lease->queued, false);
 		if (count == IDLE_BATCH || !idle) {

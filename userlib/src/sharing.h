@@ -7,8 +7,8 @@
  * and the kernel's reports on its own buffers. struct sharing is made with the pool's first
  * channel or dma-buf, and goes with the pool.
  *
- * If the last reference on a buffer of the pool is another process's, the kernel takes the
- * word to zero, and sets the buffer's bit in the returned bitmap. The thread that clears
+ * If the last reference on a buffer of the pool is held outside this process, the kernel takes
+ * the word to zero, and sets the buffer's bit in the returned bitmap. The thread that clears
  * the bit then owns the buffer, as if it had taken the word to zero itself. Threads look at
  * the bitmap when memory is short, and not before.
  *
