@@ -363,7 +363,7 @@ static int alloc_hard(struct evpl *evpl, const struct request *request, struct e
 	return ret;
 }
 
-/* @niov iovecs for what is checked. */
+/* Allocates the @niov iovecs of a request whose fields have been checked. */
 static int alloc_checked(struct evpl *evpl, const struct request *request,
 			 struct evpl_iovec *r_iovec, int niov)
 {
