@@ -39,7 +39,7 @@ int evplmem_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsigned int leng
 	return 0;
 }
 
-/* Drops a reference. With the last one the memory is its owner's again: @done tells. */
+/* Drops a reference. The last one frees the entry, and @done tells the owner of the memory. */
 void foreign_put(struct entry *entry, void *site)
 {
 	struct foreign *foreign = (struct foreign *)entry;

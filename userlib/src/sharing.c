@@ -431,8 +431,8 @@ static bool put_of_many(struct entry *lease)
  * ends the registrations, and that reference is dropped too. If none is left, the lease is
  * queued; or it is released at once, if the buffer's owner waits (EVPL_WORD_WANTED).
  *
- * @letting_go counts this thread, since the word may be 0 before it is done with the pool:
- * sharing_end() waits for it.
+ * @letting_go counts the thread, which may still use the pool when the word is 0 already:
+ * sharing_end() waits for such threads.
  */
 void sharing_put(struct entry *lease, void *site)
 {

@@ -151,7 +151,7 @@ int slab_destroy(struct slab *slab)
 	return 0;
 }
 
-/* Frees the buffers of a slab to allocations, if it is new. Under the pool's lock. */
+/* Makes the buffers of a slab available, if the slab is new. Under the pool's lock. */
 static void slab_open(struct slab *slab)
 {
 	if (slab->state != SLAB_NEW)
@@ -161,8 +161,8 @@ static void slab_open(struct slab *slab)
 }
 
 /*
- * Tells the devices of a slab, then frees its buffers to allocations. Called without the pool's
- * lock, by the thread that made the slab, or that failed to give it back, and has pinned it.
+ * Tells the devices of a slab, then makes its buffers available. Called without the pool's lock,
+ * by the thread that made the slab, or that failed to give it back, and has pinned it.
  */
 void slab_publish(struct slab *slab)
 {
@@ -312,7 +312,7 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 	err = pool_grow(pool, depot, &slab);
 	/*
 	 * The thread that takes the lock next may find the pool at its limit. If no device must be
-	 * told first, free the buffers now: that thread then finds them, and doesn't fail.
+	 * told first, make the buffers available now, so that this thread finds them.
 	 */
 	if (!err && !devices_exist(pool))
 		slab_open(slab);

@@ -7,10 +7,10 @@
  * given back as a whole.
  *
  * slab_make() makes a slab under the pool's lock. slab_publish() registers it with the devices
- * that are attached, and then frees its buffers to allocations. They are freed earlier if no
- * device is attached, or if a device's callback allocates while no other buffer is free. A slab
- * goes when one thread has all of its buffers in hand: that thread sets SLAB_DYING under the
- * lock (slab_doom()), and then tells the devices (slab_retire()).
+ * that are attached, and then makes its buffers available. That comes earlier if no device is
+ * attached, or if a device's callback allocates while no other buffer is free. A slab goes when
+ * one thread has all of its buffers in hand: that thread sets SLAB_DYING under the lock
+ * (slab_doom()), and then tells the devices (slab_retire()).
  *
  * Code that calls devices must drop the lock, so it pins the slab. A slab that another thread
  * has pinned isn't doomed. A slab may be pinned while it is SLAB_DYING: then the last thread to
