@@ -155,7 +155,7 @@ struct evpl_iovec {
  *	"module" or "anon"; the module if it isn't set
  * @EVPL_BACKEND_MODULE: the kernel module evpl.ko
  * @EVPL_BACKEND_ANON: shared memory of this process, for a machine without the
- *	module. Not pinned, and not in huge pages.
+ *	module; it isn't pinned, and not in huge pages
  */
 enum evpl_backend {
 	EVPL_BACKEND_DEFAULT	= 0,
@@ -184,8 +184,8 @@ enum evpl_backend {
 /**
  * EVPL_POOL_ATOMIC - references are counted with atomic operations alone
  *
- * Without this flag a thread counts references to memory that it allocated without atomic
- * operations, and another thread that needs the count ends that by membarrier(2). With the
+ * Without this flag a thread needs no atomic operations to count references to memory that it
+ * allocated itself. Another thread that needs the count ends that by membarrier(2). With the
  * flag the library doesn't make that call, and keeps no data for threads. The flag is for a
  * program in which a filter of seccomp(2) refuses the call once the pool is open, and for a
  * plugin that is unloaded while the threads that called it live on.
@@ -324,9 +324,10 @@ struct evpl_slab_info {
  *	else, and the slab is used without a cookie for this device. NULL: the device
  *	registers slabs by itself, when it first meets them; see evpl_device_set_cookie().
  * @unregister_slab: called for a slab that has a cookie, when the slab goes or the device
- *	is being detached. If the slab goes, no reference to it is left. It returns 0 when
- *	it is done. If it returns %EVPL_DEVICE_LATER, the slab's memory is given back, but
- *	no new slab gets its number before evpl_device_let_go(). NULL: nothing is called.
+ *	is being detached. If the slab goes, no reference to it is left. The callback returns
+ *	0 when the device is done with the slab. If it returns %EVPL_DEVICE_LATER, the slab's
+ *	memory is given back, but no new slab gets its number before evpl_device_let_go().
+ *	NULL: nothing is called.
  * @flags: %EVPL_DEVICE_LEASES or 0. With the flag, buffers that were received with
  *	%EVPL_MESSAGE_DEVICE are registered too, as slabs are (%EVPL_SLAB_LEASED), each
  *	when evpl_device_cookie() first asks for it. Such a registration ends when this
