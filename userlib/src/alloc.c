@@ -265,8 +265,9 @@ static int alloc_one(struct evpl *evpl, const struct request *request, struct ev
 /*
  * Frees the buffers that an allocation took before it failed. A thread that waited before isn't
  * woken: these buffers were free when it looked, and weren't enough. Two such threads would wake
- * each other for ever. A thread that looked while this one had the buffers is woken: it has
- * incremented @failures since.
+ * each other for ever. A thread that looked while this one had the buffers is woken. Either it is
+ * in try_last() still, and @counting says so, or it has incremented @failures since. Here @counting
+ * is read first, because that thread increments @failures before it decrements @counting.
  */
 static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, uint64_t failures)
 {
@@ -279,7 +280,7 @@ static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, ui
 		if (entry_put(buffer, CALLER()))
 			recycle_quietly(buffer);
 	}
-	if (atomic_load(&pool->failures) != failures)
+	if (atomic_load(&pool->counting) || atomic_load(&pool->failures) != failures)
 		pool_notify(pool);
 }
 
@@ -330,36 +331,46 @@ static void scrape(struct evpl *evpl, unsigned int niov, bool waiting)
 }
 
 /*
- * The second try may find buffers that scrape() has freed. Then this thread sets WAITING, and looks
- * once more. It finds a buffer that was freed before that; a release after that writes the eventfd.
- * If there seem to be enough buffers, and the third try fails all the same, other threads took them
- * first. These may have released them already, and woken nobody. So this thread writes the eventfd
- * itself.
+ * Sets WAITING, and looks for free buffers once more. This finds a buffer that was freed before
+ * that; a release after that writes the eventfd. If there seem to be enough buffers, and the try
+ * fails all the same, other threads took them first. These may have released them already, and
+ * woken nobody. So this thread writes the eventfd itself.
  */
-static int alloc_hard(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
-		      int niov)
+static int try_last(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
+		    int niov, uint64_t shrinks)
 {
 	struct evpl_pool *pool = evpl->pool;
-	uint64_t shrinks;
-	int ret;
+	int ret = -ENOMEM;
 
-	scrape(evpl, (unsigned int)niov, false);
-	shrinks = atomic_load(&pool->shrinks);
-	ret = alloc_all(evpl, request, iovecs, niov);
-	if (ret != -ENOMEM)
-		return ret;
-
+	atomic_fetch_add(&pool->counting, 1);
 	pool_wait(pool);
 	scrape(evpl, (unsigned int)niov, true);
 	if (suffices(evpl, (unsigned int)niov, false) || atomic_load(&pool->shrinks) != shrinks) {
 		ret = alloc_all(evpl, request, iovecs, niov);
-		if (ret != -ENOMEM)
-			return ret;
-		pool_wake(pool);
+		if (ret == -ENOMEM)
+			pool_wake(pool);
 	}
 	/* This comes after suffices() has counted: see give_back(). */
-	atomic_fetch_add(&pool->failures, 1);
-	PROBE2(fail, evpl, request->length);
+	if (ret == -ENOMEM)
+		atomic_fetch_add(&pool->failures, 1);
+	atomic_fetch_sub(&pool->counting, 1);
+	return ret;
+}
+
+/* Allocates with buffers that scrape() frees, or has this thread wait. */
+static int alloc_hard(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
+		      int niov)
+{
+	uint64_t shrinks;
+	int ret;
+
+	scrape(evpl, (unsigned int)niov, false);
+	shrinks = atomic_load(&evpl->pool->shrinks);
+	ret = alloc_all(evpl, request, iovecs, niov);
+	if (ret == -ENOMEM)
+		ret = try_last(evpl, request, iovecs, niov, shrinks);
+	if (ret == -ENOMEM)
+		PROBE2(fail, evpl, request->length);
 	return ret;
 }
 

@@ -342,6 +342,7 @@ int evplmem_pool_close(struct evpl_pool *pool)
 	pool->grows = 0;
 	pool->steals = 0;
 	pool->failures = 0;
+	pool->counting = 0;
 	pool->wakeups = 0;
 	/* Calls for this pool are refused from here on, until another pool gets the struct. */
 	pool->generation = 0;

@@ -91,6 +91,7 @@ struct sharing;
  * @shrinks: slabs given back
  *
  * @failures: allocations that failed with -ENOMEM; see give_back()
+ * @counting: threads that have set WAITING and have yet to count their failure; see give_back()
  *
  * For statistics:
  * @grows: slabs taken
@@ -135,6 +136,7 @@ struct evpl_pool {
 	_Atomic uint64_t grows;
 	_Atomic uint64_t steals;
 	_Atomic uint64_t failures;
+	_Atomic uint32_t counting;
 	_Atomic uint64_t wakeups;
 };
 
