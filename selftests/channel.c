@@ -12,39 +12,28 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#include "client.h"
+#include "pair.h"
 #include "ring.h"
 
 /* NULL, without the compiler knowing. */
 static void *volatile nowhere;
 
-/* An owner and a receiver, with a channel between them whose ends are bound. */
+/* The ends don't block, unless a test has them do so. */
 FIXTURE(channel)
 {
-	struct counters before;
-	struct client owner, receiver;
-	int ends[2];
+	PAIR;
 };
 
 FIXTURE_SETUP(channel)
 {
-	limit_sleeps();
-	self->before = read_counters();
-	ASSERT_TRUE(open_client(&self->owner, 0));
-	ASSERT_TRUE(open_client(&self->receiver, 0));
-	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
-	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->receiver.fd, self->ends[1]));
+	open_pair(_metadata, &self->pair, 0);
 	for (int i = 0; i < 2; i++)
 		ASSERT_EQ(0, fcntl(self->ends[i], F_SETFL, O_NONBLOCK));
 }
 
 FIXTURE_TEARDOWN(channel)
 {
-	close(self->ends[0]);
-	close(self->ends[1]);
-	close_client(&self->owner);
-	close_client(&self->receiver);
+	close_pair(&self->pair);
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
@@ -72,22 +61,22 @@ TEST_F(channel, record_gives_a_lease_that_shows_the_buffer_until_it_is_released)
 	EXPECT_EQ(0, got.flags);
 	EXPECT_EQ(sent.cookie, got.cookie);
 	EXPECT_EQ(BUFFER, got.buffer_size);
-	EXPECT_EQ(1, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
 	EXPECT_EQ(1, get(&self->owner.entries[3].word));
 	EXPECT_EQ(0, read_counters().records);
 	EXPECT_EQ(1, read_counters().leases);
-	EXPECT_EQ(1, fdinfo(self->receiver.fd, "evpl-leases"));
+	EXPECT_EQ(1, fdinfo(self->lessee.fd, "evpl-leases"));
 	EXPECT_EQ(1, fdinfo(self->owner.fd, "evpl-buffers-shared"));
-	EXPECT_GE(got.offset, self->receiver.setup.out_guest_ro_offset);
+	EXPECT_GE(got.offset, self->lessee.setup.out_guest_ro_offset);
 	EXPECT_EQ(100, got.offset % BUFFER);
 	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
 
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_TRUE(is_filled_with(memory - 100, 'x', BUFFER));
 	memset(self->owner.own + 3 * BUFFER, 'y', BUFFER);
 	EXPECT_TRUE(is_filled_with(memory - 100, 'y', BUFFER));
 
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	EXPECT_EQ(0, get(&self->owner.entries[3].word));
 	EXPECT_EQ(0, read_counters().shares);
@@ -101,21 +90,21 @@ TEST_F(channel, what_is_next_to_a_leased_buffer_is_never_seen)
 
 	fill(&self->owner, 0, 'a');
 	fill(&self->owner, 2, 'b');
-	EXPECT_EQ(SIGBUS, touch_read(self->receiver.guest_ro));
-	EXPECT_EQ(SIGBUS, touch_read(self->receiver.guest));
+	EXPECT_EQ(SIGBUS, touch_read(self->lessee.guest_ro));
+	EXPECT_EQ(SIGBUS, touch_read(self->lessee.guest));
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_EQ(SIGBUS, touch_read(memory + BUFFER));
-	if (memory > self->receiver.guest_ro)
+	if (memory > self->lessee.guest_ro)
 		EXPECT_EQ(SIGBUS, touch_read(memory - 1));
 	EXPECT_EQ(0, touch_read(memory + BUFFER - 1));
 	EXPECT_EQ(0, touch_read(memory));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	EXPECT_EQ(SIGBUS, touch_read(memory + BUFFER));
-	EXPECT_EQ(SIGBUS, touch_read(self->receiver.guest +
-				     (memory - self->receiver.guest_ro)));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(SIGBUS, touch_read(self->lessee.guest +
+				     (memory - self->lessee.guest_ro)));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, lease_for_reading_can_not_be_written_and_one_for_writing_can)
@@ -125,28 +114,28 @@ TEST_F(channel, lease_for_reading_can_not_be_written_and_one_for_writing_can)
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	EXPECT_EQ(SIGSEGV, touch_write(memory));
-	EXPECT_EQ(-EACCES, RESULT(mprotect(self->receiver.guest_ro, 4096,
+	EXPECT_EQ(-EACCES, RESULT(mprotect(self->lessee.guest_ro, 4096,
 					   PROT_READ | PROT_WRITE)));
 	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
-				   self->receiver.fd,
-				   self->receiver.setup.out_guest_ro_offset));
+				   self->lessee.fd,
+				   self->lessee.setup.out_guest_ro_offset));
 	EXPECT_EQ(EACCES, errno);
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 
 	set(&self->owner.entries[0].word, 1);
 	sent.flags = EVPL_RECORD_WRITE;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(EVPL_RECORD_WRITE, got.flags);
-	memory = memory_of(&self->receiver, &got);
-	EXPECT_GE(memory, self->receiver.guest);
-	EXPECT_LT(got.offset, self->receiver.setup.out_guest_ro_offset);
+	memory = memory_of(&self->lessee, &got);
+	EXPECT_GE(memory, self->lessee.guest);
+	EXPECT_LT(got.offset, self->lessee.setup.out_guest_ro_offset);
 	memset(memory, 'w', BUFFER);
 	EXPECT_TRUE(is_filled_with(self->owner.own, 'w', BUFFER));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(SIGBUS, touch_write(memory));
 }
 
@@ -163,16 +152,16 @@ TEST_F(channel, records_of_one_buffer_share_a_lease_whose_word_counts_them)
 	EXPECT_EQ(got[0].lease, got[1].lease);
 	EXPECT_EQ(got[0].lease, got[2].lease);
 	EXPECT_EQ(got[0].offset, got[2].offset);
-	EXPECT_EQ(3, get(&self->receiver.leases[got[0].lease].word));
+	EXPECT_EQ(3, get(&self->lessee.leases[got[0].lease].word));
 	EXPECT_EQ(2, get(&self->owner.entries[5].word));
-	EXPECT_EQ(0, let_go(&self->receiver, &got[0]));
-	EXPECT_EQ(0, let_go(&self->receiver, &got[1]));
+	EXPECT_EQ(0, let_go(&self->lessee, &got[0]));
+	EXPECT_EQ(0, let_go(&self->lessee, &got[1]));
 	EXPECT_EQ(2, get(&self->owner.entries[5].word));
-	EXPECT_EQ(1, let_go(&self->receiver, &got[2]));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[2]));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, get(&self->owner.header->returned));
 	/* To release a lease that has ended is no error. */
-	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got[0].lease, 1));
+	EXPECT_EQ(0, evpl_lease_release(self->lessee.fd, &got[0].lease, 1));
 }
 
 TEST_F(channel, reference_that_comes_home_is_in_the_owners_word_again)
@@ -182,11 +171,11 @@ TEST_F(channel, reference_that_comes_home_is_in_the_owners_word_again)
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	/* The lease ends when its last reference is passed on. */
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
-	EXPECT_EQ(0, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(0, get(&self->lessee.leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	EXPECT_EQ(1, get(&self->owner.entries[7].word));
@@ -207,7 +196,7 @@ TEST_F(channel, buffer_that_the_kernel_takes_to_zero_is_reported)
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(0, events_of(self->owner.fd));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[9].word));
 	EXPECT_EQ(POLLIN, events_of(self->owner.fd));
 	EXPECT_EQ(1, __atomic_exchange_n(&self->owner.header->returned, 0,
@@ -242,9 +231,9 @@ TEST_F(channel, what_an_end_has_sent_stays_readable_when_it_closes)
 	close(self->ends[0]);
 	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[1]));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got), 'x', BUFFER));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got), 'x', BUFFER));
 	EXPECT_EQ(0, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, end_closes_with_its_client)
@@ -252,7 +241,7 @@ TEST_F(channel, end_closes_with_its_client)
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	close_client(&self->receiver);
+	close_client(&self->lessee);
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	EXPECT_EQ(-ENOTCONN, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(-ENOTCONN, evpl_send(self->ends[1], &sent, 1));
@@ -267,8 +256,8 @@ TEST_F(channel, leases_of_a_client_that_goes_are_given_back)
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
-	close_client(&self->receiver);
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got)));
+	close_client(&self->lessee);
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
@@ -293,24 +282,24 @@ TEST_F(channel, leased_memory_outlives_its_owner_folio_by_folio)
 	munmap(self->owner.own + SLAB_2M, SLAB_2M);
 	close(self->ends[0]);
 	close_client(&self->owner);
-	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got[0]), 'x', BUFFER));
-	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got[1]), 'y', BUFFER));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got[0]), 'x', BUFFER));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got[1]), 'y', BUFFER));
 	now = read_counters();
 	EXPECT_EQ(self->before.clients + 1, now.clients);
 	EXPECT_EQ(3, now.slabs - self->before.slabs);
-	EXPECT_EQ(1, let_go(&self->receiver, &got[0]));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[0]));
 	EXPECT_EQ(now.slabs - 1, read_counters().slabs);
 	EXPECT_GE(now.charged - (long long)(has_huge() ? SLAB_2M : BUFFER),
 		  read_counters().charged);
-	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got[1]), 'y', BUFFER));
-	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got[1]), 'y', BUFFER));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
 	EXPECT_EQ(now.slabs - 2, read_counters().slabs);
 }
 
 /*
  * An owner of many small buffers goes while a record of one of them is on its way, or, with
  * @read, while one is on lease. Then only the folio of that buffer, the ring, and the
- * receiver's own memory stay charged.
+ * lessee's own memory stay charged.
  */
 static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
 				       struct _test_data_channel *self, bool read)
@@ -331,7 +320,7 @@ static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
 	set(&entries[0].word, 1);
 	ASSERT_EQ(0, evpl_channel(fd, 1, ends));
 	ASSERT_EQ(0, evpl_bind(fd, ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
 	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
 	if (read)
 		ASSERT_EQ(1, evpl_recv(ends[1], &record, 1));
@@ -343,8 +332,8 @@ static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
 
 	if (!read)
 		ASSERT_EQ(1, evpl_recv(ends[1], &record, 1));
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &record)));
-	EXPECT_EQ(1, let_go(&self->receiver, &record));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &record)));
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	close(ends[0]);
 	close(ends[1]);
 	EXPECT_GE(before.charged + few_pages, read_counters().charged);
@@ -369,17 +358,17 @@ TEST_F(channel, owner_that_asked_for_it_takes_its_leases_along)
 	ASSERT_TRUE(open_client(&owner, EVPL_SETUP_REVOKE));
 	ASSERT_EQ(0, evpl_channel(owner.fd, 0, ends));
 	ASSERT_EQ(0, evpl_bind(owner.fd, ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
 	sent = fill(&owner, 0, 'x');
 	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got)));
 	close_client(&owner);
-	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->receiver, &got)));
-	EXPECT_EQ(POLLPRI, events_of(self->receiver.fd));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->lessee, &got)));
+	EXPECT_EQ(POLLPRI, events_of(self->lessee.fd));
 	close(ends[0]);
 	close(ends[1]);
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, revoked_lease_raises_SIGBUS_and_is_reported)
@@ -390,23 +379,23 @@ TEST_F(channel, revoked_lease_raises_SIGBUS_and_is_reported)
 	set(&self->owner.entries[4].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	ASSERT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	EXPECT_EQ(1, get(&self->owner.entries[4].word));
-	EXPECT_EQ(POLLPRI, events_of(self->receiver.fd));
-	EXPECT_TRUE(bit(self->receiver.revoked, got.lease));
+	EXPECT_EQ(POLLPRI, events_of(self->lessee.fd));
+	EXPECT_TRUE(bit(self->lessee.revoked, got.lease));
 	EXPECT_EQ(-ENOENT, evpl_send(self->ends[1], &got, 1));
 
 	/* The revoked lease keeps its number until it is released. */
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &again, 1));
 	EXPECT_NE(got.lease, again.lease);
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &again)));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &again)));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
-	EXPECT_EQ(1, let_go(&self->receiver, &again));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &again));
 	EXPECT_EQ(0, get(&self->owner.entries[4].word));
 	/* To revoke a buffer that nobody has is no error. */
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
@@ -416,20 +405,20 @@ TEST_F(channel, revoked_lease_raises_SIGBUS_and_is_reported)
 
 TEST_F(channel, revoked_lease_shows_zeros_to_who_asked_for_them)
 {
-	struct client receiver;
+	struct client lessee;
 	struct evpl_record sent, got;
 	char *memory;
 	int ends[2];
 
-	ASSERT_TRUE(open_client(&receiver, EVPL_SETUP_ZEROS));
-	ASSERT_EQ(0, evpl_channel(receiver.fd, 0, ends));
+	ASSERT_TRUE(open_client(&lessee, EVPL_SETUP_ZEROS));
+	ASSERT_EQ(0, evpl_channel(lessee.fd, 0, ends));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
-	ASSERT_EQ(0, evpl_bind(receiver.fd, ends[1]));
+	ASSERT_EQ(0, evpl_bind(lessee.fd, ends[1]));
 	sent = fill(&self->owner, 4, 'x');
 	sent.flags = EVPL_RECORD_WRITE;
 	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
-	memory = memory_of(&receiver, &got);
+	memory = memory_of(&lessee, &got);
 	EXPECT_EQ('x', *memory);
 	ASSERT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
 	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
@@ -437,11 +426,11 @@ TEST_F(channel, revoked_lease_shows_zeros_to_who_asked_for_them)
 	EXPECT_EQ(0, touch_write(memory));
 	memory[0] = 'z';
 	EXPECT_TRUE(is_filled_with(self->owner.own + 4 * BUFFER, 'x', BUFFER));
-	EXPECT_EQ(1, let_go(&receiver, &got));
+	EXPECT_EQ(1, let_go(&lessee, &got));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	close(ends[0]);
 	close(ends[1]);
-	close_client(&receiver);
+	close_client(&lessee);
 }
 
 TEST_F(channel, revoked_record_arrives_with_its_cookie_and_no_lease)
@@ -474,15 +463,15 @@ TEST_F(channel, owner_pulls_what_a_receiver_has_let_go_of_without_a_call)
 	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
 	ASSERT_EQ(2, evpl_recv(self->ends[1], got, 2));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
-	set(&self->receiver.leases[got[0].lease].word, 0);
+	set(&self->lessee.leases[got[0].lease].word, 0);
 	EXPECT_EQ(1, evpl_lease_pull(self->owner.fd));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	EXPECT_EQ(1, get(&self->owner.entries[2].word));
-	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->receiver, &got[0])));
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got[1])));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->lessee, &got[0])));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got[1])));
 	/* If the receiver then releases the lease as well, that is harmless. */
-	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got[0].lease, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
+	EXPECT_EQ(0, evpl_lease_release(self->lessee.fd, &got[0].lease, 1));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
 }
 
 TEST_F(channel, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
@@ -492,7 +481,7 @@ TEST_F(channel, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	word = (uint64_t *)&self->receiver.leases[got.lease].word;
+	word = (uint64_t *)&self->lessee.leases[got.lease].word;
 	EXPECT_EQ(1, get(word));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	EXPECT_EQ(1, get(word));
@@ -500,17 +489,17 @@ TEST_F(channel, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
 	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
 	EXPECT_EQ(0, evpl_lease_want(self->owner.fd));
 	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got)));
 	/* References are counted as before. */
 	set(&self->owner.entries[1].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(EVPL_WORD_WANTED | 2, get(word));
-	EXPECT_EQ(0, let_go(&self->receiver, &got));
+	EXPECT_EQ(0, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, events_of(self->owner.fd));
 
 	/* The flag is no reference, and doesn't outlive the lease. */
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(word));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	set(&self->owner.entries[1].word, 1);
@@ -534,17 +523,17 @@ TEST_F(channel, owner_that_pulled_is_heard_by_who_has_yet_to_read)
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	EXPECT_EQ(0, evpl_lease_want(self->owner.fd));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	word = (uint64_t *)&self->receiver.leases[got.lease].word;
+	word = (uint64_t *)&self->lessee.leases[got.lease].word;
 	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(word));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	/* When the buffer has come back, the next lease isn't WANTED. */
 	set(&self->owner.entries[1].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_EQ(1, get(&self->receiver.leases[got.lease].word));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, release_of_what_is_no_number_is_EINVAL_and_releases_nothing)
@@ -554,19 +543,19 @@ TEST_F(channel, release_of_what_is_no_number_is_EINVAL_and_releases_nothing)
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	set(&self->receiver.leases[got.lease].word, 0);
+	set(&self->lessee.leases[got.lease].word, 0);
 	numbers[0] = got.lease;
 	numbers[1] = EVPL_LEASE_NONE;
-	EXPECT_EQ(-EINVAL, evpl_lease_release(self->receiver.fd, numbers, 2));
+	EXPECT_EQ(-EINVAL, evpl_lease_release(self->lessee.fd, numbers, 2));
 	EXPECT_EQ(1, read_counters().leases);
 	/* A number without a lease, and one whose lease has ended, are no error. */
 	numbers[1] = got.lease + 1;
-	EXPECT_EQ(1, evpl_lease_release(self->receiver.fd, numbers, 2));
-	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, numbers, 2));
-	EXPECT_EQ(-EINVAL, evpl_lease_release(self->receiver.fd, numbers,
+	EXPECT_EQ(1, evpl_lease_release(self->lessee.fd, numbers, 2));
+	EXPECT_EQ(0, evpl_lease_release(self->lessee.fd, numbers, 2));
+	EXPECT_EQ(-EINVAL, evpl_lease_release(self->lessee.fd, numbers,
 					      EVPL_LEASE_RELEASE_MAX + 1));
-	EXPECT_EQ(-EFAULT, evpl_lease_release(self->receiver.fd, NULL, 1));
-	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, NULL, 0));
+	EXPECT_EQ(-EFAULT, evpl_lease_release(self->lessee.fd, NULL, 1));
+	EXPECT_EQ(0, evpl_lease_release(self->lessee.fd, NULL, 0));
 }
 
 TEST_F(channel, slab_with_a_shared_buffer_is_not_freed)
@@ -580,8 +569,8 @@ TEST_F(channel, slab_with_a_shared_buffer_is_not_freed)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	set(&self->owner.entries[1].word, 0);
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
-	EXPECT_TRUE(is_filled_with(memory_of(&self->receiver, &got), 'x', BUFFER));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got), 'x', BUFFER));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	set(&self->owner.entries[1].word, 0);
 	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
 }
@@ -635,9 +624,9 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(-EINVAL, evpl_send(self->ends[1], &bad, 1));
 	both[0] = both[1] = got;
 	EXPECT_EQ(-ESTALE, evpl_send(self->ends[1], both, 2));
-	EXPECT_EQ(1, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
 	EXPECT_EQ(1, read_counters().leases);
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got)));
 
 	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], &good, sizeof(good) - 1)));
 	EXPECT_EQ(-EINVAL, RESULT(write(self->ends[0], both, sizeof(good) + 1)));
@@ -686,7 +675,7 @@ TEST_F(channel, record_that_can_not_be_copied_out_stays)
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(0, read_counters().leases);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
@@ -702,9 +691,9 @@ TEST_F(channel, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
 	set(&self->owner.entries[1].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	lease = &self->receiver.leases[got.lease];
+	lease = &self->lessee.leases[got.lease];
 	set(&lease->word, 0);
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
@@ -716,7 +705,7 @@ TEST_F(channel, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	getrusage(RUSAGE_SELF, &after);
 	EXPECT_EQ(before.ru_minflt, after.ru_minflt);
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	munmap(page, 4096);
 }
 
@@ -738,7 +727,7 @@ TEST_F(channel, record_may_lie_where_a_stack_is_yet_to_grow)
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
 	EXPECT_EQ(BUFFER, got->length);
-	EXPECT_EQ(1, let_go(&self->receiver, got));
+	EXPECT_EQ(1, let_go(&self->lessee, got));
 	munmap(low + hole - 4096, 2 * 4096);
 }
 
@@ -762,12 +751,12 @@ TEST_F(channel, idle_lease_ends_when_its_buffer_is_revoked)
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	set(&self->receiver.leases[got.lease].word, 0);
+	set(&self->lessee.leases[got.lease].word, 0);
 	ASSERT_EQ(0, evpl_revoke(self->owner.fd, BUFFER));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
-	EXPECT_EQ(0, events_of(self->receiver.fd));
-	EXPECT_EQ(0, evpl_lease_release(self->receiver.fd, &got.lease, 1));
+	EXPECT_EQ(0, events_of(self->lessee.fd));
+	EXPECT_EQ(0, evpl_lease_release(self->lessee.fd, &got.lease, 1));
 }
 
 TEST_F(channel, channel_needs_two_descriptors)
@@ -862,7 +851,7 @@ TEST_F(channel, write_sleeps_until_all_of_it_fits)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
 	EXPECT_EQ(0, reap(child));
 	EXPECT_EQ(8, evpl_recv(self->ends[1], got, 8));
-	EXPECT_EQ(9, get(&self->receiver.leases[got[0].lease].word));
+	EXPECT_EQ(9, get(&self->lessee.leases[got[0].lease].word));
 }
 
 TEST_F(channel, read_sleeps_until_there_is_a_record)
@@ -880,7 +869,7 @@ TEST_F(channel, read_sleeps_until_there_is_a_record)
 	close(self->ends[0]);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(0, reap(child));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, end_that_is_not_bound_is_ENOTCONN_and_binds_once)
@@ -894,14 +883,14 @@ TEST_F(channel, end_that_is_not_bound_is_ENOTCONN_and_binds_once)
 	EXPECT_EQ(-ENOTCONN, evpl_recv(ends[0], &got, 1));
 	EXPECT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
 	EXPECT_EQ(-EBUSY, evpl_bind(self->owner.fd, ends[0]));
-	EXPECT_EQ(-EBUSY, evpl_bind(self->receiver.fd, ends[0]));
+	EXPECT_EQ(-EBUSY, evpl_bind(self->lessee.fd, ends[0]));
 	EXPECT_EQ(-EBADF, evpl_bind(self->owner.fd, -1));
 	EXPECT_EQ(-EBADF, evpl_bind(self->owner.fd, self->owner.fd));
 	/* A record waits for the client that binds the other end later. */
 	EXPECT_EQ(1, evpl_send(ends[0], &sent, 1));
-	EXPECT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	EXPECT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
 	EXPECT_EQ(1, evpl_recv(ends[1], &got, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	close(ends[0]);
 	close(ends[1]);
 	close(fd);
@@ -936,7 +925,7 @@ TEST_F(channel, records_over_three_hops_come_out_right_when_the_middle_dies)
 	ASSERT_TRUE(open_client(&last, 0));
 	ASSERT_EQ(0, evpl_channel(middle.fd, 0, first));
 	ASSERT_EQ(0, evpl_channel(middle.fd, 0, second));
-	ASSERT_EQ(0, evpl_bind(self->receiver.fd, first[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, first[0]));
 	ASSERT_EQ(0, evpl_bind(middle.fd, first[1]));
 	ASSERT_EQ(0, evpl_bind(middle.fd, second[0]));
 	ASSERT_EQ(0, evpl_bind(last.fd, second[1]));
@@ -958,7 +947,7 @@ TEST_F(channel, records_over_three_hops_come_out_right_when_the_middle_dies)
 	EXPECT_EQ(2, get(&self->owner.entries[6].word));
 	close_client(&last);
 	EXPECT_EQ(2, get(&self->owner.entries[6].word));
-	close_client(&self->receiver);
+	close_client(&self->lessee);
 	EXPECT_EQ(1, get(&self->owner.entries[6].word));
 	EXPECT_EQ(0, read_counters().shares);
 	for (int i = 0; i < 2; i++) {
@@ -975,10 +964,10 @@ TEST_F(channel, leased_buffer_can_not_be_pinned)
 	sent.flags = EVPL_RECORD_WRITE;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_EQ(0, touch_write(memory));
 	EXPECT_EQ(NULL, what_can_pin(memory));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, guest_windows_and_words_are_not_inherited)
@@ -989,22 +978,22 @@ TEST_F(channel, guest_windows_and_words_are_not_inherited)
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	memory = memory_of(&self->receiver, &got);
+	memory = memory_of(&self->lessee, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	child = fork_child();
 	if (!child)
 		_exit(touch_read(memory) == SIGSEGV &&
-		      touch_read(self->receiver.leases) == SIGSEGV ? 0 : 1);
+		      touch_read(self->lessee.leases) == SIGSEGV ? 0 : 1);
 	EXPECT_EQ(0, reap(child));
-	EXPECT_EQ(-EINVAL, RESULT(madvise(self->receiver.guest_ro, 4096,
+	EXPECT_EQ(-EINVAL, RESULT(madvise(self->lessee.guest_ro, 4096,
 					  MADV_DOFORK)));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(channel, records_may_lie_in_evpls_own_windows)
 {
 	struct evpl_record *sent = (void *)(self->owner.own + 3 * BUFFER);
-	struct evpl_record *got = (void *)(self->receiver.own + 4096);
+	struct evpl_record *got = (void *)(self->lessee.own + 4096);
 	struct evpl_record *third;
 
 	*sent = fill(&self->owner, 1, 'x');
@@ -1012,14 +1001,14 @@ TEST_F(channel, records_may_lie_in_evpls_own_windows)
 	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
 	/* The record may also lie in a lease that has never been touched. */
-	third = (void *)memory_of(&self->receiver, got);
+	third = (void *)memory_of(&self->lessee, got);
 	set(&self->owner.entries[2].word, 1);
 	sent->offset = 2 * BUFFER;
 	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], third, 1));
 	EXPECT_NE(got->lease, third->lease);
 	ASSERT_EQ(1, evpl_send(self->ends[1], third, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, got));
+	EXPECT_EQ(1, let_go(&self->lessee, got));
 }
 
 struct flipper {
@@ -1044,17 +1033,17 @@ TEST_F(channel, word_of_a_lease_that_changes_while_it_is_looked_at_ends_nothing_
 
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	flipper.word = (uint64_t *)&self->receiver.leases[got.lease].word;
+	flipper.word = (uint64_t *)&self->lessee.leases[got.lease].word;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, flip_word, &flipper));
 	for (int i = 0; i < scaled(30000); i++) {
-		ASSERT_EQ(0, evpl_lease_release(self->receiver.fd, &got.lease, 1));
+		ASSERT_EQ(0, evpl_lease_release(self->lessee.fd, &got.lease, 1));
 		ASSERT_EQ(0, evpl_lease_pull(self->owner.fd));
 	}
-	EXPECT_EQ(0, touch_read(memory_of(&self->receiver, &got)));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got)));
 	__atomic_store_n(&flipper.stop, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	set(flipper.word, 1);
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 /* The events of an end that have come since the last call (epoll(7), edge-triggered). */
@@ -1091,7 +1080,7 @@ TEST_F(channel, epoll_tells_of_records_of_room_and_of_the_end)
 	ASSERT_EQ(8, evpl_recv(self->ends[1], got, 8));
 	EXPECT_EQ(EPOLLOUT, edges(writer));
 	for (int i = 0; i < 8; i++)
-		let_go(&self->receiver, &got[i]);
+		let_go(&self->lessee, &got[i]);
 
 	/* A closed end has no room. */
 	close(self->ends[1]);
@@ -1121,16 +1110,16 @@ TEST_F(channel, binding_an_end_wakes_who_polls_it)
 	EXPECT_EQ(-ENOTCONN, evpl_send(ends[1], &sent, 1));
 	EXPECT_EQ(0, edges(bound));
 
-	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
 	EXPECT_EQ(EPOLLIN | EPOLLOUT, edges(bound));
 	EXPECT_EQ(0, edges(bound));
 	/* Nothing has changed for the other end: it was writable before, and has no record. */
 	EXPECT_EQ(0, edges(peer));
-	EXPECT_EQ(-EBUSY, evpl_bind(self->receiver.fd, ends[1]));
+	EXPECT_EQ(-EBUSY, evpl_bind(self->lessee.fd, ends[1]));
 	EXPECT_EQ(0, edges(bound));
 	EXPECT_EQ(1, fdinfo(ends[1], "evpl-records-to-read"));
 	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	close(bound);
 	close(peer);
 	close(ends[0]);
@@ -1175,7 +1164,7 @@ TEST_F(channel, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	ASSERT_NE(NULL, entries);
 	ASSERT_EQ(0, evpl_channel(fd, 1, ends));
 	ASSERT_EQ(0, evpl_bind(fd, ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->receiver.fd, ends[1]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
 	for (n = 0; n <= places; n++) {
 		set(&entries[0].word, 1);
 		ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
@@ -1191,18 +1180,18 @@ TEST_F(channel, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(1, get(&entries[0].word));
 
-	EXPECT_EQ(1, let_go(&self->receiver, &got[1]));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
 	ASSERT_EQ(1, evpl_recv(ends[1], &got[0], 1));
 	EXPECT_EQ(got[1].lease, got[0].lease);
 	EXPECT_EQ(got[1].offset, got[0].offset);
-	EXPECT_EQ(0, get(&self->receiver.leases[got[0].lease].word) - 1);
-	EXPECT_EQ(1, let_go(&self->receiver, &got[0]));
+	EXPECT_EQ(0, get(&self->lessee.leases[got[0].lease].word) - 1);
+	EXPECT_EQ(1, let_go(&self->lessee, &got[0]));
 	munmap(entries, 4096);
 	close(ends[0]);
 	close(ends[1]);
 	close(fd);
 	/* The other leases end with their client. */
-	close_client(&self->receiver);
+	close_client(&self->lessee);
 }
 
 /* A page whose content a test supplies by userfaultfd(2). A task that touches it waits. */
@@ -1323,7 +1312,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	/* Meanwhile the receiver, the owner and the end all still work. */
 	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	set(&self->owner.entries[1].word, 1);
 	EXPECT_EQ(1, evpl_send(self->ends[0], &sent[0], 1));
@@ -1339,7 +1328,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	EXPECT_EQ(0, get(&self->owner.entries[2].word));
 	EXPECT_EQ(0, read_counters().leases);
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	end_service(&served);
 }
 
@@ -1382,7 +1371,7 @@ TEST_F(channel, poll_says_nothing_of_a_record_that_another_reads)
 	EXPECT_EQ(EPOLLIN, edges(level));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(0, edges(level));
-	EXPECT_EQ(2, get(&self->receiver.leases[got.lease].word));
+	EXPECT_EQ(2, get(&self->lessee.leases[got.lease].word));
 	end_service(&served);
 	close(edge);
 	close(level);
@@ -1418,7 +1407,7 @@ TEST_F(channel, poll_tells_of_a_record_that_a_reader_gives_back)
 	EXPECT_EQ(0, edges(edge));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(0, edges(level));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	close(edge);
 	close(level);
 }
@@ -1448,7 +1437,7 @@ TEST_F(channel, poll_tells_of_the_end_when_the_last_record_has_been_read)
 	EXPECT_EQ(1, end_call(&call));
 	EXPECT_EQ(EPOLLIN | EPOLLHUP, edges(epoll));
 	EXPECT_EQ(0, evpl_recv(self->ends[1], &got, 1));
-	EXPECT_EQ(1, let_go(&self->receiver, served.page));
+	EXPECT_EQ(1, let_go(&self->lessee, served.page));
 	end_service(&served);
 	close(epoll);
 }
@@ -1469,7 +1458,7 @@ TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_beh
 	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
 	ASSERT_TRUE(begin_call(&call, &served));
 
-	close_client(&self->receiver);
+	close_client(&self->lessee);
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));
 	EXPECT_EQ(0, get(&self->owner.entries[2].word));
 	EXPECT_EQ(1, read_counters().records);
@@ -1495,7 +1484,7 @@ TEST_F(channel, record_of_ones_own_is_nobodys_when_its_client_goes_meanwhile)
 	if (ret == -ENOSYS)
 		SKIP(return, "no userfaultfd");
 	ASSERT_EQ(0, ret);
-	ASSERT_EQ(0, evpl_channel(self->receiver.fd, 8, ends));
+	ASSERT_EQ(0, evpl_channel(self->lessee.fd, 8, ends));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[1]));
 	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
@@ -1553,8 +1542,8 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 		EXPECT_EQ(1, end_call(&calls[i]));
 	EXPECT_EQ(got[0].lease, got[1].lease);
 	EXPECT_NE(got[0].lease, served.page->lease);
-	EXPECT_EQ(2, get(&self->receiver.leases[got[0].lease].word));
-	EXPECT_EQ(1, get(&self->receiver.leases[served.page->lease].word));
+	EXPECT_EQ(2, get(&self->lessee.leases[got[0].lease].word));
+	EXPECT_EQ(1, get(&self->lessee.leases[served.page->lease].word));
 	end_service(&served);
 }
 
@@ -1577,8 +1566,8 @@ TEST_F(channel, write_from_a_page_that_is_not_there_yet_holds_nobody_up)
 	EXPECT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	EXPECT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 2 * BUFFER));
-	EXPECT_EQ(1, let_go(&self->receiver, &got));
-	close_client(&self->receiver);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	close_client(&self->lessee);
 
 	ASSERT_EQ(0, give_page(&served, content));
 	EXPECT_EQ(-EPIPE, end_call(&call));
@@ -1606,7 +1595,7 @@ TEST_F(channel, RWF_NOWAIT_is_EOPNOTSUPP_and_moves_nothing)
 		EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
 		EXPECT_EQ(0, read_counters().leases);
 		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-		EXPECT_EQ(1, let_go(&self->receiver, &got));
+		EXPECT_EQ(1, let_go(&self->lessee, &got));
 	}
 }
 
@@ -1644,8 +1633,8 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 			TH_LOG("case %d", i);
 		}
 		EXPECT_EQ(0, read_counters().records);
-		EXPECT_EQ(1, get(&self->receiver.leases[got->lease].word));
-		EXPECT_EQ(1, let_go(&self->receiver, got));
+		EXPECT_EQ(1, get(&self->lessee.leases[got->lease].word));
+		EXPECT_EQ(1, let_go(&self->lessee, got));
 
 		set(&self->owner.entries[1].word, 9);
 		ASSERT_EQ(8, evpl_send(self->ends[0], sent, 8));
@@ -1661,9 +1650,9 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 		EXPECT_EQ(8, fdinfo(self->ends[1], "evpl-records-to-read"));
 		EXPECT_EQ(1, get(&self->owner.entries[1].word));
 		ASSERT_EQ(8, evpl_recv(self->ends[1], got, 8));
-		EXPECT_EQ(9, get(&self->receiver.leases[got->lease].word));
-		set(&self->receiver.leases[got->lease].word, 1);
-		EXPECT_EQ(1, let_go(&self->receiver, got));
+		EXPECT_EQ(9, get(&self->lessee.leases[got->lease].word));
+		set(&self->lessee.leases[got->lease].word, 1);
+		EXPECT_EQ(1, let_go(&self->lessee, got));
 	}
 	ring_close(&ring);
 }
@@ -1706,7 +1695,7 @@ TEST_F(channel, ring_that_cancels_a_read_takes_no_record)
 		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 		EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
 		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
-		EXPECT_EQ(1, let_go(&self->receiver, &got));
+		EXPECT_EQ(1, let_go(&self->lessee, &got));
 		EXPECT_EQ(0, mine.length);
 		ring_close(&ring);
 	}
@@ -1773,7 +1762,7 @@ TEST_F(channel, worker_of_a_ring_that_sleeps_in_a_read_can_be_stopped)
 
 	ASSERT_EQ(0, give_page(&served, content));
 	EXPECT_EQ(1, end_call(&call));
-	EXPECT_EQ(1, let_go(&self->receiver, served.page));
+	EXPECT_EQ(1, let_go(&self->lessee, served.page));
 	EXPECT_EQ(0, evpl_recv(self->ends[1], &got, 1));
 	end_service(&served);
 }

@@ -133,6 +133,19 @@ static inline struct evpl_record fill(struct client *owner, unsigned int n, char
 }
 
 /*
+ * Send buffer n of the owner, filled with this byte, by the first end. Return whether the
+ * client of the second end has a lease on it now.
+ */
+static inline bool lend(struct client *owner, const int ends[2], unsigned int n, char byte,
+			uint32_t flags, struct evpl_record *got)
+{
+	struct evpl_record sent = fill(owner, n, byte);
+
+	sent.flags = flags;
+	return evpl_send(ends[0], &sent, 1) == 1 && evpl_recv(ends[1], got, 1) == 1;
+}
+
+/*
  * Try to pin memory that only the CPU may touch. Return NULL if everything that pins gives
  * EFAULT, and a copy works; else the name of the first call that behaves differently.
  */

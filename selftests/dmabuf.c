@@ -6,33 +6,21 @@
 #include <linux/dma-buf.h>
 #include <sys/socket.h>
 
-#include "client.h"
+#include "pair.h"
 
-/* An owner, and a receiver to which it sends records. */
 FIXTURE(dmabuf)
 {
-	struct counters before;
-	struct client owner, receiver;
-	int ends[2];
+	PAIR;
 };
 
 FIXTURE_SETUP(dmabuf)
 {
-	limit_sleeps();
-	self->before = read_counters();
-	ASSERT_TRUE(open_client(&self->owner, 0));
-	ASSERT_TRUE(open_client(&self->receiver, 0));
-	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
-	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->receiver.fd, self->ends[1]));
+	open_pair(_metadata, &self->pair, 0);
 }
 
 FIXTURE_TEARDOWN(dmabuf)
 {
-	close(self->ends[0]);
-	close(self->ends[1]);
-	close_client(&self->owner);
-	close_client(&self->receiver);
+	close_pair(&self->pair);
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
@@ -48,16 +36,6 @@ static int export_one(struct client *c, unsigned int n, char byte, uint32_t flag
 
 	fill(c, n, byte);
 	return evpl_export(c->fd, &range, 1, flags);
-}
-
-/* Give the receiver a lease on a buffer of the owner's, with one reference. */
-static bool lend(struct client *owner, const int ends[2], unsigned int n, char byte,
-		 uint32_t flags, struct evpl_record *got)
-{
-	struct evpl_record sent = fill(owner, n, byte);
-
-	sent.flags = flags;
-	return evpl_send(ends[0], &sent, 1) == 1 && evpl_recv(ends[1], got, 1) == 1;
 }
 
 static int sync_dmabuf(int fd, uint64_t flags)
@@ -276,7 +254,7 @@ TEST_F(dmabuf, access_by_the_cpu_can_be_bracketed)
 
 TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 {
-	struct client *owner = &self->owner, *receiver = &self->receiver;
+	struct client *owner = &self->owner, *lessee = &self->lessee;
 	const struct {
 		int error;
 		uint32_t flags;
@@ -329,26 +307,26 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	/* A lease gives the same errnos. It must be one for devices, and writable if need be. */
 	ASSERT_TRUE(lend(owner, self->ends, 1, 'x', EVPL_RECORD_WRITE, &got));
 	both[0] = (struct evpl_range){ got.offset, BUFFER };
-	EXPECT_EQ(-EPERM, evpl_export(receiver->fd, both, 1, 0));
-	EXPECT_EQ(1, get(&receiver->leases[got.lease].word));
+	EXPECT_EQ(-EPERM, evpl_export(lessee->fd, both, 1, 0));
+	EXPECT_EQ(1, get(&lessee->leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().exports);
-	EXPECT_EQ(1, let_go(receiver, &got));
+	EXPECT_EQ(1, let_go(lessee, &got));
 	ASSERT_TRUE(lend(owner, self->ends, 1, 'x', EVPL_RECORD_DEVICE, &got));
 	both[0] = (struct evpl_range){ got.offset, BUFFER };
-	EXPECT_EQ(-EPERM, evpl_export(receiver->fd, both, 1, EVPL_EXPORT_WRITE));
+	EXPECT_EQ(-EPERM, evpl_export(lessee->fd, both, 1, EVPL_EXPORT_WRITE));
 	both[0].length += 4096;
-	EXPECT_EQ(-EINVAL, evpl_export(receiver->fd, both, 1, 0));
+	EXPECT_EQ(-EINVAL, evpl_export(lessee->fd, both, 1, 0));
 	both[0].length = 4096;
 	both[1] = (struct evpl_range){ both[0].offset + 4096, 4096 };
-	EXPECT_EQ(-ESTALE, evpl_export(receiver->fd, both, 2, 0));
-	EXPECT_EQ(1, get(&receiver->leases[got.lease].word));
+	EXPECT_EQ(-ESTALE, evpl_export(lessee->fd, both, 2, 0));
+	EXPECT_EQ(1, get(&lessee->leases[got.lease].word));
 	EXPECT_EQ(1, get(&owner->entries[1].word));
 	EXPECT_EQ(0, read_counters().exports);
-	EXPECT_EQ(0, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(0, touch_read(memory_of(lessee, &got)));
 	EXPECT_EQ(0, evpl_revoke(owner->fd, BUFFER));
-	EXPECT_EQ(-ENOENT, evpl_export(receiver->fd, both, 1, 0));
-	EXPECT_EQ(1, get(&receiver->leases[got.lease].word));
-	EXPECT_EQ(1, let_go(receiver, &got));
+	EXPECT_EQ(-ENOENT, evpl_export(lessee->fd, both, 1, 0));
+	EXPECT_EQ(1, get(&lessee->leases[got.lease].word));
+	EXPECT_EQ(1, let_go(lessee, &got));
 }
 
 /* However many references the words pretend to have, a page is in a dma-buf once. */
@@ -483,27 +461,27 @@ TEST_F(dmabuf, client_that_only_reads_exports_for_reading)
 
 TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 {
-	struct client *owner = &self->owner, *receiver = &self->receiver;
+	struct client *owner = &self->owner, *lessee = &self->lessee;
 	struct evpl_record got;
 	struct evpl_range range;
 	char *memory;
 	int fd;
 
 	ASSERT_TRUE(lend(owner, self->ends, 4, 'x', DEVICE_RW, &got));
-	EXPECT_EQ(0, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(0, touch_read(memory_of(lessee, &got)));
 	range = (struct evpl_range){ got.offset + 4096, 8192 };
-	fd = evpl_export(receiver->fd, &range, 1, EVPL_EXPORT_WRITE);
+	fd = evpl_export(lessee->fd, &range, 1, EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
-	EXPECT_EQ(0, get(&receiver->leases[got.lease].word));
+	EXPECT_EQ(0, get(&lessee->leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().leases);
-	EXPECT_EQ(SIGBUS, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
 	EXPECT_EQ(1, get(&owner->entries[4].word));
 	/* The export counts for the owner, whose memory it is. */
 	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
-	EXPECT_EQ(0, fdinfo(receiver->fd, "evpl-exports"));
+	EXPECT_EQ(0, fdinfo(lessee->fd, "evpl-exports"));
 
 	/* The dma-buf works on when the client that exported it has gone. */
-	close_client(receiver);
+	close_client(lessee);
 	memory = map(fd, 8192, 0, RW);
 	ASSERT_NE(NULL, memory);
 	close(fd);
@@ -520,7 +498,7 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 
 TEST_F(dmabuf, lease_with_more_references_stays)
 {
-	struct client *owner = &self->owner, *receiver = &self->receiver;
+	struct client *owner = &self->owner, *lessee = &self->lessee;
 	struct evpl_record got[2];
 	struct evpl_range range;
 	int fd;
@@ -531,13 +509,13 @@ TEST_F(dmabuf, lease_with_more_references_stays)
 		.offset = 4 * BUFFER, .length = BUFFER,
 		.flags = EVPL_RECORD_DEVICE }, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got[1], 1));
-	ASSERT_EQ(2, get(&receiver->leases[got[0].lease].word));
+	ASSERT_EQ(2, get(&lessee->leases[got[0].lease].word));
 	range = (struct evpl_range){ got[0].offset, BUFFER };
-	fd = evpl_export(receiver->fd, &range, 1, 0);
+	fd = evpl_export(lessee->fd, &range, 1, 0);
 	ASSERT_GE(fd, 0);
-	EXPECT_EQ(1, get(&receiver->leases[got[0].lease].word));
-	EXPECT_EQ(0, touch_read(memory_of(receiver, &got[0])));
-	EXPECT_EQ(1, let_go(receiver, &got[1]));
+	EXPECT_EQ(1, get(&lessee->leases[got[0].lease].word));
+	EXPECT_EQ(0, touch_read(memory_of(lessee, &got[0])));
+	EXPECT_EQ(1, let_go(lessee, &got[1]));
 	EXPECT_EQ(1, get(&owner->entries[4].word));
 	close(fd);
 	EXPECT_EQ(0, get(&owner->entries[4].word));
@@ -545,7 +523,7 @@ TEST_F(dmabuf, lease_with_more_references_stays)
 
 TEST_F(dmabuf, what_it_carries_can_not_be_revoked)
 {
-	struct client *owner = &self->owner, *receiver = &self->receiver;
+	struct client *owner = &self->owner, *lessee = &self->lessee;
 	struct evpl_record sent, got;
 	struct evpl_range range = buffer(4);
 	int fd;
@@ -558,8 +536,8 @@ TEST_F(dmabuf, what_it_carries_can_not_be_revoked)
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(-EBUSY, evpl_revoke(owner->fd, 4 * BUFFER));
 	/* The lessee hasn't lost the buffer. */
-	EXPECT_EQ(0, touch_read(memory_of(receiver, &got)));
-	EXPECT_EQ(0, events_of(receiver->fd));
+	EXPECT_EQ(0, touch_read(memory_of(lessee, &got)));
+	EXPECT_EQ(0, events_of(lessee->fd));
 	EXPECT_EQ(1, get(&owner->entries[4].word));
 	/* Another buffer can be revoked. */
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 5 * BUFFER));
@@ -567,14 +545,14 @@ TEST_F(dmabuf, what_it_carries_can_not_be_revoked)
 	close(fd);
 	EXPECT_EQ(1, get(&owner->entries[4].word));
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
-	EXPECT_EQ(SIGBUS, touch_read(memory_of(receiver, &got)));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
 	EXPECT_EQ(0, get(&owner->entries[4].word));
-	EXPECT_EQ(1, let_go(receiver, &got));
+	EXPECT_EQ(1, let_go(lessee, &got));
 }
 
 TEST_F(dmabuf, owner_that_takes_its_leases_along_leaves_its_dmabufs)
 {
-	struct client *receiver = &self->receiver;
+	struct client *lessee = &self->lessee;
 	struct evpl_range range = buffer(4);
 	struct counters before = read_counters(), during;
 	struct evpl_record got;
@@ -585,7 +563,7 @@ TEST_F(dmabuf, owner_that_takes_its_leases_along_leaves_its_dmabufs)
 	ASSERT_TRUE(open_client(&owner, EVPL_SETUP_REVOKE));
 	ASSERT_EQ(0, evpl_channel(owner.fd, 0, ends));
 	ASSERT_EQ(0, evpl_bind(owner.fd, ends[0]));
-	ASSERT_EQ(0, evpl_bind(receiver->fd, ends[1]));
+	ASSERT_EQ(0, evpl_bind(lessee->fd, ends[1]));
 	ASSERT_TRUE(lend(&owner, ends, 4, 'x', EVPL_RECORD_DEVICE, &got));
 	set(&owner.entries[4].word, 2);
 	fd = evpl_export(owner.fd, &range, 1, EVPL_EXPORT_WRITE);
@@ -594,10 +572,10 @@ TEST_F(dmabuf, owner_that_takes_its_leases_along_leaves_its_dmabufs)
 	ASSERT_NE(NULL, memory);
 	close_client(&owner);
 
-	EXPECT_EQ(SIGBUS, touch_read(memory_of(receiver, &got)));
-	EXPECT_EQ(POLLPRI, events_of(receiver->fd));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
+	EXPECT_EQ(POLLPRI, events_of(lessee->fd));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	EXPECT_EQ(1, let_go(receiver, &got));
+	EXPECT_EQ(1, let_go(lessee, &got));
 	memset(memory, 'w', BUFFER);
 	EXPECT_TRUE(is_filled_with(memory, 'w', BUFFER));
 	during = read_counters();

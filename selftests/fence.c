@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <sys/time.h>
 
-#include "client.h"
+#include "pair.h"
 #include "ring.h"
 
 #define TRACING		"/sys/kernel/tracing/"
@@ -32,21 +32,14 @@ static int run(const char *format, ...)
 
 FIXTURE(fence)
 {
-	struct counters before;
-	struct client owner, lessee;
-	int ends[2], pipe[2], slow[2];
+	PAIR;
+	int pipe[2], slow[2];
 };
 
 FIXTURE_SETUP(fence)
 {
-	limit_sleeps();
-	self->before = read_counters();
 	self->slow[0] = self->slow[1] = -1;
-	ASSERT_TRUE(open_client(&self->owner, 0));
-	ASSERT_TRUE(open_client(&self->lessee, 0));
-	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
-	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+	open_pair(_metadata, &self->pair, 0);
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
 }
 
@@ -64,12 +57,9 @@ FIXTURE_TEARDOWN(fence)
 		close(self->slow[i]);
 		run("dmsetup suspend evpl-slow%d; dmsetup remove --retry evpl-slow%d", i, i);
 	}
-	close(self->ends[0]);
-	close(self->ends[1]);
 	close(self->pipe[0]);
 	close(self->pipe[1]);
-	close_client(&self->owner);
-	close_client(&self->lessee);
+	close_pair(&self->pair);
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
@@ -111,23 +101,10 @@ static bool set_disk(char byte)
 	return ok;
 }
 
-/* Lease buffer n to the lessee. Return the memory that the lease shows. */
-static char *lease(struct __test_metadata *_metadata, struct _test_data_fence *self,
-		   unsigned int n, uint32_t flags, struct evpl_record *got)
-{
-	struct evpl_record sent = fill(&self->owner, n, 'x');
-
-	sent.flags = flags;
-	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
-	EXPECT_EQ(flags, got->flags);
-	return memory_of(&self->lessee, got);
-}
-
 TEST_F(fence, device_lease_can_be_pinned_for_what_it_allows)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 3, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 3, EVPL_RECORD_DEVICE, &got);
 	char page[4096];
 	int zero;
 
@@ -148,7 +125,7 @@ TEST_F(fence, device_lease_can_be_pinned_for_what_it_allows)
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	EXPECT_EQ(0, get(&self->owner.entries[3].word));
 
-	memory = lease(_metadata, self, 3, DEVICE_RW, &got);
+	memory = lease(_metadata, &self->pair, 3, DEVICE_RW, &got);
 	EXPECT_GE(got.offset, self->lessee.setup.out_guest_io_offset);
 	EXPECT_LT(got.offset, self->lessee.setup.out_guest_io_ro_offset);
 	zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
@@ -166,7 +143,7 @@ TEST_F(fence, only_who_may_have_devices_touch_a_buffer_can_allow_it)
 {
 	struct evpl_record got, sent;
 
-	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
 	sent = got;
 	sent.flags = DEVICE_RW;
 	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
@@ -175,7 +152,7 @@ TEST_F(fence, only_who_may_have_devices_touch_a_buffer_can_allow_it)
 	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 
-	lease(_metadata, self, 0, EVPL_RECORD_DEVICE, &got);
+	lease(_metadata, &self->pair, 0, EVPL_RECORD_DEVICE, &got);
 	sent = got;
 	sent.flags = DEVICE_RW;
 	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
@@ -223,7 +200,8 @@ TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
 	for (int i = 0; i < 200; i++) {
 		unsigned int n = i % 8;
 
-		memory = lease(_metadata, self, n, i & 1 ? DEVICE_RW : EVPL_RECORD_DEVICE, &got);
+		memory = lease(_metadata, &self->pair, n,
+			       i & 1 ? DEVICE_RW : EVPL_RECORD_DEVICE, &got);
 		EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 		/* The owner's own mapping isn't counted, by 2 MiB or by pages. */
 		madvise(self->owner.own + 4096, 4096, MADV_DONTNEED);
@@ -238,7 +216,7 @@ TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
 TEST_F(fence, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	char page[4096];
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory + 4096, 4096));
@@ -258,7 +236,7 @@ TEST_F(fence, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 TEST_F(fence, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	char page[4096];
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
@@ -292,7 +270,7 @@ TEST_F(fence, trace_tells_what_comes_and_goes_and_why_a_buffer_is_kept)
 
 	if (write_string(TRACING "events/evpl/enable", "1"))
 		SKIP(return, "a kernel without events that can be traced");
-	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
@@ -314,7 +292,7 @@ TEST_F(fence, trace_tells_what_comes_and_goes_and_why_a_buffer_is_kept)
 TEST_F(fence, owner_that_pulls_has_the_kernel_look_at_once)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	char page[4096];
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
@@ -330,7 +308,7 @@ TEST_F(fence, owner_that_pulls_has_the_kernel_look_at_once)
 TEST_F(fence, owner_can_end_a_quarantine_itself)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
@@ -351,7 +329,7 @@ TEST_F(fence, owner_can_end_a_quarantine_itself)
 TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 {
 	struct evpl_record got, again;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER };
 	char page[4096];
 
@@ -376,7 +354,7 @@ TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER };
 	char page[4096];
 
@@ -392,7 +370,7 @@ TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 
-	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
@@ -402,7 +380,7 @@ TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
 TEST_F(fence, revoke_of_what_is_in_quarantine_takes_it_over)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	char page[4096];
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
@@ -428,7 +406,7 @@ TEST_F(fence, touch_of_a_revoked_device_lease_finds_zeros_if_so_chosen)
 	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
 	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
-	memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	EXPECT_EQ(0, touch_write(memory));
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
@@ -444,7 +422,7 @@ TEST_F(fence, touch_of_a_revoked_device_lease_finds_zeros_if_so_chosen)
 TEST_F(fence, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	char page[4096];
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
@@ -469,7 +447,7 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 
 	/* The pipe stands for a registration, whose references stay and close the fence. */
 	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
-	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	/* The floor isn't raised, since a buffer in quarantine is in use. */
@@ -478,12 +456,12 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 
 	/* With a floor they don't close it, but a reference on top of the floor does. */
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
-	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
 	__atomic_fetch_and(&self->owner.returned[0], 0, __ATOMIC_RELAXED);
-	memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
@@ -514,7 +492,7 @@ TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
 	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 0, SLAB_2M));
 	set(&self->owner.entries[5].word, 1ULL << 63);
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
-	lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	/* The buffer is in use even if the owner takes the kernel's reference off the word. */
 	set(&self->owner.entries[5].word, 0);
 	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
@@ -553,7 +531,7 @@ TEST_F(fence, floor_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
 	EXPECT_LT(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ALIKE, offset, BUFFER));
 	set(&self->owner.entries[other].word, 0);
 
-	lease(_metadata, self, other, EVPL_RECORD_DEVICE, &got);
+	lease(_metadata, &self->pair, other, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[other].word));
 	EXPECT_EQ(0, read_counters().quarantined);
@@ -589,7 +567,7 @@ TEST_F(fence, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
 	int ret;
 
 	ASSERT_TRUE(ring_open(&ring));
-	memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	ret = ring_register(&ring, memory, BUFFER);
 	if (ret == -EOPNOTSUPP) {
 		ring_close(&ring);
@@ -612,7 +590,7 @@ TEST_F(fence, cpu_lease_can_not_be_registered_beside_a_device_lease)
 	struct ring ring;
 
 	ASSERT_TRUE(ring_open(&ring));
-	lease(_metadata, self, 5, DEVICE_RW, &got);
+	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	set(&self->owner.entries[5].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &cpu, 1));
@@ -809,7 +787,7 @@ static long long resident(const void *memory)
 TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	long long found[2];
 	int told[2];
 	pid_t pid;
@@ -848,7 +826,7 @@ TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
 TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, DEVICE_RW, &got);
+	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	EXPECT_EQ(0, madvise(memory + 4096, 8192, MADV_DONTNEED));
@@ -893,7 +871,7 @@ TEST_F(fence, page_of_a_writable_lease_that_kvm_holds_keeps_the_buffer)
 {
 	struct evpl_record got;
 	/* Buffer 0 starts with a folio's first page: no other page has a refcount of its own. */
-	char *memory = lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	char *memory = lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
 	int ret = hold_page(self->owner.own);
 
 	if (ret == -ENOENT)
@@ -910,7 +888,7 @@ TEST_F(fence, page_of_a_writable_lease_that_kvm_holds_keeps_the_buffer)
 TEST_F(fence, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
 {
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	char *memory = lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
 	int ret = hold_page(self->owner.own);
 
 	if (ret == -ENOENT)
@@ -926,7 +904,7 @@ TEST_F(fence, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
 	EXPECT_TRUE(is_returned(&self->owner, 0));
 
 	/* If nothing holds the buffer, the revoke is complete at once. */
-	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 0));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -961,11 +939,11 @@ TEST_F(fence, end_of_a_read_only_lease_looks_at_no_folio)
 	long long looks = number_in(COUNTERS, "looks");
 
 	ASSERT_LE(0, looks);
-	lease(_metadata, self, 0, 0, &got);
+	lease(_metadata, &self->pair, 0, 0, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
 	EXPECT_EQ(looks, number_in(COUNTERS, "looks"));
-	lease(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
 	/* The kernel has looked at each folio of the buffer. */
@@ -975,7 +953,7 @@ TEST_F(fence, end_of_a_read_only_lease_looks_at_no_folio)
 TEST_F(fence, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 {
 	struct evpl_record got, home;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	char page[4096];
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
@@ -1007,7 +985,7 @@ TEST_F(fence, buffer_that_comes_home_while_others_have_it_says_so)
 {
 	struct evpl_record got[2], home, sent;
 
-	lease(_metadata, self, 5, DEVICE_RW, &got[0]);
+	lease(_metadata, &self->pair, 5, DEVICE_RW, &got[0]);
 	/* Send the buffer twice, so that the lease stays when one reference goes home. */
 	set(&self->owner.entries[5].word, 2);
 	sent = (struct evpl_record){ .offset = 5 * BUFFER, .length = BUFFER, .flags = DEVICE_RW };
@@ -1056,7 +1034,7 @@ TEST_F(fence, buffer_that_comes_home_in_two_records_is_held_until_the_last)
 {
 	struct evpl_record got[2], home[2], sent;
 
-	lease(_metadata, self, 5, DEVICE_RW, &got[0]);
+	lease(_metadata, &self->pair, 5, DEVICE_RW, &got[0]);
 	set(&self->owner.entries[5].word, 2);
 	sent = (struct evpl_record){ .offset = 5 * BUFFER, .length = BUFFER, .flags = DEVICE_RW };
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
@@ -1074,7 +1052,7 @@ TEST_F(fence, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_tried)
 {
 	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER }, got;
 
-	lease(_metadata, self, 5, DEVICE_RW, &got);
+	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	/* The owner keeps a reference, so that the word never comes to 0. */
 	set(&self->owner.entries[5].word, 3);
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
@@ -1099,7 +1077,7 @@ TEST_F(fence, buffer_that_comes_home_free_says_nothing)
 	struct evpl_record got, home;
 
 	for (int i = 0; i < 4; i++) {
-		char *memory = lease(_metadata, self, 5, kinds[i], &got);
+		char *memory = lease(_metadata, &self->pair, 5, kinds[i], &got);
 
 		EXPECT_EQ(0, touch_read(memory));
 		ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
@@ -1132,7 +1110,7 @@ TEST_F(fence, wait_for_a_buffer_ends_with_a_signal)
 {
 	struct sigaction action = { .sa_handler = no_op };
 	struct evpl_record got;
-	char *memory = lease(_metadata, self, 5, EVPL_RECORD_DEVICE, &got);
+	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	const struct itimerval often = { { 0, 100000 }, { 0, 100000 } }, never = { 0 };
 
 	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));

@@ -7,7 +7,7 @@
 #include <pthread.h>
 #include <sys/uio.h>
 
-#include "client.h"
+#include "pair.h"
 #include "vgem.h"
 
 #define STOP		"/sys/kernel/debug/evpl/stop-"
@@ -538,35 +538,15 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 
 FIXTURE(quarantine)
 {
-	struct counters before;
-	struct client owner, lessee;
-	int ends[2], pipe[2];
+	PAIR;
+	int pipe[2];
 };
-
-static void open_owner(struct __test_metadata *_metadata, struct _test_data_quarantine *self,
-		       uint32_t flags)
-{
-	ASSERT_TRUE(open_client(&self->owner, flags));
-	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
-	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
-}
-
-static void close_owner(struct _test_data_quarantine *self)
-{
-	close(self->ends[0]);
-	close(self->ends[1]);
-	close_client(&self->owner);
-}
 
 FIXTURE_SETUP(quarantine)
 {
 	if (access(FENCE, F_OK))
 		SKIP(return, "built without EVPL_DEBUG=1");
-	limit_sleeps();
-	self->before = read_counters();
-	ASSERT_TRUE(open_client(&self->lessee, 0));
-	open_owner(_metadata, self, 0);
+	open_pair(_metadata, &self->pair, 0);
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
 }
 
@@ -574,16 +554,15 @@ FIXTURE_TEARDOWN(quarantine)
 {
 	write_string(FENCE, "0");
 	write_string(LOOK, "0");
-	close_owner(self);
-	close_client(&self->lessee);
+	close_pair(&self->pair);
 	close(self->pipe[0]);
 	close(self->pipe[1]);
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
 /* Make another device lease. With @hold, put a page of the buffer into the pipe. */
-static struct evpl_record lease(struct __test_metadata *_metadata,
-				struct _test_data_quarantine *self, bool hold)
+static struct evpl_record lease_again(struct __test_metadata *_metadata,
+				      struct _test_data_quarantine *self, bool hold)
 {
 	struct evpl_record record = {
 		.offset = OFFSET,
@@ -611,7 +590,7 @@ static void drain(struct __test_metadata *_metadata, struct _test_data_quarantin
 static pid_t release_up_to_fence(struct __test_metadata *_metadata,
 				 struct _test_data_quarantine *self, bool hold)
 {
-	struct evpl_record record = lease(_metadata, self, hold);
+	struct evpl_record record = lease_again(_metadata, self, hold);
 	pid_t pid;
 
 	ASSERT_EQ(0, write_string(FENCE, "1"));
@@ -634,7 +613,7 @@ static pid_t release_up_to_fence(struct __test_metadata *_metadata,
 static void quarantine_up_to_look(struct __test_metadata *_metadata,
 				  struct _test_data_quarantine *self)
 {
-	struct evpl_record record = lease(_metadata, self, true);
+	struct evpl_record record = lease_again(_metadata, self, true);
 
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(1, read_counters().quarantined);
@@ -723,8 +702,8 @@ TEST_F(quarantine, owner_that_revokes_by_dying_while_a_release_finds_it_held_lea
 {
 	pid_t releaser, owner;
 
-	close_owner(self);
-	open_owner(_metadata, self, EVPL_SETUP_REVOKE);
+	close_owner(&self->pair);
+	open_owner(_metadata, &self->pair, EVPL_SETUP_REVOKE);
 	set(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_fence(_metadata, self, true);
 	owner = last_of(&self->owner);
@@ -759,7 +738,7 @@ TEST_F(quarantine, what_a_lease_left_since_the_look_is_seen_before_it_is_given_b
 	set(&self->owner.entries[N].word, 2);
 	releaser = release_up_to_fence(_metadata, self, false);
 	/* The end of this lease doesn't look at the fence, since its count isn't the last. */
-	record = lease(_metadata, self, true);
+	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(0, read_counters().quarantined);
 	EXPECT_EQ(1, get(&self->owner.entries[N].word));
@@ -777,7 +756,7 @@ TEST_F(quarantine, may_begin_beside_another_lease)
 
 	set(&self->owner.entries[N].word, 2);
 	releaser = release_up_to_fence(_metadata, self, true);
-	record = lease(_metadata, self, false);
+	record = lease_again(_metadata, self, false);
 	ASSERT_EQ(0, write_string(FENCE, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
@@ -846,7 +825,7 @@ TEST_F(quarantine, what_a_lease_left_since_the_kernels_look_is_seen)
 
 	set(&self->owner.entries[N].word, 2);
 	look_up_to_fence(_metadata, self, false);
-	record = lease(_metadata, self, true);
+	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	ASSERT_EQ(0, write_string(FENCE, "0"));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
@@ -883,7 +862,7 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 
 	/* The buffer gets a new share while the kernel is about to look at the old one. */
 	set(&self->owner.entries[N].word, 1);
-	record = lease(_metadata, self, true);
+	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(2, read_counters().shares);
@@ -904,23 +883,15 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
  */
 FIXTURE(stalled)
 {
-	struct counters before;
-	struct client owner, lessee;
+	PAIR;
 	struct evpl_record records[3];
-	int ends[2];
 };
 
 FIXTURE_SETUP(stalled)
 {
 	if (access(TABLES, F_OK))
 		SKIP(return, "built without EVPL_DEBUG=1");
-	limit_sleeps();
-	self->before = read_counters();
-	ASSERT_TRUE(open_client(&self->lessee, 0));
-	ASSERT_TRUE(open_client(&self->owner, EVPL_SETUP_REVOKE));
-	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
-	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+	open_pair(_metadata, &self->pair, EVPL_SETUP_REVOKE);
 }
 
 FIXTURE_TEARDOWN(stalled)
@@ -928,10 +899,7 @@ FIXTURE_TEARDOWN(stalled)
 	write_string(ENTRIES, "0");
 	write_string(TABLES, "0");
 	write_string(GUEST_FAULT, "0");
-	for (int i = 0; i < 2; i++)
-		close(self->ends[i]);
-	close_client(&self->owner);
-	close_client(&self->lessee);
+	close_pair(&self->pair);
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 

@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <pthread.h>
 
-#include "client.h"
+#include "pair.h"
 
 FIXTURE(window)
 {
@@ -787,56 +787,35 @@ TEST_F(window, fork_takes_guest_windows_past_the_bound_and_then_none_is_mapped)
 /* An owner lends a buffer to a lessee, for the CPU alone or for devices too. */
 FIXTURE(lent)
 {
-	struct counters before;
-	struct client owner, lessee;
-	int ends[2];
+	PAIR;
 };
 
 FIXTURE_SETUP(lent)
 {
-	limit_sleeps();
-	self->before = read_counters();
-	ASSERT_TRUE(open_client(&self->owner, 0));
-	ASSERT_TRUE(open_client(&self->lessee, 0));
-	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
-	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+	open_pair(_metadata, &self->pair, 0);
 }
 
 FIXTURE_TEARDOWN(lent)
 {
-	close(self->ends[0]);
-	close(self->ends[1]);
-	close_client(&self->owner);
-	close_client(&self->lessee);
+	close_pair(&self->pair);
 	EXPECT_TRUE(counters_return_to(self->before));
-}
-
-/* Send buffer n with these flags. Return the record that the lessee reads. */
-static struct evpl_record lend(struct __test_metadata *_metadata,
-			       struct _test_data_lent *self, unsigned int n, uint32_t flags)
-{
-	struct evpl_record record = fill(&self->owner, n, 0);
-
-	record.flags = flags;
-	ASSERT_EQ(1, evpl_send(self->ends[0], &record, 1));
-	ASSERT_EQ(1, evpl_recv(self->ends[1], &record, 1));
-	return record;
 }
 
 TEST_F(lent, futex_is_its_owners_where_devices_may_have_it_and_else_EFAULT)
 {
-	struct evpl_record record = lend(_metadata, self, 3, EVPL_RECORD_WRITE);
-	uint32_t *words = (void *)memory_of(&self->lessee, &record);
+	struct evpl_record record;
 	struct sleeper sleeper;
+	uint32_t *words;
 
+	ASSERT_TRUE(lend(&self->owner, self->ends, 3, 0, EVPL_RECORD_WRITE, &record));
+	words = (void *)memory_of(&self->lessee, &record);
 	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAIT, 0));
 	EXPECT_EQ(EFAULT, errno);
 	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAKE, 1));
 	EXPECT_EQ(EFAULT, errno);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 
-	record = lend(_metadata, self, 4, DEVICE_RW);
+	ASSERT_TRUE(lend(&self->owner, self->ends, 4, 0, DEVICE_RW, &record));
 	words = (void *)memory_of(&self->lessee, &record);
 	ASSERT_TRUE(begin_sleep(&sleeper, words + 5));
 	EXPECT_EQ(0, futex((void *)(self->owner.own + 3 * BUFFER + 20), FUTEX_WAKE, 1));
@@ -851,10 +830,12 @@ TEST_F(lent, futex_is_its_owners_where_devices_may_have_it_and_else_EFAULT)
 /* The memory outlives its owner, and so do the futexes in it. */
 TEST_F(lent, futex_works_when_the_owner_has_gone)
 {
-	struct evpl_record record = lend(_metadata, self, 4, DEVICE_RW);
-	uint32_t *words = (void *)memory_of(&self->lessee, &record);
+	struct evpl_record record;
 	struct sleeper sleeper;
+	uint32_t *words;
 
+	ASSERT_TRUE(lend(&self->owner, self->ends, 4, 0, DEVICE_RW, &record));
+	words = (void *)memory_of(&self->lessee, &record);
 	ASSERT_TRUE(begin_sleep(&sleeper, words + 5));
 	close(self->ends[0]);
 	close_client(&self->owner);
@@ -882,7 +863,7 @@ TEST_F(lent, marker_in_place_of_a_page_raises_SIGBUS)
 		SKIP(return, "name the module's file in EVPL_MODULE");
 	ASSERT_EQ(0, ret);
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
-		record = lend(_metadata, self, 3 + i, flags[i]);
+		ASSERT_TRUE(lend(&self->owner, self->ends, 3 + i, 0, flags[i], &record));
 		memory = memory_of(&self->lessee, &record);
 		ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
 		EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
