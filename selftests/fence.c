@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Device leases and their fence: a buffer that is leased for devices can be pinned, and the
- * owner gets it back when nothing holds it any more, and not before. dm-delay makes I/O slow,
- * with a delay that ends only when the test ends it.
+ * The fence: the owner gets a buffer back when no device, pipe or ring holds it any more, and
+ * not before. dm-delay makes I/O slow, with a delay that ends only when the test ends it.
  */
 #include <stdarg.h>
 #include <sys/time.h>
@@ -99,97 +98,6 @@ static bool set_disk(char byte)
 	     pwrite(fd, block, sizeof(block), 16 * MIB) == sizeof(block);
 	close(fd);
 	return ok;
-}
-
-TEST_F(fence, device_lease_can_be_pinned_for_what_it_allows)
-{
-	struct evpl_record got;
-	char *memory = lease(_metadata, &self->pair, 3, EVPL_RECORD_DEVICE, &got);
-	char page[4096];
-	int zero;
-
-	EXPECT_GE(got.offset, self->lessee.setup.out_guest_io_ro_offset);
-	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	EXPECT_EQ(SIGSEGV, touch_write(memory));
-	EXPECT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
-	memset(self->owner.own + 3 * BUFFER, 'y', BUFFER);
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 'y', 4096));
-	EXPECT_EQ(-EACCES, RESULT(mprotect(self->lessee.guest_io_ro, 4096,
-					   PROT_READ | PROT_WRITE)));
-	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
-				   self->lessee.fd, self->lessee.setup.out_guest_io_ro_offset));
-	EXPECT_EQ(EACCES, errno);
-	EXPECT_EQ(SIGBUS, touch_read(memory + BUFFER));
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_EQ(SIGBUS, touch_read(memory));
-	EXPECT_EQ(0, get(&self->owner.entries[3].word));
-
-	memory = lease(_metadata, &self->pair, 3, DEVICE_RW, &got);
-	EXPECT_GE(got.offset, self->lessee.setup.out_guest_io_offset);
-	EXPECT_LT(got.offset, self->lessee.setup.out_guest_io_ro_offset);
-	zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-	EXPECT_EQ(4096, read(zero, memory, 4096));
-	close(zero);
-	EXPECT_TRUE(is_filled_with(self->owner.own + 3 * BUFFER, 0, 4096));
-	memset(memory, 'w', BUFFER);
-	EXPECT_TRUE(is_filled_with(self->owner.own + 3 * BUFFER, 'w', BUFFER));
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_EQ(SIGBUS, touch_write(memory));
-	EXPECT_EQ(0, read_counters().quarantined);
-}
-
-TEST_F(fence, only_who_may_have_devices_touch_a_buffer_can_allow_it)
-{
-	struct evpl_record got, sent;
-
-	lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
-	sent = got;
-	sent.flags = DEVICE_RW;
-	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
-	sent.flags = EVPL_RECORD_DEVICE;
-	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
-	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
-
-	lease(_metadata, &self->pair, 0, EVPL_RECORD_DEVICE, &got);
-	sent = got;
-	sent.flags = DEVICE_RW;
-	EXPECT_EQ(-EACCES, evpl_send(self->ends[1], &sent, 1));
-	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
-	/* It may send the buffer home with fewer rights. */
-	sent.flags = 0;
-	EXPECT_EQ(1, evpl_send(self->ends[1], &sent, 1));
-	EXPECT_EQ(0, read_counters().leases);
-	EXPECT_EQ(1, evpl_recv(self->ends[0], &got, 1));
-	EXPECT_EQ(1, get(&self->owner.entries[0].word));
-}
-
-TEST_F(fence, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
-{
-	static const uint32_t kinds[] = {
-		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
-	};
-	struct evpl_record sent = fill(&self->owner, 2, 'x'), got[4];
-
-	set(&self->owner.entries[2].word, 4);
-	for (int i = 0; i < 4; i++) {
-		sent.flags = kinds[i];
-		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-		ASSERT_EQ(1, evpl_recv(self->ends[1], &got[i], 1));
-		for (int j = 0; j < i; j++)
-			EXPECT_NE(got[i].lease, got[j].lease);
-		EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got[i]), 'x', BUFFER));
-	}
-	EXPECT_EQ(4, read_counters().leases);
-	EXPECT_EQ(1, get(&self->owner.entries[2].word));
-	/* The leases for the CPU can't be pinned, although there are device leases. */
-	for (int i = 0; i < 4; i++)
-		EXPECT_EQ(kinds[i] & EVPL_RECORD_DEVICE ? 4096 : -EFAULT,
-			  into_pipe(self->pipe[1], memory_of(&self->lessee, &got[i]), 4096));
-	for (int i = 0; i < 4; i++)
-		EXPECT_EQ(1, let_go(&self->lessee, &got[i]));
-	EXPECT_TRUE(is_quarantined(&self->owner, 2));
 }
 
 TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
@@ -394,31 +302,6 @@ TEST_F(fence, revoke_of_what_is_in_quarantine_takes_it_over)
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 }
 
-TEST_F(fence, touch_of_a_revoked_device_lease_finds_zeros_if_so_chosen)
-{
-	struct evpl_record got;
-	char *memory, page[4096];
-
-	close(self->ends[0]);
-	close(self->ends[1]);
-	close_client(&self->lessee);
-	ASSERT_TRUE(open_client(&self->lessee, EVPL_SETUP_ZEROS));
-	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, self->ends));
-	ASSERT_EQ(0, evpl_bind(self->owner.fd, self->ends[0]));
-	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
-	memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
-	EXPECT_EQ(0, touch_write(memory));
-	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
-	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
-	/* The page of zeros is the client's own, and may be pinned past the client's end. */
-	EXPECT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
-	close_client(&self->lessee);
-	EXPECT_EQ(4096, read_counters().detached);
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 0, 4096));
-	EXPECT_EQ(0, get(&self->owner.entries[5].word));
-}
-
 TEST_F(fence, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
 {
 	struct evpl_record got;
@@ -582,25 +465,6 @@ TEST_F(fence, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
 	ring_close(&ring);
 }
 
-TEST_F(fence, cpu_lease_can_not_be_registered_beside_a_device_lease)
-{
-	struct evpl_record got, cpu;
-	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER,
-				    .flags = EVPL_RECORD_WRITE };
-	struct ring ring;
-
-	ASSERT_TRUE(ring_open(&ring));
-	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
-	set(&self->owner.entries[5].word, 2);
-	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	ASSERT_EQ(1, evpl_recv(self->ends[1], &cpu, 1));
-	EXPECT_EQ(-EFAULT, ring_register(&ring, memory_of(&self->lessee, &cpu), BUFFER));
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_EQ(1, let_go(&self->lessee, &cpu));
-	EXPECT_EQ(0, get(&self->owner.entries[5].word));
-	ring_close(&ring);
-}
-
 /*
  * Start a process that binds the end, receives a record, and reads from a slow disk into the
  * leased buffer. Return 0 when it has submitted the read; then it waits to be killed.
@@ -758,86 +622,6 @@ TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
 	ring_close(&ring);
-}
-
-/* How many bytes of a mapping are resident, as smaps says. */
-static long long resident(const void *memory)
-{
-	unsigned long start, end;
-	long long kib = -1;
-	bool found = false;
-	char line[512];
-	FILE *smaps = fopen("/proc/self/smaps", "re");
-
-	while (smaps && kib < 0 && fgets(line, sizeof(line), smaps)) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			found = start <= (uintptr_t)memory && (uintptr_t)memory < end;
-		else if (found && !strncmp(line, "Rss:", 4))
-			kib = atoll(line + 4);
-	}
-	if (smaps)
-		fclose(smaps);
-	return kib < 0 ? -1 : kib * 1024;
-}
-
-/*
- * fork(2) would change the references and mappings of a folio without its lock, while the
- * fence counts them.
- */
-TEST_F(fence, fork_copies_no_mapping_of_a_device_lease)
-{
-	struct evpl_record got;
-	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
-	long long found[2];
-	int told[2];
-	pid_t pid;
-
-	EXPECT_EQ(0, madvise(self->lessee.guest_io, self->lessee.setup.out_guest_size,
-			     MADV_DOFORK));
-	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	EXPECT_LE((long long)BUFFER, resident(memory));
-	ASSERT_EQ(0, pipe2(told, O_CLOEXEC));
-	pid = fork_child();
-	if (!pid) {
-		long long found[2] = { resident(memory) };
-
-		/* The child can map the pages by faults of its own. */
-		found[1] = is_filled_with(memory, 'x', BUFFER) ? resident(memory) : -1;
-		if (write(told[1], found, sizeof(found)) != sizeof(found))
-			_exit(1);
-		for (;;)
-			pause();
-	}
-	ASSERT_LT(0, pid);
-	/* If the child ends early, the read from the pipe must end too. */
-	close(told[1]);
-	ASSERT_EQ(sizeof(found), read(told[0], found, sizeof(found)));
-	close(told[0]);
-	EXPECT_EQ(0, found[0]);
-	EXPECT_LE((long long)BUFFER, found[1]);
-	/* The child's mappings aren't counted, and end with the lease. */
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_EQ(0, get(&self->owner.entries[5].word));
-	EXPECT_EQ(0, read_counters().quarantined);
-	kill(pid, SIGKILL);
-	EXPECT_EQ(-SIGKILL, reap(pid));
-}
-
-TEST_F(fence, parts_of_a_device_lease_that_are_given_up_are_had_again)
-{
-	struct evpl_record got;
-	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
-
-	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	EXPECT_EQ(0, madvise(memory + 4096, 8192, MADV_DONTNEED));
-	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	madvise(memory, BUFFER, MADV_PAGEOUT);
-	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	EXPECT_EQ(0, mlock(memory, BUFFER));
-	EXPECT_EQ(0, munlock(memory, BUFFER));
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_EQ(0, get(&self->owner.entries[5].word));
-	EXPECT_EQ(0, read_counters().quarantined);
 }
 
 #define HOLDER		"/sys/kernel/debug/evpl-holder/"

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Windows: which mappings are allowed, what a touch finds, and the life of a mapping. */
-#include <linux/futex.h>
 #include <poll.h>
-#include <pthread.h>
 
-#include "pair.h"
+#include "futex.h"
 
 FIXTURE(window)
 {
@@ -522,50 +520,6 @@ TEST_F(window, entries_with_a_memory_error_are_in_use_for_good)
 	munmap(entries, 4096);
 }
 
-/* Without FUTEX_PRIVATE_FLAG: several processes, or several mappings, share the word. */
-static long futex(uint32_t *word, int operation, uint32_t value)
-{
-	return syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
-}
-
-struct sleeper {
-	uint32_t *word;
-	pthread_t thread;
-	pid_t tid;
-	int error;
-};
-
-static void *sleep_on(void *arg)
-{
-	struct sleeper *sleeper = arg;
-
-	__atomic_store_n(&sleeper->tid, gettid(), __ATOMIC_RELEASE);
-	sleeper->error = futex(sleeper->word, FUTEX_WAIT, 0) ? errno : 0;
-	return NULL;
-}
-
-static bool begin_sleep(struct sleeper *sleeper, uint32_t *word)
-{
-	*sleeper = (struct sleeper){ .word = word };
-	if (pthread_create(&sleeper->thread, NULL, sleep_on, sleeper))
-		return false;
-	while (!__atomic_load_n(&sleeper->tid, __ATOMIC_ACQUIRE))
-		sched_yield();
-	return sleeps_in(sleeper->tid, SYS_futex);
-}
-
-static int end_sleep(struct sleeper *sleeper)
-{
-	struct timespec limit;
-
-	/* If the thread sleeps on, the program ends nevertheless. */
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += LIMIT;
-	if (pthread_timedjoin_np(sleeper->thread, NULL, &limit))
-		sleeper->error = ETIMEDOUT;
-	return sleeper->error;
-}
-
 TEST_F(window, futex_is_the_same_in_every_mapping)
 {
 	const size_t at = 37 * 4096 + 64;
@@ -782,117 +736,6 @@ TEST_F(window, fork_takes_guest_windows_past_the_bound_and_then_none_is_mapped)
 	close(looked[0]);
 	close(go[0]);
 	close(go[1]);
-}
-
-/* An owner lends a buffer to a lessee, for the CPU alone or for devices too. */
-FIXTURE(lent)
-{
-	PAIR;
-};
-
-FIXTURE_SETUP(lent)
-{
-	open_pair(_metadata, &self->pair, 0);
-}
-
-FIXTURE_TEARDOWN(lent)
-{
-	close_pair(&self->pair);
-	EXPECT_TRUE(counters_return_to(self->before));
-}
-
-TEST_F(lent, futex_is_its_owners_where_devices_may_have_it_and_else_EFAULT)
-{
-	struct evpl_record record;
-	struct sleeper sleeper;
-	uint32_t *words;
-
-	ASSERT_TRUE(lend(&self->owner, self->ends, 3, 0, EVPL_RECORD_WRITE, &record));
-	words = (void *)memory_of(&self->lessee, &record);
-	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAIT, 0));
-	EXPECT_EQ(EFAULT, errno);
-	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAKE, 1));
-	EXPECT_EQ(EFAULT, errno);
-	EXPECT_EQ(1, let_go(&self->lessee, &record));
-
-	ASSERT_TRUE(lend(&self->owner, self->ends, 4, 0, DEVICE_RW, &record));
-	words = (void *)memory_of(&self->lessee, &record);
-	ASSERT_TRUE(begin_sleep(&sleeper, words + 5));
-	EXPECT_EQ(0, futex((void *)(self->owner.own + 3 * BUFFER + 20), FUTEX_WAKE, 1));
-	EXPECT_EQ(1, futex((void *)(self->owner.own + 4 * BUFFER + 20), FUTEX_WAKE, 1));
-	EXPECT_EQ(0, end_sleep(&sleeper));
-	ASSERT_TRUE(begin_sleep(&sleeper, (void *)(self->owner.own + 4 * BUFFER + 20)));
-	EXPECT_EQ(1, futex(words + 5, FUTEX_WAKE, 1));
-	EXPECT_EQ(0, end_sleep(&sleeper));
-	EXPECT_EQ(1, let_go(&self->lessee, &record));
-}
-
-/* The memory outlives its owner, and so do the futexes in it. */
-TEST_F(lent, futex_works_when_the_owner_has_gone)
-{
-	struct evpl_record record;
-	struct sleeper sleeper;
-	uint32_t *words;
-
-	ASSERT_TRUE(lend(&self->owner, self->ends, 4, 0, DEVICE_RW, &record));
-	words = (void *)memory_of(&self->lessee, &record);
-	ASSERT_TRUE(begin_sleep(&sleeper, words + 5));
-	close(self->ends[0]);
-	close_client(&self->owner);
-	EXPECT_EQ(1, futex(words + 5, FUTEX_WAKE, 1));
-	EXPECT_EQ(0, end_sleep(&sleeper));
-	EXPECT_EQ(1, let_go(&self->lessee, &record));
-	EXPECT_EQ(-1, futex(words + 5, FUTEX_WAKE, 1));
-	EXPECT_EQ(EFAULT, errno);
-}
-
-#define MARKER		"/sys/kernel/debug/evpl-marker/plant"
-
-/* The core of the kernel keeps a note in a page table entry, so no page can be mapped there. */
-TEST_F(lent, marker_in_place_of_a_page_raises_SIGBUS)
-{
-	const uint32_t flags[] = {
-		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
-	};
-	struct evpl_range range = { .length = SLAB_2M };
-	struct evpl_record record;
-	int ret = load_module("evpl_marker"), fd;
-	char *memory;
-
-	if (ret == -ENOENT)
-		SKIP(return, "name the module's file in EVPL_MODULE");
-	ASSERT_EQ(0, ret);
-	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
-		ASSERT_TRUE(lend(&self->owner, self->ends, 3 + i, 0, flags[i], &record));
-		memory = memory_of(&self->lessee, &record);
-		ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
-		EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
-		EXPECT_EQ(0, touch_read(memory));
-		EXPECT_EQ(0, touch_read(memory + 8192));
-		EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
-		EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], memory + 4096, 32)));
-		EXPECT_EQ(1, let_go(&self->lessee, &record));
-	}
-
-	fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
-	ASSERT_LE(0, fd);
-	memory = evpl_map(fd, SLAB_2M, 0);
-	ASSERT_NE(MAP_FAILED, memory);
-	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
-	EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
-	EXPECT_EQ(0, touch_write(memory));
-	EXPECT_EQ(0, touch_write(memory + 8192));
-	EXPECT_EQ(SIGBUS, touch_write(memory + 4096));
-	munmap(memory, SLAB_2M);
-	close(fd);
-
-	/* In the own window the fault replaces the marker by the page. */
-	memory = evpl_map(self->owner.fd, SLAB_2M, 0);
-	ASSERT_NE(MAP_FAILED, memory);
-	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
-	EXPECT_EQ(0, touch_read(memory + 4096));
-	munmap(memory, SLAB_2M);
-	syscall(SYS_delete_module, "evpl_marker", 0);
 }
 
 TEST_HARNESS_MAIN
