@@ -361,29 +361,11 @@ static void *map(uint64_t size, uint64_t offset, int protection)
 	return p;
 }
 
-static void be_worker(int number, int control, const int ends[WORKERS], uint64_t seed)
+static void map_windows(uint64_t slab)
 {
-	struct sigaction action = { .sa_handler = touch_handler };
 	const int rw = PROT_READ | PROT_WRITE;
-	uint64_t offset;
-	int ret;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	signal(SIGCHLD, SIG_IGN);
-	sigaction(SIGBUS, &action, NULL);
-	me.number = number;
-	me.control = control;
-	me.random = seed | 1;
-	memcpy(me.ends, ends, sizeof(me.ends));
-	me.client = open(DEVICE, O_RDWR | O_CLOEXEC);
-	ret = evpl_setup(me.client, BUFFER, &me.setup);
-	if (ret)
-		fail("set-up", ret);
-	while ((ret = evpl_slab_alloc(me.client, SLAB_2M, &offset)) == -ENOMEM)
-		usleep(1000);
-	if (ret)
-		fail("slab", ret);
-	me.own = map(SLAB_2M, offset, rw);
+	me.own = map(SLAB_2M, slab, rw);
 	me.entries = map(SLAB_2M / BUFFER * sizeof(struct evpl_entry),
 			 me.setup.out_refs_offset, rw);
 	me.guest = map(me.setup.out_guest_size, me.setup.out_guest_offset, rw);
@@ -393,6 +375,23 @@ static void be_worker(int number, int control, const int ends[WORKERS], uint64_t
 			     PROT_READ);
 	me.leases = map(me.setup.out_leases_size, me.setup.out_leases_offset, rw);
 	me.revoked = map(me.setup.out_revoked_size, me.setup.out_revoked_offset, rw);
+}
+
+/* Set a client up, with a slab and a pipe, and bind the ends that the parent gave. */
+static void open_worker(void)
+{
+	uint64_t offset;
+	int ret;
+
+	me.client = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ret = evpl_setup(me.client, BUFFER, &me.setup);
+	if (ret)
+		fail("set-up", ret);
+	while ((ret = evpl_slab_alloc(me.client, SLAB_2M, &offset)) == -ENOMEM)
+		usleep(1000);
+	if (ret)
+		fail("slab", ret);
+	map_windows(offset);
 	if (pipe2(me.pipe, O_CLOEXEC | O_NONBLOCK))
 		fail("pipe", errno);
 	for (int i = 0; i < WORKERS; i++) {
@@ -402,44 +401,71 @@ static void be_worker(int number, int control, const int ends[WORKERS], uint64_t
 		if (ret)
 			fail("bind", ret);
 	}
+}
 
-	for (;;) {
-		unsigned int other = below(WORKERS);
+static void use_pipe_or_verify(void)
+{
+	if (me.piped.length)
+		drain_pipe();
+	else if (me.nr_held && below(2))
+		fill_pipe(below(me.nr_held));
+	else if (me.nr_held)
+		verify(&me.held[below(me.nr_held)]);
+}
 
-		switch (below(16)) {
-		case 0:
-			take_ends();
-			break;
-		case 1 ... 3:
-			allocate();
-			break;
-		case 4 ... 8:
-			send_some(other);
-			break;
-		case 9 ... 12:
-			receive_some(other);
-			break;
-		case 13:
-			if (me.piped.length)
-				drain_pipe();
-			else if (me.nr_held && below(2))
-				fill_pipe(below(me.nr_held));
-			else if (me.nr_held)
-				verify(&me.held[below(me.nr_held)]);
-			break;
-		case 14:
-			if (me.nr_held)
-				let_go(below(me.nr_held));
-			break;
-		default:
-			if (!below(16))
-				revoke_one();
-			else if (!below(16))
-				evpl_lease_pull_with(me.client, below(2));
-			else if (!below(32))
-				fork_one();
-		}
+static void revoke_pull_or_fork(void)
+{
+	if (!below(16))
+		revoke_one();
+	else if (!below(16))
+		evpl_lease_pull_with(me.client, below(2));
+	else if (!below(32))
+		fork_one();
+}
+
+static void act(void)
+{
+	unsigned int other = below(WORKERS);
+
+	switch (below(16)) {
+	case 0:
+		take_ends();
+		break;
+	case 1 ... 3:
+		allocate();
+		break;
+	case 4 ... 8:
+		send_some(other);
+		break;
+	case 9 ... 12:
+		receive_some(other);
+		break;
+	case 13:
+		use_pipe_or_verify();
+		break;
+	case 14:
+		if (me.nr_held)
+			let_go(below(me.nr_held));
+		break;
+	default:
+		revoke_pull_or_fork();
 	}
+}
+
+static void be_worker(int number, int control, const int ends[WORKERS], uint64_t seed)
+{
+	struct sigaction action = { .sa_handler = touch_handler };
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGCHLD, SIG_IGN);
+	sigaction(SIGBUS, &action, NULL);
+	me.number = number;
+	me.control = control;
+	me.random = seed | 1;
+	memcpy(me.ends, ends, sizeof(me.ends));
+	open_worker();
+	for (;;)
+		act();
 }
 
 FIXTURE(storm)
