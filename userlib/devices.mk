@@ -14,7 +14,7 @@ endif
 DEVICES := $(if $(WITH_URING),uring) $(if $(WITH_RDMA),rdma)
 LIBS_uring := -luring
 LIBS_rdma := -libverbs
-TESTS_uring := test_uring test_buf_ring
+TESTS_uring := $(basename $(notdir $(wildcard $(TOP)tests/test_uring*.c))) test_buf_ring
 TESTS_rdma := test_rdma
 
 BINDIR ?= $(PREFIX)/bin
