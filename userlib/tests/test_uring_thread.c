@@ -182,7 +182,8 @@ static void hand_over(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *se
 	int i;
 
 	handover->self = self;
-	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &handover->ring, flags | IORING_SETUP_R_DISABLED));
+	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &handover->ring,
+					 flags | IORING_SETUP_R_DISABLED));
 	ASSERT_EQ(0, evpl_uring_create(&handover->uring, self->pool, &handover->ring, 1, SLOTS,
 				       EVPL_URING_NEW_TABLE));
 	for (i = 0; i < 3; i++)

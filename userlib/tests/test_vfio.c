@@ -2,77 +2,25 @@
 /*
  * VFIO: slabs are mapped for a device behind an IOMMU, which reads and writes them. The device is
  * the NVMe disk that EVPL_TEST_VFIO names, such as /dev/nvme2n1. Each test takes the disk from the
- * kernel's driver, drives it itself and gives it back. The tests overwrite the disk.
- *
- * This file is an example, too. The cookie of a slab is the address at which the device finds it.
- * So the device's address of a slice is the cookie plus the slice's offset in the slab.
+ * kernel's driver, drives it by examples/nvme.h and gives it back. The tests overwrite the disk.
  */
 #include "pinned.h"
 
-#include <fcntl.h>
 #include <glob.h>
-#include <limits.h>
 #include <linux/fs.h>
-#include <linux/pci_regs.h>
-#include <linux/vfio.h>
 #include <signal.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 
-#define PAGE	4096U
+#include "../examples/nvme.h"
+
+#define PAGE	NVME_PAGE
 #define LENGTH	BUFFER		/* of a transfer: NVMe needs a list for more than two pages */
 #define SECONDS	60
 
-static void join(char path[PATH_MAX], const char *directory, const char *name)
-{
-	snprintf(path, PATH_MAX, "%.2000s/%.2000s", directory, name);
-}
-
-static int open_at(const char *directory, const char *name, int flags)
-{
-	char path[PATH_MAX];
-
-	join(path, directory, name);
-	return open(path, flags | O_CLOEXEC);
-}
-
-static bool write_to(const char *directory, const char *name, const char *text)
-{
-	int fd = open_at(directory, name, O_WRONLY);
-	bool written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-
-	close(fd);
-	return written;
-}
-
-/* The last component of a link's target, or "" if there is no link. */
-static const char *link_name(const char *directory, const char *name, char target[PATH_MAX])
-{
-	char path[PATH_MAX];
-
-	join(path, directory, name);
-	if (!realpath(path, target))
-		return "";
-	return strrchr(target, '/') + 1;
-}
-
-/* The disk as a PCI function: its directory in sysfs, and its PCI address. */
-struct function {
-	char folder[PATH_MAX];
-	const char *address;
-};
-
-/* Binds the function to another driver. If @driver is "\n", the kernel chooses one. */
-static bool bind_to(const struct function *function, const char *driver)
-{
-	return write_to(function->folder, "driver_override", driver) &&
-	       write_to(function->folder, "driver/unbind", function->address) &&
-	       write_to("/sys/bus/pci", "drivers_probe", function->address);
-}
+#define OTHER	(64ULL << 30)	/* addresses of the device that no slab of the fixture has */
 
 /* Opens the disk when the kernel's driver has it. The disk may have got another name. */
-static int open_disk(const struct function *function)
+static int open_disk(const struct vfio_function *function)
 {
 	char pattern[PATH_MAX], path[PATH_MAX];
 	int tries, fd = -1;
@@ -91,311 +39,11 @@ static int open_disk(const struct function *function)
 	return fd;
 }
 
-struct vfio {
-	int container, group, device;
-};
-
-static int vfio_open(struct vfio *vfio, const struct function *function)
-{
-	char path[PATH_MAX];
-
-	vfio->device = -1;
-	vfio->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
-	vfio->group = open_at("/dev/vfio", link_name(function->folder, "iommu_group", path),
-			      O_RDWR);
-	if (vfio->container < 0 || vfio->group < 0 ||
-	    ioctl(vfio->group, VFIO_GROUP_SET_CONTAINER, &vfio->container) ||
-	    ioctl(vfio->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
-		return -errno;
-	vfio->device = ioctl(vfio->group, VFIO_GROUP_GET_DEVICE_FD, function->address);
-	return vfio->device < 0 ? -errno : 0;
-}
-
-/* Closes VFIO, which also unmaps everything. */
-static void vfio_close(struct vfio *vfio)
-{
-	close(vfio->device);
-	close(vfio->group);
-	close(vfio->container);
-	*vfio = (struct vfio){ -1, -1, -1 };
-}
-
-/*
- * The device's addresses of a pool's slabs. No slab is longer than 1 GiB, so each number has a GiB
- * of addresses, from @first on. The first 4 GiB have addresses that the machine uses itself, for
- * interrupts.
- */
-struct view {
-	int container;
-	uint64_t first;
-};
-
-#define FIRST	(4ULL << 30)
-#define OTHER	(64ULL << 30)
-
-static int map_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
-{
-	struct view *view = arg;
-	struct vfio_iommu_type1_dma_map map = {
-		.argsz = sizeof(map),
-		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-		.vaddr = (uintptr_t)slab->base,
-		.iova = view->first + ((uint64_t)slab->number << 30),
-		.size = slab->length,
-	};
-
-	*cookie = map.iova;
-	return ioctl(view->container, VFIO_IOMMU_MAP_DMA, &map) ? -errno : 0;
-}
-
-static int unmap(const struct view *view, uint64_t address, size_t length)
-{
-	struct vfio_iommu_type1_dma_unmap unmap = {
-		.argsz = sizeof(unmap),
-		.iova = address,
-		.size = length,
-	};
-
-	return ioctl(view->container, VFIO_IOMMU_UNMAP_DMA, &unmap) || unmap.size != length ?
-	       -EIO : 0;
-}
-
-/* The unmap fails if VFIO was closed before. Then nothing is mapped any more. */
-static int unmap_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
-{
-	unmap(arg, cookie, slab->length);
-	return 0;
-}
-
-static const struct evpl_device_ops ops = {
-	.size = sizeof(ops),
-	.register_slab = map_slab,
-	.unregister_slab = unmap_slab,
-};
-
 /* A device that never unmaps its slabs. */
 static const struct evpl_device_ops careless_ops = {
 	.size = sizeof(careless_ops),
-	.register_slab = map_slab,
+	.register_slab = vfio_map_slab,
 };
-
-/* The device's address of a slice. */
-static uint64_t to_address(struct evpl_device *device, const struct evpl_iovec *iovec)
-{
-	struct evpl_slab_info slab;
-	uint64_t cookie;
-
-	if (evpl_iovec_slab(iovec, &slab) || evpl_device_cookie(device, iovec, &cookie))
-		abort();
-	return cookie + (uint64_t)((char *)iovec->data - (char *)slab.base);
-}
-
-/* The part of NVMe that reads and writes need, with one command at a time. */
-#define NVME_CAP	0x00
-#define NVME_INTMS	0x0c
-#define NVME_CC		0x14
-#define NVME_CSTS	0x1c
-#define NVME_AQA	0x24
-#define NVME_ASQ	0x28
-#define NVME_ACQ	0x30
-#define NVME_DOORBELLS	0x1000
-
-#define NVME_CREATE_SQ	0x01
-#define NVME_CREATE_CQ	0x05
-#define NVME_WRITE	0x01
-#define NVME_READ	0x02
-
-#define ENTRIES		16U
-
-struct command {
-	uint32_t opcode;
-	uint32_t namespace;
-	uint64_t reserved[2];
-	uint64_t data[2];	/* the first page, and the second one or a list of the others */
-	uint32_t words[6];	/* command dwords 10 to 15 */
-};
-
-struct completion {
-	uint32_t result[3];
-	_Atomic uint32_t status;	/* bit 16 changes with each pass through the queue */
-};
-
-struct queue {
-	unsigned int number, at, round;
-	struct evpl_iovec commands, completions;
-};
-
-struct nvme {
-	char *registers;
-	size_t length;
-	unsigned int stride;
-	uint32_t sector;
-	struct evpl_device *device;
-	struct queue admin, io;
-	struct evpl_iovec list;
-};
-
-static volatile uint32_t *nvme_register(struct nvme *nvme, size_t offset)
-{
-	return (volatile uint32_t *)(nvme->registers + offset);
-}
-
-static void nvme_write64(struct nvme *nvme, size_t offset, uint64_t value)
-{
-	*nvme_register(nvme, offset) = (uint32_t)value;
-	*nvme_register(nvme, offset + 4) = (uint32_t)(value >> 32);
-}
-
-static bool nvme_becomes_ready(struct nvme *nvme, uint32_t ready)
-{
-	int tries;
-
-	for (tries = 0; tries < SECONDS * 1000; tries++) {
-		if ((*nvme_register(nvme, NVME_CSTS) & 1) == ready)
-			return true;
-		usleep(1000);
-	}
-	return false;
-}
-
-static void ring_doorbell(struct nvme *nvme, unsigned int which, unsigned int value)
-{
-	/* The device must see the new entry of the queue before the doorbell. */
-	__sync_synchronize();
-	*nvme_register(nvme, NVME_DOORBELLS + which * nvme->stride) = value;
-}
-
-/* Runs a command. Returns the device's status, which is 0 for success, or -ETIMEDOUT. */
-static int nvme_do(struct nvme *nvme, struct queue *queue, const struct command *command)
-{
-	struct command *commands = queue->commands.data;
-	struct completion *completion = queue->completions.data;
-	uint32_t status;
-	int tries;
-
-	completion += queue->at;
-	commands[queue->at] = *command;
-	queue->at = (queue->at + 1) % ENTRIES;
-	ring_doorbell(nvme, 2 * queue->number, queue->at);
-	for (tries = 0; tries < SECONDS * 1000; tries++) {
-		status = atomic_load(&completion->status);
-		if ((status >> 16 & 1) != (queue->round & 1))
-			break;
-		usleep(1000);
-	}
-	if (tries == SECONDS * 1000)
-		return -ETIMEDOUT;
-	queue->round += queue->at == 0;
-	ring_doorbell(nvme, 2 * queue->number + 1, queue->at);
-	return (int)(status >> 17);
-}
-
-static bool queue_alloc(struct queue *queue, struct evpl *evpl, unsigned int number)
-{
-	*queue = (struct queue){ .number = number };
-	if (evpl_iovec_alloc(evpl, PAGE, PAGE, 1, &queue->commands) != 1 ||
-	    evpl_iovec_alloc(evpl, PAGE, PAGE, 1, &queue->completions) != 1)
-		return false;
-	memset(queue->commands.data, 0, PAGE);
-	memset(queue->completions.data, 0, PAGE);
-	return true;
-}
-
-static void queue_release(struct queue *queue)
-{
-	evpl_iovec_release(&queue->commands);
-	evpl_iovec_release(&queue->completions);
-}
-
-static bool map_registers(struct nvme *nvme, struct vfio *vfio)
-{
-	struct vfio_region_info config = {
-		.argsz = sizeof(config),
-		.index = VFIO_PCI_CONFIG_REGION_INDEX,
-	}, bar = {
-		.argsz = sizeof(bar),
-		.index = VFIO_PCI_BAR0_REGION_INDEX,
-	};
-	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
-	void *registers;
-
-	if (ioctl(vfio->device, VFIO_DEVICE_GET_REGION_INFO, &config) ||
-	    ioctl(vfio->device, VFIO_DEVICE_GET_REGION_INFO, &bar) ||
-	    pwrite(vfio->device, &command, sizeof(command),
-		   (off_t)config.offset + PCI_COMMAND) != sizeof(command))
-		return false;
-	registers = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, vfio->device,
-			 (off_t)bar.offset);
-	if (registers == MAP_FAILED)
-		return false;
-	nvme->registers = registers;
-	nvme->length = bar.size;
-	return true;
-}
-
-/* Resets the controller and makes its queues, in memory of the pool. */
-static bool nvme_start(struct nvme *nvme, struct vfio *vfio, struct evpl *evpl)
-{
-	struct command command = { .opcode = NVME_CREATE_CQ };
-
-	if (!map_registers(nvme, vfio) || !queue_alloc(&nvme->admin, evpl, 0) ||
-	    !queue_alloc(&nvme->io, evpl, 1) ||
-	    evpl_iovec_alloc(evpl, PAGE, PAGE, 1, &nvme->list) != 1)
-		return false;
-
-	*nvme_register(nvme, NVME_CC) = 0;
-	if (!nvme_becomes_ready(nvme, 0))
-		return false;
-	nvme->stride = 4U << (*nvme_register(nvme, NVME_CAP + 4) & 0xf);
-	*nvme_register(nvme, NVME_INTMS) = ~0U;
-	*nvme_register(nvme, NVME_AQA) = (ENTRIES - 1) << 16 | (ENTRIES - 1);
-	nvme_write64(nvme, NVME_ASQ, to_address(nvme->device, &nvme->admin.commands));
-	nvme_write64(nvme, NVME_ACQ, to_address(nvme->device, &nvme->admin.completions));
-	/* Commands have 64 bytes, completions 16, and pages 4096. */
-	*nvme_register(nvme, NVME_CC) = 6 << 16 | 4 << 20 | 1;
-	if (!nvme_becomes_ready(nvme, 1))
-		return false;
-
-	command.data[0] = to_address(nvme->device, &nvme->io.completions);
-	command.words[0] = (ENTRIES - 1) << 16 | nvme->io.number;
-	command.words[1] = 1;	/* the queue is contiguous */
-	if (nvme_do(nvme, &nvme->admin, &command))
-		return false;
-	command.opcode = NVME_CREATE_SQ;
-	command.data[0] = to_address(nvme->device, &nvme->io.commands);
-	command.words[1] = nvme->io.number << 16 | 1;
-	return !nvme_do(nvme, &nvme->admin, &command);
-}
-
-static void nvme_stop(struct nvme *nvme)
-{
-	*nvme_register(nvme, NVME_CC) = 0;
-	if (!nvme_becomes_ready(nvme, 0))
-		abort();
-	munmap(nvme->registers, nvme->length);
-	nvme->registers = NULL;
-	queue_release(&nvme->admin);
-	queue_release(&nvme->io);
-	evpl_iovec_release(&nvme->list);
-}
-
-/* Reads or writes LENGTH bytes of the disk. */
-static int nvme_transfer(struct nvme *nvme, uint32_t opcode, uint64_t offset, uint64_t address)
-{
-	uint64_t *list = nvme->list.data, sector = offset / nvme->sector;
-	struct command command = {
-		.opcode = opcode,
-		.namespace = 1,
-		.data = { address, to_address(nvme->device, &nvme->list) },
-		.words = { (uint32_t)sector, (uint32_t)(sector >> 32),
-			   LENGTH / nvme->sector - 1 },
-	};
-	unsigned int i;
-
-	for (i = 1; i < LENGTH / PAGE; i++)
-		list[i - 1] = address + (uint64_t)i * PAGE;
-	return nvme_do(nvme, &nvme->io, &command);
-}
 
 static void fill(void *memory, unsigned int seed)
 {
@@ -407,9 +55,9 @@ static void fill(void *memory, unsigned int seed)
 }
 
 FIXTURE(vfio) {
-	struct function function;
+	struct vfio_function function;
 	struct vfio vfio;
-	struct view view, other;
+	struct vfio_view view, other;
 	struct evpl_pool *pool;
 	struct evpl *evpl;
 	struct evpl_device *device;
@@ -420,7 +68,7 @@ FIXTURE(vfio) {
 #define HERE	MB
 
 /* Finds the disk. Returns NULL, or a reason why there is none. */
-static const char *find_function(struct function *function)
+static const char *find_function(struct vfio_function *function)
 {
 	const char *disk = getenv("EVPL_TEST_VFIO");
 	char path[PATH_MAX];
@@ -456,16 +104,16 @@ FIXTURE_SETUP(vfio)
 	}
 	ASSERT_EQ(0, fsync(disk));
 	close(disk);
-	ASSERT_TRUE(bind_to(&self->function, "vfio-pci"));
+	ASSERT_TRUE(vfio_bind(&self->function, "vfio-pci"));
 	err = vfio_open(&self->vfio, &self->function);
 	if (err) {
 		vfio_close(&self->vfio);
-		bind_to(&self->function, "\n");
+		vfio_bind(&self->function, "\n");
 	}
 	ASSERT_EQ(0, err);
-	self->view = (struct view){ .container = self->vfio.container, .first = FIRST };
-	self->other = (struct view){ .container = self->vfio.container, .first = OTHER };
-	ASSERT_EQ(0, evpl_device_attach(self->pool, &ops, &self->view, &self->device));
+	self->view = (struct vfio_view){ .container = self->vfio.container, .first = VFIO_FIRST };
+	self->other = (struct vfio_view){ .container = self->vfio.container, .first = OTHER };
+	ASSERT_EQ(0, evpl_device_attach(self->pool, &vfio_ops, &self->view, &self->device));
 	self->nvme.device = self->device;
 }
 
@@ -484,7 +132,7 @@ FIXTURE_TEARDOWN(vfio)
 	evpl_device_detach(self->device);
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
 	vfio_close(&self->vfio);
-	ASSERT_TRUE(bind_to(&self->function, "\n"));
+	ASSERT_TRUE(vfio_bind(&self->function, "\n"));
 	disk = open_disk(&self->function);
 	for (i = 0; i < 2; i++) {
 		EXPECT_EQ(LENGTH, pread(disk, found, LENGTH, i * HERE));
@@ -500,19 +148,19 @@ TEST_F(vfio, device_reads_the_disk_into_an_iovec_and_writes_it_from_one)
 
 	ASSERT_TRUE(nvme_start(&self->nvme, &self->vfio, self->evpl));
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, PAGE, 1, &iovec));
-	address = to_address(self->device, &iovec);
+	address = vfio_address(self->device, &iovec);
 	memset(iovec.data, 0, LENGTH);
-	ASSERT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, address));
+	ASSERT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, address, LENGTH));
 	EXPECT_EQ(0, memcmp(iovec.data, self->content[0], LENGTH));
 
 	fill(iovec.data, 2);
 	fill(self->content[1], 2);
-	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_WRITE, HERE, address));
+	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_WRITE, HERE, address, LENGTH));
 	evpl_iovec_release(&iovec);
 }
 
 /* Opens a pool of one slab, and maps the slab for the device by @view. */
-static bool open_other(struct evpl_pool **pool, struct evpl_device **device, struct view *view)
+static bool open_other(struct evpl_pool **pool, struct evpl_device **device, struct vfio_view *view)
 {
 	return !open_pool(pool, BUFFER, SLAB) &&
 	       !evpl_device_attach(*pool, &careless_ops, view, device) &&
@@ -539,14 +187,14 @@ TEST_F(vfio, slab_freed_while_it_is_mapped_stays_charged_until_it_is_unmapped)
 	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, PAGE, 1, &iovec));
 	fill(mine, 3);
 	memcpy(iovec.data, mine, LENGTH);
-	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, OTHER));
-	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_WRITE, HERE, OTHER));
+	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, OTHER, LENGTH));
+	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_WRITE, HERE, OTHER, LENGTH));
 	memcpy(self->content[1], self->content[0], LENGTH);
 	EXPECT_EQ(0, memcmp(iovec.data, mine, LENGTH));
 	evpl_iovec_release(&iovec);
 	EXPECT_EQ(SLAB, detached_bytes());
 
-	EXPECT_EQ(0, unmap(&self->other, OTHER, SLAB));
+	EXPECT_EQ(0, vfio_unmap(&self->other, OTHER, SLAB));
 	EXPECT_TRUE(detached_bytes_become(0));
 }
 
@@ -577,8 +225,8 @@ TEST_F(vfio, memory_of_a_killed_process_stays_charged_while_the_device_has_it)
 	EXPECT_TRUE(detached_bytes_become(SLAB));
 
 	ASSERT_TRUE(nvme_start(&self->nvme, &self->vfio, self->evpl));
-	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, OTHER));
-	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_WRITE, HERE, OTHER));
+	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, OTHER, LENGTH));
+	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_WRITE, HERE, OTHER, LENGTH));
 	memcpy(self->content[1], self->content[0], LENGTH);
 	EXPECT_EQ(SLAB, detached_bytes());
 	nvme_stop(&self->nvme);
@@ -588,7 +236,7 @@ TEST_F(vfio, memory_of_a_killed_process_stays_charged_while_the_device_has_it)
 }
 
 struct charge {
-	struct view *view;
+	struct vfio_view *view;
 	struct evpl_slab_info slab;
 	int err;
 };
@@ -598,9 +246,9 @@ static void *try_to_map(void *arg)
 	struct charge *charge = arg;
 	uint64_t cookie;
 
-	charge->err = map_slab(charge->view, &charge->slab, &cookie);
+	charge->err = vfio_map_slab(charge->view, &charge->slab, &cookie);
 	if (!charge->err)
-		unmap_slab(charge->view, &charge->slab, cookie);
+		vfio_unmap_slab(charge->view, &charge->slab, cookie);
 	return NULL;
 }
 
