@@ -52,7 +52,7 @@ $(B)/libevplmem-$(1).pc: $(TOP)libevplmem-$(1).pc.in FORCE | $(B)
 
 $$(TESTS_$(1):%=$(B)/tests/%): $(B)/tests/%: $(TOP)tests/%.c $(OBJ) $$(OBJ_$(1)) | $(B)/tests
 	$$(call Q,CC)$$(CC) $$(ALL_CFLAGS) -Wno-missing-prototypes -isystem $$(KSELFTEST) \
-		-I$(TOP)src -I$(TOP)common -MMD -MP -MF $$@.d -o $$@ $$< $$(OBJ_$(1)) $$(OBJ) \
+		-I$(TOP)src -MMD -MP -MF $$@.d -o $$@ $$< $$(OBJ_$(1)) $$(OBJ) \
 		$(LIBS_$(1)) $$(ALL_LDFLAGS)
 endef
 $(foreach d,$(DEVICES),$(eval $(call device,$(d))))

@@ -5,7 +5,7 @@
 #include <net/if.h>
 #include <sys/ioctl.h>
 
-#include "tcp.h"
+#include "../tools/evpl-probe/tcp.h"
 
 /* Like tcp_pair(), but first brings the loopback device up: in a virtual machine it may be down. */
 static inline bool connect_pair(int sockets[2])

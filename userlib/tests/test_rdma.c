@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "evplmem-rdma.h"
-#include "qp.h"
+#include "../tools/evpl-probe/qp.h"
 
 #define ACCESS	(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE)
 #define SECONDS	20
