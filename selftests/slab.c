@@ -230,84 +230,6 @@ TEST_F(slab, with_a_live_reference_is_EBUSY)
 	EXPECT_EQ(0, evpl_slab_free(self->fd, second));
 }
 
-TEST_F(slab, entries_of_4_KiB_buffers_count_over_several_pages)
-{
-	struct evpl_setup setup;
-	struct evpl_entry *entries;
-	uint64_t offset;
-	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-
-	ASSERT_EQ(0, evpl_setup(fd, 4 * KIB, &setup));
-	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
-	entries = evpl_map(fd, 512 * sizeof(*entries), setup.out_refs_offset);
-	ASSERT_NE(MAP_FAILED, entries);
-	EXPECT_EQ(512, fdinfo(fd, "evpl-buffers"));
-	for (int i = 0; i < 512; i += 7) {
-		entries[i].word = 1;
-		EXPECT_EQ(-EBUSY, evpl_slab_free(fd, offset));
-		entries[i].word = 0;
-	}
-	entries[0].word = 1;
-	entries[64].word = 1;
-	entries[511].word = 1;
-	EXPECT_EQ(3, fdinfo(fd, "evpl-buffers-in-use"));
-	munmap(entries, 512 * sizeof(*entries));
-	close(fd);
-}
-
-TEST_F(slab, slabs_whose_entries_share_a_page_count_by_themselves)
-{
-	const size_t mapped = 2 * 4096;
-	struct evpl_entry *entries;
-	struct evpl_setup setup;
-	uint64_t first, second;
-	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-
-	/* 32 entries fill half a page; the next 64 fill the rest, and half of the next page. */
-	ASSERT_EQ(0, evpl_setup(fd, 64 * KIB, &setup));
-	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &first));
-	entries = evpl_map(fd, mapped, setup.out_refs_offset);
-	ASSERT_NE(MAP_FAILED, entries);
-	entries[31].word = 1;
-	EXPECT_EQ(SIGBUS, touch_read(&entries[64]));
-	ASSERT_EQ(0, evpl_slab_alloc(fd, 2 * SLAB_2M, &second));
-	EXPECT_EQ(SLAB_2M, second);
-	EXPECT_EQ(1, entries[31].word);
-	EXPECT_EQ(0, entries[64].word);
-	entries[95].word = 1;
-	EXPECT_EQ(2, fdinfo(fd, "evpl-buffers-in-use"));
-	EXPECT_EQ(-EBUSY, evpl_slab_free(fd, first));
-	EXPECT_EQ(-EBUSY, evpl_slab_free(fd, second));
-	entries[31].word = 0;
-	EXPECT_EQ(0, evpl_slab_free(fd, first));
-	EXPECT_EQ(-EBUSY, evpl_slab_free(fd, second));
-	entries[95].word = 0;
-	EXPECT_EQ(0, evpl_slab_free(fd, second));
-	munmap(entries, mapped);
-	close(fd);
-}
-
-TEST_F(slab, entries_full_of_rubbish_harm_their_client_alone)
-{
-	struct evpl_setup setup;
-	uint64_t offset, other_offset;
-	int other = open(DEVICE, O_RDWR | O_CLOEXEC);
-
-	ASSERT_EQ(0, evpl_setup(other, 0, &setup));
-	ASSERT_EQ(0, evpl_slab_alloc(other, SLAB_2M, &other_offset));
-	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
-	srand(1);
-	for (int round = 0; round < 50; round++) {
-		for (size_t i = 0; i < 4096; i++)
-			((unsigned char *)self->entries)[i] = rand() | 1;
-		EXPECT_EQ(-EBUSY, evpl_slab_free(self->fd, offset));
-		EXPECT_EQ(2, fdinfo(self->fd, "evpl-buffers-in-use"));
-	}
-	EXPECT_EQ(0, fdinfo(other, "evpl-buffers-in-use"));
-	EXPECT_EQ(0, evpl_slab_free(other, other_offset));
-	close(other);
-}
-
 TEST_F(slab, huge_flag_gives_folios_of_2_MiB_alone)
 {
 	uint64_t offset;
@@ -400,52 +322,6 @@ TEST_F(slab, threads_allocate_and_free_in_one_client_while_others_fault)
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
 	EXPECT_EQ(SIGBUS, touch_read(window));
 	munmap(window, 8 * MIB);
-}
-
-struct flipper {
-	struct evpl_entry *entries;
-	unsigned int nr;
-	bool stop;
-};
-
-static void *flip_words(void *arg)
-{
-	struct flipper *flipper = arg;
-
-	while (!__atomic_load_n(&flipper->stop, __ATOMIC_RELAXED))
-		for (unsigned int i = 0; i < flipper->nr; i++)
-			__atomic_fetch_xor(&flipper->entries[i].word, 1,
-					   __ATOMIC_RELAXED);
-	return NULL;
-}
-
-TEST_F(slab, words_that_change_while_they_are_counted_are_a_hint_and_no_more)
-{
-	struct flipper flipper = { .nr = SLAB_2M / (4 * KIB) - 1 };
-	struct evpl_setup setup;
-	pthread_t thread;
-	uint64_t offset;
-	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-
-	ASSERT_EQ(0, evpl_setup(fd, 4 * KIB, &setup));
-	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
-	flipper.entries = evpl_map(fd, SLAB_2M / (4 * KIB) * sizeof(struct evpl_entry),
-				   setup.out_refs_offset);
-	ASSERT_NE(MAP_FAILED, flipper.entries);
-	/* The last buffer is in use all the time. */
-	flipper.entries[flipper.nr].word = 1;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, flip_words, &flipper));
-	for (int i = 0; i < scaled(3000); i++) {
-		long long in_use = fdinfo(fd, "evpl-buffers-in-use");
-
-		ASSERT_LE(1, in_use);
-		ASSERT_GE(flipper.nr + 1, in_use);
-		ASSERT_EQ(-EBUSY, evpl_slab_free(fd, offset));
-	}
-	__atomic_store_n(&flipper.stop, true, __ATOMIC_RELAXED);
-	pthread_join(thread, NULL);
-	munmap(flipper.entries, SLAB_2M / (4 * KIB) * sizeof(struct evpl_entry));
-	close(fd);
 }
 
 TEST_HARNESS_MAIN
