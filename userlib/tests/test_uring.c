@@ -25,7 +25,7 @@ TEST_F(uring, arguments_are_checked)
 	EXPECT_EQ(1, stats_of(self->pool).devices);
 }
 
-/* What a child of fork(2) finds; its exit status. */
+/* Makes the calls in a child of fork(2). Returns the exit status of the child. */
 static int in_child(FIXTURE_DATA(uring) *self)
 {
 	struct evpl_uring_stats stats = { .size = sizeof(stats) };
@@ -71,7 +71,7 @@ TEST_F(uring, received_memory_works_and_is_never_registered)
 	EXPECT_EQ(-EFAULT, io_uring_register_buffers_update_tag(&self->ring, FIRST, &iovec,
 								&(__u64){ 0 }, 1));
 
-	/* Out of it and into it all the same. */
+	/* I/O from this memory and into it works nevertheless. */
 	EXPECT_EQ(0, evpl_uring_prep_write(self->uring, io_uring_get_sqe(&self->ring), self->fd,
 					   &received.message.iovec, 0));
 	EXPECT_EQ(4096, submit(&self->ring));
@@ -98,7 +98,7 @@ TEST_F(uring, ends_of_channels_are_read_and_written_through_a_ring)
 	ASSERT_EQ(1, io_uring_submit(&self->ring));
 	EXPECT_EQ(-EAGAIN, io_uring_peek_cqe(&self->ring, &cqe));
 
-	/* What was received goes there and comes back, which ends the wait. */
+	/* The message goes back and comes again, which ends the wait. */
 	EXPECT_EQ(0, evpl_channel_send(received.here, &received.message, 1));
 	EXPECT_EQ(1, evpl_channel_recv(received.there, &received.message, 1));
 	EXPECT_EQ(-EAGAIN, io_uring_peek_cqe(&self->ring, &cqe));
@@ -118,7 +118,7 @@ TEST_F(uring, ends_of_channels_are_read_and_written_through_a_ring)
 	EXPECT_EQ(0, end_received(&received));
 }
 
-/* What a ring has to do at once looks like a signal to who runs its requests. */
+/* Work that a ring has to do at once looks like a signal to the task that runs its requests. */
 TEST_F(uring, end_is_read_into_a_page_that_is_not_there_yet_while_a_poll_completes)
 {
 	struct evpl_record *got = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
@@ -158,7 +158,7 @@ TEST_F(uring, end_is_read_into_a_page_that_is_not_there_yet_while_a_poll_complet
 	EXPECT_EQ(sizeof(*got), results[2]);
 	EXPECT_EQ(4096, got->length);
 
-	/* It goes back as it came. */
+	/* The record that came can be sent back. */
 	io_uring_prep_write(io_uring_get_sqe(&self->ring), evpl_channel_fd(received.here), got,
 			    sizeof(*got), 0);
 	EXPECT_EQ(sizeof(*got), submit(&self->ring));
@@ -169,7 +169,7 @@ TEST_F(uring, end_is_read_into_a_page_that_is_not_there_yet_while_a_poll_complet
 	munmap(got, 4096);
 }
 
-/* Sends by a ring over a connection of its own, to the last completion. */
+/* Sends by the ring over a connection of its own, and waits for the last completion. */
 static void send_and_receive(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
 			     const struct evpl_iovec *iovec, bool copies)
 {
@@ -261,7 +261,7 @@ TEST_F(uring, nor_has_an_iovec_of_another_pool_but_its_io_works)
 	struct evpl *evpl;
 
 	NEEDS_REGISTRATION();
-	/* Registered in the first slot of another ring, as the first slab of this pool is. */
+	/* The other pool has its slab in the first slot of its ring, as this pool has. */
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &other, 0));
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
@@ -301,7 +301,7 @@ TEST_F(uring, bytes_are_written_and_read_in_registered_buffers)
 	EXPECT_EQ(2, uring_stats(self->uring).registrations);
 }
 
-/* Slices of this many bytes are written and read back; what the two calls returned. */
+/* Writes slices and reads them back. Each of the two calls must return @registered. */
 static void vectors_round_trip(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *self,
 			       const struct evpl_iovec *from, struct evpl_iovec *to, int niov,
 			       int registered)
@@ -361,7 +361,7 @@ TEST_F(uring, slices_of_several_slabs_and_empty_ones_are_written_and_read_unregi
 	struct evpl_iovec *here = self->iovec[0], *there = self->iovec[1], from[3], to[3];
 	int i;
 
-	/* The first slab's buffers, and then the second one's. */
+	/* Take all buffers of the first slab, and then those of the second. */
 	for (i = 0; i < (int)PER_SLAB; i++)
 		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &here[i]));
 	for (i = 0; i < (int)PER_SLAB; i++)
@@ -373,7 +373,7 @@ TEST_F(uring, slices_of_several_slabs_and_empty_ones_are_written_and_read_unregi
 	}
 	vectors_round_trip(_metadata, self, from, to, 3, 0);
 
-	/* Of one slab, but a part of it is empty. */
+	/* These slices are of one slab, but one of them is empty. */
 	from[1] = here[6];
 	to[2] = here[7];
 	from[1].length = to[1].length = 0;

@@ -4,7 +4,7 @@
 
 #include <sys/utsname.h>
 
-/* A ring beside the fixture's, to be its clone. */
+/* Another ring, which becomes a clone of the fixture's. */
 struct twin {
 	struct io_uring ring;
 	struct evpl_uring *uring;
@@ -23,7 +23,7 @@ static void end_twin(struct twin *twin)
 	io_uring_queue_exit(&twin->ring);
 }
 
-/* Whether this kernel clones tables of buffers, by the library's own answer. */
+/* Whether this kernel clones tables of buffers, as the library says. */
 static bool kernel_clones(FIXTURE_DATA(uring) *self)
 {
 	struct twin twin;
@@ -42,7 +42,7 @@ static bool kernel_clones(FIXTURE_DATA(uring) *self)
 			SKIP(return, "this kernel doesn't clone tables of buffers");	\
 	} while (0)
 
-/* Takes slabs and has the fixture's ring register them. */
+/* Takes slabs, and registers them with the fixture's ring. */
 static bool register_slabs(FIXTURE_DATA(uring) *self, int nr)
 {
 	int i;
@@ -82,7 +82,7 @@ TEST_F(uring, a_clone_moves_bytes_in_what_its_source_registered)
 	EXPECT_EQ(0, uring_stats(twin.uring).failures);
 	EXPECT_EQ(NULL, evpl_uring_notice(twin.uring));
 
-	/* The clone's end takes nothing from the source. */
+	/* The end of the clone takes nothing from its source. */
 	end_twin(&twin);
 	EXPECT_EQ(2, copy_by(self, &self->ring, self->uring));
 	EXPECT_EQ(2 * SLAB, pinned());
@@ -127,7 +127,7 @@ TEST_F(uring, clones_are_charged_once_for_all)
 				       EVPL_URING_NEW_TABLE));
 	EXPECT_EQ(0, evpl_uring_index(source, &self->iovec[0][0]));
 
-	/* A ring by itself is one too many, a clone isn't; nor has it room for more. */
+	/* The limit has no room for another registration. A clone needs none for this slab. */
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &rings[1], variant->flags));
 	ASSERT_EQ(0, evpl_uring_create(&own, self->pool, &rings[1], 0, SLOTS,
 				       EVPL_URING_NEW_TABLE));
@@ -137,7 +137,7 @@ TEST_F(uring, clones_are_charged_once_for_all)
 	EXPECT_EQ(1, copy_by(self, &twin.ring, twin.uring));
 	EXPECT_EQ(-ENOMEM, evpl_uring_index(twin.uring, &self->iovec[1][0]));
 
-	/* The charge goes with the last of them. */
+	/* The charge ends when both the source and its clone are gone. */
 	evpl_uring_destroy(source);
 	evpl_uring_flush(own);
 	EXPECT_EQ(-ENOMEM, evpl_uring_index(own, &self->iovec[0][0]));
@@ -153,7 +153,7 @@ TEST_F(uring, clones_are_charged_once_for_all)
 	ASSERT_TRUE(become_root());
 }
 
-/* What the module still charges for, though its slab is freed; 0 where it isn't used. */
+/* The bytes of freed slabs for which the module still charges. Other back ends have none. */
 static long long held(FIXTURE_DATA(uring) *self)
 {
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
@@ -179,7 +179,7 @@ TEST_F(uring, the_memory_of_a_slab_that_goes_is_back_when_all_clones_cleared_it)
 	struct twin twin;
 
 	NEEDS_CLONES();
-	ASSERT_TRUE(held_falls_to(self, 0));	/* what the test before left */
+	ASSERT_TRUE(held_falls_to(self, 0));	/* the memory of an earlier test */
 	ASSERT_TRUE(register_slabs(self, 3));
 	ASSERT_EQ(1, clone_ring(self, &twin, variant->flags));
 	give_back(self, 0);
@@ -200,7 +200,7 @@ TEST_F(uring, the_memory_of_a_slab_that_goes_is_back_when_all_clones_cleared_it)
 	EXPECT_TRUE(pinned_falls_to(&twin.ring, 2 * SLAB));
 	EXPECT_TRUE(held_falls_to(self, 0));
 
-	/* The slots are as good as before, in both. */
+	/* Both rings can use the slots again. */
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	EXPECT_EQ(2, copy_by(self, &twin.ring, twin.uring));
@@ -341,8 +341,8 @@ TEST_F(uring, a_ring_of_another_thread_is_a_source_and_no_clone)
 }
 
 /*
- * What a clone is on a kernel that can't: a ring that registers for itself, where it can.
- * So it is also on one that can, between rings that aren't charged to one user.
+ * On a kernel that can't clone, evpl_uring_clone() makes a ring that registers for itself, if the
+ * kernel registers this memory. It does so on other kernels if the rings are charged to two users.
  */
 TEST_F(uring, a_ring_that_cant_be_a_clone_works_by_itself)
 {
@@ -369,8 +369,8 @@ TEST_F(uring, a_ring_that_cant_be_a_clone_works_by_itself)
 }
 
 /*
- * Clones the fixture's ring again and again, and moves bytes. Where that ring is a single
- * thread's, newer kernels than 6.12 let no other clone it.
+ * Clones the fixture's ring again and again, and moves bytes. If that ring belongs to a single
+ * thread, kernels after 6.12 let no other thread clone it.
  */
 struct cloner {
 	FIXTURE_DATA(uring) *self;

@@ -46,7 +46,7 @@ TEST_F(uring, the_slot_of_a_trimmed_slab_is_cleared_later_and_used_again)
 	}
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[1][0], &gone));
 
-	/* One idle slab is kept: the first in the pool's list. */
+	/* The pool keeps one idle slab: the first in its list. */
 	for (i = 0; i < 2; i++)
 		give_back(self, i);
 	on_thread(trim, self->pool);
@@ -54,13 +54,13 @@ TEST_F(uring, the_slot_of_a_trimmed_slab_is_cleared_later_and_used_again)
 	EXPECT_EQ(3, uring_stats(self->uring).slots_used);
 	EXPECT_EQ(0, uring_stats(self->uring).unregistrations);
 
-	/* Its number isn't given to another slab before. */
+	/* Until the slot is cleared, no other slab gets the number of the slab that went. */
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[1][0], &info));
 	EXPECT_NE(gone.number, info.number);
 
-	/* Any call clears it. */
+	/* Any call clears the slot. */
 	EXPECT_EQ(FIRST + 2, evpl_uring_index(self->uring, &self->iovec[2][0]));
 	EXPECT_EQ(2, uring_stats(self->uring).slots_used);
 	EXPECT_EQ(1, uring_stats(self->uring).unregistrations);
@@ -92,7 +92,7 @@ TEST_F(uring, without_a_slot_io_works_unregistered)
 	int i;
 
 	NEEDS_REGISTRATION();
-	/* In what the other one left of the ring's table. */
+	/* The first evpl_uring has left slots 0 to 2 of the ring's table free. */
 	ASSERT_EQ(0, evpl_uring_create(&small, self->pool, &self->ring, 1, 1, 0));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
@@ -107,7 +107,7 @@ TEST_F(uring, without_a_slot_io_works_unregistered)
 	EXPECT_NE(NULL, strstr(notice, "slots"));
 	EXPECT_EQ(NULL, evpl_uring_notice(small));
 
-	/* Of two idle slabs the first is kept; the other's slot is free again. */
+	/* The pool keeps the first of two idle slabs. The slot of the other is free again. */
 	drop_slab(self, 1);
 	drop_slab(self, 2);
 	EXPECT_EQ(1, evpl_uring_index(small, &self->iovec[0][0]));
@@ -203,7 +203,7 @@ TEST_F(uring, an_eager_ring_registers_what_is_there_and_the_rest_at_its_use)
 	EXPECT_EQ(2, evpl_uring_index(uring, &self->iovec[2][0]));
 	EXPECT_EQ(3, uring_stats(uring).registrations);
 
-	/* One that goes gives its slot back, as ever. */
+	/* A slab that goes gives its slot back, as in other rings. */
 	give_back(self, 0);
 	drop_slab(self, 1);
 	evpl_uring_flush(uring);
@@ -244,8 +244,8 @@ TEST_F(uring, what_an_eager_ring_cant_register_it_tells_and_tries_again)
 }
 
 /*
- * A ring registers a slab when a buffer of it is in use already: what it holds of that
- * one's folio is what it holds of the others.
+ * A ring registers a slab while one of the slab's buffers is in use. It takes as many references
+ * on that buffer's folio as on the others, so the floor of the others is right for it.
  */
 TEST_F(uring, registering_keeps_no_buffer_that_others_give_back)
 {
@@ -296,7 +296,7 @@ TEST_F(uring, slabs_come_and_go_on_another_thread)
 	for (round = 0; round < 200; round++) {
 		memset(used, 0, sizeof(used));
 		for (i = 0; i < 3; i++) {
-			/* The buffers of one round may be of any slabs. */
+			/* The buffers of one round may be of several slabs. */
 			ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
 			index = evpl_uring_index(self->uring, &self->iovec[i][0]);
 			EXPECT_LE(FIRST, index);

@@ -99,7 +99,7 @@ TEST_F(uring, a_slab_that_goes_while_the_rings_thread_sleeps_is_cleared_when_it_
 	for (i = 0; i < 2; i++)
 		give_back(self, i);
 
-	/* It sleeps until there is something to read. */
+	/* The ring's thread sleeps until there is something to read. */
 	ASSERT_EQ(0, pipe(ends));
 	sleeper.pipe = ends[1];
 	EXPECT_EQ(1, evpl_uring_prep_read(self->uring, io_uring_get_sqe(&self->ring), ends[0],
@@ -139,7 +139,7 @@ TEST_F(uring, flush_has_the_kernel_let_go_though_a_request_has_yet_to_complete)
 	give_back(self, 0);
 	drop_slab(self, 1);
 
-	/* It can complete, and no call for the ring has seen to that. */
+	/* The request can complete, but no call for the ring has let it do so yet. */
 	ASSERT_EQ(1, write(ends[1], "x", 1));
 	evpl_uring_flush(self->uring);
 	EXPECT_EQ(2 * SLAB, pinned());

@@ -29,7 +29,7 @@ static inline struct evpl_uring_stats uring_stats(struct evpl_uring *uring)
 	return stats;
 }
 
-/* Submits what is prepared; the result of one request. */
+/* Submits the request that is prepared. Returns its result. */
 static inline int submit(struct io_uring *ring)
 {
 	struct io_uring_cqe *cqe;
@@ -42,7 +42,7 @@ static inline int submit(struct io_uring *ring)
 	return result;
 }
 
-/* A number in a file of the kernel's. */
+/* Reads a number from a file of the kernel's. */
 static inline long long number_in(const char *path, const char *format)
 {
 	FILE *file = fopen(path, "re");
@@ -58,15 +58,15 @@ static inline long long number_in(const char *path, const char *format)
 	return number;
 }
 
-/* What all rings of this process have pinned, by their account. */
+/* The bytes that all rings of this process have pinned, as the kernel counts them. */
 static inline long pinned(void)
 {
 	return number_in("/proc/self/status", "VmPin: %lld") * KB;
 }
 
 /*
- * A ring that has gone, or a worker of the kernel's that served one, may let go some time
- * after the call: but not for ever. A ring that defers that to its thread is given.
+ * Waits, for at most a minute: a ring that was closed, or a worker of the kernel, may unpin memory
+ * some time after the call. A ring that leaves this work to its thread is passed in @ring.
  */
 static inline bool pinned_falls_to(struct io_uring *ring, long bytes)
 {
@@ -82,7 +82,7 @@ static inline bool pinned_falls_to(struct io_uring *ring, long bytes)
 	return true;
 }
 
-/* Whether this kernel doesn't register such memory; with a ring and a pool apart. */
+/* Whether this kernel refuses to register such memory. Tries that with another ring and pool. */
 static inline bool kernel_refuses(void)
 {
 	struct evpl_uring *uring;
@@ -181,8 +181,8 @@ FIXTURE_TEARDOWN(uring)
 	} while (0)
 
 /*
- * Root becomes somebody whom io_uring charges, and whom nobody else is charged with. He may
- * lock so many slabs, and the rings: Linux 6.14 charges for these too.
+ * Makes root another user, whom io_uring charges and who has no other process. This user may lock
+ * so many slabs, and the rings: Linux 6.14 charges for these, too.
  */
 static inline bool become_somebody(unsigned int slabs)
 {
@@ -211,8 +211,8 @@ static inline bool raise_limit(void)
 }
 
 /*
- * Bytes go out of one slab and come back into another. Returns how many of the two
- * requests were of registered buffers, or -1 if not all is as it should be.
+ * Writes a slice of one slab to the file, and reads it back into a slice of another slab. Returns
+ * how many of the two requests used registered buffers, or -1 if one of them went wrong.
  */
 static inline int write_and_read(struct io_uring *ring, struct evpl_uring *uring, int fd,
 				 const struct evpl_iovec *from, const struct evpl_iovec *to)
@@ -239,7 +239,7 @@ static inline int write_and_read(struct io_uring *ring, struct evpl_uring *uring
 	return written + read;
 }
 
-/* The same between the fixture's first two slabs. */
+/* Does that with the fixture's first two slabs. */
 static inline int copy_by(FIXTURE_DATA(uring) *self, struct io_uring *ring,
 			  struct evpl_uring *uring)
 {
@@ -252,7 +252,7 @@ static inline void give_back(FIXTURE_DATA(uring) *self, int which)
 	memset(self->iovec[which], 0, sizeof(self->iovec[which]));
 }
 
-/* Gives a slab back for good; the pool keeps another one that is idle. */
+/* Gives a slab back for good. The pool keeps another slab that is idle. */
 static inline void drop_slab(FIXTURE_DATA(uring) *self, int which)
 {
 	give_back(self, which);
@@ -267,7 +267,7 @@ struct elsewhere {
 	int index, created;
 };
 
-/* Slabs come and go on one thread while the ring's uses them. */
+/* One thread trims the pool while the ring's thread uses slabs. */
 struct churn {
 	struct evpl_pool *pool;
 	atomic_bool stop;
