@@ -302,7 +302,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
 	ASSERT_TRUE(begin_call(&call, &served));
 
-	/* Meanwhile the receiver, the owner and the end all still work. */
+	/* Meanwhile the lessee, the owner and the end all still work. */
 	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));

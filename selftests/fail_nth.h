@@ -88,7 +88,7 @@ FIXTURE(nth)
 	uint32_t flags;
 	int node;
 	char text[1024];
-	int receiver;
+	int lessee;
 	int ends[2];
 	struct evpl_record record;
 	int dmabuf;

@@ -135,9 +135,9 @@ static void sent(struct __test_metadata *_metadata, struct _test_data_nth *self)
 	struct evpl_setup setup;
 
 	bound(_metadata, self);
-	self->receiver = open(DEVICE, O_RDWR | O_CLOEXEC);
-	ASSERT_EQ(0, evpl_setup(self->receiver, 0, &setup));
-	ASSERT_EQ(0, evpl_bind(self->receiver, self->ends[1]));
+	self->lessee = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(0, evpl_setup(self->lessee, 0, &setup));
+	ASSERT_EQ(0, evpl_bind(self->lessee, self->ends[1]));
 	ASSERT_EQ(0, call_send(self));
 }
 
@@ -148,9 +148,9 @@ static int call_receive(struct _test_data_nth *self)
 	return received == 1 ? 0 : received ?: -EIO;
 }
 
-static void close_receiver(struct __test_metadata *_metadata, struct _test_data_nth *self)
+static void close_lessee(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
-	close(self->receiver);
+	close(self->lessee);
 	unmap_and_close_ends(_metadata, self);
 }
 
@@ -158,7 +158,7 @@ static const struct sequence receive_sequence = {
 	.prepare = sent,
 	.call = call_receive,
 	.intact = reference_is_there,
-	.undo = close_receiver,
+	.undo = close_lessee,
 	.entries = FIRST_LEASE,
 	.one_by_one = true,
 };
@@ -187,7 +187,7 @@ TEST_F(nth, passing_on_that_fails_keeps_the_lease)
 		.prepare = received,
 		.call = call_pass_on,
 		.intact = reference_is_there,
-		.undo = close_receiver,
+		.undo = close_lessee,
 	});
 }
 
@@ -195,7 +195,7 @@ static void mapped_lease(struct __test_metadata *_metadata, struct _test_data_nt
 {
 	received(_metadata, self);
 	self->memory = mmap(FAR + (1UL << 40), PAGE, PROT_READ, MAP_SHARED,
-			    self->receiver, self->record.offset);
+			    self->lessee, self->record.offset);
 	ASSERT_NE(MAP_FAILED, self->memory);
 }
 
@@ -208,7 +208,7 @@ static int call_touch_lease(struct _test_data_nth *self)
 static void unmap_lease(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	EXPECT_EQ(0, munmap(self->memory, PAGE));
-	close_receiver(_metadata, self);
+	close_lessee(_metadata, self);
 }
 
 TEST_F(nth, touch_of_a_lease_waits_for_memory_and_raises_no_signal)
@@ -232,7 +232,7 @@ TEST_F(nth, revoke_that_fails_leaves_the_lease)
 		.prepare = received,
 		.call = call_revoke,
 		.intact = reference_is_there,
-		.undo = close_receiver,
+		.undo = close_lessee,
 	});
 }
 
@@ -249,13 +249,13 @@ TEST_F(nth, pull_that_fails_leaves_the_lease)
 		.prepare = received,
 		.call = call_pull,
 		.intact = reference_is_there,
-		.undo = close_receiver,
+		.undo = close_lessee,
 	});
 }
 
 static int call_release(struct _test_data_nth *self)
 {
-	int released = evpl_lease_release(self->receiver, &self->record.lease, 1);
+	int released = evpl_lease_release(self->lessee, &self->record.lease, 1);
 
 	return released < 0 ? released : 0;
 }
@@ -266,7 +266,7 @@ TEST_F(nth, release_that_fails_leaves_the_lease)
 		.prepare = received,
 		.call = call_release,
 		.intact = reference_is_there,
-		.undo = close_receiver,
+		.undo = close_lessee,
 	});
 }
 
@@ -296,7 +296,7 @@ static int call_export_slab(struct _test_data_nth *self)
 
 static int call_export_lease(struct _test_data_nth *self)
 {
-	return export(self, self->receiver, self->record.offset, 0);
+	return export(self, self->lessee, self->record.offset, 0);
 }
 
 static void close_dmabuf(struct __test_metadata *_metadata, struct _test_data_nth *self)
@@ -344,13 +344,13 @@ TEST_F(nth, export_of_a_slab_that_fails_leaves_it_alone)
 	});
 }
 
-static void close_dmabuf_and_receiver(struct __test_metadata *_metadata,
-				      struct _test_data_nth *self)
+static void close_dmabuf_and_lessee(struct __test_metadata *_metadata,
+				    struct _test_data_nth *self)
 {
 	EXPECT_EQ(1, self->entries[1].word);
 	EXPECT_EQ(0, close(self->dmabuf));
 	EXPECT_EQ(0, self->entries[1].word);
-	close_receiver(_metadata, self);
+	close_lessee(_metadata, self);
 }
 
 TEST_F(nth, export_of_a_lease_that_fails_keeps_it)
@@ -360,7 +360,7 @@ TEST_F(nth, export_of_a_lease_that_fails_keeps_it)
 		.prepare = received,
 		.call = call_export_lease,
 		.intact = reference_is_there,
-		.undo = close_dmabuf_and_receiver,
+		.undo = close_dmabuf_and_lessee,
 	});
 }
 
@@ -437,7 +437,7 @@ static void pinned_lease(struct __test_metadata *_metadata, struct _test_data_nt
 	mapped_device_lease(_metadata, self);
 	ASSERT_EQ(0, call_pin(self));
 	at = self->record.lease * sizeof(struct evpl_entry);
-	leases = evpl_map(self->receiver, PAGE, self->setup.out_leases_offset + (at & -PAGE));
+	leases = evpl_map(self->lessee, PAGE, self->setup.out_leases_offset + (at & -PAGE));
 	ASSERT_NE(MAP_FAILED, leases);
 	((struct evpl_entry *)(leases + at % PAGE))->word = 0;
 	munmap(leases, PAGE);
@@ -445,7 +445,7 @@ static void pinned_lease(struct __test_metadata *_metadata, struct _test_data_nt
 
 static int call_release_held(struct _test_data_nth *self)
 {
-	int released = evpl_lease_release(self->receiver, &self->record.lease, 1);
+	int released = evpl_lease_release(self->lessee, &self->record.lease, 1);
 
 	return released == 1 ? 0 : released ?: -EIO;
 }

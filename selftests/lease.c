@@ -354,7 +354,7 @@ TEST_F(lease, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	uint64_t offset, n;
 	int fd, ends[2];
 
-	/* A receiver that doesn't release its revoked leases uses up the places of the window. */
+	/* A lessee that doesn't release its revoked leases uses up the places of the window. */
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_EQ(0, RESULT(ioctl(fd, EVPL_SETUP, &setup)));
 	ASSERT_EQ(0, evpl_slab_alloc(fd, length, &offset));

@@ -308,7 +308,7 @@ TEST_F(race, two_mappings_that_set_up_get_one_slab)
 }
 
 /*
- * Be a receiver: touch the buffer of a record, and again when a byte comes over the pipe.
+ * Be a lessee: touch the buffer of a record, and again when a byte comes over the pipe.
  * Return 0 if the buffer can't be touched any more then.
  */
 static int receive_and_touch(int end, int pipe_fd)

@@ -147,7 +147,7 @@ TEST_F(share, owner_pulls_what_a_receiver_has_let_go_of_without_a_call)
 	EXPECT_EQ(1, get(&self->owner.entries[2].word));
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->lessee, &got[0])));
 	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got[1])));
-	/* If the receiver then releases the lease as well, that is harmless. */
+	/* If the lessee then releases the lease as well, that is harmless. */
 	EXPECT_EQ(0, evpl_lease_release(self->lessee.fd, &got[0].lease, 1));
 	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
 }
