@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
 /*
- * What programs that were linked with soname 1 have compiled in: where the fields are, and
- * what the numbers mean. A change that doesn't compile here needs another soname. What may
- * change is what comes after the last field of a struct that starts with its size.
+ * Programs that were linked with soname 1 have the offsets of fields and the values of constants
+ * compiled in. A change that doesn't compile here needs another soname. A struct that starts
+ * with its size may grow after its last field.
  */
 #include <stddef.h>
 

@@ -15,7 +15,7 @@ struct fake {
 	unsigned int registrations;
 	unsigned int unregistrations;
 	unsigned int overlaps;			/* registrations of a number that was in use */
-	int result;				/* what register_slab() returns */
+	int result;				/* of register_slab() */
 	int unregister_result;
 	struct evpl *evpl;			/* not NULL: the callbacks allocate from it */
 	unsigned int allocated;
