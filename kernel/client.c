@@ -86,7 +86,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	client->lease_tree = RB_ROOT;
 	INIT_LIST_HEAD(&client->ends);
 	init_waitqueue_head(&client->wait);
-	evpl_fence_init(client);
+	evpl_quarantine_init(client);
 
 	client->user = evpl_user_get(file->f_cred->uid);
 	if (!client->user)
@@ -152,7 +152,7 @@ static int evpl_release(struct inode *inode, struct file *file)
 	WRITE_ONCE(client->gone, true);
 	up_write(&client->lease_sem);
 	up_write(&client->tree_lock);
-	evpl_fence_exit(client);
+	evpl_quarantine_exit(client);
 
 	evpl_channel_client_gone(client);
 	evpl_lease_end_all(client);

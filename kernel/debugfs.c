@@ -19,7 +19,7 @@ static int counters_show(struct seq_file *m, void *unused)
 	seq_printf(m, "records %lu\n", atomic_long_read(&evpl_nr_records));
 	seq_printf(m, "shares %lu\n", atomic_long_read(&evpl_nr_shares));
 	seq_printf(m, "quarantined %lu\n", atomic_long_read(&evpl_nr_quarantined));
-	seq_printf(m, "looks %lu\n", atomic_long_read(&evpl_nr_looks));
+	seq_printf(m, "rechecks %lu\n", atomic_long_read(&evpl_nr_rechecks));
 	seq_printf(m, "leases %lu\n", atomic_long_read(&evpl_nr_leases));
 	seq_printf(m, "exports %lu\n", atomic_long_read(&evpl_nr_exports));
 	seq_printf(m, "charged-bytes %llu\n", evpl_charged_bytes());

@@ -2,9 +2,9 @@
 /*
  * The declarations that the files of this module share. Lock order:
  *
- *	evpl_slab.look_mutex
+ *	evpl_slab.recheck_mutex
  *	evpl_client.send_sem
- *	  evpl_slab.fence_sem, also below look_mutex
+ *	  evpl_slab.orphan_sem, also below recheck_mutex
  *	    folio lock
  *	mmap_lock
  *	  evpl_client.lock
@@ -16,13 +16,13 @@
  *	      evpl_client.lease_sem, also below mmap_lock and send_sem
  *		folio lock
  *		  page table lock
- *		the xa_lock of evpl_slab.shares, also below tree_lock and fence_sem
+ *		the xa_lock of evpl_slab.shares, also below tree_lock and orphan_sem
  *		  account_lock
  *	    i_mmap_rwsem, also below send_sem
  *	      page table lock
  *	ends_lock (channel.c)
  *	  evpl_channel.lock, also below send_sem
- *	evpl_client.fence_lock, also below send_sem and look_mutex
+ *	evpl_client.recheck_lock, also below send_sem and recheck_mutex
  *
  * evpl_client.lock is taken under mmap_lock, since a mapping may set its client up, and lease_sem
  * by page faults. So nothing touches user memory under these locks, or under a lock that nests
@@ -36,7 +36,7 @@
  *
  * No task holds the send_sem, tree_lock or lease_sem of two clients. A task that drops a
  * reference on the share of another client's buffer, under its own send_sem, takes the locks of
- * that buffer's slab, and the owner's fence_lock. No task takes a send_sem under a tree_lock.
+ * that buffer's slab, and the owner's recheck_lock. No task takes a send_sem under a tree_lock.
  *
  * clients_mutex (client.c) is never held with another of these locks. The mutex of an export
  * (dmabuf.c) is taken below the locks of its dma-buf. No other lock of the module is taken under
@@ -150,14 +150,14 @@ struct evpl_user {
  * @user: the user that is charged for a folio of an orphaned slab, on which the part owns a
  *	reference; NULL if the user of the slab's client is charged. Changes with @folio.
  * @index: its first page in the own window
- * @floor: the folio's floor: the references that its owner's registrations have on it. Changes
- *	under evpl_client.lock; may be read without.
+ * @baseline: the folio's baseline: the references that its owner's registrations have on it.
+ *	Changes under evpl_client.lock; may be read without.
  */
 struct evpl_part {
 	struct folio *folio;
 	struct evpl_user *user;
 	pgoff_t index;
-	int floor;
+	int baseline;
 };
 
 /**
@@ -168,12 +168,12 @@ struct evpl_part {
  * @nr_pages: length
  * @buffer_shift: log2 of the pages of a buffer
  * @live: user space knows of the slab; before that, its range is merely reserved
- * @orphaned: the client has let go of the slab. Changes under @fence_sem and the xa_lock of
+ * @orphaned: the client has let go of the slab. Changes under @orphan_sem and the xa_lock of
  *	@shares. A task that has seen or changed @shares under the xa_lock may read it without,
  *	afterwards.
- * @fence_sem: held for write to set @orphaned, after which folios are given back; held for
+ * @orphan_sem: held for write to set @orphaned, after which folios are given back; held for
  *	read to count the references of the folios
- * @look_mutex: held by the one task that checks the buffers in quarantine, because a check
+ * @recheck_mutex: held by the one task that checks the buffers in quarantine, because a check
  *	writes evpl_share.seen. The owner's task also holds it to end a quarantine. So no check
  *	has a reference on the share then, and the owner's reference has gone back when the call
  *	returns.
@@ -196,8 +196,8 @@ struct evpl_slab {
 	unsigned int buffer_shift;
 	bool live;
 	bool orphaned;
-	struct rw_semaphore fence_sem;
-	struct mutex look_mutex; /* see above */
+	struct rw_semaphore orphan_sem;
+	struct mutex recheck_mutex; /* see above */
 	unsigned int exports;
 	unsigned int refs;
 	struct xarray shares;
@@ -212,9 +212,9 @@ struct evpl_slab {
  * @word: of the owner's entry
  * @index: place of the buffer in the slab
  * @revoked: nobody may touch the buffer through this share any more, except dma-bufs
- * @fenced: something may hold the buffer's pages, because the share has had one of @holders
- *	since its fence was last found open, or its owner last ended a quarantine
- * @quiet: @holders was 0 when @seen was written; guarded by evpl_slab.look_mutex as well
+ * @may_be_held: something may hold the buffer's pages, because the share has had one of @holders
+ *	since it last passed the check, or its owner last ended a quarantine
+ * @quiet: @holders was 0 when @seen was written; guarded by evpl_slab.recheck_mutex as well
  * @lent: the buffer was given, by a record or a dma-buf, so that one of @holders can come of it
  * @awaited: the owner was told that others may still have the buffer, or has asked. When the
  *	share gives its reference back, that is reported even if the owner has others.
@@ -225,11 +225,11 @@ struct evpl_slab {
  *	back when @count comes to 0; or, once the share is revoked, when @holds does.
  * @holds: one for each time that a dma-buf exports the buffer, for a quarantine, and for a task
  *	that revokes the share
- * @holders: the leases and dma-bufs through which pages can come to be held (see fence.c)
+ * @holders: the leases and dma-bufs through which pages can come to be held (see quarantine.c)
  * @next_serial: of the next lease. It also grows with each writable dma-buf and with a revoke.
- *	So a check of the fence is outdated if this has changed since the check began.
+ *	So a check of the buffer is outdated if this has changed since the check began.
  * @seen: what @next_serial was when the current pass began to check this buffer's folio;
- *	guarded by evpl_slab.look_mutex as well
+ *	guarded by evpl_slab.recheck_mutex as well
  * @leases: in the order of their serials
  *
  * The xa_lock of evpl_slab.shares guards @revoked to @leases, and evpl_lease.list. It also guards
@@ -240,7 +240,7 @@ struct evpl_share {
 	atomic64_t *word;
 	u32 index;
 	bool revoked;
-	bool fenced;
+	bool may_be_held;
 	bool quiet;
 	bool lent;
 	bool awaited;
@@ -350,13 +350,13 @@ struct evpl_lease {
  * @nr_exports: ranges of the client's memory that dma-bufs export
  * @nr_guest_vmas: VMAs over the client's guest windows, in all processes
  * @zeros: the page that a touch of a revoked lease finds, or NULL
- * @fence_lock: guards @fence_off to @fence_work
- * @fence_off: the client goes, and no pass is scheduled any more
- * @fence_soon: a pass is scheduled early, for a new quarantine or for an owner that waits
- * @fence_delay: how long after the last pass the next one comes, in jiffies
- * @fence_pause: the time from which on the next pass may run, in jiffies, so that passes take a
+ * @recheck_lock: guards @recheck_off to @recheck_work
+ * @recheck_off: the client goes, and no pass is scheduled any more
+ * @recheck_soon: a pass is scheduled early, for a new quarantine or for an owner that waits
+ * @recheck_delay: how long after the last pass the next one comes, in jiffies
+ * @recheck_pause: the time from which on the next pass may run, in jiffies, so that passes take a
  *	small part of one processor's time
- * @fence_work: a pass, which checks the buffers in quarantine
+ * @recheck_work: a pass, which checks the buffers in quarantine
  * @ends: the ends of channels that are bound to the client; ends_lock guards them
  * @wait: tasks that poll the client, or wait for a buffer of it
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
@@ -386,12 +386,12 @@ struct evpl_client {
 	atomic_long_t nr_exports;
 	atomic_t nr_guest_vmas;
 	struct page *zeros;
-	spinlock_t fence_lock; /* see above */
-	bool fence_off;
-	bool fence_soon;
-	unsigned long fence_delay;
-	unsigned long fence_pause;
-	struct delayed_work fence_work;
+	spinlock_t recheck_lock; /* see above */
+	bool recheck_off;
+	bool recheck_soon;
+	unsigned long recheck_delay;
+	unsigned long recheck_pause;
+	struct delayed_work recheck_work;
 	struct list_head ends;
 	wait_queue_head_t wait;
 	struct inode *inode;
@@ -509,7 +509,7 @@ void evpl_share_unexport(struct evpl_share *share, bool write);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
-bool evpl_share_look(struct evpl_client *client);
+bool evpl_quarantine_recheck(struct evpl_client *client);
 int evpl_share_end_quarantine(struct evpl_client *client, u64 offset);
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
 void evpl_share_end_quarantines(struct evpl_slab *slab);
@@ -550,20 +550,20 @@ struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
 				 pgoff_t *offset);
 u64 evpl_lease_place(struct evpl_lease *lease);
 
-/* Whether something can hold pages through the lease past its end: see fence.c. */
-static inline bool evpl_lease_is_fenced(const struct evpl_lease *lease)
+/* Whether something can hold pages through the lease past its end: see quarantine.c. */
+static inline bool evpl_lease_may_hold(const struct evpl_lease *lease)
 {
 	return lease->kind != EVPL_LEASE_RO;
 }
 
-/* fence.c */
-extern atomic_long_t evpl_nr_looks;
-bool evpl_fence_is_open(struct evpl_share *share);
-void evpl_fence_init(struct evpl_client *client);
-void evpl_fence_exit(struct evpl_client *client);
-void evpl_fence_watch(struct evpl_client *client);
-int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
-		     unsigned long nr_pages, u32 flags);
+/* quarantine.c */
+extern atomic_long_t evpl_nr_rechecks;
+bool evpl_quarantine_check(struct evpl_share *share);
+void evpl_quarantine_init(struct evpl_client *client);
+void evpl_quarantine_exit(struct evpl_client *client);
+void evpl_quarantine_schedule(struct evpl_client *client);
+int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
+		      unsigned long nr_pages, u32 flags);
 
 /* channel.c */
 extern atomic_long_t evpl_nr_channels, evpl_nr_records;
@@ -627,10 +627,10 @@ enum evpl_stop_nr {
 	EVPL_STOP_RESERVED,	/* the slab is in the tree, user space doesn't know yet */
 	EVPL_STOP_ENTRIES,	/* entries are charged, not allocated */
 	EVPL_STOP_REAP,		/* a detached folio is off its list, not given back */
-	EVPL_STOP_FENCE,	/* the fence was checked, the share isn't locked again */
+	EVPL_STOP_CHECKED,	/* the pages were checked, the share isn't locked again */
 	EVPL_STOP_EXPORT,	/* one range of an export is taken, others not yet */
 	EVPL_STOP_MAP,		/* a dma-buf is about to be mapped for a device */
-	EVPL_STOP_LOOK,		/* a share in quarantine is found, not checked yet */
+	EVPL_STOP_RECHECK,		/* a share in quarantine is found, not checked yet */
 };
 
 #ifdef EVPL_DEBUG

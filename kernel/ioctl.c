@@ -39,7 +39,7 @@ struct evpl_call {
 		struct evpl_lease_release lease_release;
 		struct evpl_lease_pull lease_pull;
 		struct evpl_revoke revoke;
-		struct evpl_floor floor;
+		struct evpl_baseline baseline;
 		struct evpl_quarantine_end quarantine_end;
 		struct evpl_export export;
 		struct evpl_buffer_wait buffer_wait;
@@ -285,22 +285,22 @@ static int ioctl_revoke(struct evpl_call *call)
 	return evpl_share_revoke(call->client, args->offset);
 }
 
-static int ioctl_floor(struct evpl_call *call)
+static int ioctl_baseline(struct evpl_call *call)
 {
-	struct evpl_floor *args = &call->args.floor;
+	struct evpl_baseline *args = &call->args.baseline;
 	u64 end;
 
-	if (args->flags & ~(EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE))
+	if (args->flags & ~(EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE))
 		return -EOPNOTSUPP;
 	if (!evpl_client_shift(call->client))
 		return -ENXIO;
-	if (args->flags == (EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE) ||
+	if (args->flags == (EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE) ||
 	    !args->length || !IS_ALIGNED(args->offset, PAGE_SIZE) ||
 	    !IS_ALIGNED(args->length, PAGE_SIZE) ||
 	    check_add_overflow(args->offset, args->length, &end))
 		return -EINVAL;
-	return evpl_fence_floor(call->client, args->offset >> PAGE_SHIFT,
-				args->length >> PAGE_SHIFT, args->flags);
+	return evpl_baseline_set(call->client, args->offset >> PAGE_SHIFT,
+				 args->length >> PAGE_SHIFT, args->flags);
 }
 
 static int ioctl_quarantine_end(struct evpl_call *call)
@@ -396,7 +396,7 @@ static const struct {
 	     ioctl_lease_release),
 	CALL(EVPL_LEASE_PULL, evpl_lease_pull, flags, ioctl_lease_pull),
 	CALL(EVPL_REVOKE, evpl_revoke, offset, ioctl_revoke),
-	CALL(EVPL_FLOOR, evpl_floor, length, ioctl_floor),
+	CALL(EVPL_BASELINE, evpl_baseline, length, ioctl_baseline),
 	CALL(EVPL_QUARANTINE_END, evpl_quarantine_end, offset,
 	     ioctl_quarantine_end),
 	CALL(EVPL_EXPORT, evpl_export, out_fd, ioctl_export),

@@ -3,9 +3,9 @@
  * Leases. A lease is a client's right to touch a buffer of another client. It has a number. The
  * number gives it an entry, whose word counts the references that its client has, and a place
  * in the guest window of its kind. guest and guest-ro are PFN-mapped: the CPU can touch the
- * memory there and nothing can pin it, so unmapping ends all access (but see fence.c for KVM).
+ * memory there and nothing can pin it, so unmapping ends all access (but see quarantine.c for KVM).
  * Pages of a device lease, in guest-io or guest-io-ro, can be pinned past the lease's end, so
- * the fence of the buffer is checked (fence.c).
+ * the pages of the buffer are checked (quarantine.c).
  *
  * A number has three parts, so that the place can be computed from it:
  *

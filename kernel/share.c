@@ -11,8 +11,8 @@
  * reference that the owner gives up, the kernel decrements the word at once, since the share
  * has its reference already.
  *
- * The owner gets that reference back when the fence is open (fence.c). Until then the buffer is
- * in *quarantine*. A quarantine has a reference on the share, a hold, and a mark in
+ * The owner gets that reference back when the buffer passes the check of quarantine.c. Until then
+ * the buffer is in *quarantine*. A quarantine has a reference on the share, a hold, and a mark in
  * evpl_slab.shares. A task that clears the mark takes over the reference and the hold.
  */
 #include <linux/list.h>
@@ -285,8 +285,8 @@ int evpl_share_add_lease(struct evpl_lease *lease)
 	revoked = share->revoked;
 	if (!revoked) {
 		share->count++;
-		share->holders += evpl_lease_is_fenced(lease);
-		share->fenced |= evpl_lease_is_fenced(lease);
+		share->holders += evpl_lease_may_hold(lease);
+		share->may_be_held |= evpl_lease_may_hold(lease);
 		lease->serial = share->next_serial++;
 		list_add_tail(&lease->list, &share->leases);
 	}
@@ -304,7 +304,7 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 
 	xa_lock(shares);
 	if (!list_empty(&lease->list))
-		lease->share->holders -= evpl_lease_is_fenced(lease);
+		lease->share->holders -= evpl_lease_may_hold(lease);
 	list_del_init(&lease->list);
 	xa_unlock(shares);
 }
@@ -321,11 +321,11 @@ static bool is_clear(struct evpl_share *share)
 	bool clear;
 
 	lockdep_assert_held(&shares->xa_lock);
-	if (!share->fenced)
+	if (!share->may_be_held)
 		return true;
 	xa_unlock(shares);
-	clear = evpl_fence_is_open(share);
-	evpl_stop(EVPL_STOP_FENCE);
+	clear = evpl_quarantine_check(share);
+	evpl_stop(EVPL_STOP_CHECKED);
 	xa_lock(shares);
 	return clear && serial == share->next_serial;
 }
@@ -343,10 +343,10 @@ static bool in_quarantine(struct evpl_share *share)
 }
 
 /*
- * Begin a quarantine, after is_clear() has returned false. The quarantine takes over a
- * reference on the share and a hold, which the caller has or adds before it drops the lock.
- * Return the slab, with a reference for watch(), as the share may be freed once the lock is
- * dropped. Return NULL, with nothing changed, if the owner has gone.
+ * Begin a quarantine, after is_clear() has returned false. The quarantine takes over a reference
+ * on the share and a hold, which the caller has or adds before it drops the lock. Return the slab,
+ * with a reference for schedule_recheck(), as the share may be freed once the lock is dropped.
+ * Return NULL, with nothing changed, if the owner has gone.
  */
 static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 {
@@ -363,8 +363,8 @@ static struct evpl_slab *begin_quarantine(struct evpl_share *share)
 }
 
 /*
- * Whether a buffer of the same folio is in quarantine. Then the folio's fence was closed when
- * it was last checked.
+ * Whether a buffer of the same folio is in quarantine. Then something held the folio when it was
+ * last checked.
  */
 static bool has_quarantined(struct evpl_share *share)
 {
@@ -379,9 +379,9 @@ static bool has_quarantined(struct evpl_share *share)
  * See that the new quarantine is checked, and put the reference on the slab. Called after the
  * xa_lock was dropped.
  */
-static void watch(struct evpl_slab *slab)
+static void schedule_recheck(struct evpl_slab *slab)
 {
-	evpl_fence_watch(slab->client);
+	evpl_quarantine_schedule(slab->client);
 	evpl_slab_put(slab);
 }
 
@@ -398,29 +398,29 @@ static void end_quarantine(struct evpl_share *share)
 }
 
 /*
- * Drop the last reference on a share, unless another one is taken while the fence is checked.
+ * Drop the last reference on a share, unless another one is taken while the pages are checked.
  * The caller holds the xa_lock; this function releases it.
  */
 static noinline void drop_last(struct evpl_share *share)
 	__releases(&share->slab->shares.xa_lock)
 {
-	struct evpl_slab *slab = share->slab, *watched = NULL;
+	struct evpl_slab *slab = share->slab, *quarantined = NULL;
 	enum settled settled = NOTHING;
 	bool last;
 
 	/*
-	 * If the fence is closed, the quarantine takes over the last reference. If another
+	 * If the buffer fails the check, the quarantine takes over the last reference. If another
 	 * buffer of the folio is in quarantine already, don't check here: the next pass checks
 	 * the folio for this buffer too. So when many leases end, the references of one folio
 	 * aren't counted once for each of them.
 	 */
-	if (!share->revoked && share->fenced &&
+	if (!share->revoked && share->may_be_held &&
 	    (has_quarantined(share) || !is_clear(share)) && !share->revoked)
-		watched = begin_quarantine(share);
-	if (watched) {
+		quarantined = begin_quarantine(share);
+	if (quarantined) {
 		share->holds++;
 		xa_unlock(&slab->shares);
-		watch(watched);
+		schedule_recheck(quarantined);
 		return;
 	}
 	last = !--share->count;
@@ -470,9 +470,9 @@ static enum settled __must_check unhold(struct evpl_share *share)
  * evpl_share_is_held() - whether others than the owner may still have a buffer
  * @share: of the buffer; the caller has a reference on it, that of a record to the owner
  *
- * The fence is checked before the owner reads the record, so that the record can say what
- * was found. If the record has the only reference on the share, and the fence is closed, a
- * quarantine begins here. If the buffer was never given so that something can hold its
+ * The pages are checked before the owner reads the record, so that the record can say what
+ * was found. If the record has the only reference on the share, and the buffer fails the check,
+ * a quarantine begins here. If the buffer was never given so that something can hold its
  * pages, nothing is checked, and the answer is false.
  *
  * Return: true if another record, a lease or a dma-buf may still lead to the buffer, or if
@@ -480,7 +480,7 @@ static enum settled __must_check unhold(struct evpl_share *share)
  */
 bool evpl_share_is_held(struct evpl_share *share)
 {
-	struct evpl_slab *slab = share->slab, *watched = NULL;
+	struct evpl_slab *slab = share->slab, *quarantined = NULL;
 	bool held = false, clear;
 
 	xa_lock(&slab->shares);
@@ -494,17 +494,17 @@ bool evpl_share_is_held(struct evpl_share *share)
 	if (share->revoked || slab->orphaned)
 		goto unlock;
 	held = share->count > 1 || !clear;
-	share->fenced &= held;
+	share->may_be_held &= held;
 	share->awaited |= held;
 	if (held && share->count == 1) {
-		watched = begin_quarantine(share);
+		quarantined = begin_quarantine(share);
 		share->count++;
 		share->holds++;
 	}
 unlock:
 	xa_unlock(&slab->shares);
-	if (watched)
-		watch(watched);
+	if (quarantined)
+		schedule_recheck(quarantined);
 	return held;
 }
 
@@ -525,7 +525,7 @@ int evpl_share_export(struct evpl_share *share, bool write)
 	if (!revoked) {
 		share->holds++;
 		share->holders += write;
-		share->fenced |= write;
+		share->may_be_held |= write;
 		share->next_serial += write;
 	}
 	xa_unlock(&share->slab->shares);
@@ -571,7 +571,7 @@ static bool is_exported(struct evpl_share *share)
 
 /*
  * Mark a share as revoked. The caller gets a reference on it and a hold. If the share is in
- * quarantine, they are the quarantine's: from now on the revoking task checks the fence. A pass
+ * quarantine, they are the quarantine's: from now on the revoking task checks the pages. A pass
  * that is checking the share leaves it alone, since next_serial has changed.
  */
 static void mark_revoked(struct evpl_share *share)
@@ -593,7 +593,7 @@ static void mark_revoked(struct evpl_share *share)
  */
 static bool revoke(struct evpl_share *share)
 {
-	struct evpl_slab *slab = share->slab, *watched = NULL;
+	struct evpl_slab *slab = share->slab, *quarantined = NULL;
 	enum settled settled = NOTHING;
 	struct evpl_lease *lease;
 
@@ -606,12 +606,12 @@ static bool revoke(struct evpl_share *share)
 
 	xa_lock(&slab->shares);
 	if (!slab->orphaned && !is_clear(share))
-		watched = begin_quarantine(share);
-	if (!watched)
+		quarantined = begin_quarantine(share);
+	if (!quarantined)
 		settled = unhold(share);
 	xa_unlock(&slab->shares);
-	if (watched) {
-		watch(watched);
+	if (quarantined) {
+		schedule_recheck(quarantined);
 		return true;
 	}
 	after_settled(share, settled);
@@ -724,11 +724,11 @@ static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long
 }
 
 /*
- * End the quarantine of a share if @anyway; or if its fence was found @open, and next_serial
+ * End the quarantine of a share if @anyway; or if its buffer @passes the check, and next_serial
  * hasn't changed since that check began. The caller's reference on the share is consumed.
  * Return whether this ended the quarantine.
  */
-static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
+static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anyway)
 {
 	struct xarray *shares = &share->slab->shares;
 	enum settled settled = NOTHING;
@@ -736,18 +736,18 @@ static bool try_end_quarantine(struct evpl_share *share, bool open, bool anyway)
 
 	xa_lock(shares);
 	ended = in_quarantine(share) &&
-		(anyway || (open && share->seen == share->next_serial));
+		(anyway || (passes && share->seen == share->next_serial));
 	if (ended) {
 		end_quarantine(share);
 		share->count--;
 		settled = unhold(share);
 		/*
-		 * ->fenced says whether to check the fence when the last reference goes. With
+		 * ->may_be_held says whether to check the pages when the last reference goes. With
 		 * @anyway, the owner accepts the references that ended leases have left behind,
 		 * so only present holders matter.
 		 */
 		if (anyway ? !share->holders : share->quiet)
-			share->fenced = false;
+			share->may_be_held = false;
 	}
 	xa_unlock(shares);
 
@@ -767,7 +767,7 @@ static unsigned long note_serials(struct evpl_share *share)
 	unsigned long index = share->index, last = share->index;
 	struct evpl_share *other;
 
-	lockdep_assert_held(&slab->look_mutex);
+	lockdep_assert_held(&slab->recheck_mutex);
 	xa_lock(&slab->shares);
 	if (!slab->orphaned)
 		last = evpl_slab_part_last(slab,
@@ -785,45 +785,45 @@ static unsigned long note_serials(struct evpl_share *share)
 
 /*
  * Check the folios of the first buffer from *@index to @end that is in quarantine. End the
- * quarantine of each buffer there whose fence is open. A folio with several buffers is checked
+ * quarantine of each buffer there that passes. A folio with several buffers is checked
  * once. Return false if no buffer was in quarantine. Set *@left if one stays in quarantine, and
  * advance *@index past those that were checked.
  */
-static bool look_at_next(struct evpl_slab *slab, unsigned long *index, unsigned long end,
+static bool recheck_next(struct evpl_slab *slab, unsigned long *index, unsigned long end,
 			 bool *left)
 {
 	struct evpl_share *share;
 	unsigned long last;
-	bool open;
+	bool passes;
 
-	mutex_lock(&slab->look_mutex);
+	mutex_lock(&slab->recheck_mutex);
 	share = next_quarantined(slab, index, end);
 	if (!share) {
-		mutex_unlock(&slab->look_mutex);
+		mutex_unlock(&slab->recheck_mutex);
 		return false;
 	}
-	evpl_stop(EVPL_STOP_LOOK);
+	evpl_stop(EVPL_STOP_RECHECK);
 	last = note_serials(share);
-	open = evpl_fence_is_open(share);
-	evpl_stop(EVPL_STOP_FENCE);
+	passes = evpl_quarantine_check(share);
+	evpl_stop(EVPL_STOP_CHECKED);
 	do {
-		*left |= !try_end_quarantine(share, open, false);
+		*left |= !try_end_quarantine(share, passes, false);
 		++*index;
 		cond_resched();
 		share = next_quarantined(slab, index, last);
 	} while (share);
-	mutex_unlock(&slab->look_mutex);
+	mutex_unlock(&slab->recheck_mutex);
 	*index = last + 1;
 	return true;
 }
 
 /* Check the buffers of a slab that are in quarantine. Return whether one stays there. */
-static bool look_over(struct evpl_slab *slab)
+static bool recheck_slab(struct evpl_slab *slab)
 {
 	unsigned long index = 0;
 	bool left = false;
 
-	while (look_at_next(slab, &index, ULONG_MAX, &left) && !fatal_signal_pending(current))
+	while (recheck_next(slab, &index, ULONG_MAX, &left) && !fatal_signal_pending(current))
 		;
 	return left;
 }
@@ -848,19 +848,19 @@ static struct evpl_slab *next_slab(struct evpl_client *client, pgoff_t *pgoff)
 }
 
 /**
- * evpl_share_look() - end the quarantines whose fence is open
+ * evpl_quarantine_recheck() - end the quarantines of buffers that nothing holds
  * @client: the owner
  *
  * Return: whether a buffer stays in quarantine.
  */
-bool evpl_share_look(struct evpl_client *client)
+bool evpl_quarantine_recheck(struct evpl_client *client)
 {
 	struct evpl_slab *slab;
 	pgoff_t pgoff = 0;
 	bool any = false;
 
 	while ((slab = next_slab(client, &pgoff))) {
-		any |= look_over(slab);
+		any |= recheck_slab(slab);
 		evpl_slab_put(slab);
 		cond_resched();
 	}
@@ -910,11 +910,11 @@ int evpl_share_end_quarantine(struct evpl_client *client, u64 offset)
 	 * Wait for a check in progress. It has a reference on the share, so the owner's word
 	 * would go down only after this call.
 	 */
-	mutex_lock(&slab->look_mutex);
+	mutex_lock(&slab->recheck_mutex);
 	share = next_quarantined(slab, &index, index);
 	if (share && try_end_quarantine(share, false, true))
 		ret = 0;
-	mutex_unlock(&slab->look_mutex);
+	mutex_unlock(&slab->recheck_mutex);
 	evpl_slab_put(slab);
 	return ret;
 }
@@ -1009,7 +1009,7 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 			if (fatal_signal_pending(current))
 				break;
 		}
-		look_over(slab);
+		recheck_slab(slab);
 		evpl_slab_put(slab);
 		if (fatal_signal_pending(current))
 			return -EINTR;
@@ -1064,10 +1064,10 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 	evpl_share_drop(share);
 	if (try) {
 		first = index;
-		look_at_next(slab, &first, index, &left);
+		recheck_next(slab, &first, index, &left);
 		ret = await(slab, index, false) ? -EAGAIN : 0;
 	} else {
-		evpl_fence_watch(client);
+		evpl_quarantine_schedule(client);
 		/*
 		 * If the owner sends the buffer again meanwhile, this waits for the end of that
 		 * too.

@@ -113,8 +113,8 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 		cond_resched();
 	}
 	slab->refs = 1;
-	init_rwsem(&slab->fence_sem);
-	mutex_init(&slab->look_mutex);
+	init_rwsem(&slab->orphan_sem);
+	mutex_init(&slab->recheck_mutex);
 	xa_init_flags(&slab->shares, XA_FLAGS_ACCOUNT);
 	evpl_client_get(client);
 	slab->client = client;
@@ -155,7 +155,7 @@ void evpl_slab_put(struct evpl_slab *slab)
 
 	WARN_ON_ONCE(!slab->orphaned || !xa_empty(&slab->shares));
 	trace_evpl_slab_end(slab);
-	mutex_destroy(&slab->look_mutex);
+	mutex_destroy(&slab->recheck_mutex);
 	evpl_client_put(slab->client);
 	kvfree(slab);
 	atomic_long_dec(&evpl_nr_slabs);
@@ -317,11 +317,11 @@ void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
  */
 void evpl_slab_orphan(struct evpl_slab *slab)
 {
-	down_write(&slab->fence_sem);
+	down_write(&slab->orphan_sem);
 	xa_lock(&slab->shares);
 	WRITE_ONCE(slab->orphaned, true);
 	xa_unlock(&slab->shares);
-	up_write(&slab->fence_sem);
+	up_write(&slab->orphan_sem);
 	evpl_share_end_quarantines(slab);
 	evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_recharge(slab, slab->start, slab_end(slab) - 1);

@@ -19,10 +19,10 @@ static const char * const names[] = {
 	[EVPL_STOP_RESERVED] = "stop-reserved",
 	[EVPL_STOP_ENTRIES] = "stop-entries",
 	[EVPL_STOP_REAP] = "stop-reap",
-	[EVPL_STOP_FENCE] = "stop-fence",
+	[EVPL_STOP_CHECKED] = "stop-checked",
 	[EVPL_STOP_EXPORT] = "stop-export",
 	[EVPL_STOP_MAP] = "stop-map",
-	[EVPL_STOP_LOOK] = "stop-look",
+	[EVPL_STOP_RECHECK] = "stop-recheck",
 };
 
 static struct evpl_stop {

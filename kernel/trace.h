@@ -78,27 +78,27 @@ DEFINE_EVENT(evpl_quarantine, evpl_quarantine_begin,
 DEFINE_EVENT(evpl_quarantine, evpl_quarantine_end,
 	TP_PROTO(struct evpl_share *share), TP_ARGS(share));
 
-TRACE_EVENT(evpl_fence_closed,
+TRACE_EVENT(evpl_folio_held,
 	TP_PROTO(struct evpl_share *share, struct evpl_part *part, int refs,
-		 int floor),
-	TP_ARGS(share, part, refs, floor),
+		 int baseline),
+	TP_ARGS(share, part, refs, baseline),
 	TP_STRUCT__entry(
 		__field(pid_t, pid)
 		__field(u64, offset)
 		__field(u64, folio)
 		__field(int, refs)
-		__field(int, floor)
+		__field(int, baseline)
 	),
 	TP_fast_assign(
 		__entry->pid = pid_nr(share->slab->client->pid);
 		__entry->offset = evpl_share_offset(share);
 		__entry->folio = (u64)part->index << PAGE_SHIFT;
 		__entry->refs = refs;
-		__entry->floor = floor;
+		__entry->baseline = baseline;
 	),
-	TP_printk("owner %d buffer %#llx folio at %#llx has %d references, floor %d",
+	TP_printk("owner %d buffer %#llx folio at %#llx has %d references, baseline %d",
 		  __entry->pid, __entry->offset, __entry->folio, __entry->refs,
-		  __entry->floor)
+		  __entry->baseline)
 );
 
 #endif /* EVPL_TRACE_H */

@@ -94,7 +94,7 @@ static const struct vm_operations_struct refs_vm_ops = {
 #define FAULT_AROUND	512UL
 
 /*
- * In a window for devices, the page is mapped under the folio lock, because the fence counts
+ * In a window for devices, the page is mapped under the folio lock, because other_refs() counts
  * references and mappings under it. The page table exists, so nothing is allocated.
  */
 static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A client that exchanges buffers, for the tests of channels, leases and the fence. */
+/* A client that exchanges buffers, for the tests of channels, leases and quarantine. */
 #ifndef EVPL_CLIENT_H
 #define EVPL_CLIENT_H
 

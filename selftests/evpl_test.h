@@ -162,15 +162,15 @@ static inline int evpl_revoke(int fd, uint64_t offset)
 }
 
 /* Return how many folios were skipped because they are in use, or -errno. */
-static inline int evpl_floor(int fd, uint32_t flags, uint64_t offset, uint64_t length)
+static inline int evpl_baseline(int fd, uint32_t flags, uint64_t offset, uint64_t length)
 {
-	struct evpl_floor args = {
+	struct evpl_baseline args = {
 		.size = sizeof(args),
 		.flags = flags,
 		.offset = offset,
 		.length = length,
 	};
-	int ret = ioctl(fd, EVPL_FLOOR, &args);
+	int ret = ioctl(fd, EVPL_BASELINE, &args);
 
 	return ret < 0 ? -errno : ret;
 }

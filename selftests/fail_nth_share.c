@@ -519,18 +519,18 @@ TEST_F(nth, end_of_a_quarantine_that_fails_keeps_it)
 	});
 }
 
-static int call_floor(struct _test_data_nth *self)
+static int call_baseline(struct _test_data_nth *self)
 {
-	int busy = evpl_floor(self->fd, 0, SLAB_2M, SLAB_2M);
+	int busy = evpl_baseline(self->fd, 0, SLAB_2M, SLAB_2M);
 
 	return busy > 0 ? -EIO : busy;
 }
 
-TEST_F(nth, floor_that_fails_can_be_set_again)
+TEST_F(nth, baseline_that_fails_can_be_set_again)
 {
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = bound,
-		.call = call_floor,
+		.call = call_baseline,
 		.undo = unmap_and_close_ends,
 	});
 }

@@ -292,12 +292,12 @@ static int do_sync(struct thread *self, const uint8_t *arg)
 	return RESULT(ioctl(pick_dmabuf(arg[0]), DMA_BUF_IOCTL_SYNC, &sync));
 }
 
-static int do_floor(struct thread *self, const uint8_t *arg)
+static int do_baseline(struct thread *self, const uint8_t *arg)
 {
 	static const uint64_t lengths[] = {
 		SLAB_2M, PAGE, 0, PAGE + 1, 2 * SLAB_2M, -PAGE, OWN_SIZE,
 	};
-	struct evpl_floor args = {
+	struct evpl_baseline args = {
 		.flags = flags_of[arg[2]],
 		.length = lengths[arg[4]],
 	};
@@ -306,7 +306,7 @@ static int do_floor(struct thread *self, const uint8_t *arg)
 	uint64_t *where;
 
 	args.offset = pick_slab(slot, arg[0], &where) + wrong_by[arg[3]];
-	return RESULT(ioctl(fd, EVPL_FLOOR,
+	return RESULT(ioctl(fd, EVPL_BASELINE,
 			    place(self, &args, sizeof(args), arg[1], arg[5])));
 }
 
@@ -359,7 +359,7 @@ const struct kind share_kinds[NR_KINDS] = {
 			  ARGS(NR_DMABUFS, NR_MAPS, 5, 8, OF(how_to_map), 2),
 			  .odds = 4 },
 	[SYNC] = { "sync", do_sync, 10, 0, 3, ARGS(NR_DMABUFS, 9) },
-	[FLOOR] = { "floor", do_floor, 20, 0, 1,
+	[BASELINE] = { "baseline", do_baseline, 20, 0, 1,
 		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(wrong_by), 7, NR_POINTERS) },
 	[QUARANTINE_END] = { "quarantine_end", do_quarantine_end, 6, 0, 9,
 			     ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS,

@@ -36,7 +36,7 @@ union any {
 	struct evpl_lease_release lease_release;
 	struct evpl_lease_pull lease_pull;
 	struct evpl_revoke revoke;
-	struct evpl_floor floor;
+	struct evpl_baseline baseline;
 	struct evpl_quarantine_end quarantine_end;
 	struct evpl_export export;
 	struct evpl_buffer_wait buffer_wait;
@@ -111,13 +111,13 @@ static const struct call {
 		.no_output = true,
 	},
 	{
-		.cmd = EVPL_FLOOR,
-		.size = sizeof(struct evpl_floor),
-		.flags = EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE,
+		.cmd = EVPL_BASELINE,
+		.size = sizeof(struct evpl_baseline),
+		.flags = EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE,
 		.set_up = true,
 		.slab = true,
 		.no_output = true,
-		.args.floor = { .length = SLAB_2M },
+		.args.baseline = { .length = SLAB_2M },
 	},
 	{
 		.cmd = EVPL_QUARANTINE_END,
@@ -428,7 +428,7 @@ TEST_F(client, calls_before_set_up_are_ENXIO)
 	EXPECT_EQ(-ENXIO, evpl_lease_release(self->fd, NULL, 0));
 	EXPECT_EQ(-ENXIO, evpl_lease_pull(self->fd));
 	EXPECT_EQ(-ENXIO, evpl_revoke(self->fd, 0));
-	EXPECT_EQ(-ENXIO, evpl_floor(self->fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(-ENXIO, evpl_baseline(self->fd, 0, 0, SLAB_2M));
 	EXPECT_EQ(-ENXIO, evpl_quarantine_end(self->fd, 0));
 	EXPECT_EQ(-ENXIO, evpl_export(self->fd, &a_page, 1, 0));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));

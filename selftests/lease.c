@@ -549,7 +549,7 @@ static long long resident(const void *memory)
 
 /*
  * fork(2) would change the references and mappings of a folio without its lock, while the
- * fence counts them.
+ * kernel counts them.
  */
 TEST_F(lease, fork_copies_no_mapping_of_a_device_lease)
 {

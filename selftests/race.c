@@ -21,8 +21,8 @@
 #define ENTRIES		STOP "entries"
 #define EXPORT		STOP "export"
 #define MAP		STOP "map"
-#define FENCE		STOP "fence"
-#define LOOK		STOP "look"
+#define CHECKED		STOP "checked"
+#define RECHECK		STOP "recheck"
 
 /* Wait until so many tasks stand at a stop, but not for ever. */
 static bool wait_at(const char *stop, unsigned long long tasks)
@@ -531,7 +531,7 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 
 /*
  * Buffer 5 of an owner is leased to a lessee, for devices. A task that checks whether
- * something still holds the buffer is held up after the check (FENCE) or before it (LOOK).
+ * something still holds the buffer is held up after the check (CHECKED) or before it (RECHECK).
  */
 #define N		5
 #define OFFSET		(N * BUFFER)
@@ -544,7 +544,7 @@ FIXTURE(quarantine)
 
 FIXTURE_SETUP(quarantine)
 {
-	if (access(FENCE, F_OK))
+	if (access(CHECKED, F_OK))
 		SKIP(return, "built without EVPL_DEBUG=1");
 	open_pair(_metadata, &self->pair, 0);
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
@@ -552,8 +552,8 @@ FIXTURE_SETUP(quarantine)
 
 FIXTURE_TEARDOWN(quarantine)
 {
-	write_string(FENCE, "0");
-	write_string(LOOK, "0");
+	write_string(CHECKED, "0");
+	write_string(RECHECK, "0");
 	close_pair(&self->pair);
 	close(self->pipe[0]);
 	close(self->pipe[1]);
@@ -586,14 +586,14 @@ static void drain(struct __test_metadata *_metadata, struct _test_data_quarantin
 	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
 }
 
-/* Start a process that releases a lease, and wait until it has looked at the fence. */
-static pid_t release_up_to_fence(struct __test_metadata *_metadata,
+/* Start a process that releases a lease, and wait until it has checked the pages. */
+static pid_t release_up_to_check(struct __test_metadata *_metadata,
 				 struct _test_data_quarantine *self, bool hold)
 {
 	struct evpl_record record = lease_again(_metadata, self, hold);
 	pid_t pid;
 
-	ASSERT_EQ(0, write_string(FENCE, "1"));
+	ASSERT_EQ(0, write_string(CHECKED, "1"));
 	pid = fork_child();
 	if (!pid) {
 		/* Otherwise this process would keep the owner's client. */
@@ -603,34 +603,34 @@ static pid_t release_up_to_fence(struct __test_metadata *_metadata,
 					  PROT_READ | PROT_WRITE);
 		_exit(let_go(&self->lessee, &record) == 1 ? 0 : 1);
 	}
-	EXPECT_TRUE(wait_at(FENCE, 1));
+	EXPECT_TRUE(wait_at(CHECKED, 1));
 	EXPECT_EQ(0, fdinfo(self->lessee.fd, "evpl-leases"));
 	EXPECT_EQ(0, read_counters().quarantined);
 	return pid;
 }
 
 /* Bring the buffer into quarantine by the pipe, and wait until a pass has found it. */
-static void quarantine_up_to_look(struct __test_metadata *_metadata,
-				  struct _test_data_quarantine *self)
+static void quarantine_up_to_recheck(struct __test_metadata *_metadata,
+				     struct _test_data_quarantine *self)
 {
 	struct evpl_record record = lease_again(_metadata, self, true);
 
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(1, read_counters().quarantined);
-	ASSERT_EQ(0, write_string(LOOK, "1"));
-	ASSERT_TRUE(wait_at(LOOK, 1));
+	ASSERT_EQ(0, write_string(RECHECK, "1"));
+	ASSERT_TRUE(wait_at(RECHECK, 1));
 }
 
-/* Then wait until the pass has looked at the fence. Unless @hold, drain the pipe before. */
-static void look_up_to_fence(struct __test_metadata *_metadata,
-			     struct _test_data_quarantine *self, bool hold)
+/* Then wait until the pass has checked the pages. Unless @hold, drain the pipe before. */
+static void recheck_up_to_check(struct __test_metadata *_metadata,
+				struct _test_data_quarantine *self, bool hold)
 {
-	quarantine_up_to_look(_metadata, self);
+	quarantine_up_to_recheck(_metadata, self);
 	if (!hold)
 		drain(_metadata, self);
-	ASSERT_EQ(0, write_string(FENCE, "1"));
-	ASSERT_EQ(0, write_string(LOOK, "0"));
-	ASSERT_TRUE(wait_at(FENCE, 1));
+	ASSERT_EQ(0, write_string(CHECKED, "1"));
+	ASSERT_EQ(0, write_string(RECHECK, "0"));
+	ASSERT_TRUE(wait_at(CHECKED, 1));
 }
 
 /* Start a process that revokes the buffer, and exits with the result of the call. */
@@ -656,11 +656,11 @@ TEST_F(quarantine, revoke_while_a_release_finds_it_held_keeps_it_once)
 	pid_t releaser, second;
 
 	set(&self->owner.entries[N].word, 1);
-	releaser = release_up_to_fence(_metadata, self, true);
+	releaser = release_up_to_check(_metadata, self, true);
 	second = revoker(self);
-	ASSERT_TRUE(wait_at(FENCE, 2));
+	ASSERT_TRUE(wait_at(CHECKED, 2));
 	EXPECT_EQ(1, get(&self->owner.entries[N].word));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_EQ(1, reap(second));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
@@ -673,11 +673,11 @@ TEST_F(quarantine, revoke_while_a_release_finds_it_free_gives_it_back_once)
 	pid_t releaser, second;
 
 	set(&self->owner.entries[N].word, 1);
-	releaser = release_up_to_fence(_metadata, self, false);
+	releaser = release_up_to_check(_metadata, self, false);
 	second = revoker(self);
-	ASSERT_TRUE(wait_at(FENCE, 2));
+	ASSERT_TRUE(wait_at(CHECKED, 2));
 	EXPECT_EQ(1, get(&self->owner.entries[N].word));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_EQ(0, reap(second));
 	EXPECT_TRUE(is_returned(&self->owner, N));
@@ -689,11 +689,11 @@ TEST_F(quarantine, owner_that_dies_while_a_release_finds_it_held_leaves_none)
 	pid_t releaser, owner;
 
 	set(&self->owner.entries[N].word, 1);
-	releaser = release_up_to_fence(_metadata, self, true);
+	releaser = release_up_to_check(_metadata, self, true);
 	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
 	EXPECT_EQ(-SIGKILL, reap(owner));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_TRUE(owner_is_gone());
 }
@@ -705,11 +705,11 @@ TEST_F(quarantine, owner_that_revokes_by_dying_while_a_release_finds_it_held_lea
 	close_owner(&self->pair);
 	open_owner(_metadata, &self->pair, EVPL_SETUP_REVOKE);
 	set(&self->owner.entries[N].word, 1);
-	releaser = release_up_to_fence(_metadata, self, true);
+	releaser = release_up_to_check(_metadata, self, true);
 	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
-	ASSERT_TRUE(wait_at(FENCE, 2));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_TRUE(wait_at(CHECKED, 2));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_EQ(-SIGKILL, reap(owner));
 	EXPECT_TRUE(owner_is_gone());
@@ -720,29 +720,29 @@ TEST_F(quarantine, can_not_be_ended_before_it_has_begun)
 	pid_t releaser;
 
 	set(&self->owner.entries[N].word, 1);
-	releaser = release_up_to_fence(_metadata, self, true);
+	releaser = release_up_to_check(_metadata, self, true);
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, OFFSET));
 	EXPECT_EQ(1, get(&self->owner.entries[N].word));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, OFFSET));
 	EXPECT_TRUE(is_returned(&self->owner, N));
 }
 
-TEST_F(quarantine, what_a_lease_left_since_the_look_is_seen_before_it_is_given_back)
+TEST_F(quarantine, what_a_lease_left_since_the_check_is_seen_before_it_is_given_back)
 {
 	struct evpl_record record;
 	pid_t releaser;
 
 	set(&self->owner.entries[N].word, 2);
-	releaser = release_up_to_fence(_metadata, self, false);
-	/* The end of this lease doesn't look at the fence, since its count isn't the last. */
+	releaser = release_up_to_check(_metadata, self, false);
+	/* The end of this lease doesn't check the pages, since its count isn't the last. */
 	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(0, read_counters().quarantined);
 	EXPECT_EQ(1, get(&self->owner.entries[N].word));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
 	drain(_metadata, self);
@@ -755,9 +755,9 @@ TEST_F(quarantine, may_begin_beside_another_lease)
 	pid_t releaser;
 
 	set(&self->owner.entries[N].word, 2);
-	releaser = release_up_to_fence(_metadata, self, true);
+	releaser = release_up_to_check(_metadata, self, true);
 	record = lease_again(_metadata, self, false);
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
 	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &record)));
@@ -782,10 +782,10 @@ TEST_F(quarantine, revoke_while_the_kernel_finds_it_held_keeps_it_once)
 	pid_t pid;
 
 	set(&self->owner.entries[N].word, 1);
-	look_up_to_fence(_metadata, self, true);
+	recheck_up_to_check(_metadata, self, true);
 	pid = revoker(self);
-	ASSERT_TRUE(wait_at(FENCE, 2));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_TRUE(wait_at(CHECKED, 2));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(1, reap(pid));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
 	drain(_metadata, self);
@@ -797,54 +797,54 @@ TEST_F(quarantine, revoke_while_the_kernel_finds_it_free_gives_it_back_once)
 	pid_t pid;
 
 	set(&self->owner.entries[N].word, 1);
-	look_up_to_fence(_metadata, self, false);
+	recheck_up_to_check(_metadata, self, false);
 	pid = revoker(self);
-	ASSERT_TRUE(wait_at(FENCE, 2));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_TRUE(wait_at(CHECKED, 2));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(pid));
 	EXPECT_TRUE(is_returned(&self->owner, N));
 }
 
-TEST_F(quarantine, owner_that_dies_waits_for_the_kernels_look)
+TEST_F(quarantine, owner_that_dies_waits_for_the_kernels_recheck)
 {
 	pid_t owner;
 
 	set(&self->owner.entries[N].word, 1);
-	look_up_to_fence(_metadata, self, true);
+	recheck_up_to_check(_metadata, self, true);
 	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
 	EXPECT_TRUE(is_held_up(owner));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(-SIGKILL, reap(owner));
 	EXPECT_TRUE(owner_is_gone());
 }
 
-TEST_F(quarantine, what_a_lease_left_since_the_kernels_look_is_seen)
+TEST_F(quarantine, what_a_lease_left_since_the_kernels_recheck_is_seen)
 {
 	struct evpl_record record;
 
 	set(&self->owner.entries[N].word, 2);
-	look_up_to_fence(_metadata, self, false);
+	recheck_up_to_check(_metadata, self, false);
 	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
 	drain(_metadata, self);
 	EXPECT_TRUE(is_returned(&self->owner, N));
 }
 
-TEST_F(quarantine, that_its_owner_ends_while_the_kernel_looks_is_over_when_the_call_returns)
+TEST_F(quarantine, that_its_owner_ends_while_the_kernel_rechecks_is_over_when_the_call_returns)
 {
 	pid_t ender;
 
 	set(&self->owner.entries[N].word, 1);
-	look_up_to_fence(_metadata, self, true);
+	recheck_up_to_check(_metadata, self, true);
 	ender = fork_child();
 	if (!ender)
 		_exit(evpl_quarantine_end(self->owner.fd, OFFSET) ||
 		      read_counters().shares);
 	EXPECT_TRUE(is_held_up(ender));
-	ASSERT_EQ(0, write_string(FENCE, "0"));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(ender));
 	/* It is returned although the pipe still holds a page. */
 	EXPECT_TRUE(is_returned(&self->owner, N));
@@ -855,7 +855,7 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 	struct evpl_record record;
 
 	set(&self->owner.entries[N].word, 1);
-	quarantine_up_to_look(_metadata, self);
+	quarantine_up_to_recheck(_metadata, self);
 	drain(_metadata, self);
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, OFFSET));
 	EXPECT_EQ(0, get(&self->owner.entries[N].word));
@@ -867,7 +867,7 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(2, read_counters().shares);
 	drain(_metadata, self);
-	ASSERT_EQ(0, write_string(LOOK, "0"));
+	ASSERT_EQ(0, write_string(RECHECK, "0"));
 	EXPECT_TRUE(is_returned(&self->owner, N));
 	EXPECT_TRUE(counters_return_to((struct counters){
 		.clients = self->before.clients + 2,

@@ -29,13 +29,13 @@
  *	can pin them: vmsplice(2), O_DIRECT, io_uring's registered buffers and RDMA
  *	give EFAULT. So the end of a read-only lease takes effect at once, and nothing
  *	is left of it. KVM before Linux 6.13 may still hold a page of a writable lease:
- *	see DOC: fence. A futex that several processes share can't be here: futex(2)
+ *	see DOC: quarantine. A futex that several processes share can't be here: futex(2)
  *	without FUTEX_PRIVATE_FLAG gives EFAULT, because the kernel would find it by
  *	its page.
  *
  * guest-io, guest-io-ro
  *	The same for *device leases*. These buffers can be pinned, so a device may
- *	still have one after its lease has ended: see DOC: fence. A futex in such a
+ *	still have one after its lease has ended: see DOC: quarantine. A futex in such a
  *	buffer is the same one in the own window of the buffer's owner.
  *
  * leases
@@ -137,43 +137,45 @@
  */
 
 /**
- * DOC: fence
+ * DOC: quarantine
  *
  * A client with a device lease can let a device, a pipe or a socket hold the buffer's
  * pages. These may hold them past the end of the lease, and past the end of the client. A
  * writable lease for the CPU can't be pinned, nor can a mapping of a writable dma-buf. But
  * KVM before Linux 6.13 takes a reference on a page of either, and lets a guest write to it
- * for a while. The *fence* covers all of these. A read-only lease for the CPU isn't fenced.
+ * for a while. A buffer that was given for any of these *may be held*. A read-only lease for
+ * the CPU leaves nothing behind.
  *
- * When the last part that others have in a fenced buffer ends, the kernel checks each folio
- * of the buffer. It counts the folio's references that are neither the kernel's own nor a
- * mapping's. If there are more than the folio's *floor*, the owner doesn't get its reference
- * back yet: the buffer is in *quarantine*. Its word doesn't go down, and its slab can't be
- * freed. The buffer can still be sent, unless it has been revoked. The kernel rechecks it, at
- * first after some milliseconds, then less often, down to once a second; less often still
- * where a check takes long. It also rechecks when the owner pulls (EVPL_LEASE_PULL). When
- * the references have gone, the owner's word goes down and the buffer is reported. The owner
- * can also end a quarantine itself (EVPL_QUARANTINE_END). A quarantine ends with its owner.
- * Then nobody else gets the memory before the references have gone.
+ * When the last part that others have in a buffer that may be held ends, the kernel *checks*
+ * each folio of the buffer. It counts the folio's references that are neither the kernel's
+ * own nor a mapping's. If there are more than the folio's *baseline*, the owner doesn't get
+ * its reference back yet: the buffer is in *quarantine*. Its word doesn't go down, and its
+ * slab can't be freed. The buffer can still be sent, unless it has been revoked. The kernel
+ * rechecks it, at first after some milliseconds, then less often, down to once a second;
+ * less often still where a check takes long. It also rechecks when the owner pulls
+ * (EVPL_LEASE_PULL). When the references have gone, the owner's word goes down and the
+ * buffer is reported. The owner can also end a quarantine itself (EVPL_QUARANTINE_END). A
+ * quarantine ends with its owner. Then nobody else gets the memory before the references
+ * have gone.
  *
  * A lessee can also send the buffer home to its owner. The record that the owner reads then
- * has %EVPL_RECORD_HELD if the buffer is fenced and others may still have a part in it:
+ * has %EVPL_RECORD_HELD if the buffer may be held and others may still have a part in it:
  * another record in flight, a lease, a dma-buf, or pages that something holds. Without
- * that flag, nothing of this is left of a fenced buffer when its record is read. With it, the
+ * that flag, nothing of this is left of such a buffer when its record is read. With it, the
  * owner waits for the end of the part that is left by EVPL_BUFFER_WAIT, or by poll(2).
  * Records in flight to the owner itself are such parts too, so an owner reads them before it
  * waits.
  *
- * The floor is the baseline of that count: the references that the owner's own registrations
- * have. It is 0 until EVPL_FLOOR raises it. It belongs to a folio, which has 2 MiB or less.
- * So a reference that holds one buffer of a folio may keep another buffer of it in
- * quarantine. A folio that nothing holds keeps no buffer in quarantine, except for a moment
- * while its mappings change. The kernel holds a page with a memory error for good: the owner
- * must end the quarantines of that folio's buffers itself. A floor that is too high opens the
- * fence for its owner's own buffers, and for no others.
+ * The baseline is how many such references the owner's own registrations have. It is 0
+ * until EVPL_BASELINE raises it. It belongs to a folio, which has 2 MiB or less. So a
+ * reference that holds one buffer of a folio may keep another buffer of it in quarantine. A
+ * folio that nothing holds keeps no buffer in quarantine, except for a moment while its
+ * mappings change. The kernel holds a page with a memory error for good: the owner
+ * must end the quarantines of that folio's buffers itself. A baseline that is too high lets
+ * its owner's own buffers pass the check, and no others.
  *
- * An owner registers a slab with its device, then raises the floor. It sets the floor to 0
- * before it removes the registration.
+ * An owner registers a slab with its device, then raises the baseline. It sets the baseline
+ * to 0 before it removes the registration.
  */
 
 /**
@@ -459,7 +461,7 @@ struct evpl_channel_bind {
 
 /*
  * Only in records that are read, of the reader's own buffer: others may still have a
- * part in it. EVPL_BUFFER_WAIT waits for the end of that. See DOC: fence.
+ * part in it. EVPL_BUFFER_WAIT waits for the end of that. See DOC: quarantine.
  */
 #define EVPL_RECORD_HELD	_BITUL(3)
 
@@ -569,37 +571,37 @@ struct evpl_revoke {
 
 #define EVPL_REVOKE _IOWR(EVPL_IOC_TYPE, 0x07, struct evpl_revoke)
 
-/* Set the floors to 0. */
-#define EVPL_FLOOR_ZERO		_BITUL(0)
+/* Set the baselines to 0. */
+#define EVPL_BASELINE_ZERO	_BITUL(0)
 /* All folios of one size in the range are held alike: by the same registrations. */
-#define EVPL_FLOOR_ALIKE	_BITUL(1)
+#define EVPL_BASELINE_ALIKE	_BITUL(1)
 
 /**
- * struct evpl_floor - ioctl(EVPL_FLOOR)
- * @size: sizeof(struct evpl_floor)
- * @flags: %EVPL_FLOOR_ZERO, %EVPL_FLOOR_ALIKE or 0
+ * struct evpl_baseline - ioctl(EVPL_BASELINE)
+ * @size: sizeof(struct evpl_baseline)
+ * @flags: %EVPL_BASELINE_ZERO, %EVPL_BASELINE_ALIKE or 0
  * @offset: first byte of a range of the own window, a multiple of the page size
  * @length: bytes of the range, a multiple of the page size, not 0; all of it in one slab
  *
- * Sets the floor of each folio that the range touches to the references that are on
- * it now, as DOC: fence counts them. The call skips a folio that has a buffer whose word
- * isn't 0, or a buffer which is in flight, leased, or in quarantine. Such a folio may have
- * I/O running, whose references mustn't become a part of the floor. With %EVPL_FLOOR_ALIKE
- * these folios get the lowest floor that the call sets for a folio of the same size. That
- * is for a device that has registered all of the range. With %EVPL_FLOOR_ZERO the call
- * skips none.
+ * Sets the baseline of each folio that the range touches to the references that are on it
+ * now, as DOC: quarantine counts them. The call skips a folio that has a buffer whose
+ * word isn't 0, or a buffer which is in flight, leased, or in quarantine. Such a folio
+ * may have I/O running, whose references mustn't become a part of the baseline. With
+ * %EVPL_BASELINE_ALIKE these folios get the lowest baseline that the call sets for a
+ * folio of the same size. That is for a device that has registered all of the range. With
+ * %EVPL_BASELINE_ZERO the call skips none.
  *
  * Return: how many folios the call has skipped; or -1 and errno: ENXIO; ENOENT if the
  * range isn't in a slab; EINVAL also if both flags are given.
  */
-struct evpl_floor {
+struct evpl_baseline {
 	__u32 size;
 	__u32 flags;
 	__aligned_u64 offset;
 	__aligned_u64 length;
 };
 
-#define EVPL_FLOOR _IOWR(EVPL_IOC_TYPE, 0x08, struct evpl_floor)
+#define EVPL_BASELINE _IOWR(EVPL_IOC_TYPE, 0x08, struct evpl_baseline)
 
 /**
  * struct evpl_quarantine_end - ioctl(EVPL_QUARANTINE_END)
@@ -609,7 +611,7 @@ struct evpl_floor {
  *
  * Ends the buffer's quarantine, whatever holds the buffer: the owner knows that nothing
  * will write to it, or doesn't care. References that still hold it become a part of the
- * floor that is set next.
+ * baseline that is set next.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there, or it
  * isn't in quarantine.
@@ -703,7 +705,7 @@ struct evpl_export {
  * Leases on the buffer whose words are 0 are ended. The others get %EVPL_WORD_WANTED, as by
  * EVPL_LEASE_PULL.
  *
- * With %EVPL_WAIT_TRY the kernel checks the fence at once if the buffer is in quarantine.
+ * With %EVPL_WAIT_TRY the kernel checks the pages at once if the buffer is in quarantine.
  * After EAGAIN, and after a record with %EVPL_RECORD_HELD, the kernel reports the end by
  * @returned of the header. If the client has references on the buffer then, no bit of the
  * bitmap is set. So a client may poll, then try again.

@@ -401,7 +401,7 @@ struct evpl_waiter {
  * Without this flag nothing can pin the received memory: O_DIRECT, RDMA and the like give
  * EFAULT. With it they may read the memory, and with %EVPL_MESSAGE_WRITE write to it. If such
  * I/O still holds the buffer when the receiver has released it, or died, the kernel keeps the
- * buffer from its owner until that is over (quarantine; linux/evpl.h, DOC: fence). The same
+ * buffer from its owner until that is over (quarantine; linux/evpl.h, DOC: quarantine). The same
  * goes for %EVPL_MESSAGE_WRITE alone, since KVM before Linux 6.13 may hold a page that a guest
  * can write to.
  *

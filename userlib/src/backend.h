@@ -68,8 +68,8 @@ struct extent {
  * @close: the inverse; no slab is left
  * @slab_alloc: memory of @length bytes, zeroed. -ENOMEM, -ENOSPC: not this much.
  * @slab_free: the inverse; -EBUSY if a word isn't 0
- * @slab_floor: EVPL_FLOOR, with its flags: returns 0 if all floors were set, how many folios
- *	were passed by, or -errno; NULL for a back end without a fence
+ * @slab_baseline: EVPL_BASELINE, with its flags: returns 0 if all baselines were set, how many
+ *	folios were passed by, or -errno; NULL for a back end without quarantine
  */
 struct backend {
 	enum evpl_backend id;
@@ -78,8 +78,8 @@ struct backend {
 	int (*slab_alloc)(struct backing *backing, size_t length, int node, bool huge,
 			  struct extent *extent);
 	int (*slab_free)(struct backing *backing, const struct extent *extent);
-	int (*slab_floor)(struct backing *backing, const struct extent *extent,
-			  uint32_t flags);
+	int (*slab_baseline)(struct backing *backing, const struct extent *extent,
+			     uint32_t flags);
 };
 
 extern const struct backend backend_module;

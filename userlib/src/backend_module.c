@@ -147,16 +147,16 @@ static int module_slab_free(struct backing *backing, const struct extent *extent
 	return 0;
 }
 
-static int module_slab_floor(struct backing *backing, const struct extent *extent,
-			     uint32_t flags)
+static int module_slab_baseline(struct backing *backing, const struct extent *extent,
+				uint32_t flags)
 {
-	struct evpl_floor slab_floor = {
-		.size = sizeof(slab_floor),
+	struct evpl_baseline slab_baseline = {
+		.size = sizeof(slab_baseline),
 		.flags = flags,
 		.offset = extent->offset,
 		.length = extent->length,
 	};
-	int ret = ioctl(backing->fd, EVPL_FLOOR, &slab_floor);
+	int ret = ioctl(backing->fd, EVPL_BASELINE, &slab_baseline);
 
 	return ret < 0 ? -errno : ret;
 }
@@ -167,5 +167,5 @@ const struct backend backend_module = {
 	.close = module_close,
 	.slab_alloc = module_slab_alloc,
 	.slab_free = module_slab_free,
-	.slab_floor = module_slab_floor,
+	.slab_baseline = module_slab_baseline,
 };

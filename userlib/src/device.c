@@ -22,21 +22,21 @@ static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
 }
 
 /*
- * The references that this process's devices hold on a slab are the floor of the kernel's fence
- * (linux/evpl.h, DOC: fence). By the floor the kernel tells them from the references of other
- * processes' devices. It can count them only on folios of which nothing is in use.
+ * The references that this process's devices hold on a slab are the baseline of the kernel's check
+ * (linux/evpl.h, DOC: quarantine). By the baseline the kernel tells them from the references of
+ * other processes' devices. It can count them only on folios of which nothing is in use.
  *
- * A slab is settled when its floors count all of these references. devices_settle() has the kernel
- * set the floors when a device has registered the slab. If a part of the slab was in use then, it
- * does so again when a buffer of the slab is next sent for devices.
+ * A slab is settled when its baselines count all of these references. devices_settle() has the
+ * kernel set the baselines when a device has registered the slab. If a part of the slab was in use
+ * then, it does so again when a buffer of the slab is next sent for devices.
  */
 static void unsettle(struct slab *slab)
 {
 	struct backing *backing = &slab->pool->backing;
 
-	if (!backing->ops->slab_floor)
+	if (!backing->ops->slab_baseline)
 		return;
-	backing->ops->slab_floor(backing, &slab->extent, EVPL_FLOOR_ZERO);
+	backing->ops->slab_baseline(backing, &slab->extent, EVPL_BASELINE_ZERO);
 	atomic_store(&slab->unsettled, true);
 }
 
@@ -44,10 +44,10 @@ void devices_settle(struct slab *slab)
 {
 	struct backing *backing = &slab->pool->backing;
 
-	if (!backing->ops->slab_floor || !atomic_load(&slab->unsettled))
+	if (!backing->ops->slab_baseline || !atomic_load(&slab->unsettled))
 		return;
 	atomic_store(&slab->unsettled, false);
-	if (backing->ops->slab_floor(backing, &slab->extent, EVPL_FLOOR_ALIKE))
+	if (backing->ops->slab_baseline(backing, &slab->extent, EVPL_BASELINE_ALIKE))
 		atomic_store(&slab->unsettled, true);
 }
 
@@ -119,9 +119,10 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 	numbers_await(numbers, number, device->slot);
 	device_call_begin(device, reg);
 	/*
-	 * Set the floors to 0 before the device lets go. A floor that is too low keeps a buffer in
-	 * quarantine for a while. One that is too high would let a buffer through that another
-	 * process's device still holds. No process has a lease on a slab that is SLAB_DYING.
+	 * Set the baselines to 0 before the device lets go. A baseline that is too low keeps a
+	 * buffer in quarantine for a while. One that is too high would let a buffer through that
+	 * another process's device still holds. No process has a lease on a slab that is
+	 * SLAB_DYING.
 	 */
 	if (!dying)
 		unsettle(slab);
@@ -234,7 +235,7 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 		goto free_device;
 	device->pool = pool;
 	device->arg = arg;
-	/* EVPL_FLOOR needs words of 0. So end the bindings, which keep idle words above 0. */
+	/* EVPL_BASELINE needs words of 0. So end the bindings, which keep idle words above 0. */
 	bias_unbind_all(pool);
 
 	pool_lock(pool);

@@ -190,19 +190,19 @@ int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint6
 
 /*
  * Prepares an iovec whose reference the caller is about to give up to the kernel. No slice is
- * cut any more off a buffer of the pool, since others will see it. If the kernel is to @fence the
+ * cut any more off a buffer of the pool, since others will see it. If devices @may_hold the
  * buffer, devices_settle() first has the kernel count the references of this process's devices. A
  * device lease gets one more reference until sharing_unhold(). So the last reference of the lease
  * isn't dropped by the kernel, but by sharing_put(), which ends the registrations too.
  */
 void sharing_hold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
-		  bool fence)
+		  bool may_hold)
 {
 	struct slab *slab = iovec_slab(iovec);
 
 	if (slab) {
 		context_retire(iovec_entry(iovec));
-		if (fence)
+		if (may_hold)
 			devices_settle(slab);
 	} else if (sharing_is_io(pool, offset)) {
 		entry_get(iovec_entry(iovec), CALLER());

@@ -245,7 +245,7 @@ TEST_F(uring, what_an_eager_ring_cant_register_it_tells_and_tries_again)
 
 /*
  * A ring registers a slab while one of the slab's buffers is in use. It takes as many references
- * on that buffer's folio as on the others, so the floor of the others is right for it.
+ * on that buffer's folio as on the others, so the baseline of the others is right for it.
  */
 TEST_F(uring, registering_keeps_no_buffer_that_others_give_back)
 {

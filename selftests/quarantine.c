@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The fence: the owner gets a buffer back when no device, pipe or ring holds it any more, and
+ * Quarantine: the owner gets a buffer back when no device, pipe or ring holds it any more, and
  * not before. dm-delay makes I/O slow, with a delay that ends only when the test ends it.
  */
 #include <stdarg.h>
@@ -29,13 +29,13 @@ static int run(const char *format, ...)
 	return reap(child);
 }
 
-FIXTURE(fence)
+FIXTURE(quarantine)
 {
 	PAIR;
 	int pipe[2], slow[2];
 };
 
-FIXTURE_SETUP(fence)
+FIXTURE_SETUP(quarantine)
 {
 	self->slow[0] = self->slow[1] = -1;
 	open_pair(_metadata, &self->pair, 0);
@@ -43,12 +43,12 @@ FIXTURE_SETUP(fence)
 }
 
 /* Have the slow I/O on a disk finish. */
-static void hurry(struct _test_data_fence *self, int nr)
+static void hurry(struct _test_data_quarantine *self, int nr)
 {
 	run("dmsetup suspend evpl-slow%d && dmsetup resume evpl-slow%d", nr, nr);
 }
 
-FIXTURE_TEARDOWN(fence)
+FIXTURE_TEARDOWN(quarantine)
 {
 	for (int i = 0; i < 2; i++) {
 		if (self->slow[i] < 0)
@@ -63,7 +63,7 @@ FIXTURE_TEARDOWN(fence)
 }
 
 /* Make disks of 16 MiB whose reads take as long as the test likes; false if that fails. */
-static bool have_slow_disks(struct _test_data_fence *self)
+static bool have_slow_disks(struct _test_data_quarantine *self)
 {
 	const char *disk = getenv("EVPL_TEST_DISK");
 	char path[64];
@@ -100,7 +100,7 @@ static bool set_disk(char byte)
 	return ok;
 }
 
-TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
+TEST_F(quarantine, buffer_that_nothing_holds_is_never_kept)
 {
 	struct evpl_record got;
 	char *memory;
@@ -121,7 +121,7 @@ TEST_F(fence, buffer_that_nothing_holds_is_never_kept)
 	}
 }
 
-TEST_F(fence, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
+TEST_F(quarantine, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -141,7 +141,7 @@ TEST_F(fence, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
 }
 
-TEST_F(fence, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained)
+TEST_F(quarantine, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
@@ -169,7 +169,7 @@ static bool is_traced(const char *event, const char *text)
 	return found;
 }
 
-TEST_F(fence, trace_tells_what_comes_and_goes_and_why_a_buffer_is_kept)
+TEST_F(quarantine, trace_tells_what_comes_and_goes_and_why_a_buffer_is_kept)
 {
 	struct evpl_record got;
 	uint64_t offset;
@@ -191,13 +191,13 @@ TEST_F(fence, trace_tells_what_comes_and_goes_and_why_a_buffer_is_kept)
 	EXPECT_TRUE(is_traced("evpl_lease_end:", "buffer 0x50000"));
 	EXPECT_TRUE(is_traced("evpl_slab_begin:", "bytes 4194304 in "));
 	EXPECT_TRUE(is_traced("evpl_slab_end:", "bytes 4194304 in "));
-	EXPECT_TRUE(is_traced("evpl_fence_closed:", "buffer 0x50000"));
-	EXPECT_TRUE(is_traced("evpl_fence_closed:", "has 1 references, floor 0"));
+	EXPECT_TRUE(is_traced("evpl_folio_held:", "buffer 0x50000"));
+	EXPECT_TRUE(is_traced("evpl_folio_held:", "has 1 references, baseline 0"));
 	EXPECT_TRUE(is_traced("evpl_quarantine_begin:", "buffer 0x50000"));
 	EXPECT_TRUE(is_traced("evpl_quarantine_end:", "buffer 0x50000"));
 }
 
-TEST_F(fence, owner_that_pulls_has_the_kernel_look_at_once)
+TEST_F(quarantine, owner_that_pulls_has_the_kernel_recheck_at_once)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -213,7 +213,7 @@ TEST_F(fence, owner_that_pulls_has_the_kernel_look_at_once)
 	EXPECT_EQ(0, read_counters().quarantined);
 }
 
-TEST_F(fence, owner_can_end_a_quarantine_itself)
+TEST_F(quarantine, owner_can_end_a_quarantine_itself)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -234,7 +234,7 @@ TEST_F(fence, owner_can_end_a_quarantine_itself)
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 }
 
-TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
+TEST_F(quarantine, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 {
 	struct evpl_record got, again;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -259,7 +259,7 @@ TEST_F(fence, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 	EXPECT_EQ(0, read_counters().shares);
 }
 
-TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
+TEST_F(quarantine, revoked_buffer_that_something_holds_is_kept)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -285,7 +285,7 @@ TEST_F(fence, revoked_buffer_that_something_holds_is_kept)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
-TEST_F(fence, revoke_of_what_is_in_quarantine_takes_it_over)
+TEST_F(quarantine, revoke_of_what_is_in_quarantine_takes_it_over)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -302,7 +302,7 @@ TEST_F(fence, revoke_of_what_is_in_quarantine_takes_it_over)
 	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
 }
 
-TEST_F(fence, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
+TEST_F(quarantine, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -319,26 +319,26 @@ TEST_F(fence, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
 	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
 }
 
-TEST_F(fence, floor_is_what_the_owners_registrations_hold)
+TEST_F(quarantine, baseline_is_what_the_owners_registrations_hold)
 {
 	struct evpl_record got;
 	char *memory, page[4096];
 	int own_pipe[2];
 
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 0, SLAB_2M));
 
-	/* The pipe stands for a registration, whose references stay and close the fence. */
+	/* The pipe stands for a registration, whose references stay and fail the check. */
 	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
 	lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	/* The floor isn't raised, since a buffer in quarantine is in use. */
-	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	/* The baseline isn't raised, since a buffer in quarantine is in use. */
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 
-	/* With a floor they don't close it, but a reference on top of the floor does. */
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	/* With a baseline they pass it, but a reference on top of the baseline doesn't. */
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -350,46 +350,46 @@ TEST_F(fence, floor_is_what_the_owners_registrations_hold)
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 
 	/* The owner takes its registration away: then only the lessee's pipe holds the page. */
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 5 * BUFFER, BUFFER));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ZERO, 5 * BUFFER, BUFFER));
 	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 0, SLAB_2M));
 	close(own_pipe[0]);
 	close(own_pipe[1]);
 }
 
-TEST_F(fence, floor_of_what_is_in_use_is_not_raised)
+TEST_F(quarantine, baseline_of_what_is_in_use_is_not_raised)
 {
 	struct evpl_record got;
 	char page[4096];
 	int own_pipe[2];
 
-	/* The pipe stands for I/O of the owner's, which must not become a part of the floor. */
+	/* The pipe stands for I/O of the owner's, which must not become a part of the baseline. */
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
 	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
 	set(&self->owner.entries[5].word, 1);
-	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
-	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 0, SLAB_2M));
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ZERO, 0, SLAB_2M));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ZERO, 0, SLAB_2M));
 	set(&self->owner.entries[5].word, 1ULL << 63);
-	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, 4096));
 	lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	/* The buffer is in use even if the owner takes the kernel's reference off the word. */
 	set(&self->owner.entries[5].word, 0);
-	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, 4096));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, 4096));
 	set(&self->owner.entries[5].word, 1);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, 0, 5 * BUFFER, BUFFER));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	close(own_pipe[0]);
 	close(own_pipe[1]);
 }
 
-TEST_F(fence, floor_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
+TEST_F(quarantine, baseline_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
 {
 	struct evpl_record got;
 	struct iovec slab = { .iov_len = 2 * SLAB_2M };
@@ -408,10 +408,10 @@ TEST_F(fence, floor_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
 	ASSERT_EQ(2 * SLAB_2M, into_pipe(own_pipe[1], slab.iov_base, 2 * SLAB_2M));
 	other = offset / BUFFER;
 	set(&self->owner.entries[other].word, 1);
-	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, offset, 2 * SLAB_2M));
-	EXPECT_EQ(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ALIKE, offset, 2 * SLAB_2M));
-	/* If no folio of the range is idle, there is no floor to take over. */
-	EXPECT_LT(0, evpl_floor(self->owner.fd, EVPL_FLOOR_ALIKE, offset, BUFFER));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, offset, 2 * SLAB_2M));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ALIKE, offset, 2 * SLAB_2M));
+	/* If no folio of the range is idle, there is no baseline to take over. */
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ALIKE, offset, BUFFER));
 	set(&self->owner.entries[other].word, 0);
 
 	lease(_metadata, &self->pair, other, EVPL_RECORD_DEVICE, &got);
@@ -426,23 +426,23 @@ TEST_F(fence, floor_of_folios_that_are_held_alike_is_that_of_the_idle_ones)
 	self->owner.own = map(self->owner.fd, SLAB_2M, 0, PROT_READ);
 }
 
-TEST_F(fence, floor_of_what_is_no_range_of_a_slab_is_an_error)
+TEST_F(quarantine, baseline_of_what_is_no_range_of_a_slab_is_an_error)
 {
 	int fd = self->owner.fd;
 
-	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 0, 0));
-	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 1, 4096));
-	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 0, 4097));
-	EXPECT_EQ(-EINVAL, evpl_floor(fd, EVPL_FLOOR_ZERO | EVPL_FLOOR_ALIKE, 0, 4096));
-	EXPECT_EQ(-EINVAL, evpl_floor(fd, 0, 4096, -4096ULL));
-	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, SLAB_2M, 4096));
-	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, 0, SLAB_2M + 4096));
-	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, 4096, SLAB_2M));
-	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, self->owner.setup.out_guest_io_offset, 4096));
-	EXPECT_EQ(-ENOENT, evpl_floor(fd, 0, -8192ULL, 4096));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 0, 0));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 1, 4096));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 0, 4097));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE, 0, 4096));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 4096, -4096ULL));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, SLAB_2M, 4096));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, 0, SLAB_2M + 4096));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, 4096, SLAB_2M));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, self->owner.setup.out_guest_io_offset, 4096));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, -8192ULL, 4096));
 }
 
-TEST_F(fence, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
+TEST_F(quarantine, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
 {
 	struct evpl_record got;
 	struct ring ring;
@@ -527,7 +527,7 @@ static bool gets_under_way(int nr)
 }
 
 /* Kill the lessee, and wait for its client to have gone. */
-static bool kill_lessee(struct _test_data_fence *self, pid_t pid)
+static bool kill_lessee(struct _test_data_quarantine *self, pid_t pid)
 {
 	long long clients = read_counters().clients;
 
@@ -539,7 +539,7 @@ static bool kill_lessee(struct _test_data_fence *self, pid_t pid)
 }
 
 /* Have a process lease buffer 5, start a slow read into it, and die. */
-static void die_reading(struct __test_metadata *_metadata, struct _test_data_fence *self,
+static void die_reading(struct __test_metadata *_metadata, struct _test_data_quarantine *self,
 			int slow, bool fixed)
 {
 	struct evpl_record sent = fill(&self->owner, 5, 'x');
@@ -559,7 +559,7 @@ static void die_reading(struct __test_metadata *_metadata, struct _test_data_fen
 	close(ends[1]);
 }
 
-static bool has_fixed_buffers(struct _test_data_fence *self)
+static bool has_fixed_buffers(struct _test_data_quarantine *self)
 {
 	struct ring ring;
 	bool has = ring_open(&ring) && !ring_register(&ring, self->owner.own, BUFFER);
@@ -568,7 +568,7 @@ static bool has_fixed_buffers(struct _test_data_fence *self)
 	return has;
 }
 
-static void dead_reader(struct __test_metadata *_metadata, struct _test_data_fence *self,
+static void dead_reader(struct __test_metadata *_metadata, struct _test_data_quarantine *self,
 			bool fixed)
 {
 	if (!have_slow_disks(self))
@@ -585,18 +585,18 @@ static void dead_reader(struct __test_metadata *_metadata, struct _test_data_fen
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
 }
 
-TEST_F(fence, read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
+TEST_F(quarantine, read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
 {
 	dead_reader(_metadata, self, false);
 }
 
-TEST_F(fence, fixed_read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
+TEST_F(quarantine, fixed_read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
 {
 	dead_reader(_metadata, self, true);
 }
 
 /* I/O of the owner's own in the same folio, begun before, doesn't hide the lessee's I/O. */
-TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
+TEST_F(quarantine, owners_own_read_in_the_same_folio_opens_no_gap)
 {
 	struct ring ring;
 
@@ -608,8 +608,8 @@ TEST_F(fence, owners_own_read_in_the_same_folio_opens_no_gap)
 	ASSERT_EQ(0, ring_read(&ring, self->slow[1], self->owner.own + 4 * BUFFER, BUFFER,
 			       false));
 	ASSERT_TRUE(gets_under_way(1));
-	/* The owner's I/O doesn't become a part of the floor. */
-	EXPECT_LT(0, evpl_floor(self->owner.fd, 0, 4 * BUFFER, BUFFER));
+	/* The owner's I/O doesn't become a part of the baseline. */
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 4 * BUFFER, BUFFER));
 
 	die_reading(_metadata, self, 0, false);
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
@@ -651,7 +651,7 @@ static void let_go_of_page(void)
 	syscall(SYS_delete_module, "evpl_holder", 0);
 }
 
-TEST_F(fence, page_of_a_writable_lease_that_kvm_holds_keeps_the_buffer)
+TEST_F(quarantine, page_of_a_writable_lease_that_kvm_holds_keeps_the_buffer)
 {
 	struct evpl_record got;
 	/* Buffer 0 starts with a folio's first page: no other page has a refcount of its own. */
@@ -669,7 +669,7 @@ TEST_F(fence, page_of_a_writable_lease_that_kvm_holds_keeps_the_buffer)
 	EXPECT_TRUE(is_returned(&self->owner, 0));
 }
 
-TEST_F(fence, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
+TEST_F(quarantine, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
@@ -694,7 +694,7 @@ TEST_F(fence, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
-TEST_F(fence, page_of_a_writable_dma_buf_that_kvm_holds_keeps_the_buffer)
+TEST_F(quarantine, page_of_a_writable_dma_buf_that_kvm_holds_keeps_the_buffer)
 {
 	struct evpl_range range = { .offset = 0, .length = BUFFER };
 	char *memory;
@@ -717,24 +717,24 @@ TEST_F(fence, page_of_a_writable_dma_buf_that_kvm_holds_keeps_the_buffer)
 	EXPECT_TRUE(is_returned(&self->owner, 0));
 }
 
-TEST_F(fence, end_of_a_read_only_lease_looks_at_no_folio)
+TEST_F(quarantine, end_of_a_read_only_lease_checks_no_folio)
 {
 	struct evpl_record got;
-	long long looks = number_in(COUNTERS, "looks");
+	long long rechecks = number_in(COUNTERS, "rechecks");
 
-	ASSERT_LE(0, looks);
+	ASSERT_LE(0, rechecks);
 	lease(_metadata, &self->pair, 0, 0, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
-	EXPECT_EQ(looks, number_in(COUNTERS, "looks"));
+	EXPECT_EQ(rechecks, number_in(COUNTERS, "rechecks"));
 	lease(_metadata, &self->pair, 0, EVPL_RECORD_WRITE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[0].word));
-	/* The kernel has looked at each folio of the buffer. */
-	EXPECT_LT(looks, number_in(COUNTERS, "looks"));
+	/* The kernel has checked each folio of the buffer. */
+	EXPECT_LT(rechecks, number_in(COUNTERS, "rechecks"));
 }
 
-TEST_F(fence, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
+TEST_F(quarantine, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 {
 	struct evpl_record got, home;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -765,7 +765,7 @@ TEST_F(fence, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 	set(&self->owner.entries[5].word, 0);
 }
 
-TEST_F(fence, buffer_that_comes_home_while_others_have_it_says_so)
+TEST_F(quarantine, buffer_that_comes_home_while_others_have_it_says_so)
 {
 	struct evpl_record got[2], home, sent;
 
@@ -785,7 +785,7 @@ TEST_F(fence, buffer_that_comes_home_while_others_have_it_says_so)
 	set(&self->owner.entries[5].word, 0);
 }
 
-TEST_F(fence, buffer_that_comes_home_while_a_record_can_still_lend_it_says_so)
+TEST_F(quarantine, buffer_that_comes_home_while_a_record_can_still_lend_it_says_so)
 {
 	struct evpl_record sent = fill(&self->owner, 5, 'x'), got, home, other;
 	int ends[2];
@@ -814,7 +814,7 @@ TEST_F(fence, buffer_that_comes_home_while_a_record_can_still_lend_it_says_so)
 	close(ends[1]);
 }
 
-TEST_F(fence, buffer_that_comes_home_in_two_records_is_held_until_the_last)
+TEST_F(quarantine, buffer_that_comes_home_in_two_records_is_held_until_the_last)
 {
 	struct evpl_record got[2], home[2], sent;
 
@@ -832,7 +832,7 @@ TEST_F(fence, buffer_that_comes_home_in_two_records_is_held_until_the_last)
 	set(&self->owner.entries[5].word, 0);
 }
 
-TEST_F(fence, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_tried)
+TEST_F(quarantine, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_tried)
 {
 	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER }, got;
 
@@ -853,7 +853,7 @@ TEST_F(fence, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_tried)
 	set(&self->owner.entries[5].word, 0);
 }
 
-TEST_F(fence, buffer_that_comes_home_free_says_nothing)
+TEST_F(quarantine, buffer_that_comes_home_free_says_nothing)
 {
 	static const uint32_t kinds[] = {
 		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
@@ -874,7 +874,7 @@ TEST_F(fence, buffer_that_comes_home_free_says_nothing)
 	}
 }
 
-TEST_F(fence, wait_for_what_is_no_buffer_is_an_error)
+TEST_F(quarantine, wait_for_what_is_no_buffer_is_an_error)
 {
 	int fd = self->owner.fd;
 
@@ -890,7 +890,7 @@ static void no_op(int signal)
 {
 }
 
-TEST_F(fence, wait_for_a_buffer_ends_with_a_signal)
+TEST_F(quarantine, wait_for_a_buffer_ends_with_a_signal)
 {
 	struct sigaction action = { .sa_handler = no_op };
 	struct evpl_record got;
@@ -911,13 +911,13 @@ TEST_F(fence, wait_for_a_buffer_ends_with_a_signal)
 #define MANY_SLAB	(scaled(1024) / 2 * SLAB_2M)
 #define MANY_BUFFERS	(MANY_SLAB / SMALL)
 
-TEST(pass_looks_once_at_each_folio_however_many_buffers_wait_for_it)
+TEST(pass_checks_each_folio_once_however_many_buffers_wait_for_it)
 {
 	struct counters before = read_counters();
 	struct evpl_setup setup[2];
 	struct evpl_record records[64];
 	uint32_t leases[64];
-	long long folios, looks, quarantined;
+	long long folios, rechecks, quarantined;
 	struct evpl_entry *entries, *words;
 	char *own, *guest, page[4096];
 	int fd[2], ends[2], pipe[2], tries;
@@ -968,12 +968,12 @@ TEST(pass_looks_once_at_each_folio_however_many_buffers_wait_for_it)
 	EXPECT_EQ((long long)MANY_BUFFERS, quarantined);
 
 	/* Try several times, since a pass of the kernel's own may come meanwhile. */
-	for (tries = 0, looks = 0; tries < 20 && looks != folios; tries++) {
-		looks = number_in(COUNTERS, "looks");
+	for (tries = 0, rechecks = 0; tries < 20 && rechecks != folios; tries++) {
+		rechecks = number_in(COUNTERS, "rechecks");
 		EXPECT_EQ(0, evpl_lease_pull(fd[0]));
-		looks = number_in(COUNTERS, "looks") - looks;
+		rechecks = number_in(COUNTERS, "rechecks") - rechecks;
 	}
-	EXPECT_EQ(folios, looks);
+	EXPECT_EQ(folios, rechecks);
 	EXPECT_EQ(quarantined, read_counters().quarantined);
 
 	while (read(pipe[0], page, sizeof(page)) == sizeof(page))

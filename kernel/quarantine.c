@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The fence keeps a buffer from its next user while a device may still have the buffer's pages.
+ * Quarantine keeps a buffer from its next user while a device may still have the buffer's pages.
  * A client that could pin pages in a guest-io window may have left them with a ring, a pipe, a
  * socket or a device. These keep the pages past the end of the lease, and past the end of the
  * client. A writable PFN mapping, of the guest window or of a dma-buf, can't be pinned. But KVM
  * before Linux 6.13 takes a reference on the first page of a folio that is mapped so, and lets
  * a guest write to it until the guest lets go. All of these hold a reference on the folio; not
- * all of them hold a pin. So the fence counts the folio's references, less the slab's own and
- * one for each mapping.
+ * all of them hold a pin. So the check of a buffer counts the references of its folios, less the
+ * slab's own and one for each mapping.
  *
- * A read-only lease for the CPU isn't fenced: a late access through it can't write.
+ * A read-only lease for the CPU needs no check: a late access through it can't write.
  *
- * The floor of a folio is the baseline of that count: the references of the owner's own
- * registrations. The owner sets it. The fence is open when no folio of the buffer has more
- * references than its floor. share.c checks it when all leases have been unmapped, before the
- * owner gets its reference back. If the fence is closed then, the buffer goes into quarantine,
- * and its folios are rechecked until the fence is open.
+ * The baseline of a folio is how many such references the owner's own registrations have. The
+ * owner sets it. A buffer passes the check if no folio of it has more references than its
+ * baseline. share.c checks a buffer when all leases have been unmapped, before the owner gets its
+ * reference back. If the buffer fails the check then, it goes into quarantine, and its folios are
+ * rechecked until it passes.
  */
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
@@ -36,7 +36,7 @@
 #define PAUSE_FACTOR	32
 #define PAUSE_MAX	(10 * HZ)
 
-atomic_long_t evpl_nr_looks;
+atomic_long_t evpl_nr_rechecks;
 
 /*
  * Count the references that are neither the slab's own nor a mapping's. A page is mapped with
@@ -58,34 +58,34 @@ static int other_refs(struct folio *folio)
 }
 
 /**
- * evpl_fence_is_open() - check whether the fence of a buffer is open
+ * evpl_quarantine_check() - check whether something holds the pages of a buffer
  * @share: of the buffer; the caller has a reference on it
  *
- * Return: true if none of its folios has more references than its floor; also if the owner has
+ * Return: true if none of its folios has more references than its baseline; also if the owner has
  * gone, as there is no folio left to check then.
  */
-bool evpl_fence_is_open(struct evpl_share *share)
+bool evpl_quarantine_check(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t first = evpl_share_start(share);
 	pgoff_t last = first + BIT(slab->buffer_shift) - 1;
 	struct evpl_part *part = evpl_slab_part(slab, first);
 	struct evpl_part *end = slab->parts + slab->nr_parts;
-	bool open = true;
-	int refs, floor;
+	bool passes = true;
+	int refs, baseline;
 
-	down_read(&slab->fence_sem);
-	for (; open && !slab->orphaned && part < end && part->index <= last; part++) {
+	down_read(&slab->orphan_sem);
+	for (; passes && !slab->orphaned && part < end && part->index <= last; part++) {
 		refs = other_refs(part->folio);
-		atomic_long_inc(&evpl_nr_looks);
-		floor = READ_ONCE(part->floor);
-		open = refs <= floor;
-		if (!open)
-			trace_evpl_fence_closed(share, part, refs, floor);
+		atomic_long_inc(&evpl_nr_rechecks);
+		baseline = READ_ONCE(part->baseline);
+		passes = refs <= baseline;
+		if (!passes)
+			trace_evpl_folio_held(share, part, refs, baseline);
 		cond_resched();
 	}
-	up_read(&slab->fence_sem);
-	return open;
+	up_read(&slab->orphan_sem);
+	return passes;
 }
 
 /* How long it is until the next pass may run, in jiffies. */
@@ -93,18 +93,18 @@ static unsigned long until_next(struct evpl_client *client)
 {
 	unsigned long now = jiffies;
 
-	lockdep_assert_held(&client->fence_lock);
-	return time_after(client->fence_pause, now) ? client->fence_pause - now : 1;
+	lockdep_assert_held(&client->recheck_lock);
+	return time_after(client->recheck_pause, now) ? client->recheck_pause - now : 1;
 }
 
 /*
  * A pass: check the buffers in quarantine. While some stay there, passes come less and less
  * often.
  */
-static void fence_work_fn(struct work_struct *work)
+static void recheck_work_fn(struct work_struct *work)
 {
 	struct evpl_client *client = container_of(to_delayed_work(work),
-						  struct evpl_client, fence_work);
+						  struct evpl_client, recheck_work);
 	u64 start = ktime_get_ns();
 	unsigned long pause;
 	bool left;
@@ -113,58 +113,58 @@ static void fence_work_fn(struct work_struct *work)
 	 * Clear the flag first, so that a quarantine that begins from now on schedules its own
 	 * pass.
 	 */
-	spin_lock(&client->fence_lock);
-	client->fence_delay = client->fence_soon ? 1 :
-			      min_t(unsigned long, 2 * client->fence_delay, DELAY_MAX);
-	client->fence_soon = false;
-	spin_unlock(&client->fence_lock);
+	spin_lock(&client->recheck_lock);
+	client->recheck_delay = client->recheck_soon ? 1 :
+			      min_t(unsigned long, 2 * client->recheck_delay, DELAY_MAX);
+	client->recheck_soon = false;
+	spin_unlock(&client->recheck_lock);
 
-	left = evpl_share_look(client);
+	left = evpl_quarantine_recheck(client);
 	pause = nsecs_to_jiffies(PAUSE_FACTOR * (ktime_get_ns() - start));
 	pause = min_t(unsigned long, pause, PAUSE_MAX);
 
-	spin_lock(&client->fence_lock);
-	client->fence_pause = jiffies + pause;
+	spin_lock(&client->recheck_lock);
+	client->recheck_pause = jiffies + pause;
 	/*
 	 * A quarantine that began during this pass has scheduled the next one by the old pause.
 	 * Put that off too: else a lessee could make one pass follow the other.
 	 */
-	if (!client->fence_off && (left || client->fence_soon))
-		mod_delayed_work(evpl_wq, &client->fence_work,
-				 client->fence_soon ? until_next(client) :
-						      max(client->fence_delay, pause));
-	spin_unlock(&client->fence_lock);
+	if (!client->recheck_off && (left || client->recheck_soon))
+		mod_delayed_work(evpl_wq, &client->recheck_work,
+				 client->recheck_soon ? until_next(client) :
+						      max(client->recheck_delay, pause));
+	spin_unlock(&client->recheck_lock);
 }
 
-void evpl_fence_init(struct evpl_client *client)
+void evpl_quarantine_init(struct evpl_client *client)
 {
-	spin_lock_init(&client->fence_lock);
-	INIT_DELAYED_WORK(&client->fence_work, fence_work_fn);
-	client->fence_pause = jiffies;
+	spin_lock_init(&client->recheck_lock);
+	INIT_DELAYED_WORK(&client->recheck_work, recheck_work_fn);
+	client->recheck_pause = jiffies;
 }
 
 /* The client goes. When this returns, no pass is running, and none can be scheduled. */
-void evpl_fence_exit(struct evpl_client *client)
+void evpl_quarantine_exit(struct evpl_client *client)
 {
-	spin_lock(&client->fence_lock);
-	client->fence_off = true;
-	spin_unlock(&client->fence_lock);
-	cancel_delayed_work_sync(&client->fence_work);
+	spin_lock(&client->recheck_lock);
+	client->recheck_off = true;
+	spin_unlock(&client->recheck_lock);
+	cancel_delayed_work_sync(&client->recheck_work);
 }
 
 /**
- * evpl_fence_watch() - see that a client's buffers in quarantine are checked soon
+ * evpl_quarantine_schedule() - see that a client's buffers in quarantine are checked soon
  * @client: the client; another of its buffers is in quarantine, or it waits for one
  */
-void evpl_fence_watch(struct evpl_client *client)
+void evpl_quarantine_schedule(struct evpl_client *client)
 {
 	/* Lessees call this too, so it takes no lock that the owner sleeps under. */
-	spin_lock(&client->fence_lock);
-	if (!client->fence_off && !client->fence_soon) {
-		client->fence_soon = true;
-		mod_delayed_work(evpl_wq, &client->fence_work, until_next(client));
+	spin_lock(&client->recheck_lock);
+	if (!client->recheck_off && !client->recheck_soon) {
+		client->recheck_soon = true;
+		mod_delayed_work(evpl_wq, &client->recheck_work, until_next(client));
 	}
-	spin_unlock(&client->fence_lock);
+	spin_unlock(&client->recheck_lock);
 }
 
 /* Whether the buffers in this folio have no share, and no reference in their words. */
@@ -189,13 +189,13 @@ static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 }
 
 /*
- * Set the floor of a folio to the references that it has now, and update the lowest floor of
+ * Set the baseline of a folio to the references that it has now, and update the lowest baseline of
  * its order; not if the folio is in use. The words are read before and after the references are
  * counted. I/O that was running during the count has a word that isn't 0 at one of these times,
  * unless it began and ended in between.
  */
-static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
-			struct evpl_part *part, int *lowest)
+static bool raise_baseline(struct evpl_client *client, struct evpl_slab *slab,
+			   struct evpl_part *part, int *lowest)
 {
 	unsigned int order = folio_order(part->folio);
 	bool idle;
@@ -209,7 +209,7 @@ static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
 		idle = is_idle(client, slab, part);
 	}
 	if (idle) {
-		WRITE_ONCE(part->floor, refs);
+		WRITE_ONCE(part->baseline, refs);
 		lowest[order] = min(lowest[order], refs);
 	}
 	up_write(&client->tree_lock);
@@ -217,17 +217,17 @@ static bool raise_floor(struct evpl_client *client, struct evpl_slab *slab,
 }
 
 /**
- * evpl_fence_floor() - set the floors of folios to the references that they have now
+ * evpl_baseline_set() - set the baselines of folios to the references that they have now
  * @client: the owner
  * @first: first page of the range, in the own window
  * @nr_pages: pages in the range
- * @flags: EVPL_FLOOR_*
+ * @flags: EVPL_BASELINE_*
  *
  * Return: how many folios were skipped because they are in use; -ENOENT if the range isn't in a
  * slab.
  */
-int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
-		     unsigned long nr_pages, u32 flags)
+int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
+		      unsigned long nr_pages, u32 flags)
 {
 	int lowest[EVPL_FOLIO_ORDER_MAX + 1], busy, pass, i;
 	struct evpl_part *start, *end, *part;
@@ -246,22 +246,22 @@ int evpl_fence_floor(struct evpl_client *client, pgoff_t first,
 	start = evpl_slab_part(slab, first);
 	end = evpl_slab_part(slab, first + nr_pages - 1) + 1;
 	/*
-	 * With EVPL_FLOOR_ALIKE, go over them again to give those in use the floor of the
+	 * With EVPL_BASELINE_ALIKE, go over them again to give those in use the baseline of the
 	 * others.
 	 */
-	for (pass = 0; pass <= !!(flags & EVPL_FLOOR_ALIKE); pass++) {
+	for (pass = 0; pass <= !!(flags & EVPL_BASELINE_ALIKE); pass++) {
 		busy = 0;
 		for (part = start; part < end; part++) {
 			cond_resched();
-			if (flags & EVPL_FLOOR_ZERO) {
-				WRITE_ONCE(part->floor, 0);
+			if (flags & EVPL_BASELINE_ZERO) {
+				WRITE_ONCE(part->baseline, 0);
 				continue;
 			}
-			if (raise_floor(client, slab, part, lowest))
+			if (raise_baseline(client, slab, part, lowest))
 				continue;
 			i = lowest[folio_order(part->folio)];
 			if (pass && i != INT_MAX)
-				WRITE_ONCE(part->floor, i);
+				WRITE_ONCE(part->baseline, i);
 			else
 				busy++;
 		}

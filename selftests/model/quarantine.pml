@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A model for spin of the fence, as kernel/share.c and fence.c implement it. Two buffers lie
- * in one folio, whose references the fence can only count as a whole. Each has a lessee that
+ * A model for spin of quarantine, as kernel/share.c and quarantine.c implement it. Two buffers lie
+ * in one folio, whose references the kernel can only count as a whole. Each has a lessee that
  * gets leases, holds pages through them past their end, and lets the leases end or sends the
  * buffer home. The lessee of buffer 0 may also pass it on to another client. Meanwhile a pass
  * checks the buffers in quarantine. An atomic block stands for the code under one lock.
@@ -21,14 +21,14 @@
 
 /* The broken variants. */
 #define NO_SERIAL	1	/* a pass ignores that a lease has come since it counted */
-#define HELD_LATE	2	/* the fence isn't checked before a record that goes home is read */
-#define HOLDERS_UNSEEN	3	/* a pass clears @fenced although there was a lease */
+#define HELD_LATE	2	/* no check before a record that goes home is read */
+#define HOLDERS_UNSEEN	3	/* a pass clears @may_be_held although there was a lease */
 #define HOME_ALONE	4	/* a record that goes home ignores the other counts of the share */
 #define FLY_UNSEEN	5	/* a record that goes home ignores records that can become leases */
-#define CPU_UNFENCED	6	/* a writable lease for the CPU isn't fenced */
+#define CPU_UNCHECKED	6	/* a writable lease for the CPU isn't checked */
 
 byte count[2];		/* of the share; if 0, there is no share */
-bool fenced[2];
+bool may_be_held[2];
 bool quarantined[2];
 bool quiet[2];
 byte holders[2];
@@ -48,7 +48,7 @@ bool over[2];		/* the lessee has ended */
 #define LAST(b)	(count[b] == 1)
 #endif
 #if BROKEN == FLY_UNSEEN
-#define WAS_LENT(b)	fenced[b]
+#define WAS_LENT(b)	may_be_held[b]
 #else
 #define WAS_LENT(b)	lent[b]
 #endif
@@ -77,7 +77,7 @@ inline put(b)
 	:: count[b] == 0 ->
 		check_home(b);
 		assert(!quarantined[b]);
-		fenced[b] = false;
+		may_be_held[b] = false;
 		lent[b] = false;
 		serial[b] = 0;
 		seen[b] = 0
@@ -86,21 +86,21 @@ inline put(b)
 }
 
 /* evpl_share_drop(): the last count goes, or the quarantine takes it over. */
-inline drop(b, looks, clear, before)
+inline drop(b, checks, clear, before)
 {
 	atomic {
-		looks = false;
+		checks = false;
 		if
-		:: count[b] > 1 || !fenced[b] -> put(b)
+		:: count[b] > 1 || !may_be_held[b] -> put(b)
 		:: else ->
 			if
 			:: quarantined[1 - b] -> begin_quarantine(b)
-			:: else -> looks = true; before = serial[b]
+			:: else -> checks = true; before = serial[b]
 			fi
 		fi
 	}
 	if
-	:: looks ->
+	:: checks ->
 		clear = (refs == 0);
 		atomic {
 			if
@@ -115,7 +115,7 @@ inline drop(b, looks, clear, before)
 /* The owner reads the records that are sent home. */
 proctype owner(byte b)
 {
-	bool clear, says, looks, asks;
+	bool clear, says, checks, asks;
 	byte before;
 
 	do
@@ -125,15 +125,15 @@ proctype owner(byte b)
 #if BROKEN != HELD_LATE
 		atomic {
 			asks = WAS_LENT(b);
-			looks = asks && LAST(b);
+			checks = asks && LAST(b);
 			before = serial[b];
-			clear = looks && !fenced[b]
+			clear = checks && !may_be_held[b]
 		}
-		clear = clear || (looks && refs == 0);
+		clear = clear || (checks && refs == 0);
 		atomic {
 			clear = clear && before == serial[b];
 			says = asks && (!LAST(b) || !clear);
-			fenced[b] = fenced[b] && (says || !asks);
+			may_be_held[b] = may_be_held[b] && (says || !asks);
 			if
 			:: says && count[b] == 1 -> begin_quarantine(b); count[b]++
 			:: else
@@ -146,7 +146,7 @@ proctype owner(byte b)
 #else
 		check_home(b);
 #endif
-		drop(b, looks, clear, before)
+		drop(b, checks, clear, before)
 	:: over[b] && home[b] == 0 -> break
 	od
 }
@@ -154,7 +154,7 @@ proctype owner(byte b)
 /* A buffer is leased again and again. The lease takes over the count of its record. */
 proctype lessee(byte b)
 {
-	bool clear, fence, looks;
+	bool clear, may_hold, checks;
 	byte before, round;
 
 	do
@@ -165,12 +165,12 @@ proctype lessee(byte b)
 			count[b]++;
 			lease[b]++;
 			lent[b] = true;
-			fence = true;
-#if BROKEN == CPU_UNFENCED
-			fence = false;
+			may_hold = true;
+#if BROKEN == CPU_UNCHECKED
+			may_hold = false;
 #endif
-			holders[b] = holders[b] + fence;
-			fenced[b] = fenced[b] || fence;
+			holders[b] = holders[b] + may_hold;
+			may_be_held[b] = may_be_held[b] || may_hold;
 			serial[b]++
 		}
 		/* A page can be held as long as the lease is there. */
@@ -187,8 +187,8 @@ proctype lessee(byte b)
 		:: atomic { count[b]++; home[b]++ }
 		:: skip
 		fi;
-		atomic { lease[b]--; holders[b] = holders[b] - fence }
-		drop(b, looks, clear, before)
+		atomic { lease[b]--; holders[b] = holders[b] - may_hold }
+		drop(b, checks, clear, before)
 	:: else -> break
 	od;
 	over[b] = true
@@ -197,7 +197,7 @@ proctype lessee(byte b)
 /* Another client reads a record that the lessee has passed on, and lets the lease end. */
 active proctype other()
 {
-	bool clear, looks;
+	bool clear, checks;
 	byte before;
 
 end:	do
@@ -206,11 +206,11 @@ end:	do
 		fly[0]--;
 		lease[0]++;
 		holders[0]++;
-		fenced[0] = true;
+		may_be_held[0] = true;
 		serial[0]++
 	   };
 		atomic { lease[0]--; holders[0]-- };
-		drop(0, looks, clear, before)
+		drop(0, checks, clear, before)
 	od
 }
 
@@ -223,10 +223,10 @@ end:	do
 	od
 }
 
-/* look_over(), again and again until no buffer is in use. */
+/* recheck_slab(), again and again until no buffer is in use. */
 active proctype pass()
 {
-	bool clear, looks, open, ended;
+	bool clear, checks, passes, ended;
 	byte before, b;
 
 	do
@@ -241,7 +241,7 @@ active proctype pass()
 			:: else
 			fi
 		}
-		open = refs == 0;
+		passes = refs == 0;
 		b = 0;
 		do
 		:: b < 2 ->
@@ -250,18 +250,18 @@ active proctype pass()
 			:: ended ->
 				atomic {
 					if
-					:: quarantined[b] && open && is_fresh(b) ->
+					:: quarantined[b] && passes && is_fresh(b) ->
 						quarantined[b] = false;
 						count[b]--;
 #if BROKEN == HOLDERS_UNSEEN
-						fenced[b] = false
+						may_be_held[b] = false
 #else
-						fenced[b] = fenced[b] && !quiet[b]
+						may_be_held[b] = may_be_held[b] && !quiet[b]
 #endif
 					:: else
 					fi
 				}
-				drop(b, looks, clear, before)
+				drop(b, checks, clear, before)
 			:: else
 			fi;
 			b++
