@@ -443,6 +443,9 @@ void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab);
 void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff);
 struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff);
+struct evpl_slab *evpl_slab_get_after(struct evpl_client *client, pgoff_t *pgoff);
+struct evpl_slab *evpl_slab_get_buffer(struct evpl_client *client, u64 offset,
+				       unsigned long *index);
 unsigned long evpl_slab_part_last(struct evpl_slab *slab, struct evpl_part *part);
 bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_t mark);
 struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff);
@@ -493,7 +496,15 @@ static inline unsigned long evpl_returned_pages(unsigned int buffer_shift)
 }
 
 /* share.c */
-extern atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
+
+/* What a task that has given a share's reference back must do once it has dropped the xa_lock. */
+enum evpl_settled {
+	EVPL_SETTLED_NOTHING,
+	EVPL_SETTLED_WAKE_OWNER,
+	EVPL_SETTLED_GIVE_BACK,
+};
+
+extern atomic_long_t evpl_nr_shares;
 struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 				   u32 length, u32 flags);
 void evpl_share_give_back(struct evpl_share *share);
@@ -504,15 +515,14 @@ bool evpl_share_take_home(struct evpl_share *share);
 int evpl_share_add_lease(struct evpl_lease *lease);
 void evpl_share_remove_lease(struct evpl_lease *lease);
 void evpl_share_drop(struct evpl_share *share);
+enum evpl_settled __must_check evpl_share_unhold(struct evpl_share *share);
+void evpl_share_after_settled(struct evpl_share *share, enum evpl_settled settled);
 int evpl_share_export(struct evpl_share *share, bool write);
 void evpl_share_unexport(struct evpl_share *share, bool write);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
-bool evpl_quarantine_recheck(struct evpl_client *client);
-int evpl_share_end_quarantine(struct evpl_client *client, u64 offset);
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
-void evpl_share_end_quarantines(struct evpl_slab *slab);
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)
 {
@@ -557,11 +567,21 @@ static inline bool evpl_lease_may_hold(const struct evpl_lease *lease)
 }
 
 /* quarantine.c */
-extern atomic_long_t evpl_nr_rechecks;
-bool evpl_quarantine_check(struct evpl_share *share);
+extern atomic_long_t evpl_nr_rechecks, evpl_nr_quarantined;
+bool evpl_quarantine_is_clear(struct evpl_share *share);
+bool evpl_quarantine_has(struct evpl_share *share);
+bool evpl_quarantine_has_folio(struct evpl_share *share);
+struct evpl_slab *evpl_quarantine_begin(struct evpl_share *share);
+void evpl_quarantine_begun(struct evpl_slab *slab);
+void evpl_quarantine_take_over(struct evpl_share *share);
+void evpl_quarantine_schedule(struct evpl_client *client);
+bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
+				  unsigned long end, bool *left);
+bool evpl_quarantine_recheck_slab(struct evpl_slab *slab);
+int evpl_quarantine_end(struct evpl_client *client, u64 offset);
+void evpl_quarantine_end_all(struct evpl_slab *slab);
 void evpl_quarantine_init(struct evpl_client *client);
 void evpl_quarantine_exit(struct evpl_client *client);
-void evpl_quarantine_schedule(struct evpl_client *client);
 int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 		      unsigned long nr_pages, u32 flags);
 

@@ -311,7 +311,7 @@ static int ioctl_quarantine_end(struct evpl_call *call)
 		return -EOPNOTSUPP;
 	if (!evpl_client_shift(call->client))
 		return -ENXIO;
-	return evpl_share_end_quarantine(call->client, args->offset);
+	return evpl_quarantine_end(call->client, args->offset);
 }
 
 static int ioctl_export(struct evpl_call *call)

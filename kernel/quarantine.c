@@ -13,15 +13,19 @@
  *
  * The baseline of a folio is how many such references the owner's own registrations have. The
  * owner sets it. A buffer passes the check if no folio of it has more references than its
- * baseline. share.c checks a buffer when all leases have been unmapped, before the owner gets its
- * reference back. If the buffer fails the check then, it goes into quarantine, and its folios are
- * rechecked until it passes.
+ * baseline. share.c has a buffer checked when all leases have been unmapped, before the owner gets
+ * its reference back. If the buffer fails the check then, it goes into quarantine, and its folios
+ * are rechecked until it passes.
+ *
+ * A quarantine has a reference on the share, a hold, and a mark in evpl_slab.shares. A task that
+ * clears the mark takes over the reference and the hold.
  */
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/spinlock.h>
 
 #include "compat.h"
@@ -36,7 +40,7 @@
 #define PAUSE_FACTOR	32
 #define PAUSE_MAX	(10 * HZ)
 
-atomic_long_t evpl_nr_rechecks;
+atomic_long_t evpl_nr_rechecks, evpl_nr_quarantined;
 
 /*
  * Count the references that are neither the slab's own nor a mapping's. A page is mapped with
@@ -57,14 +61,12 @@ static int other_refs(struct folio *folio)
 	return refs;
 }
 
-/**
- * evpl_quarantine_check() - check whether something holds the pages of a buffer
- * @share: of the buffer; the caller has a reference on it
- *
- * Return: true if none of its folios has more references than its baseline; also if the owner has
- * gone, as there is no folio left to check then.
+/*
+ * Return true if none of the buffer's folios has more references than its baseline; also if the
+ * owner has gone, as there is no folio left to check then. The caller has a reference on the
+ * share.
  */
-bool evpl_quarantine_check(struct evpl_share *share)
+static bool check_pages(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t first = evpl_share_start(share);
@@ -88,6 +90,72 @@ bool evpl_quarantine_check(struct evpl_share *share)
 	return passes;
 }
 
+/*
+ * Whether nothing holds the buffer's pages. The caller has a reference on the share, and holds
+ * the xa_lock, which is dropped during the check. The answer is false if a lease was added, a
+ * writable dma-buf made, or the share revoked during the check.
+ */
+bool evpl_quarantine_is_clear(struct evpl_share *share)
+{
+	struct xarray *shares = &share->slab->shares;
+	u64 serial = share->next_serial;
+	bool clear;
+
+	lockdep_assert_held(&shares->xa_lock);
+	if (!share->may_be_held)
+		return true;
+	xa_unlock(shares);
+	clear = check_pages(share);
+	evpl_stop(EVPL_STOP_CHECKED);
+	xa_lock(shares);
+	return clear && serial == share->next_serial;
+}
+
+/*
+ * Whether a share is in quarantine. Compare the pointer too: a revoked share may have left its
+ * slot, and then the mark there is that of another share.
+ */
+bool evpl_quarantine_has(struct evpl_share *share)
+{
+	struct xarray *shares = &share->slab->shares;
+
+	return xa_load(shares, share->index) == share &&
+	       xa_get_mark(shares, share->index, EVPL_QUARANTINED);
+}
+
+/*
+ * Whether a buffer of the same folio is in quarantine. Then something held the folio when it was
+ * last checked.
+ */
+bool evpl_quarantine_has_folio(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+	struct evpl_part *part = evpl_slab_part(slab, evpl_share_start(share));
+
+	lockdep_assert_held(&slab->shares.xa_lock);
+	return !slab->orphaned && evpl_slab_part_has(slab, part, EVPL_QUARANTINED);
+}
+
+/*
+ * Begin a quarantine, after evpl_quarantine_is_clear() has returned false. The quarantine takes
+ * over a reference on the share and a hold, which the caller has or adds before it drops the lock.
+ * Return the slab, with a reference for evpl_quarantine_begun(), as the share may be freed once
+ * the lock is dropped. Return NULL, with nothing changed, if the owner has gone.
+ */
+struct evpl_slab *evpl_quarantine_begin(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+
+	lockdep_assert_held(&slab->shares.xa_lock);
+	if (slab->orphaned)
+		return NULL;
+	trace_evpl_quarantine_begin(share);
+	__xa_set_mark(&slab->shares, share->index, EVPL_QUARANTINED);
+	atomic_long_inc(&evpl_nr_quarantined);
+	slab->refs++;
+	return slab;
+}
+
 /* How long it is until the next pass may run, in jiffies. */
 static unsigned long until_next(struct evpl_client *client)
 {
@@ -95,6 +163,181 @@ static unsigned long until_next(struct evpl_client *client)
 
 	lockdep_assert_held(&client->recheck_lock);
 	return time_after(client->recheck_pause, now) ? client->recheck_pause - now : 1;
+}
+
+/**
+ * evpl_quarantine_schedule() - see that a client's buffers in quarantine are checked soon
+ * @client: the client; another of its buffers is in quarantine, or it waits for one
+ */
+void evpl_quarantine_schedule(struct evpl_client *client)
+{
+	/* Lessees call this too, so it takes no lock that the owner sleeps under. */
+	spin_lock(&client->recheck_lock);
+	if (!client->recheck_off && !client->recheck_soon) {
+		client->recheck_soon = true;
+		mod_delayed_work(evpl_wq, &client->recheck_work, until_next(client));
+	}
+	spin_unlock(&client->recheck_lock);
+}
+
+/*
+ * See that the new quarantine is checked, and put the reference on the slab. Called after the
+ * xa_lock was dropped.
+ */
+void evpl_quarantine_begun(struct evpl_slab *slab)
+{
+	evpl_quarantine_schedule(slab->client);
+	evpl_slab_put(slab);
+}
+
+/*
+ * The caller holds the xa_lock. It takes over the quarantine's reference on the share, and its
+ * hold.
+ */
+void evpl_quarantine_take_over(struct evpl_share *share)
+{
+	lockdep_assert_held(&share->slab->shares.xa_lock);
+	trace_evpl_quarantine_end(share);
+	__xa_clear_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
+	atomic_long_dec(&evpl_nr_quarantined);
+}
+
+/*
+ * Find the first share from *@index to @last that is in quarantine, set *@index to its place,
+ * and take a reference on it for the caller.
+ */
+static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long *index,
+					   unsigned long last)
+{
+	struct evpl_share *share;
+
+	xa_lock(&slab->shares);
+	share = xa_find(&slab->shares, index, last, EVPL_QUARANTINED);
+	if (share)
+		share->count++;
+	xa_unlock(&slab->shares);
+	return share;
+}
+
+/*
+ * End the quarantine of a share if @anyway; or if its buffer @passes the check, and next_serial
+ * hasn't changed since that check began. The caller's reference on the share is consumed.
+ * Return whether this ended the quarantine.
+ */
+static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anyway)
+{
+	struct xarray *shares = &share->slab->shares;
+	enum evpl_settled settled = EVPL_SETTLED_NOTHING;
+	bool ended;
+
+	xa_lock(shares);
+	ended = evpl_quarantine_has(share) &&
+		(anyway || (passes && share->seen == share->next_serial));
+	if (ended) {
+		evpl_quarantine_take_over(share);
+		share->count--;
+		settled = evpl_share_unhold(share);
+		/*
+		 * ->may_be_held says whether to check the pages when the last reference goes. With
+		 * @anyway, the owner accepts the references that ended leases have left behind,
+		 * so only present holders matter.
+		 */
+		if (anyway ? !share->holders : share->quiet)
+			share->may_be_held = false;
+	}
+	xa_unlock(shares);
+
+	evpl_share_after_settled(share, settled);
+	evpl_share_drop(share);
+	return ended;
+}
+
+/*
+ * Before a folio is checked, record next_serial of each buffer there that is in quarantine.
+ * Return the place of the last buffer that lies in the folio; or that of this buffer, if the
+ * owner has gone.
+ */
+static unsigned long note_serials(struct evpl_share *share)
+{
+	struct evpl_slab *slab = share->slab;
+	unsigned long index = share->index, last = share->index;
+	struct evpl_share *other;
+
+	lockdep_assert_held(&slab->recheck_mutex);
+	xa_lock(&slab->shares);
+	if (!slab->orphaned)
+		last = evpl_slab_part_last(slab,
+					   evpl_slab_part(slab, evpl_share_start(share)));
+	last = max_t(unsigned long, last, share->index);
+	/* Bounded: a folio has 512 pages, and so at most 512 buffers. */
+	for (other = xa_find(&slab->shares, &index, last, EVPL_QUARANTINED); other;
+	     other = xa_find_after(&slab->shares, &index, last, EVPL_QUARANTINED)) {
+		other->seen = other->next_serial;
+		other->quiet = !other->holders;
+	}
+	xa_unlock(&slab->shares);
+	return last;
+}
+
+/*
+ * Check the folios of the first buffer from *@index to @end that is in quarantine. End the
+ * quarantine of each buffer there that passes. A folio with several buffers is checked
+ * once. Return false if no buffer was in quarantine. Set *@left if one stays in quarantine, and
+ * advance *@index past those that were checked.
+ */
+bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
+				  unsigned long end, bool *left)
+{
+	struct evpl_share *share;
+	unsigned long last;
+	bool passes;
+
+	mutex_lock(&slab->recheck_mutex);
+	share = next_quarantined(slab, index, end);
+	if (!share) {
+		mutex_unlock(&slab->recheck_mutex);
+		return false;
+	}
+	evpl_stop(EVPL_STOP_RECHECK);
+	last = note_serials(share);
+	passes = check_pages(share);
+	evpl_stop(EVPL_STOP_CHECKED);
+	do {
+		*left |= !try_end_quarantine(share, passes, false);
+		++*index;
+		cond_resched();
+		share = next_quarantined(slab, index, last);
+	} while (share);
+	mutex_unlock(&slab->recheck_mutex);
+	*index = last + 1;
+	return true;
+}
+
+/* Check the buffers of a slab that are in quarantine. Return whether one stays there. */
+bool evpl_quarantine_recheck_slab(struct evpl_slab *slab)
+{
+	unsigned long index = 0;
+	bool left = false;
+
+	while (evpl_quarantine_recheck_next(slab, &index, ULONG_MAX, &left) &&
+	       !fatal_signal_pending(current))
+		;
+	return left;
+}
+
+/* Check all buffers of a client that are in quarantine. Return whether one stays there. */
+static bool recheck_client(struct evpl_client *client)
+{
+	struct evpl_slab *slab;
+	pgoff_t pgoff = 0;
+	bool any = false;
+
+	while ((slab = evpl_slab_get_after(client, &pgoff))) {
+		any |= evpl_quarantine_recheck_slab(slab);
+		evpl_slab_put(slab);
+		cond_resched();
+	}
+	return any;
 }
 
 /*
@@ -115,11 +358,11 @@ static void recheck_work_fn(struct work_struct *work)
 	 */
 	spin_lock(&client->recheck_lock);
 	client->recheck_delay = client->recheck_soon ? 1 :
-			      min_t(unsigned long, 2 * client->recheck_delay, DELAY_MAX);
+				min_t(unsigned long, 2 * client->recheck_delay, DELAY_MAX);
 	client->recheck_soon = false;
 	spin_unlock(&client->recheck_lock);
 
-	left = evpl_quarantine_recheck(client);
+	left = recheck_client(client);
 	pause = nsecs_to_jiffies(PAUSE_FACTOR * (ktime_get_ns() - start));
 	pause = min_t(unsigned long, pause, PAUSE_MAX);
 
@@ -153,18 +396,48 @@ void evpl_quarantine_exit(struct evpl_client *client)
 }
 
 /**
- * evpl_quarantine_schedule() - see that a client's buffers in quarantine are checked soon
- * @client: the client; another of its buffers is in quarantine, or it waits for one
+ * evpl_quarantine_end() - end the quarantine of a buffer, whatever holds it
+ * @client: the owner
+ * @offset: where the buffer starts in the own window
+ *
+ * Return: 0 or -ENOENT.
  */
-void evpl_quarantine_schedule(struct evpl_client *client)
+int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 {
-	/* Lessees call this too, so it takes no lock that the owner sleeps under. */
-	spin_lock(&client->recheck_lock);
-	if (!client->recheck_off && !client->recheck_soon) {
-		client->recheck_soon = true;
-		mod_delayed_work(evpl_wq, &client->recheck_work, until_next(client));
+	struct evpl_share *share;
+	struct evpl_slab *slab;
+	unsigned long index;
+	int ret = -ENOENT;
+
+	slab = evpl_slab_get_buffer(client, offset, &index);
+	if (!slab)
+		return -ENOENT;
+	/*
+	 * Wait for a check in progress. It has a reference on the share, so the owner's word
+	 * would go down only after this call.
+	 */
+	mutex_lock(&slab->recheck_mutex);
+	share = next_quarantined(slab, &index, index);
+	if (share && try_end_quarantine(share, false, true))
+		ret = 0;
+	mutex_unlock(&slab->recheck_mutex);
+	evpl_slab_put(slab);
+	return ret;
+}
+
+/**
+ * evpl_quarantine_end_all() - end the quarantines of all buffers of a slab
+ * @slab: the slab; it is orphaned, so no quarantine begins any more
+ */
+void evpl_quarantine_end_all(struct evpl_slab *slab)
+{
+	struct evpl_share *share;
+	unsigned long index = 0;
+
+	while ((share = next_quarantined(slab, &index, ULONG_MAX))) {
+		try_end_quarantine(share, false, true);
+		cond_resched();
 	}
-	spin_unlock(&client->recheck_lock);
 }
 
 /* Whether the buffers in this folio have no share, and no reference in their words. */

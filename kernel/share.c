@@ -12,8 +12,7 @@
  * has its reference already.
  *
  * The owner gets that reference back when the buffer passes the check of quarantine.c. Until then
- * the buffer is in *quarantine*. A quarantine has a reference on the share, a hold, and a mark in
- * evpl_slab.shares. A task that clears the mark takes over the reference and the hold.
+ * the buffer is in *quarantine*.
  */
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -22,9 +21,8 @@
 #include <linux/slab.h>
 
 #include "evpl.h"
-#include "trace.h"
 
-atomic_long_t evpl_nr_shares, evpl_nr_quarantined;
+atomic_long_t evpl_nr_shares;
 
 /*
  * Decrement the owner's word. Return whether the owner has no reference on the buffer any more:
@@ -47,43 +45,36 @@ static void word_inc(struct evpl_share *share)
 		evpl_word_inc(share->word);
 }
 
-/* What the caller of settle() must do after it has dropped the xa_lock. */
-enum settled {
-	NOTHING,
-	WAKE_OWNER,
-	GIVE_BACK,
-};
-
 /*
  * Nothing can touch the buffer through this share any more. Remove the share from
  * evpl_slab.shares and give its reference back to the owner. If the owner has gone, the memory
- * is freed instead, by after_settled().
+ * is freed instead, by evpl_share_after_settled().
  */
-static enum settled __must_check settle(struct evpl_share *share)
+static enum evpl_settled __must_check settle(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 
 	lockdep_assert_held(&slab->shares.xa_lock);
 	__xa_erase(&slab->shares, share->index);
 	if (slab->orphaned)
-		return GIVE_BACK;
+		return EVPL_SETTLED_GIVE_BACK;
 	if (word_dec(share))
-		return WAKE_OWNER;
+		return EVPL_SETTLED_WAKE_OWNER;
 	if (!share->awaited)
-		return NOTHING;
+		return EVPL_SETTLED_NOTHING;
 	evpl_refs_report_home(slab->client, evpl_share_buffer(share));
-	return WAKE_OWNER;
+	return EVPL_SETTLED_WAKE_OWNER;
 }
 
 /* Called without the xa_lock. The caller has a reference on the slab. */
-static void after_settled(struct evpl_share *share, enum settled settled)
+void evpl_share_after_settled(struct evpl_share *share, enum evpl_settled settled)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t start = evpl_share_start(share);
 
-	if (settled == WAKE_OWNER)
+	if (settled == EVPL_SETTLED_WAKE_OWNER)
 		evpl_refs_wake_returned(slab->client);
-	else if (settled == GIVE_BACK)
+	else if (settled == EVPL_SETTLED_GIVE_BACK)
 		evpl_slab_give_back(slab, start, start + BIT(slab->buffer_shift) - 1);
 }
 
@@ -310,94 +301,6 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 }
 
 /*
- * Whether nothing holds the buffer's pages. The caller has a reference on the share, and holds
- * the xa_lock, which is dropped during the check. The answer is false if a lease was added, a
- * writable dma-buf made, or the share revoked during the check.
- */
-static bool is_clear(struct evpl_share *share)
-{
-	struct xarray *shares = &share->slab->shares;
-	u64 serial = share->next_serial;
-	bool clear;
-
-	lockdep_assert_held(&shares->xa_lock);
-	if (!share->may_be_held)
-		return true;
-	xa_unlock(shares);
-	clear = evpl_quarantine_check(share);
-	evpl_stop(EVPL_STOP_CHECKED);
-	xa_lock(shares);
-	return clear && serial == share->next_serial;
-}
-
-/*
- * Compare the pointer too: a revoked share may have left its slot, and then the mark there is
- * that of another share.
- */
-static bool in_quarantine(struct evpl_share *share)
-{
-	struct xarray *shares = &share->slab->shares;
-
-	return xa_load(shares, share->index) == share &&
-	       xa_get_mark(shares, share->index, EVPL_QUARANTINED);
-}
-
-/*
- * Begin a quarantine, after is_clear() has returned false. The quarantine takes over a reference
- * on the share and a hold, which the caller has or adds before it drops the lock. Return the slab,
- * with a reference for schedule_recheck(), as the share may be freed once the lock is dropped.
- * Return NULL, with nothing changed, if the owner has gone.
- */
-static struct evpl_slab *begin_quarantine(struct evpl_share *share)
-{
-	struct evpl_slab *slab = share->slab;
-
-	lockdep_assert_held(&slab->shares.xa_lock);
-	if (slab->orphaned)
-		return NULL;
-	trace_evpl_quarantine_begin(share);
-	__xa_set_mark(&slab->shares, share->index, EVPL_QUARANTINED);
-	atomic_long_inc(&evpl_nr_quarantined);
-	slab->refs++;
-	return slab;
-}
-
-/*
- * Whether a buffer of the same folio is in quarantine. Then something held the folio when it was
- * last checked.
- */
-static bool has_quarantined(struct evpl_share *share)
-{
-	struct evpl_slab *slab = share->slab;
-	struct evpl_part *part = evpl_slab_part(slab, evpl_share_start(share));
-
-	lockdep_assert_held(&slab->shares.xa_lock);
-	return !slab->orphaned && evpl_slab_part_has(slab, part, EVPL_QUARANTINED);
-}
-
-/*
- * See that the new quarantine is checked, and put the reference on the slab. Called after the
- * xa_lock was dropped.
- */
-static void schedule_recheck(struct evpl_slab *slab)
-{
-	evpl_quarantine_schedule(slab->client);
-	evpl_slab_put(slab);
-}
-
-/*
- * The caller holds the xa_lock. It takes over the quarantine's reference on the share, and its
- * hold.
- */
-static void end_quarantine(struct evpl_share *share)
-{
-	lockdep_assert_held(&share->slab->shares.xa_lock);
-	trace_evpl_quarantine_end(share);
-	__xa_clear_mark(&share->slab->shares, share->index, EVPL_QUARANTINED);
-	atomic_long_dec(&evpl_nr_quarantined);
-}
-
-/*
  * Drop the last reference on a share, unless another one is taken while the pages are checked.
  * The caller holds the xa_lock; this function releases it.
  */
@@ -405,7 +308,7 @@ static noinline void drop_last(struct evpl_share *share)
 	__releases(&share->slab->shares.xa_lock)
 {
 	struct evpl_slab *slab = share->slab, *quarantined = NULL;
-	enum settled settled = NOTHING;
+	enum evpl_settled settled = EVPL_SETTLED_NOTHING;
 	bool last;
 
 	/*
@@ -415,12 +318,13 @@ static noinline void drop_last(struct evpl_share *share)
 	 * aren't counted once for each of them.
 	 */
 	if (!share->revoked && share->may_be_held &&
-	    (has_quarantined(share) || !is_clear(share)) && !share->revoked)
-		quarantined = begin_quarantine(share);
+	    (evpl_quarantine_has_folio(share) || !evpl_quarantine_is_clear(share)) &&
+	    !share->revoked)
+		quarantined = evpl_quarantine_begin(share);
 	if (quarantined) {
 		share->holds++;
 		xa_unlock(&slab->shares);
-		schedule_recheck(quarantined);
+		evpl_quarantine_begun(quarantined);
 		return;
 	}
 	last = !--share->count;
@@ -430,7 +334,7 @@ static noinline void drop_last(struct evpl_share *share)
 
 	if (!last)
 		return;
-	after_settled(share, settled);
+	evpl_share_after_settled(share, settled);
 	WARN_ON_ONCE(!list_empty(&share->leases));
 	kfree(share);
 	atomic_long_dec(&evpl_nr_shares);
@@ -460,10 +364,10 @@ void evpl_share_drop(struct evpl_share *share)
  * exports the buffer. The last hold of a revoked share gives the owner its reference back. The
  * caller holds the xa_lock, and has a reference on the share.
  */
-static enum settled __must_check unhold(struct evpl_share *share)
+enum evpl_settled evpl_share_unhold(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
-	return !--share->holds && share->revoked ? settle(share) : NOTHING;
+	return !--share->holds && share->revoked ? settle(share) : EVPL_SETTLED_NOTHING;
 }
 
 /**
@@ -486,7 +390,7 @@ bool evpl_share_is_held(struct evpl_share *share)
 	xa_lock(&slab->shares);
 	if (!share->lent)
 		goto unlock;
-	clear = share->count == 1 && is_clear(share);
+	clear = share->count == 1 && evpl_quarantine_is_clear(share);
 	/*
 	 * During the check the share may have been revoked or its slab orphaned, or the buffer
 	 * may have been sent again.
@@ -497,14 +401,14 @@ bool evpl_share_is_held(struct evpl_share *share)
 	share->may_be_held &= held;
 	share->awaited |= held;
 	if (held && share->count == 1) {
-		quarantined = begin_quarantine(share);
+		quarantined = evpl_quarantine_begin(share);
 		share->count++;
 		share->holds++;
 	}
 unlock:
 	xa_unlock(&slab->shares);
 	if (quarantined)
-		schedule_recheck(quarantined);
+		evpl_quarantine_begun(quarantined);
 	return held;
 }
 
@@ -538,14 +442,14 @@ int evpl_share_export(struct evpl_share *share, bool write)
 /* Undo evpl_share_export(). The dma-buf has no mapping left. */
 void evpl_share_unexport(struct evpl_share *share, bool write)
 {
-	enum settled settled;
+	enum evpl_settled settled;
 
 	atomic_long_dec(&share->slab->client->nr_exports);
 	xa_lock(&share->slab->shares);
 	share->holders -= write;
-	settled = unhold(share);
+	settled = evpl_share_unhold(share);
 	xa_unlock(&share->slab->shares);
-	after_settled(share, settled);
+	evpl_share_after_settled(share, settled);
 }
 
 static struct evpl_lease *first_lease(struct evpl_share *share)
@@ -566,7 +470,7 @@ static struct evpl_lease *first_lease(struct evpl_share *share)
  */
 static bool is_exported(struct evpl_share *share)
 {
-	return !share->revoked && share->holds > in_quarantine(share);
+	return !share->revoked && share->holds > evpl_quarantine_has(share);
 }
 
 /*
@@ -579,8 +483,8 @@ static void mark_revoked(struct evpl_share *share)
 	lockdep_assert_held(&share->slab->shares.xa_lock);
 	share->revoked = true;
 	share->next_serial++;
-	if (in_quarantine(share)) {
-		end_quarantine(share);
+	if (evpl_quarantine_has(share)) {
+		evpl_quarantine_take_over(share);
 	} else {
 		share->count++;
 		share->holds++;
@@ -594,7 +498,7 @@ static void mark_revoked(struct evpl_share *share)
 static bool revoke(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab, *quarantined = NULL;
-	enum settled settled = NOTHING;
+	enum evpl_settled settled = EVPL_SETTLED_NOTHING;
 	struct evpl_lease *lease;
 
 	/* No lease is added any more: evpl_share_add_lease() refuses a revoked share. */
@@ -605,16 +509,16 @@ static bool revoke(struct evpl_share *share)
 	}
 
 	xa_lock(&slab->shares);
-	if (!slab->orphaned && !is_clear(share))
-		quarantined = begin_quarantine(share);
+	if (!slab->orphaned && !evpl_quarantine_is_clear(share))
+		quarantined = evpl_quarantine_begin(share);
 	if (!quarantined)
-		settled = unhold(share);
+		settled = evpl_share_unhold(share);
 	xa_unlock(&slab->shares);
 	if (quarantined) {
-		schedule_recheck(quarantined);
+		evpl_quarantine_begun(quarantined);
 		return true;
 	}
-	after_settled(share, settled);
+	evpl_share_after_settled(share, settled);
 	evpl_share_drop(share);
 	return false;
 }
@@ -706,234 +610,6 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 	}
 }
 
-/*
- * Find the first share from *@index to @last that is in quarantine, set *@index to its place,
- * and take a reference on it for the caller.
- */
-static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long *index,
-					   unsigned long last)
-{
-	struct evpl_share *share;
-
-	xa_lock(&slab->shares);
-	share = xa_find(&slab->shares, index, last, EVPL_QUARANTINED);
-	if (share)
-		share->count++;
-	xa_unlock(&slab->shares);
-	return share;
-}
-
-/*
- * End the quarantine of a share if @anyway; or if its buffer @passes the check, and next_serial
- * hasn't changed since that check began. The caller's reference on the share is consumed.
- * Return whether this ended the quarantine.
- */
-static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anyway)
-{
-	struct xarray *shares = &share->slab->shares;
-	enum settled settled = NOTHING;
-	bool ended;
-
-	xa_lock(shares);
-	ended = in_quarantine(share) &&
-		(anyway || (passes && share->seen == share->next_serial));
-	if (ended) {
-		end_quarantine(share);
-		share->count--;
-		settled = unhold(share);
-		/*
-		 * ->may_be_held says whether to check the pages when the last reference goes. With
-		 * @anyway, the owner accepts the references that ended leases have left behind,
-		 * so only present holders matter.
-		 */
-		if (anyway ? !share->holders : share->quiet)
-			share->may_be_held = false;
-	}
-	xa_unlock(shares);
-
-	after_settled(share, settled);
-	evpl_share_drop(share);
-	return ended;
-}
-
-/*
- * Before a folio is checked, record next_serial of each buffer there that is in quarantine.
- * Return the place of the last buffer that lies in the folio; or that of this buffer, if the
- * owner has gone.
- */
-static unsigned long note_serials(struct evpl_share *share)
-{
-	struct evpl_slab *slab = share->slab;
-	unsigned long index = share->index, last = share->index;
-	struct evpl_share *other;
-
-	lockdep_assert_held(&slab->recheck_mutex);
-	xa_lock(&slab->shares);
-	if (!slab->orphaned)
-		last = evpl_slab_part_last(slab,
-					   evpl_slab_part(slab, evpl_share_start(share)));
-	last = max_t(unsigned long, last, share->index);
-	/* Bounded: a folio has 512 pages, and so at most 512 buffers. */
-	for (other = xa_find(&slab->shares, &index, last, EVPL_QUARANTINED); other;
-	     other = xa_find_after(&slab->shares, &index, last, EVPL_QUARANTINED)) {
-		other->seen = other->next_serial;
-		other->quiet = !other->holders;
-	}
-	xa_unlock(&slab->shares);
-	return last;
-}
-
-/*
- * Check the folios of the first buffer from *@index to @end that is in quarantine. End the
- * quarantine of each buffer there that passes. A folio with several buffers is checked
- * once. Return false if no buffer was in quarantine. Set *@left if one stays in quarantine, and
- * advance *@index past those that were checked.
- */
-static bool recheck_next(struct evpl_slab *slab, unsigned long *index, unsigned long end,
-			 bool *left)
-{
-	struct evpl_share *share;
-	unsigned long last;
-	bool passes;
-
-	mutex_lock(&slab->recheck_mutex);
-	share = next_quarantined(slab, index, end);
-	if (!share) {
-		mutex_unlock(&slab->recheck_mutex);
-		return false;
-	}
-	evpl_stop(EVPL_STOP_RECHECK);
-	last = note_serials(share);
-	passes = evpl_quarantine_check(share);
-	evpl_stop(EVPL_STOP_CHECKED);
-	do {
-		*left |= !try_end_quarantine(share, passes, false);
-		++*index;
-		cond_resched();
-		share = next_quarantined(slab, index, last);
-	} while (share);
-	mutex_unlock(&slab->recheck_mutex);
-	*index = last + 1;
-	return true;
-}
-
-/* Check the buffers of a slab that are in quarantine. Return whether one stays there. */
-static bool recheck_slab(struct evpl_slab *slab)
-{
-	unsigned long index = 0;
-	bool left = false;
-
-	while (recheck_next(slab, &index, ULONG_MAX, &left) && !fatal_signal_pending(current))
-		;
-	return left;
-}
-
-/*
- * Find the first slab that ends past *@pgoff, advance *@pgoff to that end, and take a reference
- * on the slab.
- */
-static struct evpl_slab *next_slab(struct evpl_client *client, pgoff_t *pgoff)
-{
-	struct evpl_slab *slab = NULL;
-
-	down_read(&client->tree_lock);
-	if (!client->gone)
-		slab = evpl_slab_after(client, *pgoff);
-	if (slab) {
-		evpl_slab_get(slab);
-		*pgoff = slab->start + slab->nr_pages;
-	}
-	up_read(&client->tree_lock);
-	return slab;
-}
-
-/**
- * evpl_quarantine_recheck() - end the quarantines of buffers that nothing holds
- * @client: the owner
- *
- * Return: whether a buffer stays in quarantine.
- */
-bool evpl_quarantine_recheck(struct evpl_client *client)
-{
-	struct evpl_slab *slab;
-	pgoff_t pgoff = 0;
-	bool any = false;
-
-	while ((slab = next_slab(client, &pgoff))) {
-		any |= recheck_slab(slab);
-		evpl_slab_put(slab);
-		cond_resched();
-	}
-	return any;
-}
-
-/*
- * Find the slab of the buffer that starts at @offset, and the buffer's place in it. Return the
- * slab, with a reference, or NULL.
- */
-static struct evpl_slab *get_slab(struct evpl_client *client, u64 offset,
-				  unsigned long *index)
-{
-	pgoff_t pgoff = offset >> PAGE_SHIFT;
-	struct evpl_slab *slab;
-
-	down_read(&client->tree_lock);
-	slab = evpl_slab_find(client, pgoff);
-	if (slab && (!slab->live || offset & ((PAGE_SIZE << slab->buffer_shift) - 1)))
-		slab = NULL;
-	if (slab) {
-		evpl_slab_get(slab);
-		*index = (pgoff - slab->start) >> slab->buffer_shift;
-	}
-	up_read(&client->tree_lock);
-	return slab;
-}
-
-/**
- * evpl_share_end_quarantine() - end the quarantine of a buffer, whatever holds it
- * @client: the owner
- * @offset: where the buffer starts in the own window
- *
- * Return: 0 or -ENOENT.
- */
-int evpl_share_end_quarantine(struct evpl_client *client, u64 offset)
-{
-	struct evpl_share *share;
-	struct evpl_slab *slab;
-	unsigned long index;
-	int ret = -ENOENT;
-
-	slab = get_slab(client, offset, &index);
-	if (!slab)
-		return -ENOENT;
-	/*
-	 * Wait for a check in progress. It has a reference on the share, so the owner's word
-	 * would go down only after this call.
-	 */
-	mutex_lock(&slab->recheck_mutex);
-	share = next_quarantined(slab, &index, index);
-	if (share && try_end_quarantine(share, false, true))
-		ret = 0;
-	mutex_unlock(&slab->recheck_mutex);
-	evpl_slab_put(slab);
-	return ret;
-}
-
-/**
- * evpl_share_end_quarantines() - end the quarantines of all buffers of a slab
- * @slab: the slab; it is orphaned, so no quarantine begins any more
- */
-void evpl_share_end_quarantines(struct evpl_slab *slab)
-{
-	struct evpl_share *share;
-	unsigned long index = 0;
-
-	while ((share = next_quarantined(slab, &index, ULONG_MAX))) {
-		try_end_quarantine(share, false, true);
-		cond_resched();
-	}
-}
-
 #define PULL_BATCH	16
 
 /*
@@ -1001,7 +677,7 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 	pgoff_t pgoff = 0;
 	int pulled = 0;
 
-	while ((slab = next_slab(client, &pgoff))) {
+	while ((slab = evpl_slab_get_after(client, &pgoff))) {
 		for (index = 0; (share = next_share(slab, &index)); index++) {
 			pulled += pull_share(share, want);
 			evpl_share_drop(share);
@@ -1009,7 +685,7 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 			if (fatal_signal_pending(current))
 				break;
 		}
-		recheck_slab(slab);
+		evpl_quarantine_recheck_slab(slab);
 		evpl_slab_put(slab);
 		if (fatal_signal_pending(current))
 			return -EINTR;
@@ -1054,7 +730,7 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 	bool left = false;
 	int ret = 0;
 
-	slab = get_slab(client, offset, &index);
+	slab = evpl_slab_get_buffer(client, offset, &index);
 	if (!slab)
 		return -ENOENT;
 	share = await(slab, index, true);
@@ -1064,7 +740,7 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 	evpl_share_drop(share);
 	if (try) {
 		first = index;
-		recheck_next(slab, &first, index, &left);
+		evpl_quarantine_recheck_next(slab, &first, index, &left);
 		ret = await(slab, index, false) ? -EAGAIN : 0;
 	} else {
 		evpl_quarantine_schedule(client);
@@ -1078,3 +754,4 @@ put_slab:
 	evpl_slab_put(slab);
 	return ret;
 }
+

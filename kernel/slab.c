@@ -322,7 +322,7 @@ void evpl_slab_orphan(struct evpl_slab *slab)
 	WRITE_ONCE(slab->orphaned, true);
 	xa_unlock(&slab->shares);
 	up_write(&slab->orphan_sem);
-	evpl_share_end_quarantines(slab);
+	evpl_quarantine_end_all(slab);
 	evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_recharge(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_put(slab);
@@ -579,6 +579,47 @@ struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff)
 		}
 	}
 	return after;
+}
+
+/*
+ * Find the first slab that ends past *@pgoff, advance *@pgoff to that end, and take a reference
+ * on the slab.
+ */
+struct evpl_slab *evpl_slab_get_after(struct evpl_client *client, pgoff_t *pgoff)
+{
+	struct evpl_slab *slab = NULL;
+
+	down_read(&client->tree_lock);
+	if (!client->gone)
+		slab = evpl_slab_after(client, *pgoff);
+	if (slab) {
+		evpl_slab_get(slab);
+		*pgoff = slab->start + slab->nr_pages;
+	}
+	up_read(&client->tree_lock);
+	return slab;
+}
+
+/*
+ * Find the slab of the buffer that starts at @offset, and the buffer's place in it. Return the
+ * slab, with a reference, or NULL.
+ */
+struct evpl_slab *evpl_slab_get_buffer(struct evpl_client *client, u64 offset,
+				       unsigned long *index)
+{
+	pgoff_t pgoff = offset >> PAGE_SHIFT;
+	struct evpl_slab *slab;
+
+	down_read(&client->tree_lock);
+	slab = evpl_slab_find(client, pgoff);
+	if (slab && (!slab->live || offset & ((PAGE_SIZE << slab->buffer_shift) - 1)))
+		slab = NULL;
+	if (slab) {
+		evpl_slab_get(slab);
+		*index = (pgoff - slab->start) >> slab->buffer_shift;
+	}
+	up_read(&client->tree_lock);
+	return slab;
 }
 
 /**

@@ -223,7 +223,7 @@ end:	do
 	od
 }
 
-/* recheck_slab(), again and again until no buffer is in use. */
+/* evpl_quarantine_recheck_slab(), again and again until no buffer is in use. */
 active proctype pass()
 {
 	bool clear, checks, passes, ended;
