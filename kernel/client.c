@@ -69,7 +69,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	struct evpl_client *client;
 	int ret = -ENOMEM;
 
-	evpl_stop(EVPL_STOP_OPEN);
+	evpl_syncpoint(EVPL_SYNCPOINT_OPEN);
 	client = kzalloc(sizeof(*client), EVPL_GFP);
 	if (!client)
 		return -ENOMEM;
@@ -208,7 +208,7 @@ int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 
 	if (slab)
 		evpl_slab_publish(client, slab);
-	evpl_stop(EVPL_STOP_SET_UP);
+	evpl_syncpoint(EVPL_SYNCPOINT_SET_UP);
 	/* Publish last: a reader that sees buffer_shift != 0 must also see the first slab. */
 	smp_store_release(&client->buffer_shift, buffer_shift);
 unlock:

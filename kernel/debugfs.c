@@ -41,11 +41,11 @@ void __init evpl_debugfs_init(void)
 	root = debugfs_create_dir("evpl", NULL);
 	debugfs_create_file("counters", 0400, root, NULL, &counters_fops);
 	debugfs_create_file("clients", 0400, root, NULL, &clients_fops);
-	evpl_stop_init(root);
+	evpl_syncpoint_init(root);
 }
 
 void evpl_debugfs_exit(void)
 {
 	debugfs_remove(root);
-	evpl_stop_exit();
+	evpl_syncpoint_exit();
 }

@@ -108,7 +108,7 @@ static int fill_table(struct sg_table *table, struct export *export,
 	pgoff_t index;
 	int ret;
 
-	evpl_stop(EVPL_STOP_MAP);
+	evpl_syncpoint(EVPL_SYNCPOINT_MAP);
 	for (index = 0; index < export->nr_pages; index += nr) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
@@ -387,7 +387,7 @@ static int take_pieces(struct export *export, struct evpl_client *client,
 		if (ret)
 			return ret;
 		export->nr_pieces++;
-		evpl_stop(EVPL_STOP_EXPORT);
+		evpl_syncpoint(EVPL_SYNCPOINT_EXPORT);
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		cond_resched();

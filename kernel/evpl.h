@@ -637,36 +637,36 @@ u64 evpl_charged_bytes(void);
 void evpl_debugfs_init(void);
 void evpl_debugfs_exit(void);
 
-/* stop.c */
-enum evpl_stop_nr {
-	EVPL_STOP_OPEN,		/* nothing is allocated yet */
-	EVPL_STOP_OWN_FAULT,	/* the slab is found and the folio locked, but not mapped */
-	EVPL_STOP_SET_UP,	/* the first slab is published, the client isn't set up yet */
-	EVPL_STOP_GUEST_FAULT,	/* the lease is found, but not mapped */
-	EVPL_STOP_TABLES,	/* fault of a guest window, before its page tables are allocated */
-	EVPL_STOP_RESERVED,	/* the slab is in the tree, user space doesn't know yet */
-	EVPL_STOP_ENTRIES,	/* entries are charged, not allocated */
-	EVPL_STOP_REAP,		/* a detached folio is off its list, not given back */
-	EVPL_STOP_CHECKED,	/* the pages were checked, the share isn't locked again */
-	EVPL_STOP_EXPORT,	/* one range of an export is taken, others not yet */
-	EVPL_STOP_MAP,		/* a dma-buf is about to be mapped for a device */
-	EVPL_STOP_RECHECK,		/* a share in quarantine is found, not checked yet */
+/* syncpoint.c */
+enum evpl_syncpoint_nr {
+	EVPL_SYNCPOINT_OPEN,		/* nothing is allocated yet */
+	EVPL_SYNCPOINT_OWN_FAULT,	/* the slab is found and the folio locked, but not mapped */
+	EVPL_SYNCPOINT_SET_UP,		/* the first slab is published, before set-up ends */
+	EVPL_SYNCPOINT_GUEST_FAULT,	/* the lease is found, but not mapped */
+	EVPL_SYNCPOINT_TABLES,		/* page tables of a guest fault, not allocated yet */
+	EVPL_SYNCPOINT_RESERVED,	/* the slab is in the tree, user space doesn't know yet */
+	EVPL_SYNCPOINT_ENTRIES,		/* entries are charged, not allocated */
+	EVPL_SYNCPOINT_REAP,		/* a detached folio is off its list, not given back */
+	EVPL_SYNCPOINT_CHECKED,		/* the pages were checked, the share isn't locked again */
+	EVPL_SYNCPOINT_EXPORT,		/* one range of an export is taken, others not yet */
+	EVPL_SYNCPOINT_MAP,		/* a dma-buf is about to be mapped for a device */
+	EVPL_SYNCPOINT_RECHECK,		/* a share in quarantine is found, not checked yet */
 };
 
 #ifdef EVPL_DEBUG
-void evpl_stop_init(struct dentry *root);
-void evpl_stop_exit(void);
-void evpl_stop(enum evpl_stop_nr nr);
+void evpl_syncpoint_init(struct dentry *root);
+void evpl_syncpoint_exit(void);
+void evpl_syncpoint(enum evpl_syncpoint_nr nr);
 #else
-static inline void evpl_stop_init(struct dentry *root)
+static inline void evpl_syncpoint_init(struct dentry *root)
 {
 }
 
-static inline void evpl_stop_exit(void)
+static inline void evpl_syncpoint_exit(void)
 {
 }
 
-static inline void evpl_stop(enum evpl_stop_nr nr)
+static inline void evpl_syncpoint(enum evpl_syncpoint_nr nr)
 {
 }
 #endif

@@ -129,7 +129,7 @@ static void put_detached(struct folio *folio)
 	size_t size = folio_size(folio);
 
 	folio->private = NULL;
-	evpl_stop(EVPL_STOP_REAP);
+	evpl_syncpoint(EVPL_SYNCPOINT_REAP);
 	give_back(folio, user);
 	/*
 	 * Subtract after the uncharge: when evpl_charge() reads 0, no folio is left to be

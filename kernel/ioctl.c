@@ -146,7 +146,7 @@ static int ioctl_slab_alloc(struct evpl_call *call)
 	mutex_unlock(&client->lock);
 	if (ret)
 		goto orphan_slab;
-	evpl_stop(EVPL_STOP_RESERVED);
+	evpl_syncpoint(EVPL_SYNCPOINT_RESERVED);
 
 	args->out_offset = (u64)slab->start << PAGE_SHIFT;
 	ret = respond(call);

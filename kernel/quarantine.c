@@ -106,7 +106,7 @@ bool evpl_quarantine_is_clear(struct evpl_share *share)
 		return true;
 	xa_unlock(shares);
 	clear = check_pages(share);
-	evpl_stop(EVPL_STOP_CHECKED);
+	evpl_syncpoint(EVPL_SYNCPOINT_CHECKED);
 	xa_lock(shares);
 	return clear && serial == share->next_serial;
 }
@@ -298,10 +298,10 @@ bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
 		mutex_unlock(&slab->recheck_mutex);
 		return false;
 	}
-	evpl_stop(EVPL_STOP_RECHECK);
+	evpl_syncpoint(EVPL_SYNCPOINT_RECHECK);
 	last = note_serials(share);
 	passes = check_pages(share);
-	evpl_stop(EVPL_STOP_CHECKED);
+	evpl_syncpoint(EVPL_SYNCPOINT_CHECKED);
 	do {
 		*left |= !try_end_quarantine(share, passes, false);
 		++*index;

@@ -90,7 +90,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 	ret = evpl_charge(client->user, bytes);
 	if (ret)
 		goto unlock;
-	evpl_stop(EVPL_STOP_ENTRIES);
+	evpl_syncpoint(EVPL_SYNCPOINT_ENTRIES);
 
 	/* Do all that can fail before a fault can find one of the pages. */
 	ret = -ENOMEM;

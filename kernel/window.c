@@ -58,7 +58,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	folio_lock(folio);
 	folio_get(folio);
 	up_read(&client->tree_lock);
-	evpl_stop(EVPL_STOP_OWN_FAULT);
+	evpl_syncpoint(EVPL_SYNCPOINT_OWN_FAULT);
 
 	mark_poisoned(vmf, folio);
 	vmf->page = folio_page(folio, vmf->pgoff - folio->index);
@@ -232,13 +232,13 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 	if (unlikely(evpl_fault_is_marked(vmf)))
 		return VM_FAULT_SIGBUS;
 	first = around_fault(vmf, &end);
-	evpl_stop(EVPL_STOP_TABLES);
+	evpl_syncpoint(EVPL_SYNCPOINT_TABLES);
 	if (apply_to_page_range(vmf->vma->vm_mm, first, end - first, NULL, NULL))
 		return VM_FAULT_OOM;
 
 	down_read(&client->lease_sem);
 	lease = evpl_lease_at(client, vmf->pgoff, &offset);
-	evpl_stop(EVPL_STOP_GUEST_FAULT);
+	evpl_syncpoint(EVPL_SYNCPOINT_GUEST_FAULT);
 	if (lease && !lease->revoked)
 		ret = insert_lease(vmf, lease, offset, first, end);
 	else if (lease && client->zeros)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Races that are made certain: a stop (kernel/stop.c) holds a task between two steps,
+ * Races that are made certain: a syncpoint (kernel/syncpoint.c) holds a task between two steps,
  * while another task makes the call that races with them. A task that is held inside
  * mmap or a fault holds its mmap_lock, so each of the two is a process of its own.
  */
@@ -10,26 +10,26 @@
 #include "pair.h"
 #include "vgem.h"
 
-#define STOP		"/sys/kernel/debug/evpl/stop-"
-#define OPEN		STOP "open"
-#define OWN_FAULT	STOP "own-fault"
-#define SET_UP		STOP "set-up"
-#define REAP		STOP "reap"
-#define GUEST_FAULT	STOP "guest-fault"
-#define TABLES		STOP "tables"
-#define RESERVED	STOP "reserved"
-#define ENTRIES		STOP "entries"
-#define EXPORT		STOP "export"
-#define MAP		STOP "map"
-#define CHECKED		STOP "checked"
-#define RECHECK		STOP "recheck"
+#define SYNCPOINT	"/sys/kernel/debug/evpl/syncpoint-"
+#define OPEN		SYNCPOINT "open"
+#define OWN_FAULT	SYNCPOINT "own-fault"
+#define SET_UP		SYNCPOINT "set-up"
+#define REAP		SYNCPOINT "reap"
+#define GUEST_FAULT	SYNCPOINT "guest-fault"
+#define TABLES		SYNCPOINT "tables"
+#define RESERVED	SYNCPOINT "reserved"
+#define ENTRIES		SYNCPOINT "entries"
+#define EXPORT		SYNCPOINT "export"
+#define MAP		SYNCPOINT "map"
+#define CHECKED		SYNCPOINT "checked"
+#define RECHECK		SYNCPOINT "recheck"
 
-/* Wait until so many tasks stand at a stop, but not for ever. */
-static bool wait_at(const char *stop, unsigned long long tasks)
+/* Wait until so many tasks stand at a syncpoint, but not for ever. */
+static bool wait_at(const char *syncpoint, unsigned long long tasks)
 {
-	for (int i = 0; i < 60000 && read_number(stop) != tasks; i++)
+	for (int i = 0; i < 60000 && read_number(syncpoint) != tasks; i++)
 		usleep(1000);
-	return read_number(stop) == tasks;
+	return read_number(syncpoint) == tasks;
 }
 
 /*
