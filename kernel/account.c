@@ -92,13 +92,13 @@ static struct evpl_user *lookup_user(kuid_t uid)
 }
 
 /**
- * evpl_user_get() - find or make the account of a user
+ * evpl_user_find_or_create() - find or make the account of a user
  * @uid: the user
  *
  * Return: the account, with a reference that the caller owns; NULL if memory is
  * short.
  */
-struct evpl_user *evpl_user_get(kuid_t uid)
+struct evpl_user *evpl_user_find_or_create(kuid_t uid)
 {
 	struct evpl_user *user, *new;
 
@@ -138,7 +138,7 @@ struct evpl_user *evpl_user_any(void)
 	return NULL;
 }
 
-void evpl_user_hold(struct evpl_user *user)
+void evpl_user_get(struct evpl_user *user)
 {
 	spin_lock(&account_lock);
 	user->refs++;

@@ -135,7 +135,7 @@ static struct evpl_share *pop(struct evpl_end *end)
 static void drop(struct evpl_share *share)
 {
 	atomic_long_dec(&evpl_nr_records);
-	evpl_share_drop(share);
+	evpl_share_put(share);
 }
 
 /*
@@ -224,7 +224,8 @@ static bool is_nonblocking(struct kiocb *iocb)
  * struct sending - a record that is being written
  * @record: as user space wrote it
  * @item: as it is put into the ring
- * @lease: the lease that had the reference, to be settled; NULL if the writer owns the buffer
+ * @lease: the lease that had the reference, whose transfer is to be finished; NULL if the writer
+ *	owns the buffer
  */
 struct sending {
 	struct evpl_record record;
@@ -373,7 +374,7 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 	for (i = 0; i < nr; i++) {
 		if (!sendings[i].lease)
 			continue;
-		evpl_lease_settle(sendings[i].lease);
+		evpl_lease_finish_transfer(sendings[i].lease);
 		cond_resched();
 	}
 	return 0;
@@ -784,7 +785,7 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 	}
 	kref_init(&channel->kref);
 	spin_lock_init(&channel->lock);
-	evpl_user_hold(user);
+	evpl_user_get(user);
 	channel->user = user;
 	channel->bytes = bytes;
 	channel->capacity = capacity;

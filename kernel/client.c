@@ -88,7 +88,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	init_waitqueue_head(&client->wait);
 	evpl_quarantine_init(client);
 
-	client->user = evpl_user_get(file->f_cred->uid);
+	client->user = evpl_user_find_or_create(file->f_cred->uid);
 	if (!client->user)
 		goto free_client;
 

@@ -34,8 +34,7 @@ EVPL_IMPORT_NS(DMA_BUF);
  * @slab: the slab that the pages lie in
  * @share: of the pages' buffer, on which the piece owns a reference; NULL if the piece is one of
  *	the slab's exports
- * @lease: the lease that had the reference, to be settled; NULL if there is none, and once it is
- *	settled
+ * @lease: the lease that had the reference, until its transfer is finished; NULL if there is none
  * @start: the first page, in the own window of the slab's client
  */
 struct piece {
@@ -287,7 +286,7 @@ static void release(struct dma_buf *dmabuf)
 
 		if (piece->share) {
 			evpl_share_unexport(piece->share, export->writable);
-			evpl_share_drop(piece->share);
+			evpl_share_put(piece->share);
 		} else {
 			evpl_slab_unexport(piece->slab);
 		}
@@ -444,7 +443,7 @@ static int fill_export(struct export *export, struct evpl_client *client,
 		struct piece *piece = &export->pieces[i];
 
 		if (piece->lease)
-			evpl_lease_settle(piece->lease);
+			evpl_lease_finish_transfer(piece->lease);
 		piece->lease = NULL;
 		cond_resched();
 	}

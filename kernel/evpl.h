@@ -219,12 +219,12 @@ struct evpl_slab {
  * @awaited: the owner was told that others may still have the buffer, or has asked. When the
  *	share gives its reference back, that is reported even if the owner has others.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
- * @count: the share's refcount, and so the kernel's count of the buffer: one for each record in
+ * @refs: the share's refcount, and so the kernel's count of the buffer: one for each record in
  *	flight, each lease, each time that a dma-buf exports the buffer, a quarantine, and each
  *	task that works on the share. All of them are one reference in the owner's word. It goes
- *	back when @count comes to 0; or, once the share is revoked, when @holds does.
- * @holds: one for each time that a dma-buf exports the buffer, for a quarantine, and for a task
- *	that revokes the share
+ *	back when @refs comes to 0; or, once the share is revoked, when @unrevocable does.
+ * @unrevocable: how many of @refs a revoke doesn't end: one for each time that a dma-buf exports
+ *	the buffer, for a quarantine, and for a task that revokes the share
  * @holders: the leases and dma-bufs through which pages can come to be held (see quarantine.c)
  * @next_serial: of the next lease. It also grows with each writable dma-buf and with a revoke.
  *	So a check of the buffer is outdated if this has changed since the check began.
@@ -245,8 +245,8 @@ struct evpl_share {
 	bool lent;
 	bool awaited;
 	bool wanted;
-	unsigned long count;
-	unsigned long holds;
+	unsigned long refs;
+	unsigned long unrevocable;
 	unsigned long holders;
 	u64 next_serial;
 	u64 seen;
@@ -294,7 +294,7 @@ enum evpl_lease_kind {
  *	the guest windows
  * @kind: what the client may do, and so which guest window has the lease
  * @word: of the lease's entry
- * @pending: references between evpl_give() and evpl_lease_settle()
+ * @pending: references between evpl_give() and evpl_lease_finish_transfer()
  * @revoked: faults and deliveries don't use the lease; it is kept for its word alone
  * @wanted: its word has been given EVPL_WORD_WANTED
  * @ended: the lease is in no table any more
@@ -452,7 +452,7 @@ struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff);
 int evpl_slab_free(struct evpl_client *client, pgoff_t start);
 void evpl_slab_get(struct evpl_slab *slab);
 void evpl_slab_put(struct evpl_slab *slab);
-void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
+void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
 void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
 void evpl_slab_orphan(struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
@@ -497,26 +497,26 @@ static inline unsigned long evpl_returned_pages(unsigned int buffer_shift)
 
 /* share.c */
 
-/* What a task that has given a share's reference back must do once it has dropped the xa_lock. */
-enum evpl_settled {
-	EVPL_SETTLED_NOTHING,
-	EVPL_SETTLED_WAKE_OWNER,
-	EVPL_SETTLED_GIVE_BACK,
+/* A task that returned a share's buffer to its owner does this once it has dropped the xa_lock. */
+enum evpl_share_after {
+	EVPL_AFTER_NOTHING,
+	EVPL_AFTER_WAKE_OWNER,
+	EVPL_AFTER_FREE_FOLIOS,
 };
 
 extern atomic_long_t evpl_nr_shares;
 struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 				   u32 length, u32 flags);
 void evpl_share_give_back(struct evpl_share *share);
-void evpl_share_hold(struct evpl_share *share);
+void evpl_share_get(struct evpl_share *share);
 bool evpl_share_is_revoked(struct evpl_share *share);
 bool evpl_share_is_held(struct evpl_share *share);
 bool evpl_share_take_home(struct evpl_share *share);
 int evpl_share_add_lease(struct evpl_lease *lease);
 void evpl_share_remove_lease(struct evpl_lease *lease);
-void evpl_share_drop(struct evpl_share *share);
-enum evpl_settled __must_check evpl_share_unhold(struct evpl_share *share);
-void evpl_share_after_settled(struct evpl_share *share, enum evpl_settled settled);
+void evpl_share_put(struct evpl_share *share);
+enum evpl_share_after __must_check evpl_share_dec_unrevocable(struct evpl_share *share);
+void evpl_share_after_return(struct evpl_share *share, enum evpl_share_after after);
 int evpl_share_export(struct evpl_share *share, bool write);
 void evpl_share_unexport(struct evpl_share *share, bool write);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
@@ -546,7 +546,7 @@ static inline u64 evpl_share_offset(struct evpl_share *share)
 extern atomic_long_t evpl_nr_leases;
 int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
 		       struct iov_iter *to);
-void evpl_lease_settle(struct evpl_lease *lease);
+void evpl_lease_finish_transfer(struct evpl_lease *lease);
 struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
 			     u32 flags, struct evpl_lease **lease);
 void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease);
@@ -624,9 +624,9 @@ void evpl_folio_exit(void);
 
 /* account.c */
 void evpl_account_init(void);
-struct evpl_user *evpl_user_get(kuid_t uid);
+struct evpl_user *evpl_user_find_or_create(kuid_t uid);
 struct evpl_user *evpl_user_any(void);
-void evpl_user_hold(struct evpl_user *user);
+void evpl_user_get(struct evpl_user *user);
 void evpl_user_put(struct evpl_user *user);
 int evpl_charge(struct evpl_user *user, u64 bytes);
 void evpl_uncharge(struct evpl_user *user, u64 bytes);

@@ -103,7 +103,7 @@ static bool folio_is_idle(struct folio *folio)
 /* Schedule the reaper, which owns a reference on the user while it is scheduled. */
 static void reap_after(struct evpl_user *user, unsigned long delay)
 {
-	evpl_user_hold(user);
+	evpl_user_get(user);
 	if (!queue_delayed_work(evpl_wq, &user->reap_work, delay))
 		evpl_user_put(user);
 }
@@ -111,7 +111,7 @@ static void reap_after(struct evpl_user *user, unsigned long delay)
 /* The caller has a reference on the user. */
 static void detach(struct folio *folio, struct evpl_user *user)
 {
-	evpl_user_hold(user);
+	evpl_user_get(user);
 	folio->private = user;
 	atomic64_add(folio_size(folio), &evpl_detached_bytes);
 

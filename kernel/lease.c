@@ -236,7 +236,7 @@ static void finish(struct evpl_lease *lease)
 	if (orphaned)
 		evpl_slab_get(slab);
 	xa_erase(&client->leases, lease->number);
-	evpl_share_drop(share);
+	evpl_share_put(share);
 	/*
 	 * Recharge after the drop, so that memory which the drop has freed is charged to nobody
 	 * else.
@@ -464,12 +464,12 @@ static void report_revoked(struct evpl_lease *lease)
 }
 
 /**
- * evpl_lease_settle() - finish giving up a reference of a lease
+ * evpl_lease_finish_transfer() - finish giving up a reference of a lease
  * @lease: the lease, as evpl_give() returned it; the caller's reference on it is consumed
  *
  * A lease that has no references left is ended.
  */
-void evpl_lease_settle(struct evpl_lease *lease)
+void evpl_lease_finish_transfer(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
 	bool idle;
@@ -486,7 +486,10 @@ void evpl_lease_settle(struct evpl_lease *lease)
 	evpl_lease_put(lease);
 }
 
-/* Return the lease, for evpl_lease_settle(), with a reference on its share that the caller owns. */
+/*
+ * Return the lease, for evpl_lease_finish_transfer(), with a reference on its share that the caller
+ * owns.
+ */
 static struct evpl_lease *give(struct evpl_client *client, u64 offset, u32 length,
 			       u32 flags)
 {
@@ -515,7 +518,7 @@ static struct evpl_lease *give(struct evpl_client *client, u64 offset, u32 lengt
 	if (!(evpl_word_read(lease->word) & EVPL_WORD_COUNT))
 		goto unlock;
 
-	evpl_share_hold(lease->share);
+	evpl_share_get(lease->share);
 	evpl_word_dec(lease->word);
 	lease->pending++;
 	refcount_inc(&lease->refs);
@@ -538,8 +541,8 @@ static bool is_guest_offset(u64 offset)
  * @offset: of the first byte, in the own window or a guest window
  * @length: bytes
  * @flags: EVPL_RECORD_*: what the receiver may do
- * @lease: out: the lease that had the reference, for evpl_lease_settle(); NULL if the client
- *	owns the buffer
+ * @lease: out: the lease that had the reference, for evpl_lease_finish_transfer(); NULL if the
+ *	client owns the buffer
  *
  * Return: the share of the buffer, with a reference that the caller owns; or an error pointer,
  * and the client keeps its reference.
@@ -559,7 +562,7 @@ struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
 /**
  * evpl_take_back() - undo evpl_give(), under the same send_sem
  * @share: the share; the caller's reference on it is consumed
- * @lease: the lease, which is settled, or NULL
+ * @lease: the lease, whose transfer this finishes, or NULL
  */
 void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
 {
@@ -572,8 +575,8 @@ void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
 	if (!lease->ended)
 		evpl_word_inc(lease->word);
 	up_write(&lease->client->lease_sem);
-	evpl_share_drop(share);
-	evpl_lease_settle(lease);
+	evpl_share_put(share);
+	evpl_lease_finish_transfer(lease);
 }
 
 /**

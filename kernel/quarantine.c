@@ -17,8 +17,8 @@
  * its reference back. If the buffer fails the check then, it goes into quarantine, and its folios
  * are rechecked until it passes.
  *
- * A quarantine has a reference on the share, a hold, and a mark in evpl_slab.shares. A task that
- * clears the mark takes over the reference and the hold.
+ * A quarantine has an unrevocable reference on the share, and a mark in evpl_slab.shares. A task
+ * that clears the mark takes over the reference.
  */
 #include <linux/jiffies.h>
 #include <linux/ktime.h>
@@ -138,9 +138,9 @@ bool evpl_quarantine_has_folio(struct evpl_share *share)
 
 /*
  * Begin a quarantine, after evpl_quarantine_is_clear() has returned false. The quarantine takes
- * over a reference on the share and a hold, which the caller has or adds before it drops the lock.
- * Return the slab, with a reference for evpl_quarantine_begun(), as the share may be freed once
- * the lock is dropped. Return NULL, with nothing changed, if the owner has gone.
+ * over an unrevocable reference on the share, which the caller has or adds before it drops the
+ * lock. Return the slab, with a reference for evpl_quarantine_begun(), as the share may be freed
+ * once the lock is dropped. Return NULL, with nothing changed, if the owner has gone.
  */
 struct evpl_slab *evpl_quarantine_begin(struct evpl_share *share)
 {
@@ -191,8 +191,8 @@ void evpl_quarantine_begun(struct evpl_slab *slab)
 }
 
 /*
- * The caller holds the xa_lock. It takes over the quarantine's reference on the share, and its
- * hold.
+ * Clear the mark of a quarantine. The caller holds the xa_lock. It takes over the quarantine's
+ * unrevocable reference on the share.
  */
 void evpl_quarantine_take_over(struct evpl_share *share)
 {
@@ -214,7 +214,7 @@ static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long
 	xa_lock(&slab->shares);
 	share = xa_find(&slab->shares, index, last, EVPL_QUARANTINED);
 	if (share)
-		share->count++;
+		share->refs++;
 	xa_unlock(&slab->shares);
 	return share;
 }
@@ -227,7 +227,7 @@ static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long
 static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anyway)
 {
 	struct xarray *shares = &share->slab->shares;
-	enum evpl_settled settled = EVPL_SETTLED_NOTHING;
+	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	bool ended;
 
 	xa_lock(shares);
@@ -235,8 +235,8 @@ static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anywa
 		(anyway || (passes && share->seen == share->next_serial));
 	if (ended) {
 		evpl_quarantine_take_over(share);
-		share->count--;
-		settled = evpl_share_unhold(share);
+		share->refs--;
+		after = evpl_share_dec_unrevocable(share);
 		/*
 		 * ->may_be_held says whether to check the pages when the last reference goes. With
 		 * @anyway, the owner accepts the references that ended leases have left behind,
@@ -247,8 +247,8 @@ static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anywa
 	}
 	xa_unlock(shares);
 
-	evpl_share_after_settled(share, settled);
-	evpl_share_drop(share);
+	evpl_share_after_return(share, after);
+	evpl_share_put(share);
 	return ended;
 }
 

@@ -48,34 +48,34 @@ static void word_inc(struct evpl_share *share)
 /*
  * Nothing can touch the buffer through this share any more. Remove the share from
  * evpl_slab.shares and give its reference back to the owner. If the owner has gone, the memory
- * is freed instead, by evpl_share_after_settled().
+ * is freed instead, by evpl_share_after_return().
  */
-static enum evpl_settled __must_check settle(struct evpl_share *share)
+static enum evpl_share_after __must_check share_return_to_owner(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 
 	lockdep_assert_held(&slab->shares.xa_lock);
 	__xa_erase(&slab->shares, share->index);
 	if (slab->orphaned)
-		return EVPL_SETTLED_GIVE_BACK;
+		return EVPL_AFTER_FREE_FOLIOS;
 	if (word_dec(share))
-		return EVPL_SETTLED_WAKE_OWNER;
+		return EVPL_AFTER_WAKE_OWNER;
 	if (!share->awaited)
-		return EVPL_SETTLED_NOTHING;
+		return EVPL_AFTER_NOTHING;
 	evpl_refs_report_home(slab->client, evpl_share_buffer(share));
-	return EVPL_SETTLED_WAKE_OWNER;
+	return EVPL_AFTER_WAKE_OWNER;
 }
 
 /* Called without the xa_lock. The caller has a reference on the slab. */
-void evpl_share_after_settled(struct evpl_share *share, enum evpl_settled settled)
+void evpl_share_after_return(struct evpl_share *share, enum evpl_share_after after)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t start = evpl_share_start(share);
 
-	if (settled == EVPL_SETTLED_WAKE_OWNER)
+	if (after == EVPL_AFTER_WAKE_OWNER)
 		evpl_refs_wake_returned(slab->client);
-	else if (settled == EVPL_SETTLED_GIVE_BACK)
-		evpl_slab_give_back(slab, start, start + BIT(slab->buffer_shift) - 1);
+	else if (after == EVPL_AFTER_FREE_FOLIOS)
+		evpl_slab_free_folios(slab, start, start + BIT(slab->buffer_shift) - 1);
 }
 
 /*
@@ -94,7 +94,7 @@ static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index,
 		return ERR_PTR(-ESTALE);
 	if (share->revoked)
 		return ERR_PTR(-EBUSY);
-	share->count++;
+	share->refs++;
 	share->lent |= lend;
 	return share;
 }
@@ -123,7 +123,7 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
 	new->slab = slab;
 	new->word = word;
 	new->index = index;
-	new->count = 1;
+	new->refs = 1;
 	new->lent = lend;
 	INIT_LIST_HEAD(&new->leases);
 
@@ -212,17 +212,17 @@ void evpl_share_give_back(struct evpl_share *share)
 	xa_lock(&share->slab->shares);
 	word_inc(share);
 	xa_unlock(&share->slab->shares);
-	evpl_share_drop(share);
+	evpl_share_put(share);
 }
 
 /**
- * evpl_share_hold() - take another reference on a share
+ * evpl_share_get() - take another reference on a share
  * @share: a share on which somebody has a reference
  */
-void evpl_share_hold(struct evpl_share *share)
+void evpl_share_get(struct evpl_share *share)
 {
 	xa_lock(&share->slab->shares);
-	share->count++;
+	share->refs++;
 	xa_unlock(&share->slab->shares);
 }
 
@@ -275,7 +275,7 @@ int evpl_share_add_lease(struct evpl_lease *lease)
 	xa_lock(shares);
 	revoked = share->revoked;
 	if (!revoked) {
-		share->count++;
+		share->refs++;
 		share->holders += evpl_lease_may_hold(lease);
 		share->may_be_held |= evpl_lease_may_hold(lease);
 		lease->serial = share->next_serial++;
@@ -304,11 +304,11 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
  * Drop the last reference on a share, unless another one is taken while the pages are checked.
  * The caller holds the xa_lock; this function releases it.
  */
-static noinline void drop_last(struct evpl_share *share)
+static noinline void share_put_last(struct evpl_share *share)
 	__releases(&share->slab->shares.xa_lock)
 {
 	struct evpl_slab *slab = share->slab, *quarantined = NULL;
-	enum evpl_settled settled = EVPL_SETTLED_NOTHING;
+	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	bool last;
 
 	/*
@@ -322,19 +322,19 @@ static noinline void drop_last(struct evpl_share *share)
 	    !share->revoked)
 		quarantined = evpl_quarantine_begin(share);
 	if (quarantined) {
-		share->holds++;
+		share->unrevocable++;
 		xa_unlock(&slab->shares);
 		evpl_quarantine_begun(quarantined);
 		return;
 	}
-	last = !--share->count;
+	last = !--share->refs;
 	if (last && !share->revoked)
-		settled = settle(share);
+		after = share_return_to_owner(share);
 	xa_unlock(&slab->shares);
 
 	if (!last)
 		return;
-	evpl_share_after_settled(share, settled);
+	evpl_share_after_return(share, after);
 	WARN_ON_ONCE(!list_empty(&share->leases));
 	kfree(share);
 	atomic_long_dec(&evpl_nr_shares);
@@ -342,32 +342,33 @@ static noinline void drop_last(struct evpl_share *share)
 }
 
 /**
- * evpl_share_drop() - drop a reference on a share
+ * evpl_share_put() - drop a reference on a share
  * @share: the share
  */
-void evpl_share_drop(struct evpl_share *share)
+void evpl_share_put(struct evpl_share *share)
 {
 	struct xarray *shares = &share->slab->shares;
 
 	might_sleep();
 	xa_lock(shares);
-	if (share->count == 1) {
-		drop_last(share);
+	if (share->refs == 1) {
+		share_put_last(share);
 		return;
 	}
-	share->count--;
+	share->refs--;
 	xa_unlock(shares);
 }
 
 /*
- * Drop a hold: that of a task that revokes the share, of its quarantine, or of a dma-buf that
- * exports the buffer. The last hold of a revoked share gives the owner its reference back. The
- * caller holds the xa_lock, and has a reference on the share.
+ * Of the references on a share, one less is unrevocable: that of a task that revokes the share, of
+ * its quarantine, or of a dma-buf that exports the buffer. The last one of a revoked share gives
+ * the owner its reference back. The caller holds the xa_lock, and has a reference on the share.
  */
-enum evpl_settled evpl_share_unhold(struct evpl_share *share)
+enum evpl_share_after evpl_share_dec_unrevocable(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
-	return !--share->holds && share->revoked ? settle(share) : EVPL_SETTLED_NOTHING;
+	return !--share->unrevocable && share->revoked ? share_return_to_owner(share) :
+							 EVPL_AFTER_NOTHING;
 }
 
 /**
@@ -390,20 +391,20 @@ bool evpl_share_is_held(struct evpl_share *share)
 	xa_lock(&slab->shares);
 	if (!share->lent)
 		goto unlock;
-	clear = share->count == 1 && evpl_quarantine_is_clear(share);
+	clear = share->refs == 1 && evpl_quarantine_is_clear(share);
 	/*
 	 * During the check the share may have been revoked or its slab orphaned, or the buffer
 	 * may have been sent again.
 	 */
 	if (share->revoked || slab->orphaned)
 		goto unlock;
-	held = share->count > 1 || !clear;
+	held = share->refs > 1 || !clear;
 	share->may_be_held &= held;
 	share->awaited |= held;
-	if (held && share->count == 1) {
+	if (held && share->refs == 1) {
 		quarantined = evpl_quarantine_begin(share);
-		share->count++;
-		share->holds++;
+		share->refs++;
+		share->unrevocable++;
 	}
 unlock:
 	xa_unlock(&slab->shares);
@@ -427,7 +428,7 @@ int evpl_share_export(struct evpl_share *share, bool write)
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
 	if (!revoked) {
-		share->holds++;
+		share->unrevocable++;
 		share->holders += write;
 		share->may_be_held |= write;
 		share->next_serial += write;
@@ -442,14 +443,14 @@ int evpl_share_export(struct evpl_share *share, bool write)
 /* Undo evpl_share_export(). The dma-buf has no mapping left. */
 void evpl_share_unexport(struct evpl_share *share, bool write)
 {
-	enum evpl_settled settled;
+	enum evpl_share_after after;
 
 	atomic_long_dec(&share->slab->client->nr_exports);
 	xa_lock(&share->slab->shares);
 	share->holders -= write;
-	settled = evpl_share_unhold(share);
+	after = evpl_share_dec_unrevocable(share);
 	xa_unlock(&share->slab->shares);
-	evpl_share_after_settled(share, settled);
+	evpl_share_after_return(share, after);
 }
 
 static struct evpl_lease *first_lease(struct evpl_share *share)
@@ -465,17 +466,17 @@ static struct evpl_lease *first_lease(struct evpl_share *share)
 }
 
 /*
- * Whether dma-bufs export the buffer. Only they and a quarantine hold a share that isn't
- * revoked.
+ * Whether dma-bufs export the buffer. The unrevocable references on a share that isn't revoked
+ * are theirs, and that of a quarantine.
  */
 static bool is_exported(struct evpl_share *share)
 {
-	return !share->revoked && share->holds > evpl_quarantine_has(share);
+	return !share->revoked && share->unrevocable > evpl_quarantine_has(share);
 }
 
 /*
- * Mark a share as revoked. The caller gets a reference on it and a hold. If the share is in
- * quarantine, they are the quarantine's: from now on the revoking task checks the pages. A pass
+ * Mark a share as revoked. The caller gets an unrevocable reference on it. If the share is in
+ * quarantine, that is the quarantine's: from now on the revoking task checks the pages. A pass
  * that is checking the share leaves it alone, since next_serial has changed.
  */
 static void mark_revoked(struct evpl_share *share)
@@ -486,19 +487,19 @@ static void mark_revoked(struct evpl_share *share)
 	if (evpl_quarantine_has(share)) {
 		evpl_quarantine_take_over(share);
 	} else {
-		share->count++;
-		share->holds++;
+		share->refs++;
+		share->unrevocable++;
 	}
 }
 
 /*
- * End all leases of a share that mark_revoked() has marked, and drop the reference and the hold
- * that it gave. Return whether the buffer is in quarantine, which owns both then.
+ * End all leases of a share that mark_revoked() has marked, and drop the reference that
+ * it gave. Return whether the buffer is in quarantine, which owns the reference then.
  */
 static bool revoke(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab, *quarantined = NULL;
-	enum evpl_settled settled = EVPL_SETTLED_NOTHING;
+	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	struct evpl_lease *lease;
 
 	/* No lease is added any more: evpl_share_add_lease() refuses a revoked share. */
@@ -512,14 +513,14 @@ static bool revoke(struct evpl_share *share)
 	if (!slab->orphaned && !evpl_quarantine_is_clear(share))
 		quarantined = evpl_quarantine_begin(share);
 	if (!quarantined)
-		settled = evpl_share_unhold(share);
+		after = evpl_share_dec_unrevocable(share);
 	xa_unlock(&slab->shares);
 	if (quarantined) {
 		evpl_quarantine_begun(quarantined);
 		return true;
 	}
-	evpl_share_after_settled(share, settled);
-	evpl_share_drop(share);
+	evpl_share_after_return(share, after);
+	evpl_share_put(share);
 	return false;
 }
 
@@ -577,7 +578,7 @@ static struct evpl_share *next_share(struct evpl_slab *slab, unsigned long *inde
 		xa_lock(&slab->shares);
 		share = xa_find(&slab->shares, index, ULONG_MAX, XA_PRESENT);
 		if (share && !share->revoked) {
-			share->count++;
+			share->refs++;
 			xa_unlock(&slab->shares);
 			return share;
 		}
@@ -604,7 +605,7 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 		xa_lock(&slab->shares);
 		mark_revoked(share);
 		xa_unlock(&slab->shares);
-		evpl_share_drop(share);
+		evpl_share_put(share);
 		revoke(share);
 		cond_resched();
 	}
@@ -680,7 +681,7 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 	while ((slab = evpl_slab_get_after(client, &pgoff))) {
 		for (index = 0; (share = next_share(slab, &index)); index++) {
 			pulled += pull_share(share, want);
-			evpl_share_drop(share);
+			evpl_share_put(share);
 			cond_resched();
 			if (fatal_signal_pending(current))
 				break;
@@ -694,10 +695,10 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 }
 
 /*
- * Find the share of a buffer, and have its end reported to the owner. If @count, take a
+ * Find the share of a buffer, and have its end reported to the owner. If @get, take a
  * reference on it for the caller. Return NULL if the buffer has no share.
  */
-static struct evpl_share *await(struct evpl_slab *slab, unsigned long index, bool count)
+static struct evpl_share *await(struct evpl_slab *slab, unsigned long index, bool get)
 {
 	struct evpl_share *share;
 
@@ -705,7 +706,7 @@ static struct evpl_share *await(struct evpl_slab *slab, unsigned long index, boo
 	share = xa_load(&slab->shares, index);
 	if (share) {
 		share->awaited = true;
-		share->count += count;
+		share->refs += get;
 	}
 	xa_unlock(&slab->shares);
 	return share;
@@ -737,7 +738,7 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 	if (!share)
 		goto put_slab;
 	pull_share(share, true);
-	evpl_share_drop(share);
+	evpl_share_put(share);
 	if (try) {
 		first = index;
 		evpl_quarantine_recheck_next(slab, &first, index, &left);

@@ -203,12 +203,12 @@ static void leave_mapping(struct folio *folio)
 }
 
 /**
- * evpl_slab_give_back() - free the folios of an orphaned slab that nobody can touch any more
+ * evpl_slab_free_folios() - free the folios of an orphaned slab that nobody can touch any more
  * @slab: the slab, on which the caller has a reference
  * @first: first page of the range to go over, in the own window
  * @last: last page of the range
  */
-void evpl_slab_give_back(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
+void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 {
 	struct evpl_part *part = evpl_slab_part(slab, first);
 	struct evpl_part *end = slab->parts + slab->nr_parts;
@@ -268,7 +268,7 @@ static struct evpl_user *charge_part(struct evpl_slab *slab, struct evpl_part *p
 	if (user == part->user)
 		return NULL;
 	if (user && evpl_recharge(from, user, size, false)) {
-		evpl_user_hold(user);
+		evpl_user_get(user);
 	} else {
 		user = NULL;
 		evpl_recharge(from, owner, size, true);
@@ -323,7 +323,7 @@ void evpl_slab_orphan(struct evpl_slab *slab)
 	xa_unlock(&slab->shares);
 	up_write(&slab->orphan_sem);
 	evpl_quarantine_end_all(slab);
-	evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
+	evpl_slab_free_folios(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_recharge(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_put(slab);
 }
@@ -373,7 +373,7 @@ void evpl_slab_unexport(struct evpl_slab *slab)
 	unused = !--slab->exports && slab->orphaned;
 	xa_unlock(&slab->shares);
 	if (unused)
-		evpl_slab_give_back(slab, slab->start, slab_end(slab) - 1);
+		evpl_slab_free_folios(slab, slab->start, slab_end(slab) - 1);
 	evpl_slab_put(slab);
 }
 

@@ -26,36 +26,36 @@ static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
  * (linux/evpl.h, DOC: quarantine). By the baseline the kernel tells them from the references of
  * other processes' devices. It can count them only on folios of which nothing is in use.
  *
- * A slab is settled when its baselines count all of these references. devices_settle() has the
- * kernel set the baselines when a device has registered the slab. If a part of the slab was in use
- * then, it does so again when a buffer of the slab is next sent for devices.
+ * A slab's baseline is stale until it counts all of these references. devices_set_baseline() has
+ * the kernel set the baselines when a device has registered the slab. If a part of the slab was in
+ * use then, it does so again when a buffer of the slab is next sent for devices.
  */
-static void unsettle(struct slab *slab)
+static void clear_baseline(struct slab *slab)
 {
 	struct backing *backing = &slab->pool->backing;
 
 	if (!backing->ops->slab_baseline)
 		return;
 	backing->ops->slab_baseline(backing, &slab->extent, EVPL_BASELINE_ZERO);
-	atomic_store(&slab->unsettled, true);
+	atomic_store(&slab->baseline_stale, true);
 }
 
-void devices_settle(struct slab *slab)
+void devices_set_baseline(struct slab *slab)
 {
 	struct backing *backing = &slab->pool->backing;
 
-	if (!backing->ops->slab_baseline || !atomic_load(&slab->unsettled))
+	if (!backing->ops->slab_baseline || !atomic_load(&slab->baseline_stale))
 		return;
-	atomic_store(&slab->unsettled, false);
+	atomic_store(&slab->baseline_stale, false);
 	if (backing->ops->slab_baseline(backing, &slab->extent, EVPL_BASELINE_ALIKE))
-		atomic_store(&slab->unsettled, true);
+		atomic_store(&slab->baseline_stale, true);
 }
 
 /* A device has registered the slab. */
 static void registered(struct slab *slab)
 {
-	atomic_store(&slab->unsettled, true);
-	devices_settle(slab);
+	atomic_store(&slab->baseline_stale, true);
+	devices_set_baseline(slab);
 }
 
 /*
@@ -125,7 +125,7 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 	 * SLAB_DYING.
 	 */
 	if (!dying)
-		unsettle(slab);
+		clear_baseline(slab);
 	if (device->ops.unregister_slab)
 		ret = device->ops.unregister_slab(device->arg, &slab->info, cookie);
 	device_call_end(device, reg, REG_NONE);

@@ -29,6 +29,6 @@ struct evpl_device {
 bool devices_exist(struct evpl_pool *pool);
 void devices_register(struct slab *slab);
 void devices_unregister(struct slab *slab);
-void devices_settle(struct slab *slab);
+void devices_set_baseline(struct slab *slab);
 
 #endif /* EVPLMEM_DEVICE_H */

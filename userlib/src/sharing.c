@@ -189,9 +189,9 @@ int sharing_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint6
 }
 
 /*
- * Prepares an iovec whose reference the caller is about to give up to the kernel. No slice is
- * cut any more off a buffer of the pool, since others will see it. If devices @may_hold the
- * buffer, devices_settle() first has the kernel count the references of this process's devices. A
+ * Prepares an iovec whose reference the caller is about to give up to the kernel. No slice is cut
+ * any more off a buffer of the pool, since others will see it. If devices @may_hold the buffer,
+ * devices_set_baseline() first has the kernel count the references of this process's devices. A
  * device lease gets one more reference until sharing_unhold(). So the last reference of the lease
  * isn't dropped by the kernel, but by sharing_put(), which ends the registrations too.
  */
@@ -203,7 +203,7 @@ void sharing_hold(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64
 	if (slab) {
 		context_retire(iovec_entry(iovec));
 		if (may_hold)
-			devices_settle(slab);
+			devices_set_baseline(slab);
 	} else if (sharing_is_io(pool, offset)) {
 		entry_get(iovec_entry(iovec), CALLER());
 	}

@@ -67,7 +67,8 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @hand_first: the first of these, chained by @next
  * @hand_last: the last of the chain
  * @next_dying: a private list of the thread that retires several slabs, or makes several
- * @unsettled: the kernel's floors may not count all that devices hold; see devices_settle()
+ * @baseline_stale: the kernel's baselines may not count all that devices hold; see
+ * devices_set_baseline()
  * @regs: its registrations, by the device's slot
  */
 struct slab {
@@ -87,7 +88,7 @@ struct slab {
 	struct entry *hand_first;
 	struct entry *hand_last;
 	struct slab *next_dying;
-	atomic_bool unsettled;
+	atomic_bool baseline_stale;
 
 	struct reg regs[EVPL_DEVICES_MAX];
 };
