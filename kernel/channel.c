@@ -261,8 +261,8 @@ static u32 room(struct evpl_end *end)
 	return end->channel->capacity - end->nr - end->kept;
 }
 
-/* Return why nothing can be written to an end, or 0. */
-static int is_shut(struct evpl_end *end)
+/* Return 0 if an end can be written to, or why not. */
+static int end_check_writable(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
 	if (end->closed || !end->client)
@@ -281,7 +281,7 @@ static int keep_room(struct evpl_end *end, u32 nr, struct evpl_client **client)
 	int ret;
 
 	spin_lock(&channel->lock);
-	ret = is_shut(end);
+	ret = end_check_writable(end);
 	if (!ret && room(end->peer) < nr) {
 		end->crowded = true;
 		ret = -EAGAIN;
@@ -330,7 +330,7 @@ static int put_records(struct evpl_end *end, const struct sending *sendings, u32
 	u32 i;
 
 	spin_lock(&channel->lock);
-	ret = is_shut(end);
+	ret = end_check_writable(end);
 	if (!ret) {
 		for (i = 0; i < nr; i++)
 			peer->ring[(peer->first + peer->nr++) % channel->capacity] =
@@ -432,7 +432,7 @@ free:
  * Begin to read the first record of an end's ring. Return 0; -EAGAIN if there is none, or if
  * another read is in progress; -EPIPE if no record will come any more; -ENOTCONN.
  */
-static int begin_read(struct evpl_end *end, struct evpl_item *item)
+static int end_begin_read(struct evpl_end *end, struct evpl_item *item)
 {
 	struct evpl_channel *channel = end->channel;
 	int ret = 0;
@@ -459,8 +459,8 @@ static int wait_for_record(struct evpl_end *end, struct evpl_item *item,
 	int ret;
 
 	if (is_nonblocking(iocb))
-		return begin_read(end, item);
-	return wait_event_interruptible(end->wait, (ret = begin_read(end, item)) !=
+		return end_begin_read(end, item);
+	return wait_event_interruptible(end->wait, (ret = end_begin_read(end, item)) !=
 						   -EAGAIN) ?: ret;
 }
 
@@ -470,8 +470,8 @@ static int wait_for_record(struct evpl_end *end, struct evpl_item *item,
  * Otherwise return -EAGAIN; or -ENOTCONN if the client has gone, so that nothing was delivered
  * to anybody.
  */
-static int end_read(struct evpl_end *end, struct evpl_item *item, bool delivered,
-		    bool more)
+static int end_finish_read(struct evpl_end *end, struct evpl_item *item, bool delivered,
+			   bool more)
 {
 	struct evpl_channel *channel = end->channel;
 	bool room_wanted = false, turned_away = false;
@@ -617,7 +617,7 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 	struct evpl_end *end = iocb->ki_filp->private_data;
 	struct evpl_item item;
 	ssize_t done = 0;
-	int ret, end_ret;
+	int ret, finished;
 	bool more;
 
 	if (!iov_iter_count(to))
@@ -632,12 +632,12 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		ret = deliver(end->client, &item, to);
 		more = !ret && iov_iter_count(to) >= RECORD_SIZE &&
 		       !signal_pending(current);
-		end_ret = end_read(end, &item, !ret, more);
-		if (end_ret == -ENOTCONN)
-			ret = end_ret;
+		finished = end_finish_read(end, &item, !ret, more);
+		if (finished == -ENOTCONN)
+			ret = finished;
 		if (!ret)
 			done += RECORD_SIZE;
-		if (end_ret)
+		if (finished)
 			return done ?: ret;
 		cond_resched();
 	}

@@ -101,7 +101,7 @@ inline read_records()
 		:: more = delivered
 		:: more = false
 		fi;
-		/* end_read() */
+		/* end_finish_read() */
 		atomic {
 			tell = false;
 			wakes = false;
@@ -147,7 +147,7 @@ active [READERS] proctype reader()
 	bool has, delivered, more, tell, wakes;
 
 	do
-	:: /* begin_read() */
+	:: /* end_begin_read() */
 		PREPARE(me);
 		atomic {
 			has = false;
@@ -275,7 +275,7 @@ active proctype poller()
 		do
 		:: !told -> break
 		:: told ->
-			/* begin_read() */
+			/* end_begin_read() */
 			atomic {
 				has = false;
 				if
