@@ -246,7 +246,7 @@ static int give(struct evpl_client *client, struct sending *sending)
 	sending->item = (struct evpl_item){
 		.share = share,
 		.offset = record->offset &
-			  ((PAGE_SIZE << share->slab->buffer_shift) - 1),
+			  ((PAGE_SIZE << share->slab->buffer_order) - 1),
 		.length = record->length,
 		.flags = record->flags,
 		.cookie = record->cookie,
@@ -526,7 +526,7 @@ static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 		.cookie = item->cookie,
 		.lease = lease,
 		.buffer_size = lease == EVPL_LEASE_NONE ? 0 :
-			       PAGE_SIZE << item->share->slab->buffer_shift,
+			       PAGE_SIZE << item->share->slab->buffer_order,
 	};
 	size_t copied;
 

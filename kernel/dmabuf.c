@@ -341,7 +341,7 @@ static int take_reference(struct piece *piece, struct evpl_client *client,
 	}
 	piece->share = share;
 	piece->slab = share->slab;
-	mask = (PAGE_SIZE << piece->slab->buffer_shift) - 1;
+	mask = (PAGE_SIZE << piece->slab->buffer_order) - 1;
 	piece->start = evpl_share_start(share) +
 		       ((range->offset & mask) >> PAGE_SHIFT);
 	return 0;

@@ -166,7 +166,7 @@ struct evpl_part {
  * @client: the client that allocated the slab; the slab owns a reference on it
  * @start: first page in the own window
  * @nr_pages: length
- * @buffer_shift: log2 of the pages of a buffer
+ * @buffer_order: log2 of the pages of a buffer
  * @live: user space knows of the slab; before that, its range is merely reserved
  * @orphaned: the client has let go of the slab. Changes under @orphan_sem and the xa_lock of
  *	@shares. A task that has seen or changed @shares under the xa_lock may read it without,
@@ -193,7 +193,7 @@ struct evpl_slab {
 	struct evpl_client *client;
 	pgoff_t start;
 	unsigned long nr_pages;
-	unsigned int buffer_shift;
+	unsigned int buffer_order;
 	bool live;
 	bool orphaned;
 	struct rw_semaphore orphan_sem;
@@ -414,10 +414,15 @@ void evpl_client_show_all(struct seq_file *m);
 unsigned long evpl_client_count(void);
 
 /* log2 of the buffer size, or 0 if the client isn't set up. */
-static inline unsigned int evpl_client_shift(struct evpl_client *client)
+static inline unsigned int evpl_client_buffer_shift(struct evpl_client *client)
 {
 	/* Pairs with evpl_client_set_up(). */
 	return smp_load_acquire(&client->buffer_shift);
+}
+
+static inline bool evpl_client_is_set_up(struct evpl_client *client)
+{
+	return evpl_client_buffer_shift(client);
 }
 
 static inline void evpl_client_get(struct evpl_client *client)
@@ -526,14 +531,14 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)
 {
-	return (share->slab->start >> share->slab->buffer_shift) + share->index;
+	return (share->slab->start >> share->slab->buffer_order) + share->index;
 }
 
 /* First page of a share's buffer in the own window. */
 static inline pgoff_t evpl_share_start(struct evpl_share *share)
 {
 	return share->slab->start +
-	       ((pgoff_t)share->index << share->slab->buffer_shift);
+	       ((pgoff_t)share->index << share->slab->buffer_order);
 }
 
 /* mmap offset of a share's buffer in the own window. */

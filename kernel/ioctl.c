@@ -79,7 +79,7 @@ static int ioctl_setup(struct evpl_call *call)
 	    args->buffer_size < EVPL_BUFFER_SIZE_MIN ||
 	    args->buffer_size > EVPL_BUFFER_SIZE_MAX)
 		return -EINVAL;
-	if (evpl_client_shift(call->client))
+	if (evpl_client_is_set_up(call->client))
 		return -EBUSY;
 
 	shift = ilog2(args->buffer_size);
@@ -122,7 +122,7 @@ static int ioctl_slab_alloc(struct evpl_call *call)
 {
 	struct evpl_slab_alloc *args = &call->args.slab_alloc;
 	struct evpl_client *client = call->client;
-	unsigned int shift = evpl_client_shift(client);
+	unsigned int shift = evpl_client_buffer_shift(client);
 	struct evpl_slab *slab;
 	int ret;
 
@@ -172,7 +172,7 @@ static int ioctl_slab_free(struct evpl_call *call)
 
 	if (args->flags)
 		return -EOPNOTSUPP;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	if (!IS_ALIGNED(args->offset, PAGE_SIZE))
 		return -ENOENT;
@@ -232,7 +232,7 @@ static int ioctl_channel_bind(struct evpl_call *call)
 		return -EOPNOTSUPP;
 	if (args->__reserved)
 		return -EINVAL;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	end = fget(args->fd);
 	if (!end)
@@ -252,7 +252,7 @@ static int ioctl_lease_release(struct evpl_call *call)
 		return -EOPNOTSUPP;
 	if (args->__reserved || args->count > EVPL_LEASE_RELEASE_MAX)
 		return -EINVAL;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	numbers = memdup_user(u64_to_user_ptr(args->leases),
 			      args->count * sizeof(*numbers));
@@ -269,7 +269,7 @@ static int ioctl_lease_pull(struct evpl_call *call)
 
 	if (args->flags & ~EVPL_PULL_WANT)
 		return -EOPNOTSUPP;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	return evpl_share_pull(call->client, args->flags & EVPL_PULL_WANT);
 }
@@ -280,7 +280,7 @@ static int ioctl_revoke(struct evpl_call *call)
 
 	if (args->flags)
 		return -EOPNOTSUPP;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	return evpl_share_revoke(call->client, args->offset);
 }
@@ -292,7 +292,7 @@ static int ioctl_baseline(struct evpl_call *call)
 
 	if (args->flags & ~(EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE))
 		return -EOPNOTSUPP;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	if (args->flags == (EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE) ||
 	    !args->length || !IS_ALIGNED(args->offset, PAGE_SIZE) ||
@@ -309,7 +309,7 @@ static int ioctl_quarantine_end(struct evpl_call *call)
 
 	if (args->flags)
 		return -EOPNOTSUPP;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	return evpl_quarantine_end(call->client, args->offset);
 }
@@ -325,7 +325,7 @@ static int ioctl_export(struct evpl_call *call)
 		return -EOPNOTSUPP;
 	if (!args->count || args->count > EVPL_EXPORT_RANGES_MAX)
 		return -EINVAL;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	ranges = memdup_user(u64_to_user_ptr(args->ranges),
 			     args->count * sizeof(*ranges));
@@ -364,7 +364,7 @@ static int ioctl_buffer_wait(struct evpl_call *call)
 
 	if (args->flags & ~EVPL_WAIT_TRY)
 		return -EOPNOTSUPP;
-	if (!evpl_client_shift(call->client))
+	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	return evpl_share_wait(call->client, args->offset, args->flags & EVPL_WAIT_TRY);
 }

@@ -242,7 +242,7 @@ static void finish(struct evpl_lease *lease)
 	 * else.
 	 */
 	if (orphaned) {
-		evpl_slab_recharge(slab, start, start + BIT(slab->buffer_shift) - 1);
+		evpl_slab_recharge(slab, start, start + BIT(slab->buffer_order) - 1);
 		evpl_slab_put(slab);
 	}
 	atomic_long_dec(&evpl_nr_leases);
@@ -301,7 +301,7 @@ static struct evpl_lease *prepare(struct evpl_client *client,
 				  struct evpl_share *share,
 				  enum evpl_lease_kind kind)
 {
-	unsigned int order = share->slab->buffer_shift;
+	unsigned int order = share->slab->buffer_order;
 	u32 first = number_of(kind, order, 0);
 	struct evpl_lease *lease;
 	int ret;
@@ -379,7 +379,7 @@ static noinline void after_prepared(struct evpl_lease *lease, struct evpl_share 
 		finish(lease);
 	else if (READ_ONCE(share->slab->orphaned))
 		evpl_slab_recharge(share->slab, start,
-				   start + BIT(share->slab->buffer_shift) - 1);
+				   start + BIT(share->slab->buffer_order) - 1);
 }
 
 /**

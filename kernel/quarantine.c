@@ -70,7 +70,7 @@ static bool check_pages(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t first = evpl_share_start(share);
-	pgoff_t last = first + BIT(slab->buffer_shift) - 1;
+	pgoff_t last = first + BIT(slab->buffer_order) - 1;
 	struct evpl_part *part = evpl_slab_part(slab, first);
 	struct evpl_part *end = slab->parts + slab->nr_parts;
 	bool passes = true;
@@ -444,9 +444,9 @@ void evpl_quarantine_end_all(struct evpl_slab *slab)
 static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
 		    struct evpl_part *part)
 {
-	u64 buffer = part->index >> slab->buffer_shift;
+	u64 buffer = part->index >> slab->buffer_order;
 	u64 last = (part->index + folio_nr_pages(part->folio) - 1) >>
-		   slab->buffer_shift;
+		   slab->buffer_order;
 	bool shared;
 
 	xa_lock(&slab->shares);

@@ -332,8 +332,8 @@ void evpl_refs_report_revoked(struct evpl_client *client, u32 number)
 unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab)
 {
-	u64 buffer = slab->start >> slab->buffer_shift;
-	u64 end = buffer + (slab->nr_pages >> slab->buffer_shift);
+	u64 buffer = slab->start >> slab->buffer_order;
+	u64 end = buffer + (slab->nr_pages >> slab->buffer_order);
 	struct evpl_entry *entries;
 	struct page *page = NULL;
 	unsigned long in_use = 0;

@@ -75,7 +75,7 @@ void evpl_share_after_return(struct evpl_share *share, enum evpl_share_after aft
 	if (after == EVPL_AFTER_WAKE_OWNER)
 		evpl_refs_wake_returned(slab->client);
 	else if (after == EVPL_AFTER_FREE_FOLIOS)
-		evpl_slab_free_folios(slab, start, start + BIT(slab->buffer_shift) - 1);
+		evpl_slab_free_folios(slab, start, start + BIT(slab->buffer_order) - 1);
 }
 
 /*
@@ -106,7 +106,7 @@ static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index,
 static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index,
 				     bool lend, bool *made)
 {
-	u64 buffer = (slab->start >> slab->buffer_shift) + index;
+	u64 buffer = (slab->start >> slab->buffer_order) + index;
 	struct evpl_client *client = slab->client;
 	atomic64_t *word = evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer);
 	struct evpl_share *new, *share;
@@ -174,7 +174,7 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 		share = ERR_PTR(-ENOENT);
 		goto unlock;
 	}
-	size = PAGE_SIZE << slab->buffer_shift;
+	size = PAGE_SIZE << slab->buffer_order;
 	if (length > size - (offset & (size - 1))) {
 		share = ERR_PTR(-EINVAL);
 		goto unlock;
@@ -184,7 +184,7 @@ struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
 		goto unlock;
 	}
 
-	index = ((offset >> PAGE_SHIFT) - slab->start) >> slab->buffer_shift;
+	index = ((offset >> PAGE_SHIFT) - slab->start) >> slab->buffer_order;
 	xa_lock(&slab->shares);
 	share = get_share(slab, index, lend);
 	xa_unlock(&slab->shares);
@@ -546,12 +546,12 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, pgoff);
 	if (!slab || !slab->live ||
-	    offset & ((PAGE_SIZE << slab->buffer_shift) - 1)) {
+	    offset & ((PAGE_SIZE << slab->buffer_order) - 1)) {
 		ret = -ENOENT;
 		goto unlock;
 	}
 	xa_lock(&slab->shares);
-	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_shift);
+	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_order);
 	if (share && (share->revoked || is_exported(share)))
 		ret = -EBUSY;
 	else if (share)

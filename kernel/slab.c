@@ -165,13 +165,13 @@ void evpl_slab_put(struct evpl_slab *slab)
 unsigned long evpl_slab_part_last(struct evpl_slab *slab, struct evpl_part *part)
 {
 	return (part->index - slab->start + folio_nr_pages(part->folio) - 1) >>
-	       slab->buffer_shift;
+	       slab->buffer_order;
 }
 
 /* Whether a buffer in this folio has a share with this mark. Any share has XA_PRESENT. */
 bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_t mark)
 {
-	unsigned long buffer = (part->index - slab->start) >> slab->buffer_shift;
+	unsigned long buffer = (part->index - slab->start) >> slab->buffer_order;
 
 	return xa_find(&slab->shares, &buffer, evpl_slab_part_last(slab, part), mark);
 }
@@ -238,7 +238,7 @@ void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 /* The user of the first lease on a buffer that lies in this folio, or NULL. */
 static struct evpl_user *lessee(struct evpl_slab *slab, struct evpl_part *part)
 {
-	unsigned long first = (part->index - slab->start) >> slab->buffer_shift, index;
+	unsigned long first = (part->index - slab->start) >> slab->buffer_order, index;
 	struct evpl_lease *lease;
 	struct evpl_share *share;
 
@@ -431,7 +431,7 @@ static void insert_after(struct evpl_client *client, struct evpl_slab *slab,
 int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 		      unsigned int buffer_shift)
 {
-	unsigned int shift = buffer_shift - PAGE_SHIFT, i;
+	unsigned int order = buffer_shift - PAGE_SHIFT, i;
 	struct evpl_slab *prev;
 	pgoff_t start, index;
 	int ret;
@@ -441,13 +441,13 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 	ret = find_gap(client, slab->nr_pages, &start, &prev);
 	if (ret)
 		return ret;
-	ret = evpl_refs_grow_entries(client, start >> shift,
-				     (start + slab->nr_pages - 1) >> shift);
+	ret = evpl_refs_grow_entries(client, start >> order,
+				     (start + slab->nr_pages - 1) >> order);
 	if (ret)
 		return ret;
 
 	slab->start = start;
-	slab->buffer_shift = shift;
+	slab->buffer_order = order;
 
 	/*
 	 * evpl_slab_part() needs the index of each folio. The core needs it too: it maps a
@@ -612,11 +612,11 @@ struct evpl_slab *evpl_slab_get_buffer(struct evpl_client *client, u64 offset,
 
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, pgoff);
-	if (slab && (!slab->live || offset & ((PAGE_SIZE << slab->buffer_shift) - 1)))
+	if (slab && (!slab->live || offset & ((PAGE_SIZE << slab->buffer_order) - 1)))
 		slab = NULL;
 	if (slab) {
 		evpl_slab_get(slab);
-		*index = (pgoff - slab->start) >> slab->buffer_shift;
+		*index = (pgoff - slab->start) >> slab->buffer_order;
 	}
 	up_read(&client->tree_lock);
 	return slab;

@@ -367,7 +367,7 @@ static int mmap_guest(struct evpl_client *client, struct vm_area_struct *vma,
 static int mmap_refs_or_guest(struct evpl_client *client,
 			      struct vm_area_struct *vma)
 {
-	unsigned int shift = evpl_client_shift(client);
+	unsigned int shift = evpl_client_buffer_shift(client);
 	const struct {
 		pgoff_t start;
 		unsigned long nr_pages;
@@ -408,7 +408,7 @@ int evpl_mmap(struct file *file, struct vm_area_struct *vma)
 	if (vma->vm_flags & VM_EXEC)
 		return -EPERM;
 
-	if (!evpl_client_shift(client)) {
+	if (!evpl_client_is_set_up(client)) {
 		if (vma->vm_pgoff || !vma_within(vma, 0, EVPL_OWN_PAGES))
 			return -ENXIO;
 		ret = set_up_by_mmap(client, vma_pages(vma));
