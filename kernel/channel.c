@@ -233,13 +233,13 @@ struct sending {
 	struct evpl_lease *lease;
 };
 
-static int give(struct evpl_client *client, struct sending *sending)
+static int sending_transfer(struct evpl_client *client, struct sending *sending)
 {
 	const struct evpl_record *record = &sending->record;
 	struct evpl_share *share;
 
-	share = evpl_give(client, record->offset, record->length,
-			  record->flags, &sending->lease);
+	share = evpl_ref_transfer(client, record->offset, record->length,
+				  record->flags, &sending->lease);
 	if (IS_ERR(share))
 		return PTR_ERR(share);
 
@@ -349,20 +349,20 @@ static int put_records(struct evpl_end *end, const struct sending *sendings, u32
 static int send(struct evpl_end *end, struct evpl_client *client,
 		struct sending *sendings, u32 nr)
 {
-	u32 given = 0, i;
+	u32 transferred = 0, i;
 	int ret = 0;
 
 	down_read(&client->send_sem);
-	while (!ret && given < nr) {
-		if (given)
+	while (!ret && transferred < nr) {
+		if (transferred)
 			cond_resched();
-		ret = give(client, &sendings[given]);
-		given += !ret;
+		ret = sending_transfer(client, &sendings[transferred]);
+		transferred += !ret;
 	}
 	if (!ret)
 		ret = put_records(end, sendings, nr);
-	for (i = 0; ret && i < given; i++) {
-		evpl_take_back(sendings[i].item.share, sendings[i].lease);
+	for (i = 0; ret && i < transferred; i++) {
+		evpl_ref_cancel_transfer(sendings[i].item.share, sendings[i].lease);
 		cond_resched();
 	}
 	up_read(&client->send_sem);
@@ -568,7 +568,7 @@ static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
 		       held ? EVPL_RECORD_HELD : 0);
 	if (ret)
 		return ret;
-	if (evpl_share_take_home(item->share))
+	if (evpl_share_add_owner_ref(item->share))
 		return 0;
 	iov_iter_revert(to, RECORD_SIZE);
 	return -ECANCELED;

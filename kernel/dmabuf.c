@@ -319,7 +319,7 @@ static const struct dma_buf_ops readable_ops = {
 	.release = release,
 };
 
-static int take_reference(struct piece *piece, struct evpl_client *client,
+static int piece_from_ref(struct piece *piece, struct evpl_client *client,
 			  const struct evpl_range *range, bool write)
 {
 	struct evpl_share *share;
@@ -329,14 +329,14 @@ static int take_reference(struct piece *piece, struct evpl_client *client,
 	if (range->length > EVPL_BUFFER_SIZE_MAX)
 		return -EINVAL;
 	/* Importers are devices, so a lease must be one for devices. */
-	share = evpl_give(client, range->offset, range->length,
-			  EVPL_RECORD_DEVICE | (write ? EVPL_RECORD_WRITE : 0),
-			  &piece->lease);
+	share = evpl_ref_transfer(client, range->offset, range->length,
+				  EVPL_RECORD_DEVICE | (write ? EVPL_RECORD_WRITE : 0),
+				  &piece->lease);
 	if (IS_ERR(share))
 		return PTR_ERR(share) == -EACCES ? -EPERM : PTR_ERR(share);
 	ret = evpl_share_export(share, write);
 	if (ret) {
-		evpl_take_back(share, piece->lease);
+		evpl_ref_cancel_transfer(share, piece->lease);
 		return ret;
 	}
 	piece->share = share;
@@ -347,8 +347,8 @@ static int take_reference(struct piece *piece, struct evpl_client *client,
 	return 0;
 }
 
-static int take_slab(struct piece *piece, struct evpl_client *client,
-		     const struct evpl_range *range, bool write)
+static int piece_from_slab(struct piece *piece, struct evpl_client *client,
+			   const struct evpl_range *range, bool write)
 {
 	struct evpl_slab *slab;
 
@@ -360,18 +360,18 @@ static int take_slab(struct piece *piece, struct evpl_client *client,
 	return 0;
 }
 
-static void give_piece_back(struct piece *piece, bool write)
+static void piece_cancel(struct piece *piece, bool write)
 {
 	if (piece->share) {
 		evpl_share_unexport(piece->share, write);
-		evpl_take_back(piece->share, piece->lease);
+		evpl_ref_cancel_transfer(piece->share, piece->lease);
 	} else {
 		evpl_slab_unexport(piece->slab);
 	}
 }
 
-static int take_pieces(struct export *export, struct evpl_client *client,
-		       const struct evpl_range *ranges, u32 count, u32 flags)
+static int export_add_pieces(struct export *export, struct evpl_client *client,
+			     const struct evpl_range *ranges, u32 count, u32 flags)
 {
 	bool write = flags & EVPL_EXPORT_WRITE;
 	u32 i;
@@ -381,8 +381,8 @@ static int take_pieces(struct export *export, struct evpl_client *client,
 		struct piece *piece = &export->pieces[i];
 
 		ret = flags & EVPL_EXPORT_SLAB ?
-		      take_slab(piece, client, &ranges[i], write) :
-		      take_reference(piece, client, &ranges[i], write);
+		      piece_from_slab(piece, client, &ranges[i], write) :
+		      piece_from_ref(piece, client, &ranges[i], write);
 		if (ret)
 			return ret;
 		export->nr_pieces++;
@@ -430,11 +430,11 @@ static int fill_export(struct export *export, struct evpl_client *client,
 	int ret;
 
 	down_read(&client->send_sem);
-	ret = take_pieces(export, client, ranges, count, flags) ?:
+	ret = export_add_pieces(export, client, ranges, count, flags) ?:
 	      note_pages(export, ranges);
 	while (ret && export->nr_pieces) {
-		give_piece_back(&export->pieces[--export->nr_pieces],
-				export->writable);
+		piece_cancel(&export->pieces[--export->nr_pieces],
+			     export->writable);
 		cond_resched();
 	}
 	up_read(&client->send_sem);

@@ -294,7 +294,7 @@ enum evpl_lease_kind {
  *	the guest windows
  * @kind: what the client may do, and so which guest window has the lease
  * @word: of the lease's entry
- * @pending: references between evpl_give() and evpl_lease_finish_transfer()
+ * @pending: references between evpl_ref_transfer() and evpl_lease_finish_transfer()
  * @revoked: faults and deliveries don't use the lease; it is kept for its word alone
  * @wanted: its word has been given EVPL_WORD_WANTED
  * @ended: the lease is in no table any more
@@ -481,7 +481,7 @@ void evpl_word_inc(atomic64_t *word);
 bool evpl_word_dec(atomic64_t *word);
 void evpl_word_want(atomic64_t *word, bool want);
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer);
-void evpl_refs_report_home(struct evpl_client *client, u64 buffer);
+void evpl_refs_report_unshared(struct evpl_client *client, u64 buffer);
 void evpl_refs_wake_returned(struct evpl_client *client);
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
@@ -510,13 +510,13 @@ enum evpl_share_after {
 };
 
 extern atomic_long_t evpl_nr_shares;
-struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
-				   u32 length, u32 flags);
-void evpl_share_give_back(struct evpl_share *share);
+struct evpl_share *evpl_share_transfer(struct evpl_client *client, u64 offset,
+				       u32 length, u32 flags);
+void evpl_share_cancel_transfer(struct evpl_share *share);
 void evpl_share_get(struct evpl_share *share);
 bool evpl_share_is_revoked(struct evpl_share *share);
 bool evpl_share_is_held(struct evpl_share *share);
-bool evpl_share_take_home(struct evpl_share *share);
+bool evpl_share_add_owner_ref(struct evpl_share *share);
 int evpl_share_add_lease(struct evpl_lease *lease);
 void evpl_share_remove_lease(struct evpl_lease *lease);
 void evpl_share_put(struct evpl_share *share);
@@ -552,9 +552,9 @@ extern atomic_long_t evpl_nr_leases;
 int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
 		       struct iov_iter *to);
 void evpl_lease_finish_transfer(struct evpl_lease *lease);
-struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
-			     u32 flags, struct evpl_lease **lease);
-void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease);
+struct evpl_share *evpl_ref_transfer(struct evpl_client *client, u64 offset, u32 length,
+				     u32 flags, struct evpl_lease **lease);
+void evpl_ref_cancel_transfer(struct evpl_share *share, struct evpl_lease *lease);
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon);
 void evpl_lease_revoke(struct evpl_lease *lease);
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count);

@@ -81,7 +81,7 @@ bool evpl_folio_is_poisoned(struct folio *folio)
  * memory error, keep the reference for ever: the page allocator would hand a large folio out
  * again all the same.
  */
-static void give_back(struct folio *folio, struct evpl_user *user)
+static void folio_put_uncharge(struct folio *folio, struct evpl_user *user)
 {
 	size_t size = folio_size(folio);
 
@@ -130,7 +130,7 @@ static void put_detached(struct folio *folio)
 
 	folio->private = NULL;
 	evpl_syncpoint(EVPL_SYNCPOINT_REAP);
-	give_back(folio, user);
+	folio_put_uncharge(folio, user);
 	/*
 	 * Subtract after the uncharge: when evpl_charge() reads 0, no folio is left to be
 	 * uncharged.
@@ -147,7 +147,7 @@ static void put_detached(struct folio *folio)
 void evpl_folio_free(struct folio *folio, struct evpl_user *user)
 {
 	if (folio_is_idle(folio))
-		give_back(folio, user);
+		folio_put_uncharge(folio, user);
 	else
 		detach(folio, user);
 }

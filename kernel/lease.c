@@ -465,7 +465,7 @@ static void report_revoked(struct evpl_lease *lease)
 
 /**
  * evpl_lease_finish_transfer() - finish giving up a reference of a lease
- * @lease: the lease, as evpl_give() returned it; the caller's reference on it is consumed
+ * @lease: the lease, as evpl_ref_transfer() returned it; the caller's reference on it is consumed
  *
  * A lease that has no references left is ended.
  */
@@ -490,8 +490,8 @@ void evpl_lease_finish_transfer(struct evpl_lease *lease)
  * Return the lease, for evpl_lease_finish_transfer(), with a reference on its share that the caller
  * owns.
  */
-static struct evpl_lease *give(struct evpl_client *client, u64 offset, u32 length,
-			       u32 flags)
+static struct evpl_lease *lease_transfer(struct evpl_client *client, u64 offset, u32 length,
+					 u32 flags)
 {
 	struct evpl_lease *lease;
 	pgoff_t unused;
@@ -536,7 +536,7 @@ static bool is_guest_offset(u64 offset)
 }
 
 /**
- * evpl_give() - take over a reference that a client gives up
+ * evpl_ref_transfer() - take over a reference that a client gives up
  * @client: the client, whose send_sem the caller holds for read
  * @offset: of the first byte, in the own window or a guest window
  * @length: bytes
@@ -547,27 +547,27 @@ static bool is_guest_offset(u64 offset)
  * Return: the share of the buffer, with a reference that the caller owns; or an error pointer,
  * and the client keeps its reference.
  */
-struct evpl_share *evpl_give(struct evpl_client *client, u64 offset, u32 length,
-			     u32 flags, struct evpl_lease **lease)
+struct evpl_share *evpl_ref_transfer(struct evpl_client *client, u64 offset, u32 length,
+				     u32 flags, struct evpl_lease **lease)
 {
 	*lease = NULL;
 	if (offset < EVPL_OWN_SIZE)
-		return evpl_share_give(client, offset, length, flags);
+		return evpl_share_transfer(client, offset, length, flags);
 	if (!is_guest_offset(offset))
 		return ERR_PTR(-ENOENT);
-	*lease = give(client, offset, length, flags);
+	*lease = lease_transfer(client, offset, length, flags);
 	return IS_ERR(*lease) ? ERR_CAST(*lease) : (*lease)->share;
 }
 
 /**
- * evpl_take_back() - undo evpl_give(), under the same send_sem
+ * evpl_ref_cancel_transfer() - undo evpl_ref_transfer(), under the same send_sem
  * @share: the share; the caller's reference on it is consumed
  * @lease: the lease, whose transfer this finishes, or NULL
  */
-void evpl_take_back(struct evpl_share *share, struct evpl_lease *lease)
+void evpl_ref_cancel_transfer(struct evpl_share *share, struct evpl_lease *lease)
 {
 	if (!lease) {
-		evpl_share_give_back(share);
+		evpl_share_cancel_transfer(share);
 		return;
 	}
 	down_write(&lease->client->lease_sem);

@@ -305,7 +305,7 @@ void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
  * Report that others don't have a buffer any more on which its owner still has references. No
  * bit is set in the bitmap: by a bit, the owner would take the buffer for unused.
  */
-void evpl_refs_report_home(struct evpl_client *client, u64 buffer)
+void evpl_refs_report_unshared(struct evpl_client *client, u64 buffer)
 {
 	report(client, EVPL_REFS_RETURNED, buffer, false);
 }

@@ -62,7 +62,7 @@ static enum evpl_share_after __must_check share_return_to_owner(struct evpl_shar
 		return EVPL_AFTER_WAKE_OWNER;
 	if (!share->awaited)
 		return EVPL_AFTER_NOTHING;
-	evpl_refs_report_home(slab->client, evpl_share_buffer(share));
+	evpl_refs_report_unshared(slab->client, evpl_share_buffer(share));
 	return EVPL_AFTER_WAKE_OWNER;
 }
 
@@ -146,7 +146,7 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
 }
 
 /**
- * evpl_share_give() - take over a reference that an owner gives up
+ * evpl_share_transfer() - take over a reference that an owner gives up
  * @client: the owner
  * @offset: of the first byte, in the own window
  * @length: bytes
@@ -155,8 +155,8 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
  * Return: the share, with a reference that the caller owns; or an error pointer, and the
  * owner keeps its reference.
  */
-struct evpl_share *evpl_share_give(struct evpl_client *client, u64 offset,
-				   u32 length, u32 flags)
+struct evpl_share *evpl_share_transfer(struct evpl_client *client, u64 offset,
+				       u32 length, u32 flags)
 {
 	bool made = false, lend = flags & (EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE);
 	struct evpl_share *share;
@@ -202,11 +202,11 @@ unlock:
 }
 
 /**
- * evpl_share_give_back() - undo evpl_share_give()
+ * evpl_share_cancel_transfer() - undo evpl_share_transfer()
  * @share: the share; the caller's reference on it is consumed. The caller holds send_sem,
  *	so only the owner's death can have revoked the share.
  */
-void evpl_share_give_back(struct evpl_share *share)
+void evpl_share_cancel_transfer(struct evpl_share *share)
 {
 	/* Increment before the drop, so that the word can't reach 0 in between. */
 	xa_lock(&share->slab->shares);
@@ -238,12 +238,12 @@ bool evpl_share_is_revoked(struct evpl_share *share)
 }
 
 /**
- * evpl_share_take_home() - add a reference to the owner's word
+ * evpl_share_add_owner_ref() - add a reference to the owner's word
  * @share: a share on which the caller has a reference, and keeps it
  *
  * Return: false, with the word unchanged, if the share has been revoked.
  */
-bool evpl_share_take_home(struct evpl_share *share)
+bool evpl_share_add_owner_ref(struct evpl_share *share)
 {
 	bool revoked;
 
