@@ -80,7 +80,7 @@ void __init evpl_account_init(void)
 		max_bytes_per_user = bytes / 2;
 }
 
-static struct evpl_user *lookup_user(kuid_t uid)
+static struct evpl_user *user_lookup(kuid_t uid)
 {
 	struct evpl_user *user;
 
@@ -109,7 +109,7 @@ struct evpl_user *evpl_user_find_or_create(kuid_t uid)
 	evpl_folio_init_user(new);
 
 	spin_lock(&account_lock);
-	user = lookup_user(uid);
+	user = user_lookup(uid);
 	if (!user) {
 		user = new;
 		new = NULL;
@@ -160,7 +160,7 @@ void evpl_user_put(struct evpl_user *user)
 	kfree(user);
 }
 
-static bool try_charge(struct evpl_user *user, u64 bytes)
+static bool user_try_charge(struct evpl_user *user, u64 bytes)
 {
 	u64 of_all, of_user;
 	bool fits;
@@ -189,7 +189,7 @@ static bool try_charge(struct evpl_user *user, u64 bytes)
  */
 int evpl_charge(struct evpl_user *user, u64 bytes)
 {
-	if (try_charge(user, bytes))
+	if (user_try_charge(user, bytes))
 		return 0;
 	if (bytes > READ_ONCE(max_bytes) || bytes > READ_ONCE(max_bytes_per_user))
 		return -ENOMEM;
@@ -200,7 +200,7 @@ int evpl_charge(struct evpl_user *user, u64 bytes)
 	 */
 	if (atomic64_read_acquire(&evpl_detached_bytes))
 		evpl_folio_reap(user);
-	return try_charge(user, bytes) ? 0 : -ENOMEM;
+	return user_try_charge(user, bytes) ? 0 : -ENOMEM;
 }
 
 void evpl_uncharge(struct evpl_user *user, u64 bytes)

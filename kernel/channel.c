@@ -107,13 +107,13 @@ static void channel_put(struct evpl_channel *channel)
 	kref_put(&channel->kref, channel_free);
 }
 
-static void wake(struct evpl_end *end, __poll_t events)
+static void end_wake(struct evpl_end *end, __poll_t events)
 {
 	wake_up_interruptible_poll(&end->wait, events);
 }
 
 /* Whether a task waits that may not have seen what the caller has changed. */
-static bool has_waiters(struct evpl_end *end)
+static bool end_has_waiters(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
 	/* No barrier is needed under the lock: see struct evpl_end. */
@@ -121,7 +121,7 @@ static bool has_waiters(struct evpl_end *end)
 }
 
 /* Take the first record out of an end's ring. The caller owns its reference on the share. */
-static struct evpl_share *pop(struct evpl_end *end)
+static struct evpl_share *end_pop(struct evpl_end *end)
 {
 	struct evpl_share *share = end->ring[end->first].share;
 
@@ -132,7 +132,7 @@ static struct evpl_share *pop(struct evpl_end *end)
 }
 
 /* Drop the reference of a record that has left its ring. */
-static void drop(struct evpl_share *share)
+static void record_put(struct evpl_share *share)
 {
 	atomic_long_dec(&evpl_nr_records);
 	evpl_share_put(share);
@@ -142,7 +142,7 @@ static void drop(struct evpl_share *share)
  * Close an end, and drop the records in flight to it; but a record that is being read is left
  * to the reader. Records that this end has sent stay in flight.
  */
-static void close_end(struct evpl_end *end)
+static void end_close(struct evpl_end *end)
 {
 	struct evpl_channel *channel = end->channel;
 	struct evpl_client *client = NULL;
@@ -152,19 +152,19 @@ static void close_end(struct evpl_end *end)
 	if (!end->reading)
 		swap(client, end->client);
 	else if (!end->closed)
-		pop(end);	/* the reader owns it now */
+		end_pop(end);	/* the reader owns it now */
 	end->closed = true;
 	while (end->nr) {
-		share = pop(end);
+		share = end_pop(end);
 		spin_unlock(&channel->lock);
-		drop(share);
+		record_put(share);
 		cond_resched();
 		spin_lock(&channel->lock);
 	}
 	spin_unlock(&channel->lock);
 
-	wake(end, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
-	wake(end->peer, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
+	end_wake(end, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
+	end_wake(end->peer, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
 	if (client)
 		evpl_client_put(client);
 }
@@ -177,7 +177,7 @@ static int end_release(struct inode *inode, struct file *file)
 	list_del_init(&end->node);
 	spin_unlock(&ends_lock);
 
-	close_end(end);
+	end_close(end);
 	channel_put(end->channel);
 	return 0;
 }
@@ -201,7 +201,7 @@ void evpl_channel_client_gone(struct evpl_client *client)
 		spin_unlock(&ends_lock);
 		if (!end)
 			return;
-		close_end(end);
+		end_close(end);
 		channel_put(end->channel);
 		cond_resched();
 	}
@@ -212,7 +212,7 @@ void evpl_channel_client_gone(struct evpl_client *client)
  * and its own pages all the same, so an end has no FMODE_NOWAIT. io_uring sets IOCB_NOWAIT
  * without FMODE_NOWAIT too, if poll says that the end is ready.
  */
-static bool is_nonblocking(struct kiocb *iocb)
+static bool iocb_is_nonblocking(struct kiocb *iocb)
 {
 	return iocb->ki_flags & IOCB_NOWAIT ||
 	       iocb->ki_filp->f_flags & O_NONBLOCK;
@@ -255,7 +255,7 @@ static int sending_transfer(struct evpl_client *client, struct sending *sending)
 }
 
 /* How many more records fit into the ring of an end. */
-static u32 room(struct evpl_end *end)
+static u32 end_free_slots(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
 	return end->channel->capacity - end->nr - end->kept;
@@ -275,14 +275,14 @@ static int end_check_writable(struct evpl_end *end)
  * and a reference on it that the caller owns; -EAGAIN if the records don't fit now; another error
  * if they never will.
  */
-static int keep_room(struct evpl_end *end, u32 nr, struct evpl_client **client)
+static int end_reserve(struct evpl_end *end, u32 nr, struct evpl_client **client)
 {
 	struct evpl_channel *channel = end->channel;
 	int ret;
 
 	spin_lock(&channel->lock);
 	ret = end_check_writable(end);
-	if (!ret && room(end->peer) < nr) {
+	if (!ret && end_free_slots(end->peer) < nr) {
 		end->crowded = true;
 		ret = -EAGAIN;
 	}
@@ -295,19 +295,19 @@ static int keep_room(struct evpl_end *end, u32 nr, struct evpl_client **client)
 	return ret;
 }
 
-static int wait_for_room(struct evpl_end *end, u32 nr, struct evpl_client **client,
-			 struct kiocb *iocb)
+static int end_wait_for_room(struct evpl_end *end, u32 nr, struct evpl_client **client,
+			     struct kiocb *iocb)
 {
 	int ret;
 
-	if (is_nonblocking(iocb))
-		return keep_room(end, nr, client);
-	return wait_event_interruptible(end->wait, (ret = keep_room(end, nr, client)) !=
+	if (iocb_is_nonblocking(iocb))
+		return end_reserve(end, nr, client);
+	return wait_event_interruptible(end->wait, (ret = end_reserve(end, nr, client)) !=
 						   -EAGAIN) ?: ret;
 }
 
-/* Return the room that keep_room() reserved, and wake writers that found too little of it. */
-static void leave_room(struct evpl_end *end, u32 nr)
+/* Return the room that end_reserve() reserved, and wake writers that found too little of it. */
+static void end_cancel_reserve(struct evpl_end *end, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
 	bool crowded = false;
@@ -317,11 +317,11 @@ static void leave_room(struct evpl_end *end, u32 nr)
 	swap(crowded, end->crowded);
 	spin_unlock(&channel->lock);
 	if (crowded)
-		wake(end, EPOLLOUT | EPOLLWRNORM);
+		end_wake(end, EPOLLOUT | EPOLLWRNORM);
 }
 
 /* Commit records to the room that was reserved. On failure the room stays reserved. */
-static int put_records(struct evpl_end *end, const struct sending *sendings, u32 nr)
+static int end_commit(struct evpl_end *end, const struct sending *sendings, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
 	struct evpl_end *peer = end->peer;
@@ -337,17 +337,17 @@ static int put_records(struct evpl_end *end, const struct sending *sendings, u32
 				sendings[i].item;
 		peer->kept -= nr;
 		atomic_long_add(nr, &evpl_nr_records);
-		waiters = has_waiters(peer);
+		waiters = end_has_waiters(peer);
 	}
 	spin_unlock(&channel->lock);
 	if (waiters)
-		wake(peer, EPOLLIN | EPOLLRDNORM);
+		end_wake(peer, EPOLLIN | EPOLLRDNORM);
 	return ret;
 }
 
 /* Take over the references and commit the records, or undo all. The reserved room is consumed. */
-static int send(struct evpl_end *end, struct evpl_client *client,
-		struct sending *sendings, u32 nr)
+static int end_send(struct evpl_end *end, struct evpl_client *client,
+		    struct sending *sendings, u32 nr)
 {
 	u32 transferred = 0, i;
 	int ret = 0;
@@ -360,14 +360,14 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 		transferred += !ret;
 	}
 	if (!ret)
-		ret = put_records(end, sendings, nr);
+		ret = end_commit(end, sendings, nr);
 	for (i = 0; ret && i < transferred; i++) {
 		evpl_ref_cancel_transfer(sendings[i].item.share, sendings[i].lease);
 		cond_resched();
 	}
 	up_read(&client->send_sem);
 	if (ret) {
-		leave_room(end, nr);
+		end_cancel_reserve(end, nr);
 		return ret;
 	}
 
@@ -380,7 +380,7 @@ static int send(struct evpl_end *end, struct evpl_client *client,
 	return 0;
 }
 
-static int copy_in(struct evpl_record *record, struct iov_iter *from)
+static int record_copy_in(struct evpl_record *record, struct iov_iter *from)
 {
 	if (!copy_from_iter_full(record, RECORD_SIZE, from))
 		return -EFAULT;
@@ -412,13 +412,13 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 			return -ENOMEM;
 	}
 	for (i = 0; !ret && i < nr; i++)
-		ret = copy_in(&sendings[i].record, from);
+		ret = record_copy_in(&sendings[i].record, from);
 	if (ret)
 		goto free;
-	ret = wait_for_room(end, nr, &client, iocb);
+	ret = end_wait_for_room(end, nr, &client, iocb);
 	if (ret)
 		goto free;
-	ret = send(end, client, sendings, nr);
+	ret = end_send(end, client, sendings, nr);
 	evpl_client_put(client);
 free:
 	if (sendings != &one)
@@ -453,12 +453,12 @@ static int end_begin_read(struct evpl_end *end, struct evpl_item *item)
 	return ret;
 }
 
-static int wait_for_record(struct evpl_end *end, struct evpl_item *item,
-			   struct kiocb *iocb)
+static int end_wait_for_record(struct evpl_end *end, struct evpl_item *item,
+			       struct kiocb *iocb)
 {
 	int ret;
 
-	if (is_nonblocking(iocb))
+	if (iocb_is_nonblocking(iocb))
 		return end_begin_read(end, item);
 	return wait_event_interruptible(end->wait, (ret = end_begin_read(end, item)) !=
 						   -EAGAIN) ?: ret;
@@ -481,13 +481,13 @@ static int end_finish_read(struct evpl_end *end, struct evpl_item *item, bool de
 
 	spin_lock(&channel->lock);
 	if (end->closed) {
-		/* close_end() has left the record and the reference on the client to us. */
+		/* end_close() has left the record and the reference on the client to us. */
 		share = item->share;
 		swap(client, end->client);
 		ret = -ENOTCONN;
 	} else if (delivered) {
-		share = pop(end);
-		room_wanted = has_waiters(end->peer);
+		share = end_pop(end);
+		room_wanted = end_has_waiters(end->peer);
 		if (more && end->nr) {
 			*item = end->ring[end->first];
 			ret = 0;
@@ -500,24 +500,24 @@ static int end_finish_read(struct evpl_end *end, struct evpl_item *item, bool de
 	spin_unlock(&channel->lock);
 
 	if (share)
-		drop(share);
+		record_put(share);
 	if (room_wanted)
-		wake(end->peer, EPOLLOUT | EPOLLWRNORM);
+		end_wake(end->peer, EPOLLOUT | EPOLLWRNORM);
 	/*
 	 * Let the tasks that were turned away try again. Nothing else wakes them. Neither a
 	 * record that was left in the ring, nor the end of all records, is news to anybody
 	 * else.
 	 */
 	if (turned_away)
-		wake(end, EPOLLIN | EPOLLRDNORM);
+		end_wake(end, EPOLLIN | EPOLLRDNORM);
 	if (client)
 		evpl_client_put(client);
 	return ret;
 }
 
 /* Return 0; or -EFAULT, with the iterator unchanged. */
-static int copy_out(struct iov_iter *to, const struct evpl_item *item,
-		    u64 offset, u32 lease, u32 flags)
+static int record_copy_out(struct iov_iter *to, const struct evpl_item *item,
+			   u64 offset, u32 lease, u32 flags)
 {
 	const struct evpl_record record = {
 		.offset = offset,
@@ -548,24 +548,24 @@ static int copy_out(struct iov_iter *to, const struct evpl_item *item,
 int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
 		       struct evpl_lease *lease)
 {
-	return copy_out(to, item, evpl_lease_place(lease) + item->offset,
-			lease->number, 0);
+	return record_copy_out(to, item, evpl_lease_place(lease) + item->offset,
+			       lease->number, 0);
 }
 
 /*
- * deliver_own() and deliver_lease() return -ECANCELED if the buffer has been revoked. The
- * iterator is unchanged then.
+ * record_deliver_own() and record_deliver_lease() return -ECANCELED if the buffer has been
+ * revoked. The iterator is unchanged then.
  */
 
-static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
+static int record_deliver_own(const struct evpl_item *item, struct iov_iter *to)
 {
 	u64 start = evpl_share_offset(item->share);
 	/* Check before the owner gets the reference: after that it may reuse the buffer. */
 	bool held = evpl_share_is_held(item->share);
 	int ret;
 
-	ret = copy_out(to, item, start + item->offset, EVPL_LEASE_NONE,
-		       held ? EVPL_RECORD_HELD : 0);
+	ret = record_copy_out(to, item, start + item->offset, EVPL_LEASE_NONE,
+			      held ? EVPL_RECORD_HELD : 0);
 	if (ret)
 		return ret;
 	if (evpl_share_add_owner_ref(item->share))
@@ -574,8 +574,8 @@ static int deliver_own(const struct evpl_item *item, struct iov_iter *to)
 	return -ECANCELED;
 }
 
-static int deliver_lease(struct evpl_client *client, const struct evpl_item *item,
-			 struct iov_iter *to)
+static int record_deliver_lease(struct evpl_client *client, const struct evpl_item *item,
+				struct iov_iter *to)
 {
 	int ret;
 
@@ -587,7 +587,7 @@ static int deliver_lease(struct evpl_client *client, const struct evpl_item *ite
 		 * The copy ran with page faults disabled. Fault the page in with a record that
 		 * names no buffer, then retry. If that fails, the page can't be written to.
 		 */
-		ret = copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+		ret = record_copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
 		if (ret)
 			return ret;
 		iov_iter_revert(to, RECORD_SIZE);
@@ -598,17 +598,17 @@ static int deliver_lease(struct evpl_client *client, const struct evpl_item *ite
 	}
 }
 
-static int deliver(struct evpl_client *client, const struct evpl_item *item,
-		   struct iov_iter *to)
+static int record_deliver(struct evpl_client *client, const struct evpl_item *item,
+			  struct iov_iter *to)
 {
 	int ret;
 
 	if (item->share->slab->client == client)
-		ret = deliver_own(item, to);
+		ret = record_deliver_own(item, to);
 	else
-		ret = deliver_lease(client, item, to);
+		ret = record_deliver_lease(client, item, to);
 	if (ret == -ECANCELED)
-		ret = copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+		ret = record_copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
 	return ret;
 }
 
@@ -624,12 +624,12 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		return 0;
 	if (iov_iter_count(to) < RECORD_SIZE)
 		return -EINVAL;
-	ret = wait_for_record(end, &item, iocb);
+	ret = end_wait_for_record(end, &item, iocb);
 	if (ret)
 		return ret == -EPIPE ? 0 : ret;
 
 	for (;;) {
-		ret = deliver(end->client, &item, to);
+		ret = record_deliver(end->client, &item, to);
 		more = !ret && iov_iter_count(to) >= RECORD_SIZE &&
 		       !signal_pending(current);
 		finished = end_finish_read(end, &item, !ret, more);
@@ -657,7 +657,7 @@ static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (end->peer->closed || end->closed)
 		events |= EPOLLHUP;
-	else if (room(end->peer))
+	else if (end_free_slots(end->peer))
 		events |= EPOLLOUT | EPOLLWRNORM;
 	else
 		end->crowded = true;
@@ -723,7 +723,7 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 		evpl_client_get(client);
 		end->client = client;
 		list_add_tail(&end->node, &client->ends);
-		waiters = has_waiters(end);
+		waiters = end_has_waiters(end);
 	}
 	spin_unlock(&channel->lock);
 	spin_unlock(&ends_lock);
@@ -732,7 +732,7 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 	 * For the other end nothing has changed: its records could wait here before.
 	 */
 	if (waiters)
-		wake(end, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
+		end_wake(end, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);
 	return ret;
 }
 

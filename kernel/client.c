@@ -58,7 +58,7 @@ static bool evpl_release_folio(struct folio *folio, gfp_t gfp)
 	return false;
 }
 
-/* For the folios of a client's slabs: see join_mapping(). */
+/* For the folios of a client's slabs: see folio_join_mapping(). */
 static const struct address_space_operations evpl_aops = {
 	.dirty_folio = noop_dirty_folio,
 	.release_folio = evpl_release_folio,
@@ -164,7 +164,7 @@ static int evpl_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-static int have_zeros(struct evpl_client *client)
+static int client_alloc_zeros(struct evpl_client *client)
 {
 	int ret;
 
@@ -201,7 +201,7 @@ int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 	else if (slab)
 		ret = evpl_slab_reserve(client, slab, buffer_shift);
 	else if (flags & EVPL_SETUP_ZEROS)
-		ret = have_zeros(client);
+		ret = client_alloc_zeros(client);
 	if (ret)
 		goto unlock;
 	client->flags = flags;

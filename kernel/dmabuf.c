@@ -84,7 +84,7 @@ struct export {
 atomic_long_t evpl_nr_exports;
 
 /* How many pages from @index on are contiguous in memory too, up to @most. */
-static unsigned long run_at(struct export *export, pgoff_t index, unsigned long most)
+static unsigned long export_run_at(struct export *export, pgoff_t index, unsigned long most)
 {
 	unsigned long pfn = page_to_pfn(export->pages[index]), nr = 1;
 
@@ -95,8 +95,8 @@ static unsigned long run_at(struct export *export, pgoff_t index, unsigned long 
 }
 
 /* Make a table of all pages, in as few runs as the device can take. */
-static int fill_table(struct sg_table *table, struct export *export,
-		      struct device *device)
+static int export_fill_table(struct sg_table *table, struct export *export,
+			     struct device *device)
 {
 	/* A device with bounce buffers can't map more at once than one of them holds. */
 	size_t bytes = min_t(size_t, dma_get_max_seg_size(device),
@@ -111,7 +111,7 @@ static int fill_table(struct sg_table *table, struct export *export,
 	for (index = 0; index < export->nr_pages; index += nr) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		nr = run_at(export, index, most);
+		nr = export_run_at(export, index, most);
 		nr_runs++;
 		cond_resched();
 	}
@@ -124,7 +124,7 @@ static int fill_table(struct sg_table *table, struct export *export,
 			sg_free_table(table);
 			return -EINTR;
 		}
-		nr = run_at(export, index, most);
+		nr = export_run_at(export, index, most);
 		sg_set_page(sg, export->pages[index], nr << PAGE_SHIFT, 0);
 		index += nr;
 		cond_resched();
@@ -146,7 +146,7 @@ static struct sg_table *map_dma_buf(struct dma_buf_attachment *attachment,
 		return ERR_PTR(-ENOMEM);
 	mapping->device = attachment->dev;
 	mapping->direction = direction;
-	ret = fill_table(&mapping->table, export, mapping->device);
+	ret = export_fill_table(&mapping->table, export, mapping->device);
 	if (ret)
 		goto free_mapping;
 	ret = dma_map_sgtable(mapping->device, &mapping->table, direction, 0);
@@ -184,7 +184,7 @@ static void unmap_dma_buf(struct dma_buf_attachment *attachment,
  * An importer brackets its accesses by the CPU with these two calls. They sync the mappings of
  * all devices, for those whose caches or bounce buffers the CPU doesn't see through.
  */
-static int begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused)
+static int export_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused)
 {
 	struct export *export = dmabuf->priv;
 	struct mapping *mapping;
@@ -197,7 +197,7 @@ static int begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unus
 	return 0;
 }
 
-static int end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused)
+static int export_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction unused)
 {
 	struct export *export = dmabuf->priv;
 	struct mapping *mapping;
@@ -276,7 +276,7 @@ static int export_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 }
 
 /* The last user of the dma-buf has gone. This runs in any task. */
-static void release(struct dma_buf *dmabuf)
+static void export_release(struct dma_buf *dmabuf)
 {
 	struct export *export = dmabuf->priv;
 	unsigned int i;
@@ -301,22 +301,22 @@ static void release(struct dma_buf *dmabuf)
 static const struct dma_buf_ops writable_ops = {
 	.map_dma_buf = map_dma_buf,
 	.unmap_dma_buf = unmap_dma_buf,
-	.begin_cpu_access = begin_cpu_access,
-	.end_cpu_access = end_cpu_access,
+	.begin_cpu_access = export_begin_cpu_access,
+	.end_cpu_access = export_end_cpu_access,
 	.vmap = export_vmap,
 	.vunmap = export_vunmap,
 	.mmap = export_mmap,
-	.release = release,
+	.release = export_release,
 };
 
 /* Without ->vmap: the core takes a vmap that refuses for a bug, and warns. */
 static const struct dma_buf_ops readable_ops = {
 	.map_dma_buf = map_dma_buf,
 	.unmap_dma_buf = unmap_dma_buf,
-	.begin_cpu_access = begin_cpu_access,
-	.end_cpu_access = end_cpu_access,
+	.begin_cpu_access = export_begin_cpu_access,
+	.end_cpu_access = export_end_cpu_access,
 	.mmap = export_mmap,
-	.release = release,
+	.release = export_release,
 };
 
 static int piece_from_ref(struct piece *piece, struct evpl_client *client,
@@ -395,7 +395,7 @@ static int export_add_pieces(struct export *export, struct evpl_client *client,
 }
 
 /* Called once the pieces are taken: they bound nr_pages by the memory that they have. */
-static int note_pages(struct export *export, const struct evpl_range *ranges)
+static int export_note_pages(struct export *export, const struct evpl_range *ranges)
 {
 	struct page **page;
 	unsigned int i;
@@ -423,7 +423,7 @@ static int note_pages(struct export *export, const struct evpl_range *ranges)
 }
 
 /* Take all pieces of an export, or none. */
-static int fill_export(struct export *export, struct evpl_client *client,
+static int export_fill(struct export *export, struct evpl_client *client,
 		       const struct evpl_range *ranges, u32 count, u32 flags)
 {
 	unsigned int i;
@@ -431,7 +431,7 @@ static int fill_export(struct export *export, struct evpl_client *client,
 
 	down_read(&client->send_sem);
 	ret = export_add_pieces(export, client, ranges, count, flags) ?:
-	      note_pages(export, ranges);
+	      export_note_pages(export, ranges);
 	while (ret && export->nr_pieces) {
 		piece_cancel(&export->pieces[--export->nr_pieces],
 			     export->writable);
@@ -451,7 +451,7 @@ static int fill_export(struct export *export, struct evpl_client *client,
 }
 
 /* Return the sum of the ranges' lengths, or 0 if a range is invalid. */
-static size_t size_of(const struct evpl_range *ranges, u32 count)
+static size_t ranges_size(const struct evpl_range *ranges, u32 count)
 {
 	size_t size = 0;
 	u32 i;
@@ -464,7 +464,7 @@ static size_t size_of(const struct evpl_range *ranges, u32 count)
 	return size;
 }
 
-static int compare(const void *a, const void *b)
+static int range_compare(const void *a, const void *b)
 {
 	const struct evpl_range *left = a, *right = b;
 
@@ -478,7 +478,7 @@ static int compare(const void *a, const void *b)
  * it is made of, whatever user space writes to its words. So the work that is done for each
  * page of a dma-buf is bounded.
  */
-static int check_overlap(const struct evpl_range *ranges, u32 count)
+static int ranges_check_overlap(const struct evpl_range *ranges, u32 count)
 {
 	struct evpl_range *sorted;
 	int ret = 0;
@@ -487,7 +487,7 @@ static int check_overlap(const struct evpl_range *ranges, u32 count)
 	sorted = kmemdup(ranges, count * sizeof(*sorted), EVPL_GFP);
 	if (!sorted)
 		return -ENOMEM;
-	sort(sorted, count, sizeof(*sorted), compare, NULL);
+	sort(sorted, count, sizeof(*sorted), range_compare, NULL);
 	for (i = 1; i < count; i++)
 		if (sorted[i].offset - sorted[i - 1].offset < sorted[i - 1].length)
 			ret = -EINVAL;
@@ -513,10 +513,10 @@ struct file *evpl_export(struct evpl_client *client,
 	struct export *export;
 	int ret;
 
-	info.size = size_of(ranges, count);
+	info.size = ranges_size(ranges, count);
 	if (!info.size)
 		return ERR_PTR(-EINVAL);
-	ret = check_overlap(ranges, count);
+	ret = ranges_check_overlap(ranges, count);
 	if (ret)
 		return ERR_PTR(ret);
 	/* The header will report the buffers that come back. */
@@ -542,7 +542,7 @@ struct file *evpl_export(struct evpl_client *client,
 	}
 	atomic_long_inc(&evpl_nr_exports);
 
-	ret = fill_export(export, client, ranges, count, flags);
+	ret = export_fill(export, client, ranges, count, flags);
 	if (ret) {
 		/* The export has no pieces, so this frees nothing but the export itself. */
 		dma_buf_put(dmabuf);

@@ -329,7 +329,7 @@ struct evpl_lease {
  *	for read by page faults, which can't take @lock, and by tasks that send a buffer
  * @lease_sem: guards @lease_tree, and the leases that @leases leads to. A fault holds it for
  *	read until it has mapped the pages that it found. A task that ends a lease holds it for
- *	write to strike the lease out, then unmaps. Nothing is allocated under it.
+ *	write to unpublish the lease, then unmaps. Nothing is allocated under it.
  * @send_sem: held for read by a task that sends, until its records are in flight or all
  *	references are given back; held for write to mark a share as revoked
  * @refs_mutex: serialises adding and freeing pages of @refs; guards their charge

@@ -101,7 +101,7 @@ static bool folio_is_idle(struct folio *folio)
 }
 
 /* Schedule the reaper, which owns a reference on the user while it is scheduled. */
-static void reap_after(struct evpl_user *user, unsigned long delay)
+static void user_reap_after(struct evpl_user *user, unsigned long delay)
 {
 	evpl_user_get(user);
 	if (!queue_delayed_work(evpl_wq, &user->reap_work, delay))
@@ -109,7 +109,7 @@ static void reap_after(struct evpl_user *user, unsigned long delay)
 }
 
 /* The caller has a reference on the user. */
-static void detach(struct folio *folio, struct evpl_user *user)
+static void folio_detach(struct folio *folio, struct evpl_user *user)
 {
 	evpl_user_get(user);
 	folio->private = user;
@@ -119,11 +119,11 @@ static void detach(struct folio *folio, struct evpl_user *user)
 	list_add_tail(&folio->lru, &user->detached);
 	spin_unlock(&detached_lock);
 
-	reap_after(user, REAP_PERIOD);
+	user_reap_after(user, REAP_PERIOD);
 }
 
 /* The caller has taken the folio off its user's list. */
-static void put_detached(struct folio *folio)
+static void folio_put_detached(struct folio *folio)
 {
 	struct evpl_user *user = folio->private;
 	size_t size = folio_size(folio);
@@ -149,7 +149,7 @@ void evpl_folio_free(struct folio *folio, struct evpl_user *user)
 	if (folio_is_idle(folio))
 		folio_put_uncharge(folio, user);
 	else
-		detach(folio, user);
+		folio_detach(folio, user);
 }
 
 /**
@@ -175,7 +175,7 @@ void evpl_folio_reap(struct evpl_user *user)
 
 		if (folio_ref_count(folio) == 1 || (scan && evpl_folio_is_poisoned(folio))) {
 			list_del(&folio->lru);
-			put_detached(folio);
+			folio_put_detached(folio);
 		} else if (scan) {
 			/* Put it behind those that the next passes are to scan. */
 			list_move_tail(&folio->lru, &scanned);
@@ -191,7 +191,7 @@ void evpl_folio_reap(struct evpl_user *user)
 	mutex_unlock(&user->reap_mutex);
 }
 
-static bool has_detached(struct evpl_user *user)
+static bool user_has_detached(struct evpl_user *user)
 {
 	bool has;
 
@@ -208,9 +208,9 @@ static void reap_work_fn(struct work_struct *work)
 	unsigned long start = jiffies;
 
 	evpl_folio_reap(user);
-	if (has_detached(user))
-		reap_after(user, clamp_t(unsigned long, (jiffies - start) * REAP_PAUSE_FACTOR,
-					 REAP_PERIOD, REAP_PAUSE_MAX));
+	if (user_has_detached(user))
+		user_reap_after(user, clamp_t(unsigned long, (jiffies - start) * REAP_PAUSE_FACTOR,
+					      REAP_PERIOD, REAP_PAUSE_MAX));
 	evpl_user_put(user);
 }
 
@@ -233,7 +233,7 @@ void evpl_folio_exit(void)
 			evpl_user_put(user);
 		list_for_each_entry_safe(folio, next, &user->detached, lru) {
 			list_del(&folio->lru);
-			put_detached(folio);
+			folio_put_detached(folio);
 		}
 		evpl_user_put(user);
 	}

@@ -47,7 +47,7 @@ struct evpl_call {
 };
 
 /* Copy the outputs to the caller, which may know fewer of them. */
-static int respond(struct evpl_call *call)
+static int call_respond(struct evpl_call *call)
 {
 	if (copy_to_user(call->user, &call->args,
 			 min(call->user_size, call->size)))
@@ -102,7 +102,7 @@ static int ioctl_setup(struct evpl_call *call)
 	args->out_header_offset = refs_offset(EVPL_REFS_HEADER);
 	args->out_header_size = PAGE_SIZE;
 
-	ret = respond(call);
+	ret = call_respond(call);
 	if (ret)
 		return ret;
 	return evpl_client_set_up(call->client, shift, args->flags, NULL);
@@ -149,7 +149,7 @@ static int ioctl_slab_alloc(struct evpl_call *call)
 	evpl_syncpoint(EVPL_SYNCPOINT_RESERVED);
 
 	args->out_offset = (u64)slab->start << PAGE_SHIFT;
-	ret = respond(call);
+	ret = call_respond(call);
 
 	mutex_lock(&client->lock);
 	if (ret)
@@ -205,7 +205,7 @@ static int ioctl_channel_create(struct evpl_call *call)
 
 	args->out_fds[0] = fds[0];
 	args->out_fds[1] = fds[1];
-	ret = respond(call);
+	ret = call_respond(call);
 	if (ret)
 		goto put_ends;
 	fd_install(fds[0], ends[0]);
@@ -339,7 +339,7 @@ static int ioctl_export(struct evpl_call *call)
 	}
 	/* Respond first: nothing may fail once evpl_export() has taken references over. */
 	args->out_fd = fd;
-	ret = respond(call);
+	ret = call_respond(call);
 	if (ret)
 		goto put_fd;
 	file = evpl_export(call->client, ranges, args->count, args->flags);

@@ -13,10 +13,10 @@
  *	25 to 29  log2 of the buffer's pages
  *	0 to 24	  which of the leases of that kind and size
  *
- * A lease is *ended* in three steps. It is struck out of its client's tables, with lease_sem
- * held for write, so that no fault finds it. It is unmapped. Then its number is freed, and its
- * reference on the share dropped. A lease that is *revoked* stays in the tables, but faults and
- * deliveries don't use it. It keeps its number until its word is 0 and it is ended.
+ * A lease is *ended* in three steps. It is unpublished: it leaves its client's tables, with
+ * lease_sem held for write, so that no fault finds it. It is unmapped. Then its number is freed,
+ * and its reference on the share dropped. A lease that is *revoked* stays in the tables, but
+ * faults and deliveries don't use it. It keeps its number until its word is 0 and it is ended.
  */
 #include <linux/err.h>
 #include <linux/fs.h>
@@ -38,46 +38,46 @@
 
 atomic_long_t evpl_nr_leases;
 
-static u32 number_of(enum evpl_lease_kind kind, unsigned int order, u32 which)
+static u32 lease_number(enum evpl_lease_kind kind, unsigned int order, u32 which)
 {
 	return (u32)kind << KIND_SHIFT | order << ORDER_SHIFT | which;
 }
 
-static enum evpl_lease_kind kind_of(u32 number)
+static enum evpl_lease_kind number_kind(u32 number)
 {
 	return number >> KIND_SHIFT;
 }
 
-static unsigned int order_of(u32 number)
+static unsigned int number_order(u32 number)
 {
 	return (number & (BIT(KIND_SHIFT) - 1)) >> ORDER_SHIFT;
 }
 
-static u32 which_of(u32 number)
+static u32 number_which(u32 number)
 {
 	return number & (BIT(ORDER_SHIFT) - 1);
 }
 
-static bool is_number(u32 number)
+static bool number_is_valid(u32 number)
 {
-	unsigned int order = order_of(number);
+	unsigned int order = number_order(number);
 
-	return order < ORDERS && which_of(number) < BIT(PLACES_SHIFT - order);
+	return order < ORDERS && number_which(number) < BIT(PLACES_SHIFT - order);
 }
 
 /* First page of a lease's place. */
-static pgoff_t place_of(u32 number)
+static pgoff_t number_place(u32 number)
 {
-	unsigned int order = order_of(number);
+	unsigned int order = number_order(number);
 	pgoff_t place = ((pgoff_t)order << PLACES_SHIFT) +
-			((pgoff_t)which_of(number) << order);
+			((pgoff_t)number_which(number) << order);
 
-	return EVPL_GUEST_START + kind_of(number) * EVPL_GUEST_PAGES + place;
+	return EVPL_GUEST_START + number_kind(number) * EVPL_GUEST_PAGES + place;
 }
 
 /*
  * The number of the lease whose place would contain this page of a guest window. No place may
- * contain it: is_number() tells.
+ * contain it: number_is_valid() tells.
  */
 static u32 number_at(pgoff_t pgoff)
 {
@@ -85,19 +85,19 @@ static u32 number_at(pgoff_t pgoff)
 	pgoff_t place = (pgoff - EVPL_GUEST_START) % EVPL_GUEST_PAGES;
 	unsigned int order = min_t(pgoff_t, place >> PLACES_SHIFT, ORDERS);
 
-	return number_of(kind, order, (place & (BIT(PLACES_SHIFT) - 1)) >> order);
+	return lease_number(kind, order, (place & (BIT(PLACES_SHIFT) - 1)) >> order);
 }
 
 /* mmap offset of a lease's place. */
 u64 evpl_lease_place(struct evpl_lease *lease)
 {
-	return (u64)place_of(lease->number) << PAGE_SHIFT;
+	return (u64)number_place(lease->number) << PAGE_SHIFT;
 }
 
 /* Pages of the buffer whose place would contain this page of a guest window. */
 unsigned long evpl_lease_pages_at(pgoff_t pgoff)
 {
-	return BIT(order_of(number_at(pgoff)));
+	return BIT(number_order(number_at(pgoff)));
 }
 
 /**
@@ -113,9 +113,9 @@ struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
 {
 	u32 number = number_at(pgoff);
 
-	if (!is_number(number))
+	if (!number_is_valid(number))
 		return NULL;
-	*offset = pgoff - place_of(number);
+	*offset = pgoff - number_place(number);
 	return xa_load(&client->leases, number);
 }
 
@@ -128,7 +128,7 @@ void evpl_lease_put(struct evpl_lease *lease)
 }
 
 /* The flags of a record that asks for a lease of this kind: what the lease allows. */
-static u32 flags_of(enum evpl_lease_kind kind)
+static u32 kind_flags(enum evpl_lease_kind kind)
 {
 	switch (kind) {
 	case EVPL_LEASE_RW:
@@ -142,7 +142,7 @@ static u32 flags_of(enum evpl_lease_kind kind)
 	}
 }
 
-static enum evpl_lease_kind kind_for(u32 flags)
+static enum evpl_lease_kind kind_for_flags(u32 flags)
 {
 	if (flags & EVPL_RECORD_DEVICE)
 		return flags & EVPL_RECORD_WRITE ? EVPL_LEASE_IO_RW :
@@ -150,23 +150,23 @@ static enum evpl_lease_kind kind_for(u32 flags)
 	return flags & EVPL_RECORD_WRITE ? EVPL_LEASE_RW : EVPL_LEASE_RO;
 }
 
-static int compare(struct evpl_lease *lease, struct evpl_share *share,
-		   enum evpl_lease_kind kind)
+static int lease_compare(struct evpl_lease *lease, struct evpl_share *share,
+			 enum evpl_lease_kind kind)
 {
 	if (lease->share != share)
 		return lease->share < share ? -1 : 1;
 	return (int)lease->kind - (int)kind;
 }
 
-static struct evpl_lease *find(struct evpl_client *client,
-			       struct evpl_share *share,
-			       enum evpl_lease_kind kind)
+static struct evpl_lease *lease_find(struct evpl_client *client,
+				     struct evpl_share *share,
+				     enum evpl_lease_kind kind)
 {
 	struct rb_node *node = client->lease_tree.rb_node;
 
 	while (node) {
 		struct evpl_lease *lease = rb_entry(node, struct evpl_lease, node);
-		int order = compare(lease, share, kind);
+		int order = lease_compare(lease, share, kind);
 
 		if (!order)
 			return lease;
@@ -175,15 +175,15 @@ static struct evpl_lease *find(struct evpl_client *client,
 	return NULL;
 }
 
-static void insert(struct evpl_client *client, struct evpl_lease *lease)
+static void lease_insert(struct evpl_client *client, struct evpl_lease *lease)
 {
 	struct rb_node **link = &client->lease_tree.rb_node;
 	struct rb_node *parent = NULL;
 
 	while (*link) {
 		parent = *link;
-		link = compare(rb_entry(parent, struct evpl_lease, node),
-			       lease->share, lease->kind) < 0 ?
+		link = lease_compare(rb_entry(parent, struct evpl_lease, node),
+				     lease->share, lease->kind) < 0 ?
 		       &parent->rb_right : &parent->rb_left;
 	}
 	rb_link_node(&lease->node, parent, link);
@@ -191,21 +191,21 @@ static void insert(struct evpl_client *client, struct evpl_lease *lease)
 }
 
 /* Unmap a lease's place from all mappings of its client. */
-static void unmap(struct evpl_lease *lease)
+static void lease_unmap(struct evpl_lease *lease)
 {
 	unmap_mapping_range(lease->client->inode->i_mapping,
 			    evpl_lease_place(lease),
-			    PAGE_SIZE << order_of(lease->number), 1);
+			    PAGE_SIZE << number_order(lease->number), 1);
 }
 
 /* Whether its client has no reference. A hint: user space can change the word at any time. */
-static bool is_idle(struct evpl_lease *lease)
+static bool lease_is_idle(struct evpl_lease *lease)
 {
 	return !(evpl_word_read(lease->word) & ~EVPL_WORD_WANTED);
 }
 
 /* First step of ending a lease. Afterwards only its share leads to it. */
-static void strike_out(struct evpl_lease *lease)
+static void lease_unpublish(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
 
@@ -220,7 +220,7 @@ static void strike_out(struct evpl_lease *lease)
 }
 
 /* The other steps. The reference of the task that ends the lease is consumed. */
-static void finish(struct evpl_lease *lease)
+static void lease_teardown(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
 	struct evpl_share *share = lease->share;
@@ -228,7 +228,7 @@ static void finish(struct evpl_lease *lease)
 	pgoff_t start = evpl_share_start(share);
 	bool orphaned;
 
-	unmap(lease);
+	lease_unmap(lease);
 	trace_evpl_lease_end(lease);
 	evpl_share_remove_lease(lease);
 	/* If the slab is orphaned after this read, evpl_slab_recharge() doesn't find the lease. */
@@ -250,17 +250,17 @@ static void finish(struct evpl_lease *lease)
 }
 
 /* Strike a lease out if its client has no reference on it, and is giving none up just now. */
-static bool strike_out_idle(struct evpl_lease *lease)
+static bool lease_unpublish_idle(struct evpl_lease *lease)
 {
 	lockdep_assert_held_write(&lease->client->lease_sem);
-	if (lease->ended || lease->pending || !is_idle(lease))
+	if (lease->ended || lease->pending || !lease_is_idle(lease))
 		return false;
-	strike_out(lease);
+	lease_unpublish(lease);
 	return true;
 }
 
 /* Tell the client to release the lease as soon as it is idle. */
-static void want(struct evpl_lease *lease)
+static void lease_want(struct evpl_lease *lease)
 {
 	lockdep_assert_held_write(&lease->client->lease_sem);
 	lease->wanted = true;
@@ -281,15 +281,15 @@ bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
 
 	if (down_write_killable(&lease->client->lease_sem))
 		return false;
-	idle = strike_out_idle(lease);
+	idle = lease_unpublish_idle(lease);
 	if (soon && !idle && !lease->ended) {
-		want(lease);
+		lease_want(lease);
 		/* The client may have dropped its last reference before the flag was set. */
-		idle = strike_out_idle(lease);
+		idle = lease_unpublish_idle(lease);
 	}
 	up_write(&lease->client->lease_sem);
 	if (idle)
-		finish(lease);
+		lease_teardown(lease);
 	return idle;
 }
 
@@ -297,12 +297,12 @@ bool evpl_lease_pull(struct evpl_lease *lease, bool soon)
  * Allocate all that a lease needs. This runs before lease_sem is taken, because it may take
  * long: the memory is charged to a cgroup. The number is allocated, but leads to nothing yet.
  */
-static struct evpl_lease *prepare(struct evpl_client *client,
-				  struct evpl_share *share,
-				  enum evpl_lease_kind kind)
+static struct evpl_lease *lease_prepare(struct evpl_client *client,
+					struct evpl_share *share,
+					enum evpl_lease_kind kind)
 {
 	unsigned int order = share->slab->buffer_order;
-	u32 first = number_of(kind, order, 0);
+	u32 first = lease_number(kind, order, 0);
 	struct evpl_lease *lease;
 	int ret;
 
@@ -333,27 +333,27 @@ free_lease:
 	return ERR_PTR(ret);
 }
 
-/* Undo prepare() for a lease that isn't in the tables. */
-static void discard(struct evpl_lease *lease)
+/* Undo lease_prepare() for a lease that isn't in the tables. */
+static void lease_discard(struct evpl_lease *lease)
 {
 	xa_erase(&lease->client->leases, lease->number);
 	kfree(lease);
 }
 
 /* Put a prepared lease into the tables. Return 0, or -ECANCELED with nothing changed. */
-static int add(struct evpl_lease *lease)
+static int lease_publish(struct evpl_lease *lease)
 {
 	struct evpl_client *client = lease->client;
 	int ret;
 
 	lockdep_assert_held_write(&client->lease_sem);
-	/* prepare() has allocated the word's page. It stays, since the client hasn't gone. */
+	/* lease_prepare() has allocated the word's page. It stays, since the client hasn't gone. */
 	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, lease->number);
 	ret = evpl_share_add_lease(lease);
 	if (ret)
 		return ret;
 	evpl_client_get(client);
-	insert(client, lease);
+	lease_insert(client, lease);
 	/* Takes no memory: the slot is reserved. */
 	xa_store(&client->leases, lease->number, lease, 0);
 	WRITE_ONCE(client->nr_leases, client->nr_leases + 1);
@@ -364,19 +364,19 @@ static int add(struct evpl_lease *lease)
 
 /*
  * Finish a delivery that has prepared a lease. The lease is discarded unless it was @made, that
- * is put into the tables. It is ended if it was struck out again (@idle). If it was made and
+ * is put into the tables. It is ended if it was unpublished again (@idle). If it was made and
  * kept, an orphaned slab is recharged; the lease may have ended by now, so it isn't touched. The
  * caller has a reference on the share.
  */
-static noinline void after_prepared(struct evpl_lease *lease, struct evpl_share *share,
-				    bool made, bool idle)
+static noinline void lease_after_prepare(struct evpl_lease *lease, struct evpl_share *share,
+					 bool made, bool idle)
 {
 	pgoff_t start = evpl_share_start(share);
 
 	if (!made)
-		discard(lease);
+		lease_discard(lease);
 	else if (idle)
-		finish(lease);
+		lease_teardown(lease);
 	else if (READ_ONCE(share->slab->orphaned))
 		evpl_slab_recharge(share->slab, start,
 				   start + BIT(share->slab->buffer_order) - 1);
@@ -398,7 +398,7 @@ static noinline void after_prepared(struct evpl_lease *lease, struct evpl_share 
 int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
 		       struct iov_iter *to)
 {
-	enum evpl_lease_kind kind = kind_for(item->flags);
+	enum evpl_lease_kind kind = kind_for_flags(item->flags);
 	struct evpl_lease *lease, *spare = NULL;
 	struct evpl_share *share = item->share;
 	bool made = false, idle = false;
@@ -409,18 +409,18 @@ again:
 	ret = -ENOTCONN;
 	if (client->gone)
 		goto unlock;
-	lease = find(client, share, kind);
+	lease = lease_find(client, share, kind);
 	if (unlikely(!lease)) {
 		if (!spare) {
 			up_write(&client->lease_sem);
-			spare = prepare(client, share, kind);
+			spare = lease_prepare(client, share, kind);
 			/*
 			 * Retry also if that failed: another reader may have made the lease
 			 * meanwhile.
 			 */
 			goto again;
 		}
-		ret = PTR_ERR_OR_ZERO(spare) ?: add(spare);
+		ret = PTR_ERR_OR_ZERO(spare) ?: lease_publish(spare);
 		if (ret)
 			goto unlock;
 		lease = spare;
@@ -436,19 +436,19 @@ again:
 	if (!ret) {
 		/* A pull that sets ->wanted after this read finds the lease in its share. */
 		if (READ_ONCE(share->wanted))
-			want(lease);
+			lease_want(lease);
 		evpl_word_inc(lease->word);
 	} else if (made) {
-		idle = strike_out_idle(lease);
+		idle = lease_unpublish_idle(lease);
 	}
 unlock:
 	up_write(&client->lease_sem);
 	/*
-	 * If the slab is orphaned after after_prepared() has read ->orphaned, its owner finds
+	 * If the slab is orphaned after lease_after_prepare() has read ->orphaned, its owner finds
 	 * the lease.
 	 */
 	if (!IS_ERR_OR_NULL(spare))
-		after_prepared(spare, share, made, idle);
+		lease_after_prepare(spare, share, made, idle);
 	return ret;
 }
 
@@ -457,9 +457,9 @@ unlock:
  * end without the client's doing, and its number may be another lease's when the client reads
  * it.
  */
-static void report_revoked(struct evpl_lease *lease)
+static void lease_report_revoked(struct evpl_lease *lease)
 {
-	if (!is_idle(lease))
+	if (!lease_is_idle(lease))
 		evpl_refs_report_revoked(lease->client, lease->number);
 }
 
@@ -476,13 +476,13 @@ void evpl_lease_finish_transfer(struct evpl_lease *lease)
 
 	down_write(&client->lease_sem);
 	lease->pending--;
-	idle = strike_out_idle(lease);
+	idle = lease_unpublish_idle(lease);
 	if (!idle && lease->revoked && !lease->ended)
-		report_revoked(lease);
+		lease_report_revoked(lease);
 	up_write(&client->lease_sem);
 
 	if (idle)
-		finish(lease);
+		lease_teardown(lease);
 	evpl_lease_put(lease);
 }
 
@@ -507,11 +507,11 @@ static struct evpl_lease *lease_transfer(struct evpl_client *client, u64 offset,
 	if (!lease || lease->revoked || evpl_share_is_revoked(lease->share))
 		goto unlock;
 	ret = -EINVAL;
-	size = PAGE_SIZE << order_of(lease->number);
+	size = PAGE_SIZE << number_order(lease->number);
 	if (length > size - (offset & (size - 1)))
 		goto unlock;
 	ret = -EACCES;
-	if (flags & ~flags_of(lease->kind) ||
+	if (flags & ~kind_flags(lease->kind) ||
 	    (flags & EVPL_RECORD_WRITE && !client->writable))
 		goto unlock;
 	ret = -ESTALE;
@@ -590,15 +590,15 @@ void evpl_lease_revoke(struct evpl_lease *lease)
 	bool idle;
 
 	down_write(&client->lease_sem);
-	idle = strike_out_idle(lease);
+	idle = lease_unpublish_idle(lease);
 	if (!idle && !lease->ended) {
 		lease->revoked = true;
-		report_revoked(lease);
+		lease_report_revoked(lease);
 	}
 	up_write(&client->lease_sem);
 
 	if (idle) {
-		finish(lease);
+		lease_teardown(lease);
 		return;
 	}
 	/*
@@ -606,7 +606,7 @@ void evpl_lease_revoke(struct evpl_lease *lease)
 	 * yet. If it has, another lease may have the place by now. That lease's pages are
 	 * faulted in again.
 	 */
-	unmap(lease);
+	lease_unmap(lease);
 	evpl_share_remove_lease(lease);
 }
 
@@ -627,16 +627,16 @@ int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count
 	u32 i;
 
 	for (i = 0; i < count; i++)
-		if (!is_number(numbers[i]))
+		if (!number_is_valid(numbers[i]))
 			return -EINVAL;
 
 	for (i = 0; i < count; i++) {
 		down_write(&client->lease_sem);
 		lease = xa_load(&client->leases, numbers[i]);
-		idle = lease && strike_out_idle(lease);
+		idle = lease && lease_unpublish_idle(lease);
 		up_write(&client->lease_sem);
 		if (idle) {
-			finish(lease);
+			lease_teardown(lease);
 			released++;
 		}
 		cond_resched();
@@ -657,11 +657,11 @@ void evpl_lease_end_all(struct evpl_client *client)
 		down_write(&client->lease_sem);
 		lease = xa_find(&client->leases, &number, ULONG_MAX, XA_PRESENT);
 		if (lease)
-			strike_out(lease);
+			lease_unpublish(lease);
 		up_write(&client->lease_sem);
 		if (!lease)
 			return;
-		finish(lease);
+		lease_teardown(lease);
 		cond_resched();
 	}
 }

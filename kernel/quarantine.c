@@ -48,7 +48,7 @@ atomic_long_t evpl_nr_rechecks, evpl_nr_quarantined;
  * between: then its reference has been counted, and the result is too high. It is never too
  * low.
  */
-static int other_refs(struct folio *folio)
+static int folio_other_refs(struct folio *folio)
 {
 	int refs;
 
@@ -66,7 +66,7 @@ static int other_refs(struct folio *folio)
  * owner has gone, as there is no folio left to check then. The caller has a reference on the
  * share.
  */
-static bool check_pages(struct evpl_share *share)
+static bool quarantine_check_pages(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 	pgoff_t first = evpl_share_start(share);
@@ -78,7 +78,7 @@ static bool check_pages(struct evpl_share *share)
 
 	down_read(&slab->orphan_sem);
 	for (; passes && !slab->orphaned && part < end && part->index <= last; part++) {
-		refs = other_refs(part->folio);
+		refs = folio_other_refs(part->folio);
 		atomic_long_inc(&evpl_nr_rechecks);
 		baseline = READ_ONCE(part->baseline);
 		passes = refs <= baseline;
@@ -105,7 +105,7 @@ bool evpl_quarantine_is_clear(struct evpl_share *share)
 	if (!share->may_be_held)
 		return true;
 	xa_unlock(shares);
-	clear = check_pages(share);
+	clear = quarantine_check_pages(share);
 	evpl_syncpoint(EVPL_SYNCPOINT_CHECKED);
 	xa_lock(shares);
 	return clear && serial == share->next_serial;
@@ -157,7 +157,7 @@ struct evpl_slab *evpl_quarantine_begin(struct evpl_share *share)
 }
 
 /* How long it is until the next pass may run, in jiffies. */
-static unsigned long until_next(struct evpl_client *client)
+static unsigned long recheck_until_next(struct evpl_client *client)
 {
 	unsigned long now = jiffies;
 
@@ -175,7 +175,7 @@ void evpl_quarantine_schedule(struct evpl_client *client)
 	spin_lock(&client->recheck_lock);
 	if (!client->recheck_off && !client->recheck_soon) {
 		client->recheck_soon = true;
-		mod_delayed_work(evpl_wq, &client->recheck_work, until_next(client));
+		mod_delayed_work(evpl_wq, &client->recheck_work, recheck_until_next(client));
 	}
 	spin_unlock(&client->recheck_lock);
 }
@@ -206,8 +206,8 @@ void evpl_quarantine_take_over(struct evpl_share *share)
  * Find the first share from *@index to @last that is in quarantine, set *@index to its place,
  * and take a reference on it for the caller.
  */
-static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long *index,
-					   unsigned long last)
+static struct evpl_share *quarantine_next(struct evpl_slab *slab, unsigned long *index,
+					  unsigned long last)
 {
 	struct evpl_share *share;
 
@@ -224,7 +224,7 @@ static struct evpl_share *next_quarantined(struct evpl_slab *slab, unsigned long
  * hasn't changed since that check began. The caller's reference on the share is consumed.
  * Return whether this ended the quarantine.
  */
-static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anyway)
+static bool quarantine_try_end(struct evpl_share *share, bool passes, bool anyway)
 {
 	struct xarray *shares = &share->slab->shares;
 	enum evpl_share_after after = EVPL_AFTER_NOTHING;
@@ -257,7 +257,7 @@ static bool try_end_quarantine(struct evpl_share *share, bool passes, bool anywa
  * Return the place of the last buffer that lies in the folio; or that of this buffer, if the
  * owner has gone.
  */
-static unsigned long note_serials(struct evpl_share *share)
+static unsigned long quarantine_note_serials(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
 	unsigned long index = share->index, last = share->index;
@@ -293,20 +293,20 @@ bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
 	bool passes;
 
 	mutex_lock(&slab->recheck_mutex);
-	share = next_quarantined(slab, index, end);
+	share = quarantine_next(slab, index, end);
 	if (!share) {
 		mutex_unlock(&slab->recheck_mutex);
 		return false;
 	}
 	evpl_syncpoint(EVPL_SYNCPOINT_RECHECK);
-	last = note_serials(share);
-	passes = check_pages(share);
+	last = quarantine_note_serials(share);
+	passes = quarantine_check_pages(share);
 	evpl_syncpoint(EVPL_SYNCPOINT_CHECKED);
 	do {
-		*left |= !try_end_quarantine(share, passes, false);
+		*left |= !quarantine_try_end(share, passes, false);
 		++*index;
 		cond_resched();
-		share = next_quarantined(slab, index, last);
+		share = quarantine_next(slab, index, last);
 	} while (share);
 	mutex_unlock(&slab->recheck_mutex);
 	*index = last + 1;
@@ -374,7 +374,7 @@ static void recheck_work_fn(struct work_struct *work)
 	 */
 	if (!client->recheck_off && (left || client->recheck_soon))
 		mod_delayed_work(evpl_wq, &client->recheck_work,
-				 client->recheck_soon ? until_next(client) :
+				 client->recheck_soon ? recheck_until_next(client) :
 						      max(client->recheck_delay, pause));
 	spin_unlock(&client->recheck_lock);
 }
@@ -417,8 +417,8 @@ int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 	 * would go down only after this call.
 	 */
 	mutex_lock(&slab->recheck_mutex);
-	share = next_quarantined(slab, &index, index);
-	if (share && try_end_quarantine(share, false, true))
+	share = quarantine_next(slab, &index, index);
+	if (share && quarantine_try_end(share, false, true))
 		ret = 0;
 	mutex_unlock(&slab->recheck_mutex);
 	evpl_slab_put(slab);
@@ -434,15 +434,15 @@ void evpl_quarantine_end_all(struct evpl_slab *slab)
 	struct evpl_share *share;
 	unsigned long index = 0;
 
-	while ((share = next_quarantined(slab, &index, ULONG_MAX))) {
-		try_end_quarantine(share, false, true);
+	while ((share = quarantine_next(slab, &index, ULONG_MAX))) {
+		quarantine_try_end(share, false, true);
 		cond_resched();
 	}
 }
 
 /* Whether the buffers in this folio have no share, and no reference in their words. */
-static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
-		    struct evpl_part *part)
+static bool baseline_folio_is_idle(struct evpl_client *client, struct evpl_slab *slab,
+				   struct evpl_part *part)
 {
 	u64 buffer = part->index >> slab->buffer_order;
 	u64 last = (part->index + folio_nr_pages(part->folio) - 1) >>
@@ -467,7 +467,7 @@ static bool is_idle(struct evpl_client *client, struct evpl_slab *slab,
  * counted. I/O that was running during the count has a word that isn't 0 at one of these times,
  * unless it began and ended in between.
  */
-static bool raise_baseline(struct evpl_client *client, struct evpl_slab *slab,
+static bool baseline_raise(struct evpl_client *client, struct evpl_slab *slab,
 			   struct evpl_part *part, int *lowest)
 {
 	unsigned int order = folio_order(part->folio);
@@ -476,10 +476,10 @@ static bool raise_baseline(struct evpl_client *client, struct evpl_slab *slab,
 
 	/* No share is added meanwhile: a task that sends holds tree_lock for read. */
 	down_write(&client->tree_lock);
-	idle = is_idle(client, slab, part);
+	idle = baseline_folio_is_idle(client, slab, part);
 	if (idle) {
-		refs = other_refs(part->folio);
-		idle = is_idle(client, slab, part);
+		refs = folio_other_refs(part->folio);
+		idle = baseline_folio_is_idle(client, slab, part);
 	}
 	if (idle) {
 		WRITE_ONCE(part->baseline, refs);
@@ -530,7 +530,7 @@ int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 				WRITE_ONCE(part->baseline, 0);
 				continue;
 			}
-			if (raise_baseline(client, slab, part, lowest))
+			if (baseline_raise(client, slab, part, lowest))
 				continue;
 			i = lowest[folio_order(part->folio)];
 			if (pass && i != INT_MAX)

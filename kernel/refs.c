@@ -47,9 +47,9 @@ static u64 leases_cost(void)
 
 /*
  * The charge of a new page beside the page itself. A page of buffers' entries is charged for
- * shares later, when the first of its buffers is sent: see pay_for_shares().
+ * shares later, when the first of its buffers is sent: see refs_pay_for_shares().
  */
-static u64 cost_beside(unsigned long index)
+static u64 refs_cost_beside(unsigned long index)
 {
 	return index >= EVPL_REFS_LEASES && index < EVPL_REFS_LEASES + EVPL_LEASES_PAGES ?
 	       leases_cost() : 0;
@@ -67,7 +67,7 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		   unsigned long last)
 {
 	unsigned long index, missing = 0;
-	u64 beside = cost_beside(first);
+	u64 beside = refs_cost_beside(first);
 	struct page *page, *next;
 	LIST_HEAD(pages);
 	u64 bytes;
@@ -138,7 +138,7 @@ unlock:
 }
 
 /* Add one page if it is missing. Mostly it is there. */
-static int grow_one(struct evpl_client *client, unsigned long index)
+static int refs_grow_one(struct evpl_client *client, unsigned long index)
 {
 	return xa_load(&client->refs, index) ? 0 :
 	       evpl_refs_grow(client, index, index);
@@ -153,11 +153,11 @@ int evpl_refs_grow_entries(struct evpl_client *client, u64 first, u64 last)
 
 int evpl_refs_grow_header(struct evpl_client *client)
 {
-	return grow_one(client, EVPL_REFS_HEADER);
+	return refs_grow_one(client, EVPL_REFS_HEADER);
 }
 
 /* Charge for the shares of all buffers whose entries are in one page. */
-static int pay_for_shares(struct evpl_client *client, struct page *page)
+static int refs_pay_for_shares(struct evpl_client *client, struct page *page)
 {
 	int ret = 0;
 
@@ -182,15 +182,15 @@ int evpl_refs_grow_share(struct evpl_client *client, u64 buffer, atomic64_t *wor
 
 	/* Once paid for, the shares stay so until evpl_refs_destroy(). */
 	if (!READ_ONCE(page->private))
-		ret = pay_for_shares(client, page);
-	return ret ?: grow_one(client, EVPL_REFS_RETURNED + buffer / BITS_PER_PAGE);
+		ret = refs_pay_for_shares(client, page);
+	return ret ?: refs_grow_one(client, EVPL_REFS_RETURNED + buffer / BITS_PER_PAGE);
 }
 
 /* Add the entry of a lease, and the bit to report its revoke by. */
 int evpl_refs_grow_lease(struct evpl_client *client, u32 number)
 {
-	return grow_one(client, EVPL_REFS_LEASES + number / ENTRIES_PER_PAGE) ?:
-	       grow_one(client, EVPL_REFS_REVOKED + number / BITS_PER_PAGE);
+	return refs_grow_one(client, EVPL_REFS_LEASES + number / ENTRIES_PER_PAGE) ?:
+	       refs_grow_one(client, EVPL_REFS_REVOKED + number / BITS_PER_PAGE);
 }
 
 /*
@@ -209,7 +209,7 @@ static void *refs_address(struct evpl_client *client, unsigned long index)
  * the summary in the header. Both are set by atomic OR, so nothing that user space writes can
  * disturb this.
  */
-static void report(struct evpl_client *client, unsigned long first, u64 number, bool bit)
+static void refs_report(struct evpl_client *client, unsigned long first, u64 number, bool bit)
 {
 	unsigned long *bits = refs_address(client, first + number / BITS_PER_PAGE);
 	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
@@ -257,7 +257,7 @@ atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 	return (atomic64_t *)&entries[number % ENTRIES_PER_PAGE].word;
 }
 
-static bool is_there(atomic64_t *word)
+static bool word_is_there(atomic64_t *word)
 {
 	return !PageHWPoison(virt_to_page(word));
 }
@@ -265,19 +265,19 @@ static bool is_there(atomic64_t *word)
 /* A hint: user space can change the word. A word that a memory error has taken has no reference. */
 u64 evpl_word_read(atomic64_t *word)
 {
-	return is_there(word) ? atomic64_read(word) : 0;
+	return word_is_there(word) ? atomic64_read(word) : 0;
 }
 
 void evpl_word_inc(atomic64_t *word)
 {
-	if (is_there(word))
+	if (word_is_there(word))
 		atomic64_inc(word);
 }
 
 /* Return whether that took the word to 0. */
 bool evpl_word_dec(atomic64_t *word)
 {
-	return is_there(word) && atomic64_dec_and_test(word);
+	return word_is_there(word) && atomic64_dec_and_test(word);
 }
 
 /*
@@ -287,7 +287,7 @@ bool evpl_word_dec(atomic64_t *word)
  */
 void evpl_word_want(atomic64_t *word, bool want)
 {
-	if (!is_there(word))
+	if (!word_is_there(word))
 		return;
 	if (want)
 		atomic64_or(EVPL_WORD_WANTED, word);
@@ -298,7 +298,7 @@ void evpl_word_want(atomic64_t *word, bool want)
 /* Must be followed by evpl_refs_wake_returned(), which needs no lock. */
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
 {
-	report(client, EVPL_REFS_RETURNED, buffer, true);
+	refs_report(client, EVPL_REFS_RETURNED, buffer, true);
 }
 
 /*
@@ -307,7 +307,7 @@ void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
  */
 void evpl_refs_report_unshared(struct evpl_client *client, u64 buffer)
 {
-	report(client, EVPL_REFS_RETURNED, buffer, false);
+	refs_report(client, EVPL_REFS_RETURNED, buffer, false);
 }
 
 void evpl_refs_wake_returned(struct evpl_client *client)
@@ -317,7 +317,7 @@ void evpl_refs_wake_returned(struct evpl_client *client)
 
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number)
 {
-	report(client, EVPL_REFS_REVOKED, number, true);
+	refs_report(client, EVPL_REFS_REVOKED, number, true);
 	wake_up_poll(&client->wait, EPOLLPRI);
 }
 

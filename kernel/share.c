@@ -29,7 +29,7 @@ atomic_long_t evpl_nr_shares;
  * the caller must wake the owner then. The page of the word exists, because the caller holds
  * the xa_lock and the slab isn't orphaned, or it holds tree_lock and the slab is live.
  */
-static bool word_dec(struct evpl_share *share)
+static bool share_word_dec(struct evpl_share *share)
 {
 	if (!evpl_word_dec(share->word))
 		return false;
@@ -38,7 +38,7 @@ static bool word_dec(struct evpl_share *share)
 }
 
 /* Increment the owner's word; not if the owner has gone, as its words may be freed by now. */
-static void word_inc(struct evpl_share *share)
+static void share_word_inc(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
 	if (!share->slab->orphaned)
@@ -58,7 +58,7 @@ static enum evpl_share_after __must_check share_return_to_owner(struct evpl_shar
 	__xa_erase(&slab->shares, share->index);
 	if (slab->orphaned)
 		return EVPL_AFTER_FREE_FOLIOS;
-	if (word_dec(share))
+	if (share_word_dec(share))
 		return EVPL_AFTER_WAKE_OWNER;
 	if (!share->awaited)
 		return EVPL_AFTER_NOTHING;
@@ -83,7 +83,7 @@ void evpl_share_after_return(struct evpl_share *share, enum evpl_share_after aft
  * give. @lend: the buffer is given so that something can come to hold its pages. The caller
  * holds the xa_lock. Return NULL if the buffer has no share.
  */
-static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index, bool lend)
+static struct evpl_share *share_find_get(struct evpl_slab *slab, unsigned long index, bool lend)
 {
 	struct evpl_share *share = xa_load(&slab->shares, index);
 
@@ -103,8 +103,8 @@ static struct evpl_share *get_share(struct evpl_slab *slab, unsigned long index,
  * Create the share of a buffer, with one reference, and set *@made; or take a reference on the
  * share that another task has created meanwhile.
  */
-static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index,
-				     bool lend, bool *made)
+static struct evpl_share *share_find_or_create(struct evpl_slab *slab, unsigned long index,
+					       bool lend, bool *made)
 {
 	u64 buffer = (slab->start >> slab->buffer_order) + index;
 	struct evpl_client *client = slab->client;
@@ -129,7 +129,7 @@ static struct evpl_share *make_share(struct evpl_slab *slab, unsigned long index
 
 	xa_lock(&slab->shares);
 	do {
-		share = get_share(slab, index, lend);
+		share = share_find_get(slab, index, lend);
 		ret = share ? 0 :
 		      __xa_insert(&slab->shares, index, new, EVPL_GFP);
 	} while (ret == -EBUSY);
@@ -186,15 +186,15 @@ struct evpl_share *evpl_share_transfer(struct evpl_client *client, u64 offset,
 
 	index = ((offset >> PAGE_SHIFT) - slab->start) >> slab->buffer_order;
 	xa_lock(&slab->shares);
-	share = get_share(slab, index, lend);
+	share = share_find_get(slab, index, lend);
 	xa_unlock(&slab->shares);
 	if (!share)
-		share = make_share(slab, index, lend, &made);
+		share = share_find_or_create(slab, index, lend, &made);
 	if (IS_ERR(share))
 		goto unlock;
 	if (made)
 		atomic_long_inc(&evpl_nr_shares);
-	else if (word_dec(share))
+	else if (share_word_dec(share))
 		evpl_refs_wake_returned(client);
 unlock:
 	up_read(&client->tree_lock);
@@ -210,7 +210,7 @@ void evpl_share_cancel_transfer(struct evpl_share *share)
 {
 	/* Increment before the drop, so that the word can't reach 0 in between. */
 	xa_lock(&share->slab->shares);
-	word_inc(share);
+	share_word_inc(share);
 	xa_unlock(&share->slab->shares);
 	evpl_share_put(share);
 }
@@ -254,7 +254,7 @@ bool evpl_share_add_owner_ref(struct evpl_share *share)
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
 	if (!revoked)
-		word_inc(share);
+		share_word_inc(share);
 	xa_unlock(&share->slab->shares);
 	return !revoked;
 }
@@ -453,7 +453,7 @@ void evpl_share_unexport(struct evpl_share *share, bool write)
 	evpl_share_after_return(share, after);
 }
 
-static struct evpl_lease *first_lease(struct evpl_share *share)
+static struct evpl_lease *share_first_lease(struct evpl_share *share)
 {
 	struct evpl_lease *lease;
 
@@ -469,7 +469,7 @@ static struct evpl_lease *first_lease(struct evpl_share *share)
  * Whether dma-bufs export the buffer. The unrevocable references on a share that isn't revoked
  * are theirs, and that of a quarantine.
  */
-static bool is_exported(struct evpl_share *share)
+static bool share_is_exported(struct evpl_share *share)
 {
 	return !share->revoked && share->unrevocable > evpl_quarantine_has(share);
 }
@@ -479,7 +479,7 @@ static bool is_exported(struct evpl_share *share)
  * quarantine, that is the quarantine's: from now on the revoking task checks the pages. A pass
  * that is checking the share leaves it alone, since next_serial has changed.
  */
-static void mark_revoked(struct evpl_share *share)
+static void share_mark_revoked(struct evpl_share *share)
 {
 	lockdep_assert_held(&share->slab->shares.xa_lock);
 	share->revoked = true;
@@ -493,17 +493,17 @@ static void mark_revoked(struct evpl_share *share)
 }
 
 /*
- * End all leases of a share that mark_revoked() has marked, and drop the reference that
+ * End all leases of a share that share_mark_revoked() has marked, and drop the reference that
  * it gave. Return whether the buffer is in quarantine, which owns the reference then.
  */
-static bool revoke(struct evpl_share *share)
+static bool share_revoke(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab, *quarantined = NULL;
 	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	struct evpl_lease *lease;
 
 	/* No lease is added any more: evpl_share_add_lease() refuses a revoked share. */
-	while ((lease = first_lease(share))) {
+	while ((lease = share_first_lease(share))) {
 		evpl_lease_revoke(lease);
 		evpl_lease_put(lease);
 		cond_resched();
@@ -552,17 +552,17 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 	}
 	xa_lock(&slab->shares);
 	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_order);
-	if (share && (share->revoked || is_exported(share)))
+	if (share && (share->revoked || share_is_exported(share)))
 		ret = -EBUSY;
 	else if (share)
-		mark_revoked(share);
+		share_mark_revoked(share);
 	xa_unlock(&slab->shares);
 unlock:
 	up_read(&client->tree_lock);
 	up_write(&client->send_sem);
 
 	if (share && !ret)
-		ret = revoke(share);
+		ret = share_revoke(share);
 	return ret;
 }
 
@@ -570,7 +570,7 @@ unlock:
  * Find the first share from *@index on that isn't revoked, set *@index to its place, and take a
  * reference on it for the caller.
  */
-static struct evpl_share *next_share(struct evpl_slab *slab, unsigned long *index)
+static struct evpl_share *share_next(struct evpl_slab *slab, unsigned long *index)
 {
 	struct evpl_share *share;
 
@@ -601,12 +601,12 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 	struct evpl_share *share;
 	unsigned long index = 0;
 
-	while ((share = next_share(slab, &index))) {
+	while ((share = share_next(slab, &index))) {
 		xa_lock(&slab->shares);
-		mark_revoked(share);
+		share_mark_revoked(share);
 		xa_unlock(&slab->shares);
 		evpl_share_put(share);
-		revoke(share);
+		share_revoke(share);
 		cond_resched();
 	}
 }
@@ -619,7 +619,7 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
  * the order of their serials. @seen is the last that was visited and not ended: the next batch
  * begins after it.
  */
-static int pull_share(struct evpl_share *share, bool want)
+static int share_pull(struct evpl_share *share, bool want)
 {
 	struct evpl_lease *lease, *batch[PULL_BATCH], *seen = NULL;
 	u64 serial = 0, end = 0;
@@ -679,8 +679,8 @@ int evpl_share_pull(struct evpl_client *client, bool want)
 	int pulled = 0;
 
 	while ((slab = evpl_slab_get_after(client, &pgoff))) {
-		for (index = 0; (share = next_share(slab, &index)); index++) {
-			pulled += pull_share(share, want);
+		for (index = 0; (share = share_next(slab, &index)); index++) {
+			pulled += share_pull(share, want);
 			evpl_share_put(share);
 			cond_resched();
 			if (fatal_signal_pending(current))
@@ -698,7 +698,7 @@ int evpl_share_pull(struct evpl_client *client, bool want)
  * Find the share of a buffer, and have its end reported to the owner. If @get, take a
  * reference on it for the caller. Return NULL if the buffer has no share.
  */
-static struct evpl_share *await(struct evpl_slab *slab, unsigned long index, bool get)
+static struct evpl_share *share_await(struct evpl_slab *slab, unsigned long index, bool get)
 {
 	struct evpl_share *share;
 
@@ -734,22 +734,22 @@ int evpl_share_wait(struct evpl_client *client, u64 offset, bool try)
 	slab = evpl_slab_get_buffer(client, offset, &index);
 	if (!slab)
 		return -ENOENT;
-	share = await(slab, index, true);
+	share = share_await(slab, index, true);
 	if (!share)
 		goto put_slab;
-	pull_share(share, true);
+	share_pull(share, true);
 	evpl_share_put(share);
 	if (try) {
 		first = index;
 		evpl_quarantine_recheck_next(slab, &first, index, &left);
-		ret = await(slab, index, false) ? -EAGAIN : 0;
+		ret = share_await(slab, index, false) ? -EAGAIN : 0;
 	} else {
 		evpl_quarantine_schedule(client);
 		/*
 		 * If the owner sends the buffer again meanwhile, this waits for the end of that
 		 * too.
 		 */
-		ret = wait_event_interruptible(client->wait, !await(slab, index, false));
+		ret = wait_event_interruptible(client->wait, !share_await(slab, index, false));
 	}
 put_slab:
 	evpl_slab_put(slab);

@@ -27,7 +27,7 @@ static struct evpl_slab *slab_of(struct rb_node *node)
 	return rb_entry_safe(node, struct evpl_slab, node);
 }
 
-static pgoff_t slab_end(const struct evpl_slab *slab)
+static pgoff_t slab_end_pgoff(const struct evpl_slab *slab)
 {
 	return slab->start + slab->nr_pages;
 }
@@ -38,8 +38,8 @@ static pgoff_t slab_end(const struct evpl_slab *slab)
  * again, so that every folio is aligned to its size. Return the number of folios, or -errno.
  * Also on an error the caller owns the folios on the list.
  */
-static long alloc_folios(struct list_head *folios, unsigned long nr_pages,
-			 int node, unsigned int min_order)
+static long slab_alloc_folios(struct list_head *folios, unsigned long nr_pages,
+			      int node, unsigned int min_order)
 {
 	unsigned int order = EVPL_FOLIO_ORDER_MAX;
 	unsigned long done = 0;
@@ -92,8 +92,8 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	ret = -ENOMEM;
 	if (flags & EVPL_SLAB_HUGE && EVPL_FOLIO_ORDER_MAX < EVPL_HUGE_ORDER)
 		goto free_folios;
-	ret = alloc_folios(&folios, nr_pages, node,
-			   flags & EVPL_SLAB_HUGE ? EVPL_FOLIO_ORDER_MAX :
+	ret = slab_alloc_folios(&folios, nr_pages, node,
+				flags & EVPL_SLAB_HUGE ? EVPL_FOLIO_ORDER_MAX :
 						    EVPL_FOLIO_ORDER_MIN);
 	if (ret < 0)
 		goto free_folios;
@@ -182,7 +182,7 @@ bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_
  * processes share, and to unmap a page that has a memory error. PG_private makes the core call
  * release_folio() before it evicts or splits the folio (client.c).
  */
-static void join_mapping(struct folio *folio, struct evpl_client *client, pgoff_t index)
+static void folio_join_mapping(struct folio *folio, struct evpl_client *client, pgoff_t index)
 {
 	folio->index = index;
 	folio->mapping = client->inode->i_mapping;
@@ -194,7 +194,7 @@ static void join_mapping(struct folio *folio, struct evpl_client *client, pgoff_
  * that relies on folio->mapping holds the folio lock, or reads it once under RCU. The inode is
  * freed later, after a grace period.
  */
-static void leave_mapping(struct folio *folio)
+static void folio_leave_mapping(struct folio *folio)
 {
 	folio_lock(folio);
 	folio_clear_private(folio);
@@ -226,7 +226,7 @@ void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 		xa_unlock(&slab->shares);
 
 		if (folio) {
-			leave_mapping(folio);
+			folio_leave_mapping(folio);
 			evpl_folio_free(folio, user ?: slab->client->user);
 		}
 		if (user)
@@ -236,7 +236,7 @@ void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 }
 
 /* The user of the first lease on a buffer that lies in this folio, or NULL. */
-static struct evpl_user *lessee(struct evpl_slab *slab, struct evpl_part *part)
+static struct evpl_user *slab_folio_lessee(struct evpl_slab *slab, struct evpl_part *part)
 {
 	unsigned long first = (part->index - slab->start) >> slab->buffer_order, index;
 	struct evpl_lease *lease;
@@ -258,8 +258,8 @@ static struct evpl_user *lessee(struct evpl_slab *slab, struct evpl_part *part)
  * lease on its memory, and its own again and again. Return the user that was charged before, if
  * the caller must put the folio's reference on it.
  */
-static struct evpl_user *charge_part(struct evpl_slab *slab, struct evpl_part *part,
-				     struct evpl_user *user)
+static struct evpl_user *slab_folio_charge(struct evpl_slab *slab, struct evpl_part *part,
+					   struct evpl_user *user)
 {
 	struct evpl_user *owner = slab->client->user, *from = part->user ?: owner;
 	size_t size = folio_size(part->folio);
@@ -297,7 +297,7 @@ void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 
 		xa_lock(&slab->shares);
 		if (part->folio)
-			user = charge_part(slab, part, lessee(slab, part));
+			user = slab_folio_charge(slab, part, slab_folio_lessee(slab, part));
 		xa_unlock(&slab->shares);
 
 		if (user)
@@ -323,8 +323,8 @@ void evpl_slab_orphan(struct evpl_slab *slab)
 	xa_unlock(&slab->shares);
 	up_write(&slab->orphan_sem);
 	evpl_quarantine_end_all(slab);
-	evpl_slab_free_folios(slab, slab->start, slab_end(slab) - 1);
-	evpl_slab_recharge(slab, slab->start, slab_end(slab) - 1);
+	evpl_slab_free_folios(slab, slab->start, slab_end_pgoff(slab) - 1);
+	evpl_slab_recharge(slab, slab->start, slab_end_pgoff(slab) - 1);
 	evpl_slab_put(slab);
 }
 
@@ -348,7 +348,7 @@ struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
 	slab = evpl_slab_find(client, offset >> PAGE_SHIFT);
 	if (!slab || !slab->live) {
 		slab = ERR_PTR(-ENOENT);
-	} else if (length > ((u64)slab_end(slab) << PAGE_SHIFT) - offset) {
+	} else if (length > ((u64)slab_end_pgoff(slab) << PAGE_SHIFT) - offset) {
 		slab = ERR_PTR(-EINVAL);
 	} else if (write && !client->writable) {
 		slab = ERR_PTR(-EPERM);
@@ -373,7 +373,7 @@ void evpl_slab_unexport(struct evpl_slab *slab)
 	unused = !--slab->exports && slab->orphaned;
 	xa_unlock(&slab->shares);
 	if (unused)
-		evpl_slab_free_folios(slab, slab->start, slab_end(slab) - 1);
+		evpl_slab_free_folios(slab, slab->start, slab_end_pgoff(slab) - 1);
 	evpl_slab_put(slab);
 }
 
@@ -381,8 +381,8 @@ void evpl_slab_unexport(struct evpl_slab *slab)
  * Find the lowest free range of nr_pages in the own window. *@prev is the slab before it, or
  * NULL.
  */
-static int find_gap(struct evpl_client *client, unsigned long nr_pages,
-		    pgoff_t *start, struct evpl_slab **prev)
+static int slab_find_gap(struct evpl_client *client, unsigned long nr_pages,
+			 pgoff_t *start, struct evpl_slab **prev)
 {
 	struct evpl_slab *slab;
 
@@ -392,15 +392,15 @@ static int find_gap(struct evpl_client *client, unsigned long nr_pages,
 	     slab = slab_of(rb_next(&slab->node))) {
 		if (slab->start - *start >= nr_pages)
 			return 0;
-		*start = slab_end(slab);
+		*start = slab_end_pgoff(slab);
 		*prev = slab;
 		cond_resched();
 	}
 	return EVPL_OWN_PAGES - *start >= nr_pages ? 0 : -ENOSPC;
 }
 
-static void insert_after(struct evpl_client *client, struct evpl_slab *slab,
-			 struct evpl_slab *prev)
+static void slab_insert_after(struct evpl_client *client, struct evpl_slab *slab,
+			      struct evpl_slab *prev)
 {
 	struct rb_node **link = &client->slabs.rb_node;
 	struct rb_node *parent = NULL;
@@ -438,7 +438,7 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 
 	lockdep_assert_held(&client->lock);
 
-	ret = find_gap(client, slab->nr_pages, &start, &prev);
+	ret = slab_find_gap(client, slab->nr_pages, &start, &prev);
 	if (ret)
 		return ret;
 	ret = evpl_refs_grow_entries(client, start >> order,
@@ -457,12 +457,12 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 	index = slab->start;
 	for (i = 0; i < slab->nr_parts; i++) {
 		slab->parts[i].index = index;
-		join_mapping(slab->parts[i].folio, client, index);
+		folio_join_mapping(slab->parts[i].folio, client, index);
 		index += folio_nr_pages(slab->parts[i].folio);
 	}
 
 	down_write(&client->tree_lock);
-	insert_after(client, slab, prev);
+	slab_insert_after(client, slab, prev);
 	up_write(&client->tree_lock);
 	WRITE_ONCE(client->nr_slabs, client->nr_slabs + 1);
 	WRITE_ONCE(client->nr_pages, client->nr_pages + slab->nr_pages);
@@ -481,21 +481,21 @@ void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab)
 	/* Set the size first: a fault beyond it would map page by page. */
 	i_size_write(client->inode,
 		     max(i_size_read(client->inode),
-			 (loff_t)slab_end(slab) << PAGE_SHIFT));
+			 (loff_t)slab_end_pgoff(slab) << PAGE_SHIFT));
 	down_write(&client->tree_lock);
 	slab->live = true;
 	up_write(&client->tree_lock);
 }
 
 /* Set the size to the end of the last live slab, after a slab has been removed. */
-static void shrink_size(struct evpl_client *client)
+static void client_shrink_size(struct evpl_client *client)
 {
 	struct evpl_slab *slab = slab_of(rb_last(&client->slabs));
 
 	while (slab && !slab->live)
 		slab = slab_of(rb_prev(&slab->node));
 	i_size_write(client->inode,
-		     slab ? (loff_t)slab_end(slab) << PAGE_SHIFT : 0);
+		     slab ? (loff_t)slab_end_pgoff(slab) << PAGE_SHIFT : 0);
 }
 
 /**
@@ -527,7 +527,7 @@ void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab)
 	unmap_mapping_range(client->inode->i_mapping,
 			    (loff_t)slab->start << PAGE_SHIFT,
 			    (loff_t)slab->nr_pages << PAGE_SHIFT, 1);
-	shrink_size(client);
+	client_shrink_size(client);
 	WRITE_ONCE(client->nr_slabs, client->nr_slabs - 1);
 	WRITE_ONCE(client->nr_pages, client->nr_pages - slab->nr_pages);
 }
@@ -548,7 +548,7 @@ struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff)
 
 		if (pgoff < slab->start)
 			node = node->rb_left;
-		else if (pgoff >= slab_end(slab))
+		else if (pgoff >= slab_end_pgoff(slab))
 			node = node->rb_right;
 		else
 			return slab;
@@ -571,7 +571,7 @@ struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff)
 	while (node) {
 		struct evpl_slab *slab = slab_of(node);
 
-		if (pgoff < slab_end(slab)) {
+		if (pgoff < slab_end_pgoff(slab)) {
 			after = slab;
 			node = node->rb_left;
 		} else {

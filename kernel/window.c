@@ -12,7 +12,7 @@
 #include "compat.h"
 #include "evpl.h"
 
-static struct evpl_client *client_of(struct vm_area_struct *vma)
+static struct evpl_client *vma_client(struct vm_area_struct *vma)
 {
 	return vma->vm_file->private_data;
 }
@@ -22,7 +22,7 @@ static struct evpl_client *client_of(struct vm_area_struct *vma)
  * marks such a folio only if it could take the page away, which it can't do with ours. So mark
  * the folio here, before each fault that may map a PMD.
  */
-static void mark_poisoned(struct vm_fault *vmf, struct folio *folio)
+static void fault_mark_poisoned(struct vm_fault *vmf, struct folio *folio)
 {
 	if (pmd_none(READ_ONCE(*vmf->pmd)) && folio_order(folio) == EVPL_HUGE_ORDER &&
 	    unlikely(evpl_folio_is_poisoned(folio)))
@@ -38,7 +38,7 @@ static void mark_poisoned(struct vm_fault *vmf, struct folio *folio)
  */
 static vm_fault_t own_fault(struct vm_fault *vmf)
 {
-	struct evpl_client *client = client_of(vmf->vma);
+	struct evpl_client *client = vma_client(vmf->vma);
 	struct evpl_slab *slab;
 	struct evpl_part *part;
 	struct folio *folio;
@@ -60,7 +60,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	up_read(&client->tree_lock);
 	evpl_syncpoint(EVPL_SYNCPOINT_OWN_FAULT);
 
-	mark_poisoned(vmf, folio);
+	fault_mark_poisoned(vmf, folio);
 	vmf->page = folio_page(folio, vmf->pgoff - folio->index);
 	return VM_FAULT_LOCKED;
 }
@@ -72,7 +72,7 @@ static const struct vm_operations_struct own_vm_ops = {
 /* A page of the refs windows stays until the last VMA has gone. */
 static vm_fault_t refs_fault(struct vm_fault *vmf)
 {
-	struct evpl_client *client = client_of(vmf->vma);
+	struct evpl_client *client = vma_client(vmf->vma);
 	struct page *page;
 
 	page = xa_load(&client->refs, vmf->pgoff - EVPL_REFS_START);
@@ -94,11 +94,11 @@ static const struct vm_operations_struct refs_vm_ops = {
 #define FAULT_AROUND	512UL
 
 /*
- * In a window for devices, the page is mapped under the folio lock, because other_refs() counts
- * references and mappings under it. The page table exists, so nothing is allocated.
+ * In a window for devices, the page is mapped under the folio lock, because folio_other_refs()
+ * counts references and mappings under it. The page table exists, so nothing is allocated.
  */
-static vm_fault_t insert_page(struct vm_area_struct *vma, unsigned long address,
-			      struct page *page)
+static vm_fault_t guest_insert_page(struct vm_area_struct *vma, unsigned long address,
+				    struct page *page)
 {
 	struct folio *folio = page_folio(page);
 	int ret;
@@ -141,7 +141,7 @@ struct around {
 };
 
 /* Map one page of the walk, for the CPU alone. The caller holds the page table lock. */
-static int insert_pfn_around(pte_t *pte, unsigned long address, void *data)
+static int guest_insert_pfn(pte_t *pte, unsigned long address, void *data)
 {
 	struct around *around = data;
 	struct folio *folio;
@@ -165,8 +165,8 @@ static int insert_pfn_around(pte_t *pte, unsigned long address, void *data)
  * Map the page that was touched, then the others from @first up to @end. Pages that are mapped
  * already stay.
  */
-static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
-			       pgoff_t offset, unsigned long first, unsigned long end)
+static vm_fault_t guest_insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
+				     pgoff_t offset, unsigned long first, unsigned long end)
 {
 	struct evpl_share *share = lease->share;
 	struct vm_area_struct *vma = vmf->vma;
@@ -178,7 +178,7 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	unsigned long address;
 	vm_fault_t ret;
 
-	ret = insert_page(vma, vmf->address, share_page(share, offset));
+	ret = guest_insert_page(vma, vmf->address, share_page(share, offset));
 	if (ret != VM_FAULT_NOPAGE)
 		return ret;
 	/*
@@ -186,13 +186,13 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
 	 * buffer's time.
 	 */
 	if (vma->vm_flags & VM_PFNMAP) {
-		apply_to_page_range(vma->vm_mm, first, end - first, insert_pfn_around, &around);
+		apply_to_page_range(vma->vm_mm, first, end - first, guest_insert_pfn, &around);
 		return VM_FAULT_NOPAGE;
 	}
 	for (address = first; address < end; address += PAGE_SIZE)
 		if (address != vmf->address &&
-		    insert_page(vma, address,
-				share_page(share, (address - around.start) >> PAGE_SHIFT)) !=
+		    guest_insert_page(vma, address,
+				      share_page(share, (address - around.start) >> PAGE_SHIFT)) !=
 		    VM_FAULT_NOPAGE)
 			break;
 	return VM_FAULT_NOPAGE;
@@ -202,7 +202,7 @@ static vm_fault_t insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
  * Return the start, and set the end, of the part of a VMA that one fault may map: near the page
  * that was touched, and of the buffer that would be there.
  */
-static unsigned long around_fault(struct vm_fault *vmf, unsigned long *end)
+static unsigned long guest_fault_range(struct vm_fault *vmf, unsigned long *end)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	pgoff_t size = min(evpl_lease_pages_at(vmf->pgoff), FAULT_AROUND);
@@ -223,7 +223,7 @@ static unsigned long around_fault(struct vm_fault *vmf, unsigned long *end)
  */
 static vm_fault_t guest_fault(struct vm_fault *vmf)
 {
-	struct evpl_client *client = client_of(vmf->vma);
+	struct evpl_client *client = vma_client(vmf->vma);
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	struct evpl_lease *lease;
 	unsigned long first, end;
@@ -231,7 +231,7 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 
 	if (unlikely(evpl_fault_is_marked(vmf)))
 		return VM_FAULT_SIGBUS;
-	first = around_fault(vmf, &end);
+	first = guest_fault_range(vmf, &end);
 	evpl_syncpoint(EVPL_SYNCPOINT_TABLES);
 	if (apply_to_page_range(vmf->vma->vm_mm, first, end - first, NULL, NULL))
 		return VM_FAULT_OOM;
@@ -240,9 +240,9 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 	lease = evpl_lease_at(client, vmf->pgoff, &offset);
 	evpl_syncpoint(EVPL_SYNCPOINT_GUEST_FAULT);
 	if (lease && !lease->revoked)
-		ret = insert_lease(vmf, lease, offset, first, end);
+		ret = guest_insert_lease(vmf, lease, offset, first, end);
 	else if (lease && client->zeros)
-		ret = insert_page(vmf->vma, vmf->address, client->zeros);
+		ret = guest_insert_page(vmf->vma, vmf->address, client->zeros);
 	up_read(&client->lease_sem);
 	return ret;
 }
@@ -258,7 +258,7 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
  * many VMAs as its parent has with MADV_DOFORK. So the bound holds for each process of a
  * client, not for the client.
  */
-static int add_guest_vma(struct evpl_client *client)
+static int guest_add_vma(struct evpl_client *client)
 {
 	if (atomic_inc_return(&client->nr_guest_vmas) <= EVPL_GUEST_MAPPINGS_MAX)
 		return 0;
@@ -268,19 +268,19 @@ static int add_guest_vma(struct evpl_client *client)
 
 static int guest_may_split(struct vm_area_struct *vma, unsigned long unused)
 {
-	int nr = atomic_read(&client_of(vma)->nr_guest_vmas);
+	int nr = atomic_read(&vma_client(vma)->nr_guest_vmas);
 
 	return nr < EVPL_GUEST_MAPPINGS_MAX ? 0 : -ENOMEM;
 }
 
 static void guest_open(struct vm_area_struct *vma)
 {
-	atomic_inc(&client_of(vma)->nr_guest_vmas);
+	atomic_inc(&vma_client(vma)->nr_guest_vmas);
 }
 
 static void guest_close(struct vm_area_struct *vma)
 {
-	atomic_dec(&client_of(vma)->nr_guest_vmas);
+	atomic_dec(&vma_client(vma)->nr_guest_vmas);
 }
 
 /*
@@ -320,7 +320,7 @@ static bool vma_within(struct vm_area_struct *vma, pgoff_t start,
  * evpl. Give the client a slab that fills the mapping. If another task sets the client up
  * meanwhile, the mapping is one like any other.
  */
-static int set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
+static int client_set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
 {
 	struct evpl_slab *slab;
 	int ret;
@@ -349,7 +349,7 @@ static int mmap_guest(struct evpl_client *client, struct vm_area_struct *vma,
 	if (readonly && vma->vm_flags & VM_WRITE)
 		return -EACCES;
 	/* Nothing fails after this, so guest_close() will undo it. */
-	ret = add_guest_vma(client);
+	ret = guest_add_vma(client);
 	if (ret)
 		return ret;
 	if (kind == EVPL_LEASE_RW || kind == EVPL_LEASE_RO) {
@@ -411,7 +411,7 @@ int evpl_mmap(struct file *file, struct vm_area_struct *vma)
 	if (!evpl_client_is_set_up(client)) {
 		if (vma->vm_pgoff || !vma_within(vma, 0, EVPL_OWN_PAGES))
 			return -ENXIO;
-		ret = set_up_by_mmap(client, vma_pages(vma));
+		ret = client_set_up_by_mmap(client, vma_pages(vma));
 		if (ret)
 			return ret;
 	}

@@ -158,7 +158,7 @@ inline finish(who, what, which, last, was_orphaned)
 }
 
 /* Under lease_sem, held for write. */
-inline strike_out_idle(who, what, struck, which)
+inline lease_unpublish_idle(who, what, struck, which)
 {
 	struck = false;
 	if
@@ -185,7 +185,7 @@ inline release(by, buf2, struck, when, last, was_orphaned)
 {
 	if
 	:: lease[by].word[buf2] == 0 ->
-		atomic { !lease[by].faulting[buf2] -> strike_out_idle(by, buf2, struck, when) }
+		atomic { !lease[by].faulting[buf2] -> lease_unpublish_idle(by, buf2, struck, when) }
 		if
 		:: struck -> finish(by, buf2, when, last, was_orphaned)
 		:: else
@@ -195,7 +195,7 @@ inline release(by, buf2, struck, when, last, was_orphaned)
 }
 
 /* Keep room for a record, which no other write takes then. @fits: whether there was room. */
-inline keep_room(from, to, fits)
+inline end_reserve(from, to, fits)
 {
 	atomic {
 		fits = !closed[from] && !closed[to] && len(ring[to]) + kept[to] < ROOM;
@@ -205,7 +205,7 @@ inline keep_room(from, to, fits)
 	}
 }
 
-inline leave_room(at)
+inline end_cancel_reserve(at)
 {
 #if BROKEN != NO_ROOM_KEPT
 	atomic { kept[at]-- }
@@ -218,7 +218,7 @@ inline put(from, to, what, which, done)
 {
 	done = !closed[from] && !closed[to];
 	if
-	:: done -> assert(nfull(ring[to])); ring[to]!what, which; leave_room(to)
+	:: done -> assert(nfull(ring[to])); ring[to]!what, which; end_cancel_reserve(to)
 	:: else
 	fi
 }
@@ -265,9 +265,9 @@ inline send_own(c, d, made, ok, e, last, was_orphaned)
 			atomic { word[c]++; own[c]++ }
 			drop(c, e, last, was_orphaned);
 			between[c]--;
-			leave_room(d)
+			end_cancel_reserve(d)
 		fi
-	:: else -> leave_room(d)
+	:: else -> end_cancel_reserve(d)
 	fi
 }
 
@@ -303,18 +303,18 @@ inline send_on(c, b, d, ok, struck, e, last, was_orphaned)
 				fi
 			}
 			drop(b, e, last, was_orphaned);
-			leave_room(d)
+			end_cancel_reserve(d)
 		fi;
 		atomic {
 			!lease[c].faulting[b];
 			lease[c].pending[b]--;
-			strike_out_idle(c, b, struck, e)
+			lease_unpublish_idle(c, b, struck, e)
 		}
 		if
 		:: struck -> finish(c, b, e, last, was_orphaned)
 		:: else
 		fi
-	:: else -> leave_room(d)
+	:: else -> end_cancel_reserve(d)
 	fi
 }
 
@@ -369,7 +369,7 @@ inline receive(c, b, e, ok, struck, last, was_orphaned)
 			fi;
 			if
 			:: ok -> lease[c].word[b]++
-			:: made -> ok = false; strike_out_idle(c, b, struck, struck_epoch)
+			:: made -> ok = false; lease_unpublish_idle(c, b, struck, struck_epoch)
 			:: ok && !made -> ok = false
 			:: else -> ok = e != epoch[b] || revoked[b]	/* without a lease */
 			fi
@@ -509,13 +509,13 @@ proctype user(byte c)
 		:: atomic { own[c] > 0 && !gone[c] -> own[c]--; between[c]++ }
 			drop_word(c);
 			between[c]--
-		:: pick(c, d); keep_room(c, d, ok);
+		:: pick(c, d); end_reserve(c, d, ok);
 			if
 			:: ok -> send_own(c, d, made, ok, e, last, was_orphaned)
 			:: else
 			fi
 		:: receive(c, b, e, ok, struck, last, was_orphaned)
-		:: pick(c, b); pick(c, d); keep_room(c, d, ok);
+		:: pick(c, b); pick(c, d); end_reserve(c, d, ok);
 			if
 			:: ok -> send_on(c, b, d, ok, struck, e, last, was_orphaned)
 			:: else

@@ -188,7 +188,7 @@ active [WRITERS] proctype writer()
 		:: length == 0 -> length = 1
 		:: length == 0 -> length = 2
 		fi;
-		/* keep_room() */
+		/* end_reserve() */
 		PREPARE(me);
 		atomic {
 			has = false;
@@ -211,7 +211,7 @@ active [WRITERS] proctype writer()
 			asleep[me] = false;
 			n++;
 			if
-			:: atomic { /* put_records() */
+			:: atomic { /* end_commit() */
 				has = !closed;
 				if
 				:: has ->
@@ -227,7 +227,7 @@ active [WRITERS] proctype writer()
 			if
 			:: has -> wake_readers()
 			:: else ->
-				/* leave_room() */
+				/* end_cancel_reserve() */
 				atomic {
 					kept = kept - length;
 					tell = crowded;
@@ -320,7 +320,7 @@ active proctype closer()
 {
 	bool mine;
 
-	/* close_end() */
+	/* end_close() */
 	atomic {
 		mine = false;
 		if
