@@ -43,10 +43,10 @@
  * @ring: the records in flight to this end
  * @first: place of the first record in @ring
  * @nr: how many records there are in @ring
- * @kept: room in @ring that is reserved for writes in progress
+ * @reserved: room in @ring that is reserved for writes in progress
  * @wait: tasks that wait for a record in @ring, or for room in the peer's ring
  *
- * evpl_channel.lock guards @client to @kept. A task that waits adds itself to @wait before it
+ * evpl_channel.lock guards @client to @reserved. A task that waits adds itself to @wait before it
  * reads them under the lock. So a task that has changed them under the lock can check @wait
  * there, without a barrier.
  */
@@ -59,10 +59,10 @@ struct evpl_end {
 	bool reading;
 	bool turned_away;
 	bool crowded;
-	struct evpl_item *ring;
+	struct evpl_inflight *ring;
 	u32 first;
 	u32 nr;
-	u32 kept;
+	u32 reserved;
 	wait_queue_head_t wait;
 };
 
@@ -223,13 +223,13 @@ static bool iocb_is_nonblocking(struct kiocb *iocb)
 /**
  * struct sending - a record that is being written
  * @record: as user space wrote it
- * @item: as it is put into the ring
+ * @inflight: as it is put into the ring
  * @lease: the lease that had the reference, whose transfer is to be finished; NULL if the writer
  *	owns the buffer
  */
 struct sending {
 	struct evpl_record record;
-	struct evpl_item item;
+	struct evpl_inflight inflight;
 	struct evpl_lease *lease;
 };
 
@@ -243,7 +243,7 @@ static int sending_transfer(struct evpl_client *client, struct sending *sending)
 	if (IS_ERR(share))
 		return PTR_ERR(share);
 
-	sending->item = (struct evpl_item){
+	sending->inflight = (struct evpl_inflight){
 		.share = share,
 		.offset = record->offset &
 			  ((PAGE_SIZE << share->slab->buffer_order) - 1),
@@ -258,7 +258,7 @@ static int sending_transfer(struct evpl_client *client, struct sending *sending)
 static u32 end_free_slots(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
-	return end->channel->capacity - end->nr - end->kept;
+	return end->channel->capacity - end->nr - end->reserved;
 }
 
 /* Return 0 if an end can be written to, or why not. */
@@ -287,7 +287,7 @@ static int end_reserve(struct evpl_end *end, u32 nr, struct evpl_client **client
 		ret = -EAGAIN;
 	}
 	if (!ret) {
-		end->peer->kept += nr;
+		end->peer->reserved += nr;
 		*client = end->client;
 		evpl_client_get(*client);
 	}
@@ -313,7 +313,7 @@ static void end_cancel_reserve(struct evpl_end *end, u32 nr)
 	bool crowded = false;
 
 	spin_lock(&channel->lock);
-	end->peer->kept -= nr;
+	end->peer->reserved -= nr;
 	swap(crowded, end->crowded);
 	spin_unlock(&channel->lock);
 	if (crowded)
@@ -334,8 +334,8 @@ static int end_commit(struct evpl_end *end, const struct sending *sendings, u32 
 	if (!ret) {
 		for (i = 0; i < nr; i++)
 			peer->ring[(peer->first + peer->nr++) % channel->capacity] =
-				sendings[i].item;
-		peer->kept -= nr;
+				sendings[i].inflight;
+		peer->reserved -= nr;
 		atomic_long_add(nr, &evpl_nr_records);
 		waiters = end_has_waiters(peer);
 	}
@@ -362,7 +362,7 @@ static int end_send(struct evpl_end *end, struct evpl_client *client,
 	if (!ret)
 		ret = end_commit(end, sendings, nr);
 	for (i = 0; ret && i < transferred; i++) {
-		evpl_ref_cancel_transfer(sendings[i].item.share, sendings[i].lease);
+		evpl_ref_cancel_transfer(sendings[i].inflight.share, sendings[i].lease);
 		cond_resched();
 	}
 	up_read(&client->send_sem);
@@ -432,7 +432,7 @@ free:
  * Begin to read the first record of an end's ring. Return 0; -EAGAIN if there is none, or if
  * another read is in progress; -EPIPE if no record will come any more; -ENOTCONN.
  */
-static int end_begin_read(struct evpl_end *end, struct evpl_item *item)
+static int end_begin_read(struct evpl_end *end, struct evpl_inflight *inflight)
 {
 	struct evpl_channel *channel = end->channel;
 	int ret = 0;
@@ -445,7 +445,7 @@ static int end_begin_read(struct evpl_end *end, struct evpl_item *item)
 		ret = -EAGAIN;
 	} else if (end->nr) {
 		end->reading = true;
-		*item = end->ring[end->first];
+		*inflight = end->ring[end->first];
 	} else {
 		ret = end->peer->closed ? -EPIPE : -EAGAIN;
 	}
@@ -453,14 +453,14 @@ static int end_begin_read(struct evpl_end *end, struct evpl_item *item)
 	return ret;
 }
 
-static int end_wait_for_record(struct evpl_end *end, struct evpl_item *item,
+static int end_wait_for_record(struct evpl_end *end, struct evpl_inflight *inflight,
 			       struct kiocb *iocb)
 {
 	int ret;
 
 	if (iocb_is_nonblocking(iocb))
-		return end_begin_read(end, item);
-	return wait_event_interruptible(end->wait, (ret = end_begin_read(end, item)) !=
+		return end_begin_read(end, inflight);
+	return wait_event_interruptible(end->wait, (ret = end_begin_read(end, inflight)) !=
 						   -EAGAIN) ?: ret;
 }
 
@@ -470,7 +470,7 @@ static int end_wait_for_record(struct evpl_end *end, struct evpl_item *item,
  * Otherwise return -EAGAIN; or -ENOTCONN if the client has gone, so that nothing was delivered
  * to anybody.
  */
-static int end_finish_read(struct evpl_end *end, struct evpl_item *item, bool delivered,
+static int end_finish_read(struct evpl_end *end, struct evpl_inflight *inflight, bool delivered,
 			   bool more)
 {
 	struct evpl_channel *channel = end->channel;
@@ -482,14 +482,14 @@ static int end_finish_read(struct evpl_end *end, struct evpl_item *item, bool de
 	spin_lock(&channel->lock);
 	if (end->closed) {
 		/* end_close() has left the record and the reference on the client to us. */
-		share = item->share;
+		share = inflight->share;
 		swap(client, end->client);
 		ret = -ENOTCONN;
 	} else if (delivered) {
 		share = end_pop(end);
 		room_wanted = end_has_waiters(end->peer);
 		if (more && end->nr) {
-			*item = end->ring[end->first];
+			*inflight = end->ring[end->first];
 			ret = 0;
 		}
 	}
@@ -516,17 +516,17 @@ static int end_finish_read(struct evpl_end *end, struct evpl_item *item, bool de
 }
 
 /* Return 0; or -EFAULT, with the iterator unchanged. */
-static int record_copy_out(struct iov_iter *to, const struct evpl_item *item,
+static int record_copy_out(struct iov_iter *to, const struct evpl_inflight *inflight,
 			   u64 offset, u32 lease, u32 flags)
 {
 	const struct evpl_record record = {
 		.offset = offset,
-		.length = item->length,
-		.flags = item->flags | flags,
-		.cookie = item->cookie,
+		.length = inflight->length,
+		.flags = inflight->flags | flags,
+		.cookie = inflight->cookie,
 		.lease = lease,
 		.buffer_size = lease == EVPL_LEASE_NONE ? 0 :
-			       PAGE_SIZE << item->share->slab->buffer_order,
+			       PAGE_SIZE << inflight->share->slab->buffer_order,
 	};
 	size_t copied;
 
@@ -538,17 +538,17 @@ static int record_copy_out(struct iov_iter *to, const struct evpl_item *item,
 }
 
 /**
- * evpl_item_copy_out() - copy out a record that is delivered by a lease
- * @item: the record
+ * evpl_record_copy_out() - copy out a record that is delivered by a lease
+ * @inflight: the record
  * @to: where to copy it
  * @lease: the lease
  *
  * Return: 0; or -EFAULT, with the iterator unchanged.
  */
-int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
-		       struct evpl_lease *lease)
+int evpl_record_copy_out(const struct evpl_inflight *inflight, struct iov_iter *to,
+			 struct evpl_lease *lease)
 {
-	return record_copy_out(to, item, evpl_lease_place(lease) + item->offset,
+	return record_copy_out(to, inflight, evpl_lease_place(lease) + inflight->offset,
 			       lease->number, 0);
 }
 
@@ -557,37 +557,37 @@ int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
  * revoked. The iterator is unchanged then.
  */
 
-static int record_deliver_own(const struct evpl_item *item, struct iov_iter *to)
+static int record_deliver_own(const struct evpl_inflight *inflight, struct iov_iter *to)
 {
-	u64 start = evpl_share_offset(item->share);
+	u64 start = evpl_share_offset(inflight->share);
 	/* Check before the owner gets the reference: after that it may reuse the buffer. */
-	bool held = evpl_share_is_held(item->share);
+	bool held = evpl_share_is_held(inflight->share);
 	int ret;
 
-	ret = record_copy_out(to, item, start + item->offset, EVPL_LEASE_NONE,
+	ret = record_copy_out(to, inflight, start + inflight->offset, EVPL_LEASE_NONE,
 			      held ? EVPL_RECORD_HELD : 0);
 	if (ret)
 		return ret;
-	if (evpl_share_add_owner_ref(item->share))
+	if (evpl_share_add_owner_ref(inflight->share))
 		return 0;
 	iov_iter_revert(to, RECORD_SIZE);
 	return -ECANCELED;
 }
 
-static int record_deliver_lease(struct evpl_client *client, const struct evpl_item *item,
+static int record_deliver_lease(struct evpl_client *client, const struct evpl_inflight *inflight,
 				struct iov_iter *to)
 {
 	int ret;
 
 	for (;;) {
-		ret = evpl_lease_deliver(client, item, to);
+		ret = evpl_lease_deliver(client, inflight, to);
 		if (ret != -EFAULT)
 			return ret;
 		/*
 		 * The copy ran with page faults disabled. Fault the page in with a record that
 		 * names no buffer, then retry. If that fails, the page can't be written to.
 		 */
-		ret = record_copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+		ret = record_copy_out(to, inflight, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
 		if (ret)
 			return ret;
 		iov_iter_revert(to, RECORD_SIZE);
@@ -598,24 +598,24 @@ static int record_deliver_lease(struct evpl_client *client, const struct evpl_it
 	}
 }
 
-static int record_deliver(struct evpl_client *client, const struct evpl_item *item,
+static int record_deliver(struct evpl_client *client, const struct evpl_inflight *inflight,
 			  struct iov_iter *to)
 {
 	int ret;
 
-	if (item->share->slab->client == client)
-		ret = record_deliver_own(item, to);
+	if (inflight->share->slab->client == client)
+		ret = record_deliver_own(inflight, to);
 	else
-		ret = record_deliver_lease(client, item, to);
+		ret = record_deliver_lease(client, inflight, to);
 	if (ret == -ECANCELED)
-		ret = record_copy_out(to, item, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+		ret = record_copy_out(to, inflight, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
 	return ret;
 }
 
 static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 {
 	struct evpl_end *end = iocb->ki_filp->private_data;
-	struct evpl_item item;
+	struct evpl_inflight inflight;
 	ssize_t done = 0;
 	int ret, finished;
 	bool more;
@@ -624,15 +624,15 @@ static ssize_t end_read_iter(struct kiocb *iocb, struct iov_iter *to)
 		return 0;
 	if (iov_iter_count(to) < RECORD_SIZE)
 		return -EINVAL;
-	ret = end_wait_for_record(end, &item, iocb);
+	ret = end_wait_for_record(end, &inflight, iocb);
 	if (ret)
 		return ret == -EPIPE ? 0 : ret;
 
 	for (;;) {
-		ret = record_deliver(end->client, &item, to);
+		ret = record_deliver(end->client, &inflight, to);
 		more = !ret && iov_iter_count(to) >= RECORD_SIZE &&
 		       !signal_pending(current);
-		finished = end_finish_read(end, &item, !ret, more);
+		finished = end_finish_read(end, &inflight, !ret, more);
 		if (finished == -ENOTCONN)
 			ret = finished;
 		if (!ret)
@@ -774,7 +774,7 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 	u64 bytes;
 	int i, ret;
 
-	bytes = sizeof(*channel) + 2ULL * capacity * sizeof(struct evpl_item);
+	bytes = sizeof(*channel) + 2ULL * capacity * sizeof(struct evpl_inflight);
 	ret = evpl_charge(user, bytes);
 	if (ret)
 		return ret;
@@ -794,7 +794,7 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 		end_init(channel, i);
 	ret = -ENOMEM;
 	for (i = 0; i < 2; i++) {
-		channel->ends[i].ring = kvcalloc(capacity, sizeof(struct evpl_item),
+		channel->ends[i].ring = kvcalloc(capacity, sizeof(struct evpl_inflight),
 						 EVPL_GFP);
 		if (!channel->ends[i].ring)
 			goto put_channel;

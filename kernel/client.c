@@ -250,8 +250,8 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 	for (node = rb_first(&client->slabs); node; node = rb_next(node)) {
 		slab = rb_entry(node, struct evpl_slab, node);
 		in_use += evpl_refs_in_use(client, slab);
-		for (i = 0; i < slab->nr_parts; i++) {
-			folios[folio_order(slab->parts[i].folio)]++;
+		for (i = 0; i < slab->nr_folios; i++) {
+			folios[folio_order(slab->folios[i].folio)]++;
 			cond_resched();
 		}
 		xa_for_each(&slab->shares, index, share)

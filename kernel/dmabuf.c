@@ -409,13 +409,13 @@ static int export_note_pages(struct export *export, const struct evpl_range *ran
 		pgoff_t at = piece->start, end = at + (ranges[i].length >> PAGE_SHIFT);
 
 		while (at < end) {
-			struct evpl_part *part = evpl_slab_part(piece->slab, at);
-			pgoff_t next = part->index + folio_nr_pages(part->folio);
+			struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(piece->slab, at);
+			pgoff_t next = slab_folio->index + folio_nr_pages(slab_folio->folio);
 
 			if (fatal_signal_pending(current))
 				return -EINTR;
 			for (; at < min(end, next); at++)
-				*page++ = folio_page(part->folio, at - part->index);
+				*page++ = folio_page(slab_folio->folio, at - slab_folio->index);
 			cond_resched();
 		}
 	}

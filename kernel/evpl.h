@@ -144,16 +144,16 @@ struct evpl_user {
 };
 
 /**
- * struct evpl_part - a folio of a slab
+ * struct evpl_slab_folio - a folio of a slab
  * @folio: the folio, on which the slab owns one reference; NULL once it has been given back
  *	from an orphaned slab. Changes under the xa_lock of evpl_slab.shares.
- * @user: the user that is charged for a folio of an orphaned slab, on which the part owns a
+ * @user: the user that is charged for a folio of an orphaned slab, on which this owns a
  *	reference; NULL if the user of the slab's client is charged. Changes with @folio.
  * @index: its first page in the own window
  * @baseline: the folio's baseline: the references that its owner's registrations have on it.
  *	Changes under evpl_client.lock; may be read without.
  */
-struct evpl_part {
+struct evpl_slab_folio {
 	struct folio *folio;
 	struct evpl_user *user;
 	pgoff_t index;
@@ -182,8 +182,8 @@ struct evpl_part {
  * @refs: one for the client, one for each of @shares and @exports, and one for each task that
  *	works on the slab; guarded by the xa_lock of @shares
  * @shares: the buffers' shares, by the place of the buffer in the slab
- * @nr_parts: entries of @parts
- * @parts: ordered by index, without a gap
+ * @nr_folios: entries of @folios
+ * @folios: ordered by index, without a gap
  *
  * @node and @live change under evpl_client.tree_lock, held for write. The fields without a lock
  * don't change after evpl_slab_reserve().
@@ -201,8 +201,8 @@ struct evpl_slab {
 	unsigned int exports;
 	unsigned int refs;
 	struct xarray shares;
-	unsigned int nr_parts;
-	struct evpl_part parts[];
+	unsigned int nr_folios;
+	struct evpl_slab_folio folios[];
 };
 
 /**
@@ -254,14 +254,14 @@ struct evpl_share {
 };
 
 /**
- * struct evpl_item - a record in flight
- * @share: of the buffer; the item owns a reference on it
+ * struct evpl_inflight - a record in flight
+ * @share: of the buffer; this owns a reference on it
  * @offset: of the first byte, in the buffer
  * @length: bytes
  * @flags: EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE
  * @cookie: the writer's
  */
-struct evpl_item {
+struct evpl_inflight {
 	struct evpl_share *share;
 	u32 offset;
 	u32 length;
@@ -451,9 +451,10 @@ struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff);
 struct evpl_slab *evpl_slab_get_after(struct evpl_client *client, pgoff_t *pgoff);
 struct evpl_slab *evpl_slab_get_buffer(struct evpl_client *client, u64 offset,
 				       unsigned long *index);
-unsigned long evpl_slab_part_last(struct evpl_slab *slab, struct evpl_part *part);
-bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_t mark);
-struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff);
+unsigned long evpl_slab_folio_last(struct evpl_slab *slab, struct evpl_slab_folio *slab_folio);
+bool evpl_slab_folio_has(struct evpl_slab *slab, struct evpl_slab_folio *slab_folio,
+			 xa_mark_t mark);
+struct evpl_slab_folio *evpl_slab_folio_at(struct evpl_slab *slab, pgoff_t pgoff);
 int evpl_slab_free(struct evpl_client *client, pgoff_t start);
 void evpl_slab_get(struct evpl_slab *slab);
 void evpl_slab_put(struct evpl_slab *slab);
@@ -549,7 +550,7 @@ static inline u64 evpl_share_offset(struct evpl_share *share)
 
 /* lease.c */
 extern atomic_long_t evpl_nr_leases;
-int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
+int evpl_lease_deliver(struct evpl_client *client, const struct evpl_inflight *inflight,
 		       struct iov_iter *to);
 void evpl_lease_finish_transfer(struct evpl_lease *lease);
 struct evpl_share *evpl_ref_transfer(struct evpl_client *client, u64 offset, u32 length,
@@ -597,8 +598,8 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 			struct file *ends[2]);
 int evpl_channel_bind(struct evpl_client *client, struct file *file);
 void evpl_channel_client_gone(struct evpl_client *client);
-int evpl_item_copy_out(const struct evpl_item *item, struct iov_iter *to,
-		       struct evpl_lease *lease);
+int evpl_record_copy_out(const struct evpl_inflight *inflight, struct iov_iter *to,
+			 struct evpl_lease *lease);
 
 /* dmabuf.c */
 extern atomic_long_t evpl_nr_exports;

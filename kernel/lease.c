@@ -385,7 +385,7 @@ static noinline void lease_after_prepare(struct evpl_lease *lease, struct evpl_s
 /**
  * evpl_lease_deliver() - deliver a record to a client
  * @client: the client
- * @item: the record, which asks for the kind of the lease
+ * @inflight: the record, which asks for the kind of the lease
  * @to: where to copy the record
  *
  * The record is copied out, and counted in the client's lease on the buffer, under one hold of
@@ -395,12 +395,12 @@ static noinline void lease_after_prepare(struct evpl_lease *lease, struct evpl_s
  * written to; -ECANCELED if the buffer has been revoked; -ENOTCONN if the client has gone;
  * -ENOSPC, -ENOMEM or -EINTR.
  */
-int evpl_lease_deliver(struct evpl_client *client, const struct evpl_item *item,
+int evpl_lease_deliver(struct evpl_client *client, const struct evpl_inflight *inflight,
 		       struct iov_iter *to)
 {
-	enum evpl_lease_kind kind = kind_for_flags(item->flags);
+	enum evpl_lease_kind kind = kind_for_flags(inflight->flags);
 	struct evpl_lease *lease, *spare = NULL;
-	struct evpl_share *share = item->share;
+	struct evpl_share *share = inflight->share;
 	bool made = false, idle = false;
 	int ret;
 
@@ -431,7 +431,7 @@ again:
 		goto unlock;
 
 	pagefault_disable();
-	ret = evpl_item_copy_out(item, to, lease);
+	ret = evpl_record_copy_out(inflight, to, lease);
 	pagefault_enable();
 	if (!ret) {
 		/* A pull that sets ->wanted after this read finds the lease in its share. */

@@ -71,19 +71,20 @@ static bool quarantine_check_pages(struct evpl_share *share)
 	struct evpl_slab *slab = share->slab;
 	pgoff_t first = evpl_share_start(share);
 	pgoff_t last = first + BIT(slab->buffer_order) - 1;
-	struct evpl_part *part = evpl_slab_part(slab, first);
-	struct evpl_part *end = slab->parts + slab->nr_parts;
+	struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(slab, first);
+	struct evpl_slab_folio *end = slab->folios + slab->nr_folios;
 	bool passes = true;
 	int refs, baseline;
 
 	down_read(&slab->orphan_sem);
-	for (; passes && !slab->orphaned && part < end && part->index <= last; part++) {
-		refs = folio_other_refs(part->folio);
+	for (; passes && !slab->orphaned && slab_folio < end && slab_folio->index <= last;
+	     slab_folio++) {
+		refs = folio_other_refs(slab_folio->folio);
 		atomic_long_inc(&evpl_nr_rechecks);
-		baseline = READ_ONCE(part->baseline);
+		baseline = READ_ONCE(slab_folio->baseline);
 		passes = refs <= baseline;
 		if (!passes)
-			trace_evpl_folio_held(share, part, refs, baseline);
+			trace_evpl_folio_held(share, slab_folio, refs, baseline);
 		cond_resched();
 	}
 	up_read(&slab->orphan_sem);
@@ -130,10 +131,10 @@ bool evpl_quarantine_has(struct evpl_share *share)
 bool evpl_quarantine_has_folio(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab;
-	struct evpl_part *part = evpl_slab_part(slab, evpl_share_start(share));
+	struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(slab, evpl_share_start(share));
 
 	lockdep_assert_held(&slab->shares.xa_lock);
-	return !slab->orphaned && evpl_slab_part_has(slab, part, EVPL_QUARANTINED);
+	return !slab->orphaned && evpl_slab_folio_has(slab, slab_folio, EVPL_QUARANTINED);
 }
 
 /*
@@ -266,8 +267,8 @@ static unsigned long quarantine_note_serials(struct evpl_share *share)
 	lockdep_assert_held(&slab->recheck_mutex);
 	xa_lock(&slab->shares);
 	if (!slab->orphaned)
-		last = evpl_slab_part_last(slab,
-					   evpl_slab_part(slab, evpl_share_start(share)));
+		last = evpl_slab_folio_last(slab,
+					    evpl_slab_folio_at(slab, evpl_share_start(share)));
 	last = max_t(unsigned long, last, share->index);
 	/* Bounded: a folio has 512 pages, and so at most 512 buffers. */
 	for (other = xa_find(&slab->shares, &index, last, EVPL_QUARANTINED); other;
@@ -442,15 +443,15 @@ void evpl_quarantine_end_all(struct evpl_slab *slab)
 
 /* Whether the buffers in this folio have no share, and no reference in their words. */
 static bool baseline_folio_is_idle(struct evpl_client *client, struct evpl_slab *slab,
-				   struct evpl_part *part)
+				   struct evpl_slab_folio *slab_folio)
 {
-	u64 buffer = part->index >> slab->buffer_order;
-	u64 last = (part->index + folio_nr_pages(part->folio) - 1) >>
+	u64 buffer = slab_folio->index >> slab->buffer_order;
+	u64 last = (slab_folio->index + folio_nr_pages(slab_folio->folio) - 1) >>
 		   slab->buffer_order;
 	bool shared;
 
 	xa_lock(&slab->shares);
-	shared = evpl_slab_part_has(slab, part, XA_PRESENT);
+	shared = evpl_slab_folio_has(slab, slab_folio, XA_PRESENT);
 	xa_unlock(&slab->shares);
 	if (shared)
 		return false;
@@ -468,21 +469,21 @@ static bool baseline_folio_is_idle(struct evpl_client *client, struct evpl_slab 
  * unless it began and ended in between.
  */
 static bool baseline_raise(struct evpl_client *client, struct evpl_slab *slab,
-			   struct evpl_part *part, int *lowest)
+			   struct evpl_slab_folio *slab_folio, int *lowest)
 {
-	unsigned int order = folio_order(part->folio);
+	unsigned int order = folio_order(slab_folio->folio);
 	bool idle;
 	int refs;
 
 	/* No share is added meanwhile: a task that sends holds tree_lock for read. */
 	down_write(&client->tree_lock);
-	idle = baseline_folio_is_idle(client, slab, part);
+	idle = baseline_folio_is_idle(client, slab, slab_folio);
 	if (idle) {
-		refs = folio_other_refs(part->folio);
-		idle = baseline_folio_is_idle(client, slab, part);
+		refs = folio_other_refs(slab_folio->folio);
+		idle = baseline_folio_is_idle(client, slab, slab_folio);
 	}
 	if (idle) {
-		WRITE_ONCE(part->baseline, refs);
+		WRITE_ONCE(slab_folio->baseline, refs);
 		lowest[order] = min(lowest[order], refs);
 	}
 	up_write(&client->tree_lock);
@@ -503,7 +504,7 @@ int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 		      unsigned long nr_pages, u32 flags)
 {
 	int lowest[EVPL_FOLIO_ORDER_MAX + 1], busy, pass, i;
-	struct evpl_part *start, *end, *part;
+	struct evpl_slab_folio *start, *end, *slab_folio;
 	struct evpl_slab *slab;
 
 	for (i = 0; i < ARRAY_SIZE(lowest); i++)
@@ -516,25 +517,25 @@ int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 		mutex_unlock(&client->lock);
 		return -ENOENT;
 	}
-	start = evpl_slab_part(slab, first);
-	end = evpl_slab_part(slab, first + nr_pages - 1) + 1;
+	start = evpl_slab_folio_at(slab, first);
+	end = evpl_slab_folio_at(slab, first + nr_pages - 1) + 1;
 	/*
 	 * With EVPL_BASELINE_ALIKE, go over them again to give those in use the baseline of the
 	 * others.
 	 */
 	for (pass = 0; pass <= !!(flags & EVPL_BASELINE_ALIKE); pass++) {
 		busy = 0;
-		for (part = start; part < end; part++) {
+		for (slab_folio = start; slab_folio < end; slab_folio++) {
 			cond_resched();
 			if (flags & EVPL_BASELINE_ZERO) {
-				WRITE_ONCE(part->baseline, 0);
+				WRITE_ONCE(slab_folio->baseline, 0);
 				continue;
 			}
-			if (baseline_raise(client, slab, part, lowest))
+			if (baseline_raise(client, slab, slab_folio, lowest))
 				continue;
-			i = lowest[folio_order(part->folio)];
+			i = lowest[folio_order(slab_folio->folio)];
 			if (pass && i != INT_MAX)
-				WRITE_ONCE(part->baseline, i);
+				WRITE_ONCE(slab_folio->baseline, i);
 			else
 				busy++;
 		}

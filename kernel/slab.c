@@ -98,7 +98,7 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	if (ret < 0)
 		goto free_folios;
 
-	slab = kvzalloc(struct_size(slab, parts, ret), EVPL_GFP);
+	slab = kvzalloc(struct_size(slab, folios, ret), EVPL_GFP);
 	if (!slab) {
 		ret = -ENOMEM;
 		goto free_folios;
@@ -107,8 +107,8 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	slab->nr_pages = nr_pages;
 	list_for_each_entry_safe(folio, next, &folios, lru) {
 		list_del(&folio->lru);
-		slab->parts[slab->nr_parts].folio = folio;
-		slab->parts[slab->nr_parts++].index = index;
+		slab->folios[slab->nr_folios].folio = folio;
+		slab->folios[slab->nr_folios++].index = index;
 		index += folio_nr_pages(folio);
 		cond_resched();
 	}
@@ -162,18 +162,19 @@ void evpl_slab_put(struct evpl_slab *slab)
 }
 
 /* Return the place in the slab of the last buffer that lies in this folio, wholly or in part. */
-unsigned long evpl_slab_part_last(struct evpl_slab *slab, struct evpl_part *part)
+unsigned long evpl_slab_folio_last(struct evpl_slab *slab, struct evpl_slab_folio *slab_folio)
 {
-	return (part->index - slab->start + folio_nr_pages(part->folio) - 1) >>
+	return (slab_folio->index - slab->start + folio_nr_pages(slab_folio->folio) - 1) >>
 	       slab->buffer_order;
 }
 
 /* Whether a buffer in this folio has a share with this mark. Any share has XA_PRESENT. */
-bool evpl_slab_part_has(struct evpl_slab *slab, struct evpl_part *part, xa_mark_t mark)
+bool evpl_slab_folio_has(struct evpl_slab *slab, struct evpl_slab_folio *slab_folio,
+			 xa_mark_t mark)
 {
-	unsigned long buffer = (part->index - slab->start) >> slab->buffer_order;
+	unsigned long buffer = (slab_folio->index - slab->start) >> slab->buffer_order;
 
-	return xa_find(&slab->shares, &buffer, evpl_slab_part_last(slab, part), mark);
+	return xa_find(&slab->shares, &buffer, evpl_slab_folio_last(slab, slab_folio), mark);
 }
 
 /*
@@ -210,18 +211,18 @@ static void folio_leave_mapping(struct folio *folio)
  */
 void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 {
-	struct evpl_part *part = evpl_slab_part(slab, first);
-	struct evpl_part *end = slab->parts + slab->nr_parts;
+	struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(slab, first);
+	struct evpl_slab_folio *end = slab->folios + slab->nr_folios;
 
-	for (; part < end && part->index <= last; part++) {
+	for (; slab_folio < end && slab_folio->index <= last; slab_folio++) {
 		struct evpl_user *user = NULL;
 		struct folio *folio = NULL;
 
 		xa_lock(&slab->shares);
-		if (part->folio && !slab->exports &&
-		    !evpl_slab_part_has(slab, part, XA_PRESENT)) {
-			swap(folio, part->folio);
-			swap(user, part->user);
+		if (slab_folio->folio && !slab->exports &&
+		    !evpl_slab_folio_has(slab, slab_folio, XA_PRESENT)) {
+			swap(folio, slab_folio->folio);
+			swap(user, slab_folio->user);
 		}
 		xa_unlock(&slab->shares);
 
@@ -236,15 +237,16 @@ void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 }
 
 /* The user of the first lease on a buffer that lies in this folio, or NULL. */
-static struct evpl_user *slab_folio_lessee(struct evpl_slab *slab, struct evpl_part *part)
+static struct evpl_user *slab_folio_lessee(struct evpl_slab *slab,
+					   struct evpl_slab_folio *slab_folio)
 {
-	unsigned long first = (part->index - slab->start) >> slab->buffer_order, index;
+	unsigned long first = (slab_folio->index - slab->start) >> slab->buffer_order, index;
 	struct evpl_lease *lease;
 	struct evpl_share *share;
 
 	lockdep_assert_held(&slab->shares.xa_lock);
 	xa_for_each_range(&slab->shares, index, share, first,
-			  evpl_slab_part_last(slab, part)) {
+			  evpl_slab_folio_last(slab, slab_folio)) {
 		lease = list_first_entry_or_null(&share->leases, struct evpl_lease, list);
 		if (lease)
 			return lease->client->user;
@@ -258,14 +260,15 @@ static struct evpl_user *slab_folio_lessee(struct evpl_slab *slab, struct evpl_p
  * lease on its memory, and its own again and again. Return the user that was charged before, if
  * the caller must put the folio's reference on it.
  */
-static struct evpl_user *slab_folio_charge(struct evpl_slab *slab, struct evpl_part *part,
+static struct evpl_user *slab_folio_charge(struct evpl_slab *slab,
+					   struct evpl_slab_folio *slab_folio,
 					   struct evpl_user *user)
 {
-	struct evpl_user *owner = slab->client->user, *from = part->user ?: owner;
-	size_t size = folio_size(part->folio);
+	struct evpl_user *owner = slab->client->user, *from = slab_folio->user ?: owner;
+	size_t size = folio_size(slab_folio->folio);
 
 	lockdep_assert_held(&slab->shares.xa_lock);
-	if (user == part->user)
+	if (user == slab_folio->user)
 		return NULL;
 	if (user && evpl_recharge(from, user, size, false)) {
 		evpl_user_get(user);
@@ -273,7 +276,7 @@ static struct evpl_user *slab_folio_charge(struct evpl_slab *slab, struct evpl_p
 		user = NULL;
 		evpl_recharge(from, owner, size, true);
 	}
-	swap(user, part->user);
+	swap(user, slab_folio->user);
 	return user;
 }
 
@@ -289,15 +292,16 @@ static struct evpl_user *slab_folio_charge(struct evpl_slab *slab, struct evpl_p
  */
 void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 {
-	struct evpl_part *part = evpl_slab_part(slab, first);
-	struct evpl_part *end = slab->parts + slab->nr_parts;
+	struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(slab, first);
+	struct evpl_slab_folio *end = slab->folios + slab->nr_folios;
 
-	for (; part < end && part->index <= last; part++) {
+	for (; slab_folio < end && slab_folio->index <= last; slab_folio++) {
 		struct evpl_user *user = NULL;
 
 		xa_lock(&slab->shares);
-		if (part->folio)
-			user = slab_folio_charge(slab, part, slab_folio_lessee(slab, part));
+		if (slab_folio->folio)
+			user = slab_folio_charge(slab, slab_folio,
+						 slab_folio_lessee(slab, slab_folio));
 		xa_unlock(&slab->shares);
 
 		if (user)
@@ -450,15 +454,15 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 	slab->buffer_order = order;
 
 	/*
-	 * evpl_slab_part() needs the index of each folio. The core needs it too: it maps a
+	 * evpl_slab_folio_at() needs the index of each folio. The core needs it too: it maps a
 	 * folio by a PMD only if the folio's end, counted from folio->index, lies within
 	 * i_size.
 	 */
 	index = slab->start;
-	for (i = 0; i < slab->nr_parts; i++) {
-		slab->parts[i].index = index;
-		folio_join_mapping(slab->parts[i].folio, client, index);
-		index += folio_nr_pages(slab->parts[i].folio);
+	for (i = 0; i < slab->nr_folios; i++) {
+		slab->folios[i].index = index;
+		folio_join_mapping(slab->folios[i].folio, client, index);
+		index += folio_nr_pages(slab->folios[i].folio);
 	}
 
 	down_write(&client->tree_lock);
@@ -519,9 +523,9 @@ void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab)
 	 * A fault that found the slab holds the lock of its folio until the page is mapped.
 	 * Wait for those faults. No other fault finds the slab.
 	 */
-	for (i = 0; i < slab->nr_parts; i++) {
-		folio_lock(slab->parts[i].folio);
-		folio_unlock(slab->parts[i].folio);
+	for (i = 0; i < slab->nr_folios; i++) {
+		folio_lock(slab->folios[i].folio);
+		folio_unlock(slab->folios[i].folio);
 		cond_resched();
 	}
 	unmap_mapping_range(client->inode->i_mapping,
@@ -623,26 +627,26 @@ struct evpl_slab *evpl_slab_get_buffer(struct evpl_client *client, u64 offset,
 }
 
 /**
- * evpl_slab_part() - find the folio that a page of a slab belongs to
+ * evpl_slab_folio_at() - find the folio that a page of a slab belongs to
  * @slab: a slab that is reserved
  * @pgoff: the page, which lies in the slab
  *
- * Return: the part whose folio has the page.
+ * Return: the entry of the folio that has the page.
  */
-struct evpl_part *evpl_slab_part(struct evpl_slab *slab, pgoff_t pgoff)
+struct evpl_slab_folio *evpl_slab_folio_at(struct evpl_slab *slab, pgoff_t pgoff)
 {
-	unsigned int low = 0, high = slab->nr_parts;
+	unsigned int low = 0, high = slab->nr_folios;
 
-	/* parts[low].index <= pgoff, and parts[high], if any, is past it. */
+	/* folios[low].index <= pgoff, and folios[high], if any, is past it. */
 	while (high - low > 1) {
 		unsigned int mid = low + (high - low) / 2;
 
-		if (slab->parts[mid].index <= pgoff)
+		if (slab->folios[mid].index <= pgoff)
 			low = mid;
 		else
 			high = mid;
 	}
-	return &slab->parts[low];
+	return &slab->folios[low];
 }
 
 /**

@@ -24,7 +24,7 @@ DECLARE_EVENT_CLASS(evpl_slab,
 	TP_fast_assign(
 		__entry->pid = pid_nr(slab->client->pid);
 		__entry->bytes = (u64)slab->nr_pages << PAGE_SHIFT;
-		__entry->folios = slab->nr_parts;
+		__entry->folios = slab->nr_folios;
 	),
 	TP_printk("owner %d bytes %llu in %u folios", __entry->pid, __entry->bytes,
 		  __entry->folios)
@@ -79,9 +79,9 @@ DEFINE_EVENT(evpl_quarantine, evpl_quarantine_end,
 	TP_PROTO(struct evpl_share *share), TP_ARGS(share));
 
 TRACE_EVENT(evpl_folio_held,
-	TP_PROTO(struct evpl_share *share, struct evpl_part *part, int refs,
+	TP_PROTO(struct evpl_share *share, struct evpl_slab_folio *slab_folio, int refs,
 		 int baseline),
-	TP_ARGS(share, part, refs, baseline),
+	TP_ARGS(share, slab_folio, refs, baseline),
 	TP_STRUCT__entry(
 		__field(pid_t, pid)
 		__field(u64, offset)
@@ -92,7 +92,7 @@ TRACE_EVENT(evpl_folio_held,
 	TP_fast_assign(
 		__entry->pid = pid_nr(share->slab->client->pid);
 		__entry->offset = evpl_share_offset(share);
-		__entry->folio = (u64)part->index << PAGE_SHIFT;
+		__entry->folio = (u64)slab_folio->index << PAGE_SHIFT;
 		__entry->refs = refs;
 		__entry->baseline = baseline;
 	),

@@ -40,7 +40,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 {
 	struct evpl_client *client = vma_client(vmf->vma);
 	struct evpl_slab *slab;
-	struct evpl_part *part;
+	struct evpl_slab_folio *slab_folio;
 	struct folio *folio;
 
 	down_read(&client->tree_lock);
@@ -49,8 +49,8 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 		up_read(&client->tree_lock);
 		return VM_FAULT_SIGBUS;
 	}
-	part = evpl_slab_part(slab, vmf->pgoff);
-	folio = part->folio;
+	slab_folio = evpl_slab_folio_at(slab, vmf->pgoff);
+	folio = slab_folio->folio;
 	/*
 	 * Lock before taking the reference: a task that holds the folio lock mustn't see our
 	 * reference without our mapping.
@@ -119,9 +119,9 @@ static vm_fault_t guest_insert_page(struct vm_area_struct *vma, unsigned long ad
 static struct page *share_page(struct evpl_share *share, pgoff_t offset)
 {
 	pgoff_t pgoff = evpl_share_start(share) + offset;
-	struct evpl_part *part = evpl_slab_part(share->slab, pgoff);
+	struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(share->slab, pgoff);
 
-	return folio_page(part->folio, pgoff - part->index);
+	return folio_page(slab_folio->folio, pgoff - slab_folio->index);
 }
 
 /**
