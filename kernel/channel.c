@@ -380,17 +380,6 @@ static int end_send(struct evpl_end *end, struct evpl_client *client,
 	return 0;
 }
 
-static int record_copy_in(struct evpl_record *record, struct iov_iter *from)
-{
-	if (!copy_from_iter_full(record, RECORD_SIZE, from))
-		return -EFAULT;
-	if (record->flags & ~(EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE))
-		return -EOPNOTSUPP;
-	if (!record->length || record->length > EVPL_BUFFER_SIZE_MAX)
-		return -EINVAL;
-	return 0;
-}
-
 static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	struct evpl_end *end = iocb->ki_filp->private_data;
@@ -412,7 +401,7 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 			return -ENOMEM;
 	}
 	for (i = 0; !ret && i < nr; i++)
-		ret = record_copy_in(&sendings[i].record, from);
+		ret = evpl_record_copy_in(&sendings[i].record, from);
 	if (ret)
 		goto free;
 	ret = end_wait_for_room(end, nr, &client, iocb);
@@ -515,43 +504,6 @@ static int end_finish_read(struct evpl_end *end, struct evpl_inflight *inflight,
 	return ret;
 }
 
-/* Return 0; or -EFAULT, with the iterator unchanged. */
-static int record_copy_out(struct iov_iter *to, const struct evpl_inflight *inflight,
-			   u64 offset, u32 lease, u32 flags)
-{
-	const struct evpl_record record = {
-		.offset = offset,
-		.length = inflight->length,
-		.flags = inflight->flags | flags,
-		.cookie = inflight->cookie,
-		.lease = lease,
-		.buffer_size = lease == EVPL_LEASE_NONE ? 0 :
-			       PAGE_SIZE << inflight->share->slab->buffer_order,
-	};
-	size_t copied;
-
-	copied = copy_to_iter(&record, RECORD_SIZE, to);
-	if (copied == RECORD_SIZE)
-		return 0;
-	iov_iter_revert(to, copied);
-	return -EFAULT;
-}
-
-/**
- * evpl_record_copy_out() - copy out a record that is delivered by a lease
- * @inflight: the record
- * @to: where to copy it
- * @lease: the lease
- *
- * Return: 0; or -EFAULT, with the iterator unchanged.
- */
-int evpl_record_copy_out(const struct evpl_inflight *inflight, struct iov_iter *to,
-			 struct evpl_lease *lease)
-{
-	return record_copy_out(to, inflight, evpl_lease_place(lease) + inflight->offset,
-			       lease->number, 0);
-}
-
 /*
  * record_deliver_own() and record_deliver_lease() return -ECANCELED if the buffer has been
  * revoked. The iterator is unchanged then.
@@ -564,8 +516,8 @@ static int record_deliver_own(const struct evpl_inflight *inflight, struct iov_i
 	bool held = evpl_share_is_held(inflight->share);
 	int ret;
 
-	ret = record_copy_out(to, inflight, start + inflight->offset, EVPL_LEASE_NONE,
-			      held ? EVPL_RECORD_HELD : 0);
+	ret = evpl_record_copy_out(to, inflight, start + inflight->offset, EVPL_LEASE_NONE,
+				   held ? EVPL_RECORD_HELD : 0);
 	if (ret)
 		return ret;
 	if (evpl_share_add_owner_ref(inflight->share))
@@ -587,7 +539,7 @@ static int record_deliver_lease(struct evpl_client *client, const struct evpl_in
 		 * The copy ran with page faults disabled. Fault the page in with a record that
 		 * names no buffer, then retry. If that fails, the page can't be written to.
 		 */
-		ret = record_copy_out(to, inflight, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+		ret = evpl_record_copy_out(to, inflight, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
 		if (ret)
 			return ret;
 		iov_iter_revert(to, RECORD_SIZE);
@@ -608,7 +560,7 @@ static int record_deliver(struct evpl_client *client, const struct evpl_inflight
 	else
 		ret = record_deliver_lease(client, inflight, to);
 	if (ret == -ECANCELED)
-		ret = record_copy_out(to, inflight, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
+		ret = evpl_record_copy_out(to, inflight, 0, EVPL_LEASE_NONE, EVPL_RECORD_REVOKED);
 	return ret;
 }
 
@@ -818,3 +770,4 @@ put_channel:
 	channel_put(channel);
 	return ret;
 }
+

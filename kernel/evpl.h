@@ -564,7 +564,6 @@ void evpl_lease_put(struct evpl_lease *lease);
 unsigned long evpl_lease_pages_at(pgoff_t pgoff);
 struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,
 				 pgoff_t *offset);
-u64 evpl_lease_place(struct evpl_lease *lease);
 
 /* Whether something can hold pages through the lease past its end: see quarantine.c. */
 static inline bool evpl_lease_may_hold(const struct evpl_lease *lease)
@@ -591,6 +590,11 @@ void evpl_quarantine_exit(struct evpl_client *client);
 int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 		      unsigned long nr_pages, u32 flags);
 
+/* record.c */
+int evpl_record_copy_in(struct evpl_record *record, struct iov_iter *from);
+int evpl_record_copy_out(struct iov_iter *to, const struct evpl_inflight *inflight,
+			 u64 offset, u32 lease, u32 flags);
+
 /* channel.c */
 extern atomic_long_t evpl_nr_channels, evpl_nr_records;
 extern const struct file_operations evpl_end_fops;
@@ -598,8 +602,6 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 			struct file *ends[2]);
 int evpl_channel_bind(struct evpl_client *client, struct file *file);
 void evpl_channel_client_gone(struct evpl_client *client);
-int evpl_record_copy_out(const struct evpl_inflight *inflight, struct iov_iter *to,
-			 struct evpl_lease *lease);
 
 /* dmabuf.c */
 extern atomic_long_t evpl_nr_exports;

@@ -89,7 +89,7 @@ static u32 number_at(pgoff_t pgoff)
 }
 
 /* mmap offset of a lease's place. */
-u64 evpl_lease_place(struct evpl_lease *lease)
+static u64 lease_place(struct evpl_lease *lease)
 {
 	return (u64)number_place(lease->number) << PAGE_SHIFT;
 }
@@ -194,7 +194,7 @@ static void lease_insert(struct evpl_client *client, struct evpl_lease *lease)
 static void lease_unmap(struct evpl_lease *lease)
 {
 	unmap_mapping_range(lease->client->inode->i_mapping,
-			    evpl_lease_place(lease),
+			    lease_place(lease),
 			    PAGE_SIZE << number_order(lease->number), 1);
 }
 
@@ -431,7 +431,8 @@ again:
 		goto unlock;
 
 	pagefault_disable();
-	ret = evpl_record_copy_out(inflight, to, lease);
+	ret = evpl_record_copy_out(to, inflight, lease_place(lease) + inflight->offset,
+				   lease->number, 0);
 	pagefault_enable();
 	if (!ret) {
 		/* A pull that sets ->wanted after this read finds the lease in its share. */

@@ -30,8 +30,6 @@
 
 #include "compat.h"
 #include "evpl.h"
-
-#define CREATE_TRACE_POINTS
 #include "trace.h"
 
 /* The longest delay from one pass to the next, in jiffies, if the pass was cheap. */
