@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The ioctls. Each copies its struct in, checks all of it, does its work, copies the results
- * out, and publishes them last.
+ * The ioctls. evpl_ioctl() copies the struct of a call in, and checks what the table of calls
+ * says. Each call checks the rest, does its work, copies the results out, and publishes them
+ * last.
  */
 #include <linux/err.h>
 #include <linux/file.h>
@@ -23,7 +24,8 @@
  * @user: the caller's struct
  * @user_size: its size, as the caller says
  * @size: the size that this kernel knows
- * @args: a copy of the struct; fields that the caller doesn't know are zero
+ * @args: a copy of the struct; fields that the caller doesn't know are zero. All structs begin
+ *	with @args.head.
  */
 struct evpl_call {
 	struct evpl_client *client;
@@ -31,6 +33,10 @@ struct evpl_call {
 	u32 user_size;
 	u32 size;
 	union {
+		struct {
+			u32 size;
+			u32 flags;
+		} head;
 		struct evpl_setup setup;
 		struct evpl_slab_alloc slab_alloc;
 		struct evpl_slab_free slab_free;
@@ -71,8 +77,6 @@ static int ioctl_setup(struct evpl_call *call)
 	unsigned int shift;
 	int ret;
 
-	if (args->flags & ~(EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE))
-		return -EOPNOTSUPP;
 	if (!args->buffer_size)
 		args->buffer_size = EVPL_BUFFER_SIZE_DEFAULT;
 	if (!is_power_of_2(args->buffer_size) ||
@@ -126,10 +130,6 @@ static int ioctl_slab_alloc(struct evpl_call *call)
 	struct evpl_slab *slab;
 	int ret;
 
-	if (args->flags & ~EVPL_SLAB_HUGE)
-		return -EOPNOTSUPP;
-	if (!shift)
-		return -ENXIO;
 	if (args->__reserved || !args->length || args->length > EVPL_OWN_SIZE ||
 	    !IS_ALIGNED(args->length, EVPL_SLAB_ALIGN) ||
 	    !IS_ALIGNED(args->length, BIT_ULL(shift)) ||
@@ -170,10 +170,6 @@ static int ioctl_slab_free(struct evpl_call *call)
 {
 	struct evpl_slab_free *args = &call->args.slab_free;
 
-	if (args->flags)
-		return -EOPNOTSUPP;
-	if (!evpl_client_is_set_up(call->client))
-		return -ENXIO;
 	if (!IS_ALIGNED(args->offset, PAGE_SIZE))
 		return -ENOENT;
 	return evpl_slab_free(call->client, args->offset >> PAGE_SHIFT);
@@ -185,8 +181,6 @@ static int ioctl_channel_create(struct evpl_call *call)
 	struct file *ends[2];
 	int fds[2], ret;
 
-	if (args->flags)
-		return -EOPNOTSUPP;
 	if (args->__reserved || args->capacity > EVPL_CHANNEL_CAPACITY_MAX)
 		return -EINVAL;
 
@@ -228,8 +222,6 @@ static int ioctl_channel_bind(struct evpl_call *call)
 	struct file *end;
 	int ret;
 
-	if (args->flags)
-		return -EOPNOTSUPP;
 	if (args->__reserved)
 		return -EINVAL;
 	if (!evpl_client_is_set_up(call->client))
@@ -248,8 +240,6 @@ static int ioctl_lease_release(struct evpl_call *call)
 	u32 *numbers;
 	int ret;
 
-	if (args->flags)
-		return -EOPNOTSUPP;
 	if (args->__reserved || args->count > EVPL_LEASE_RELEASE_MAX)
 		return -EINVAL;
 	if (!evpl_client_is_set_up(call->client))
@@ -267,10 +257,6 @@ static int ioctl_lease_pull(struct evpl_call *call)
 {
 	struct evpl_lease_pull *args = &call->args.lease_pull;
 
-	if (args->flags & ~EVPL_PULL_WANT)
-		return -EOPNOTSUPP;
-	if (!evpl_client_is_set_up(call->client))
-		return -ENXIO;
 	return evpl_share_pull(call->client, args->flags & EVPL_PULL_WANT);
 }
 
@@ -278,10 +264,6 @@ static int ioctl_revoke(struct evpl_call *call)
 {
 	struct evpl_revoke *args = &call->args.revoke;
 
-	if (args->flags)
-		return -EOPNOTSUPP;
-	if (!evpl_client_is_set_up(call->client))
-		return -ENXIO;
 	return evpl_share_revoke(call->client, args->offset);
 }
 
@@ -290,10 +272,6 @@ static int ioctl_baseline(struct evpl_call *call)
 	struct evpl_baseline *args = &call->args.baseline;
 	u64 end;
 
-	if (args->flags & ~(EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE))
-		return -EOPNOTSUPP;
-	if (!evpl_client_is_set_up(call->client))
-		return -ENXIO;
 	if (args->flags == (EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE) ||
 	    !args->length || !IS_ALIGNED(args->offset, PAGE_SIZE) ||
 	    !IS_ALIGNED(args->length, PAGE_SIZE) ||
@@ -307,10 +285,6 @@ static int ioctl_quarantine_end(struct evpl_call *call)
 {
 	struct evpl_quarantine_end *args = &call->args.quarantine_end;
 
-	if (args->flags)
-		return -EOPNOTSUPP;
-	if (!evpl_client_is_set_up(call->client))
-		return -ENXIO;
 	return evpl_quarantine_end(call->client, args->offset);
 }
 
@@ -321,8 +295,6 @@ static int ioctl_export(struct evpl_call *call)
 	struct file *file;
 	int fd, ret;
 
-	if (args->flags & ~(EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB))
-		return -EOPNOTSUPP;
 	if (!args->count || args->count > EVPL_EXPORT_RANGES_MAX)
 		return -EINVAL;
 	if (!evpl_client_is_set_up(call->client))
@@ -362,45 +334,44 @@ static int ioctl_buffer_wait(struct evpl_call *call)
 {
 	struct evpl_buffer_wait *args = &call->args.buffer_wait;
 
-	if (args->flags & ~EVPL_WAIT_TRY)
-		return -EOPNOTSUPP;
-	if (!evpl_client_is_set_up(call->client))
-		return -ENXIO;
 	return evpl_share_wait(call->client, args->offset, args->flags & EVPL_WAIT_TRY);
 }
 
 /*
  * Indexed by the ioctl's number. @size is the size of the struct that this kernel knows.
- * @min_size is the end of the last field that the first version of the struct had.
+ * @min_size is the end of the last field that the first version of the struct had. @flags are
+ * those that the call knows. With @set_up, the call needs a client that is set up. Three calls
+ * check that themselves, because they check their values first.
  */
 static const struct {
 	u32 size;
 	u32 min_size;
+	u32 flags;
+	bool set_up;
 	int (*fn)(struct evpl_call *call);
 } calls[] = {
-#define CALL(ioctl, type, last, handler)				\
+#define CALL(ioctl, name, last, known_flags, needs_set_up)		\
 	[_IOC_NR(ioctl)] = {						\
-		.size = sizeof(struct type) +				\
-			BUILD_BUG_ON_ZERO(offsetof(struct type, size)),	\
-		.min_size = offsetofend(struct type, last),		\
-		.fn = handler,						\
+		.size = sizeof(struct evpl_##name) +			\
+			BUILD_BUG_ON_ZERO(offsetof(struct evpl_##name, size)) +	\
+			BUILD_BUG_ON_ZERO(offsetof(struct evpl_##name, flags) - sizeof(u32)),	\
+		.min_size = offsetofend(struct evpl_##name, last),	\
+		.flags = known_flags,					\
+		.set_up = needs_set_up,					\
+		.fn = ioctl_##name,					\
 	}
-	CALL(EVPL_SETUP, evpl_setup, out_header_size, ioctl_setup),
-	CALL(EVPL_SLAB_ALLOC, evpl_slab_alloc, out_offset, ioctl_slab_alloc),
-	CALL(EVPL_SLAB_FREE, evpl_slab_free, offset, ioctl_slab_free),
-	CALL(EVPL_CHANNEL_CREATE, evpl_channel_create, out_fds,
-	     ioctl_channel_create),
-	CALL(EVPL_CHANNEL_BIND, evpl_channel_bind, __reserved,
-	     ioctl_channel_bind),
-	CALL(EVPL_LEASE_RELEASE, evpl_lease_release, __reserved,
-	     ioctl_lease_release),
-	CALL(EVPL_LEASE_PULL, evpl_lease_pull, flags, ioctl_lease_pull),
-	CALL(EVPL_REVOKE, evpl_revoke, offset, ioctl_revoke),
-	CALL(EVPL_BASELINE, evpl_baseline, length, ioctl_baseline),
-	CALL(EVPL_QUARANTINE_END, evpl_quarantine_end, offset,
-	     ioctl_quarantine_end),
-	CALL(EVPL_EXPORT, evpl_export, out_fd, ioctl_export),
-	CALL(EVPL_BUFFER_WAIT, evpl_buffer_wait, offset, ioctl_buffer_wait),
+	CALL(EVPL_SETUP, setup, out_header_size, EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE, false),
+	CALL(EVPL_SLAB_ALLOC, slab_alloc, out_offset, EVPL_SLAB_HUGE, true),
+	CALL(EVPL_SLAB_FREE, slab_free, offset, 0, true),
+	CALL(EVPL_CHANNEL_CREATE, channel_create, out_fds, 0, false),
+	CALL(EVPL_CHANNEL_BIND, channel_bind, __reserved, 0, false),
+	CALL(EVPL_LEASE_RELEASE, lease_release, __reserved, 0, false),
+	CALL(EVPL_LEASE_PULL, lease_pull, flags, EVPL_PULL_WANT, true),
+	CALL(EVPL_REVOKE, revoke, offset, 0, true),
+	CALL(EVPL_BASELINE, baseline, length, EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE, true),
+	CALL(EVPL_QUARANTINE_END, quarantine_end, offset, 0, true),
+	CALL(EVPL_EXPORT, export, out_fd, EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB, false),
+	CALL(EVPL_BUFFER_WAIT, buffer_wait, offset, EVPL_WAIT_TRY, true),
 };
 
 /*
@@ -432,5 +403,9 @@ long evpl_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 				    call.user_size);
 	if (ret)
 		return ret;
+	if (call.args.head.flags & ~calls[nr].flags)
+		return -EOPNOTSUPP;
+	if (calls[nr].set_up && !evpl_client_is_set_up(call.client))
+		return -ENXIO;
 	return calls[nr].fn(&call);
 }
