@@ -21,7 +21,9 @@
 #include <linux/spinlock.h>
 #include <linux/vmstat.h>
 
+#include "account.h"
 #include "evpl.h"
+#include "folio.h"
 
 static unsigned long max_bytes;
 module_param(max_bytes, ulong, 0644);

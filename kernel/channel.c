@@ -22,7 +22,15 @@
 #include <linux/spinlock.h>
 #include <linux/uio.h>
 
+#include "account.h"
+#include "channel.h"
+#include "client.h"
 #include "evpl.h"
+#include "lease.h"
+#include "record.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
 
 #define RECORD_SIZE	sizeof(struct evpl_record)
 

@@ -17,7 +17,19 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 
+#include "account.h"
+#include "channel.h"
+#include "client.h"
 #include "evpl.h"
+#include "folio.h"
+#include "ioctl.h"
+#include "lease.h"
+#include "quarantine.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
+#include "syncpoint.h"
+#include "window.h"
 
 /* Guards the list of clients and its length. */
 static DEFINE_MUTEX(clients_mutex);

@@ -7,7 +7,18 @@
 #include <linux/module.h>
 #include <linux/seq_file.h>
 
+#include "account.h"
+#include "channel.h"
+#include "client.h"
+#include "debugfs.h"
+#include "dmabuf.h"
 #include "evpl.h"
+#include "folio.h"
+#include "lease.h"
+#include "quarantine.h"
+#include "share.h"
+#include "slab.h"
+#include "syncpoint.h"
 
 static struct dentry *root;
 

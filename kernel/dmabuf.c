@@ -24,8 +24,16 @@
 #include <linux/string.h>
 #include <linux/vmalloc.h>
 
+#include "client.h"
 #include "compat.h"
+#include "dmabuf.h"
 #include "evpl.h"
+#include "lease.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
+#include "syncpoint.h"
+#include "window.h"
 
 EVPL_IMPORT_NS(DMA_BUF);
 

@@ -18,7 +18,10 @@
 #include <linux/spinlock.h>
 #include <linux/workqueue.h>
 
+#include "account.h"
 #include "evpl.h"
+#include "folio.h"
+#include "syncpoint.h"
 
 /* The shortest time from one pass of the reaper to the next, in jiffies. */
 #define REAP_PERIOD	HZ

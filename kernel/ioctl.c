@@ -16,7 +16,18 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
+#include "channel.h"
+#include "client.h"
+#include "dmabuf.h"
 #include "evpl.h"
+#include "ioctl.h"
+#include "lease.h"
+#include "quarantine.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
+#include "syncpoint.h"
+#include "window.h"
 
 /**
  * struct evpl_call - an ioctl in progress

@@ -26,8 +26,15 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include "client.h"
 #include "evpl.h"
+#include "lease.h"
+#include "record.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
 #include "trace.h"
+#include "window.h"
 
 #define ORDER_SHIFT	25
 #define ORDERS		19	/* buffers of 4 KiB to 1 GiB */

@@ -10,8 +10,12 @@
 #include <linux/module.h>
 #include <linux/workqueue.h>
 
+#include "account.h"
+#include "client.h"
 #include "compat.h"
+#include "debugfs.h"
 #include "evpl.h"
+#include "folio.h"
 
 /* For rechecks of quarantines and detached folios, so that they hold up nobody else's work. */
 struct workqueue_struct *evpl_wq;

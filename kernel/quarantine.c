@@ -28,8 +28,15 @@
 #include <linux/sched/signal.h>
 #include <linux/spinlock.h>
 
+#include "client.h"
 #include "compat.h"
 #include "evpl.h"
+#include "folio.h"
+#include "quarantine.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
+#include "syncpoint.h"
 #include "trace.h"
 
 /* The longest delay from one pass to the next, in jiffies, if the pass was cheap. */

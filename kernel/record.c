@@ -7,6 +7,9 @@
 #include <linux/uio.h>
 
 #include "evpl.h"
+#include "record.h"
+#include "share.h"
+#include "slab.h"
 
 /**
  * evpl_record_copy_in() - copy a record in from a writer, and check it

@@ -23,7 +23,15 @@
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
+#include "account.h"
+#include "client.h"
 #include "evpl.h"
+#include "folio.h"
+#include "lease.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
+#include "syncpoint.h"
 
 #define ENTRIES_PER_PAGE	(PAGE_SIZE / sizeof(struct evpl_entry))
 #define BITS_PER_PAGE		(8 * PAGE_SIZE)

@@ -20,7 +20,13 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
+#include "client.h"
 #include "evpl.h"
+#include "lease.h"
+#include "quarantine.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
 
 atomic_long_t evpl_nr_shares;
 

@@ -15,8 +15,17 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
+#include "account.h"
+#include "client.h"
 #include "evpl.h"
+#include "folio.h"
+#include "lease.h"
+#include "quarantine.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
 #include "trace.h"
+#include "window.h"
 
 #define HUGE_PAGES	BIT(EVPL_HUGE_ORDER)
 

@@ -9,6 +9,7 @@
 #include <linux/wait.h>
 
 #include "evpl.h"
+#include "syncpoint.h"
 
 static const char * const names[] = {
 	[EVPL_SYNCPOINT_OPEN] = "syncpoint-open",

@@ -11,7 +11,11 @@
 
 #include <linux/tracepoint.h>
 
+#include "client.h"
 #include "evpl.h"
+#include "lease.h"
+#include "share.h"
+#include "slab.h"
 
 DECLARE_EVENT_CLASS(evpl_slab,
 	TP_PROTO(struct evpl_slab *slab),

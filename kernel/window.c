@@ -9,8 +9,16 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
+#include "client.h"
 #include "compat.h"
 #include "evpl.h"
+#include "folio.h"
+#include "lease.h"
+#include "refs.h"
+#include "share.h"
+#include "slab.h"
+#include "syncpoint.h"
+#include "window.h"
 
 static struct evpl_client *vma_client(struct vm_area_struct *vma)
 {
