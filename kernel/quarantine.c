@@ -225,30 +225,55 @@ static struct evpl_share *quarantine_next(struct evpl_slab *slab, unsigned long 
 	return share;
 }
 
+/* End a quarantine. The caller holds the xa_lock. */
+static enum evpl_share_after __must_check quarantine_finish(struct evpl_share *share)
+{
+	evpl_quarantine_take_over(share);
+	share->refs--;
+	return evpl_share_dec_unrevocable(share);
+}
+
 /*
- * End the quarantine of a share if @anyway; or if its buffer @passes the check, and next_serial
- * hasn't changed since that check began. The caller's reference on the share is consumed.
- * Return whether this ended the quarantine.
+ * End the quarantine of a share if its buffer @passes the check, and next_serial hasn't changed
+ * since that check began. The caller's reference on the share is consumed. Return whether this
+ * ended the quarantine.
  */
-static bool quarantine_try_end(struct evpl_share *share, bool passes, bool anyway)
+static bool quarantine_end_checked(struct evpl_share *share, bool passes)
 {
 	struct xarray *shares = &share->slab->shares;
 	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	bool ended;
 
 	xa_lock(shares);
-	ended = evpl_quarantine_has(share) &&
-		(anyway || (passes && share->seen == share->next_serial));
+	ended = evpl_quarantine_has(share) && passes && share->seen == share->next_serial;
 	if (ended) {
-		evpl_quarantine_take_over(share);
-		share->refs--;
-		after = evpl_share_dec_unrevocable(share);
-		/*
-		 * ->may_be_held says whether to check the pages when the last reference goes. With
-		 * @anyway, the owner accepts the references that ended leases have left behind,
-		 * so only present holders matter.
-		 */
-		if (anyway ? !share->holders : share->quiet)
+		after = quarantine_finish(share);
+		/* ->may_be_held says whether to check the pages when the last reference goes. */
+		if (share->quiet)
+			share->may_be_held = false;
+	}
+	xa_unlock(shares);
+
+	evpl_share_after_return(share, after);
+	evpl_share_put(share);
+	return ended;
+}
+
+/*
+ * The same, whatever holds the buffer. The owner accepts the references that ended leases have
+ * left behind, so only present holders matter for ->may_be_held.
+ */
+static bool quarantine_end_anyway(struct evpl_share *share)
+{
+	struct xarray *shares = &share->slab->shares;
+	enum evpl_share_after after = EVPL_AFTER_NOTHING;
+	bool ended;
+
+	xa_lock(shares);
+	ended = evpl_quarantine_has(share);
+	if (ended) {
+		after = quarantine_finish(share);
+		if (!share->holders)
 			share->may_be_held = false;
 	}
 	xa_unlock(shares);
@@ -309,7 +334,7 @@ bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
 	passes = quarantine_check_pages(share);
 	evpl_syncpoint(EVPL_SYNCPOINT_CHECKED);
 	do {
-		*left |= !quarantine_try_end(share, passes, false);
+		*left |= !quarantine_end_checked(share, passes);
 		++*index;
 		cond_resched();
 		share = quarantine_next(slab, index, last);
@@ -424,7 +449,7 @@ int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 	 */
 	mutex_lock(&slab->recheck_mutex);
 	share = quarantine_next(slab, &index, index);
-	if (share && quarantine_try_end(share, false, true))
+	if (share && quarantine_end_anyway(share))
 		ret = 0;
 	mutex_unlock(&slab->recheck_mutex);
 	evpl_slab_put(slab);
@@ -441,7 +466,7 @@ void evpl_quarantine_end_all(struct evpl_slab *slab)
 	unsigned long index = 0;
 
 	while ((share = quarantine_next(slab, &index, ULONG_MAX))) {
-		quarantine_try_end(share, false, true);
+		quarantine_end_anyway(share);
 		cond_resched();
 	}
 }
@@ -495,6 +520,40 @@ static bool baseline_raise(struct evpl_client *client, struct evpl_slab *slab,
 	return idle;
 }
 
+static void baseline_clear(struct evpl_slab_folio *start, struct evpl_slab_folio *end)
+{
+	struct evpl_slab_folio *slab_folio;
+
+	for (slab_folio = start; slab_folio < end; slab_folio++) {
+		WRITE_ONCE(slab_folio->baseline, 0);
+		cond_resched();
+	}
+}
+
+/*
+ * Raise the baselines of folios that aren't in use. With @alike, a folio that is in use gets the
+ * @lowest baseline of its order, if there is one. Return how many folios were skipped.
+ */
+static int baseline_raise_all(struct evpl_client *client, struct evpl_slab *slab,
+			      struct evpl_slab_folio *start, struct evpl_slab_folio *end,
+			      int *lowest, bool alike)
+{
+	struct evpl_slab_folio *slab_folio;
+	int skipped = 0, of_order;
+
+	for (slab_folio = start; slab_folio < end; slab_folio++) {
+		cond_resched();
+		if (baseline_raise(client, slab, slab_folio, lowest))
+			continue;
+		of_order = lowest[folio_order(slab_folio->folio)];
+		if (alike && of_order != INT_MAX)
+			WRITE_ONCE(slab_folio->baseline, of_order);
+		else
+			skipped++;
+	}
+	return skipped;
+}
+
 /**
  * evpl_baseline_set() - set the baselines of folios to the references that they have now
  * @client: the owner
@@ -508,8 +567,8 @@ static bool baseline_raise(struct evpl_client *client, struct evpl_slab *slab,
 int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 		      unsigned long nr_pages, u32 flags)
 {
-	int lowest[EVPL_FOLIO_ORDER_MAX + 1], busy, pass, i;
-	struct evpl_slab_folio *start, *end, *slab_folio;
+	int lowest[EVPL_FOLIO_ORDER_MAX + 1], skipped = 0, i;
+	struct evpl_slab_folio *start, *end;
 	struct evpl_slab *slab;
 
 	for (i = 0; i < ARRAY_SIZE(lowest); i++)
@@ -524,27 +583,13 @@ int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 	}
 	start = evpl_slab_folio_at(slab, first);
 	end = evpl_slab_folio_at(slab, first + nr_pages - 1) + 1;
-	/*
-	 * With EVPL_BASELINE_ALIKE, go over them again to give those in use the baseline of the
-	 * others.
-	 */
-	for (pass = 0; pass <= !!(flags & EVPL_BASELINE_ALIKE); pass++) {
-		busy = 0;
-		for (slab_folio = start; slab_folio < end; slab_folio++) {
-			cond_resched();
-			if (flags & EVPL_BASELINE_ZERO) {
-				WRITE_ONCE(slab_folio->baseline, 0);
-				continue;
-			}
-			if (baseline_raise(client, slab, slab_folio, lowest))
-				continue;
-			i = lowest[folio_order(slab_folio->folio)];
-			if (pass && i != INT_MAX)
-				WRITE_ONCE(slab_folio->baseline, i);
-			else
-				busy++;
-		}
-	}
+	if (flags & EVPL_BASELINE_ZERO)
+		baseline_clear(start, end);
+	else
+		skipped = baseline_raise_all(client, slab, start, end, lowest, false);
+	/* Go over them again: only now @lowest is that of all folios of an order. */
+	if (flags & EVPL_BASELINE_ALIKE)
+		skipped = baseline_raise_all(client, slab, start, end, lowest, true);
 	mutex_unlock(&client->lock);
-	return busy;
+	return skipped;
 }
