@@ -101,20 +101,27 @@ static const struct vm_operations_struct refs_vm_ops = {
 /* One fault maps at most this many pages of a guest window. */
 #define FAULT_AROUND	512UL
 
-/*
- * In a window for devices, the page is mapped under the folio lock, because folio_other_refs()
- * counts references and mappings under it. The page table exists, so nothing is allocated.
- */
+/* Map one page for the CPU alone. The page table exists, so nothing is allocated. */
 static vm_fault_t guest_insert_page(struct vm_area_struct *vma, unsigned long address,
 				    struct page *page)
+{
+	if (unlikely(PageHWPoison(page)))
+		return VM_FAULT_HWPOISON;
+	return vmf_insert_pfn(vma, address, page_to_pfn(page));
+}
+
+/*
+ * Map one page for devices too, under the folio lock, because folio_other_refs() counts references
+ * and mappings under it. The page table exists, so nothing is allocated.
+ */
+static vm_fault_t guest_io_insert_page(struct vm_area_struct *vma, unsigned long address,
+				       struct page *page)
 {
 	struct folio *folio = page_folio(page);
 	int ret;
 
 	if (unlikely(PageHWPoison(page)))
 		return VM_FAULT_HWPOISON;
-	if (vma->vm_flags & VM_PFNMAP)
-		return vmf_insert_pfn(vma, address, page_to_pfn(page));
 
 	folio_lock(folio);
 	ret = vm_insert_page(vma, address, page);
@@ -170,41 +177,50 @@ static int guest_insert_pfn(pte_t *pte, unsigned long address, void *data)
 }
 
 /*
- * Map the page that was touched, then the others from @first up to @end. Pages that are mapped
- * already stay.
+ * Map the pages of a buffer from @first up to @end, for the CPU alone. @start is the address at
+ * which the buffer would start. All are mapped in one walk: with a walk for each page, the walks
+ * take most of a large buffer's time.
  */
-static vm_fault_t guest_insert_lease(struct vm_fault *vmf, struct evpl_lease *lease,
-				     pgoff_t offset, unsigned long first, unsigned long end)
+static void guest_insert_around(struct vm_fault *vmf, struct evpl_share *share,
+				unsigned long start, unsigned long first, unsigned long end)
 {
-	struct evpl_share *share = lease->share;
-	struct vm_area_struct *vma = vmf->vma;
 	struct around around = {
-		.vma = vma,
+		.vma = vmf->vma,
 		.share = share,
-		.start = vmf->address - offset * PAGE_SIZE,
+		.start = start,
 	};
-	unsigned long address;
-	vm_fault_t ret;
 
-	ret = guest_insert_page(vma, vmf->address, share_page(share, offset));
-	if (ret != VM_FAULT_NOPAGE)
-		return ret;
-	/*
-	 * Map all in one walk: with a walk for each page, the walks take most of a large
-	 * buffer's time.
-	 */
-	if (vma->vm_flags & VM_PFNMAP) {
-		apply_to_page_range(vma->vm_mm, first, end - first, guest_insert_pfn, &around);
-		return VM_FAULT_NOPAGE;
-	}
-	for (address = first; address < end; address += PAGE_SIZE)
-		if (address != vmf->address &&
-		    guest_insert_page(vma, address,
-				      share_page(share, (address - around.start) >> PAGE_SHIFT)) !=
-		    VM_FAULT_NOPAGE)
-			break;
-	return VM_FAULT_NOPAGE;
+	apply_to_page_range(vmf->vma->vm_mm, first, end - first, guest_insert_pfn, &around);
 }
+
+/* The same for devices too, up to a page that can't be mapped. */
+static void guest_io_insert_around(struct vm_fault *vmf, struct evpl_share *share,
+				   unsigned long start, unsigned long first, unsigned long end)
+{
+	unsigned long address;
+	struct page *page;
+
+	for (address = first; address < end; address += PAGE_SIZE) {
+		if (address == vmf->address)
+			continue;
+		page = share_page(share, (address - start) >> PAGE_SHIFT);
+		if (guest_io_insert_page(vmf->vma, address, page) != VM_FAULT_NOPAGE)
+			break;
+	}
+}
+
+/**
+ * struct guest_kind - how a fault maps pages of a kind of guest window
+ * @insert_page: map one page
+ * @insert_around: map the pages around the one that was touched; pages that are mapped already
+ *	stay
+ */
+struct guest_kind {
+	vm_fault_t (*insert_page)(struct vm_area_struct *vma, unsigned long address,
+				  struct page *page);
+	void (*insert_around)(struct vm_fault *vmf, struct evpl_share *share, unsigned long start,
+			      unsigned long first, unsigned long end);
+};
 
 /*
  * Return the start, and set the end, of the part of a VMA that one fault may map: near the page
@@ -229,7 +245,8 @@ static unsigned long guest_fault_range(struct vm_fault *vmf, unsigned long *end)
  * madvise(MADV_DONTNEED). With these, a client that calls it meanwhile may have a page table
  * allocated under lease_sem.
  */
-static vm_fault_t guest_fault(struct vm_fault *vmf)
+static __always_inline vm_fault_t guest_fault_of_kind(struct vm_fault *vmf,
+						      const struct guest_kind *kind)
 {
 	struct evpl_client *client = vma_client(vmf->vma);
 	vm_fault_t ret = VM_FAULT_SIGBUS;
@@ -247,12 +264,38 @@ static vm_fault_t guest_fault(struct vm_fault *vmf)
 	down_read(&client->lease_sem);
 	lease = evpl_lease_at(client, vmf->pgoff, &offset);
 	evpl_syncpoint(EVPL_SYNCPOINT_GUEST_FAULT);
-	if (lease && !lease->revoked)
-		ret = guest_insert_lease(vmf, lease, offset, first, end);
-	else if (lease && client->zeros)
-		ret = guest_insert_page(vmf->vma, vmf->address, client->zeros);
+	if (lease && !lease->revoked) {
+		ret = kind->insert_page(vmf->vma, vmf->address, share_page(lease->share, offset));
+		if (ret == VM_FAULT_NOPAGE)
+			kind->insert_around(vmf, lease->share, vmf->address - offset * PAGE_SIZE,
+					    first, end);
+	} else if (lease && client->zeros) {
+		ret = kind->insert_page(vmf->vma, vmf->address, client->zeros);
+	}
 	up_read(&client->lease_sem);
 	return ret;
+}
+
+/* The fault of guest and guest-ro. */
+static vm_fault_t guest_fault(struct vm_fault *vmf)
+{
+	static const struct guest_kind kind = {
+		.insert_page = guest_insert_page,
+		.insert_around = guest_insert_around,
+	};
+
+	return guest_fault_of_kind(vmf, &kind);
+}
+
+/* The fault of guest-io and guest-io-ro. */
+static vm_fault_t guest_io_fault(struct vm_fault *vmf)
+{
+	static const struct guest_kind kind = {
+		.insert_page = guest_io_insert_page,
+		.insert_around = guest_io_insert_around,
+	};
+
+	return guest_fault_of_kind(vmf, &kind);
 }
 
 /*
@@ -313,7 +356,7 @@ static const struct vm_operations_struct guest_io_vm_ops = {
 	.open = guest_io_open,
 	.close = guest_close,
 	.may_split = guest_may_split,
-	.fault = guest_fault,
+	.fault = guest_io_fault,
 };
 
 static bool vma_within(struct vm_area_struct *vma, pgoff_t start,
