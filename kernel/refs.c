@@ -63,6 +63,79 @@ static u64 refs_cost_beside(unsigned long index)
 	       leases_cost() : 0;
 }
 
+static unsigned long refs_count_missing(struct evpl_client *client, unsigned long first,
+					unsigned long last)
+{
+	unsigned long index, missing = 0;
+
+	for (index = first; index <= last; index++) {
+		if (!xa_load(&client->refs, index))
+			missing++;
+		cond_resched();
+	}
+	return missing;
+}
+
+/*
+ * Allocate the missing pages of a range, and a slot for each. All that can fail is done here,
+ * before a fault can find one of the pages. Also on an error the caller owns @pages and the slots.
+ */
+static int refs_alloc_missing(struct evpl_client *client, unsigned long first,
+			      unsigned long last, struct list_head *pages)
+{
+	unsigned long index;
+	struct page *page;
+
+	for (index = first; index <= last; index++) {
+		if (xa_load(&client->refs, index))
+			continue;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		page = alloc_page(EVPL_GFP | __GFP_ZERO);
+		if (!page)
+			return -ENOMEM;
+		set_page_private(page, refs_cost_beside(first));
+		list_add(&page->lru, pages);
+		if (xa_reserve(&client->refs, index, EVPL_GFP))
+			return -ENOMEM;
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Undo refs_alloc_missing(). */
+static void refs_free_missing(struct evpl_client *client, unsigned long first,
+			      unsigned long last, struct list_head *pages)
+{
+	struct page *page, *next;
+	unsigned long index;
+
+	for (index = first; index <= last; index++) {
+		xa_release(&client->refs, index);
+		cond_resched();
+	}
+	list_for_each_entry_safe(page, next, pages, lru) {
+		list_del(&page->lru);
+		__free_page(page);
+	}
+}
+
+/* Let faults find the pages that refs_alloc_missing() has allocated. */
+static void refs_publish(struct evpl_client *client, unsigned long first,
+			 struct list_head *pages)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, pages, lru) {
+		list_del(&page->lru);
+		while (xa_load(&client->refs, first))
+			first++;
+		/* Takes no memory: the slot is reserved. */
+		WARN_ON_ONCE(xa_is_err(xa_store(&client->refs, first++, page, 0)));
+		cond_resched();
+	}
+}
+
 /**
  * evpl_refs_grow() - add the pages of a range that are missing
  * @client: the client
@@ -74,9 +147,6 @@ static u64 refs_cost_beside(unsigned long index)
 int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		   unsigned long last)
 {
-	unsigned long index, missing = 0;
-	u64 beside = refs_cost_beside(first);
-	struct page *page, *next;
 	LIST_HEAD(pages);
 	u64 bytes;
 	int ret;
@@ -89,57 +159,19 @@ int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 	ret = -ENOTCONN;
 	if (READ_ONCE(client->gone))
 		goto unlock;
-	for (index = first; index <= last; index++) {
-		if (!xa_load(&client->refs, index))
-			missing++;
-		cond_resched();
-	}
-	bytes = missing * (PAGE_SIZE + beside);
+	bytes = refs_count_missing(client, first, last) * (PAGE_SIZE + refs_cost_beside(first));
 	ret = evpl_charge(client->user, bytes);
 	if (ret)
 		goto unlock;
 	evpl_syncpoint(EVPL_SYNCPOINT_ENTRIES);
 
-	/* Do all that can fail before a fault can find one of the pages. */
-	ret = -ENOMEM;
-	for (index = first; index <= last; index++) {
-		if (xa_load(&client->refs, index))
-			continue;
-		if (fatal_signal_pending(current)) {
-			ret = -EINTR;
-			goto undo;
-		}
-		page = alloc_page(EVPL_GFP | __GFP_ZERO);
-		if (!page)
-			goto undo;
-		set_page_private(page, beside);
-		list_add(&page->lru, &pages);
-		if (xa_reserve(&client->refs, index, EVPL_GFP))
-			goto undo;
-		cond_resched();
+	ret = refs_alloc_missing(client, first, last, &pages);
+	if (ret) {
+		refs_free_missing(client, first, last, &pages);
+		evpl_uncharge(client->user, bytes);
+	} else {
+		refs_publish(client, first, &pages);
 	}
-
-	list_for_each_entry_safe(page, next, &pages, lru) {
-		list_del(&page->lru);
-		while (xa_load(&client->refs, first))
-			first++;
-		/* Takes no memory: the slot is reserved. */
-		WARN_ON_ONCE(xa_is_err(xa_store(&client->refs, first++, page, 0)));
-		cond_resched();
-	}
-	ret = 0;
-	goto unlock;
-
-undo:
-	for (index = first; index <= last; index++) {
-		xa_release(&client->refs, index);
-		cond_resched();
-	}
-	list_for_each_entry_safe(page, next, &pages, lru) {
-		list_del(&page->lru);
-		__free_page(page);
-	}
-	evpl_uncharge(client->user, bytes);
 unlock:
 	mutex_unlock(&client->refs_mutex);
 	return ret;
