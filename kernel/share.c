@@ -307,27 +307,35 @@ void evpl_share_remove_lease(struct evpl_lease *lease)
 }
 
 /*
+ * Before the last reference on a share goes, begin a quarantine if the buffer fails the check. If
+ * another buffer of the folio is in quarantine already, don't check here: the next pass checks the
+ * folio for this buffer too. So when many leases end, the references of one folio aren't counted
+ * once for each of them. Return what evpl_quarantine_begin() returns, or NULL.
+ */
+static struct evpl_slab *share_quarantine_last(struct evpl_share *share)
+{
+	if (share->revoked || !share->may_be_held)
+		return NULL;
+	if (!evpl_quarantine_has_folio(share) && evpl_quarantine_is_clear(share))
+		return NULL;
+	/* The share may have been revoked during the check. */
+	return share->revoked ? NULL : evpl_quarantine_begin(share);
+}
+
+/*
  * Drop the last reference on a share, unless another one is taken while the pages are checked.
  * The caller holds the xa_lock; this function releases it.
  */
 static noinline void share_put_last(struct evpl_share *share)
 	__releases(&share->slab->shares.xa_lock)
 {
-	struct evpl_slab *slab = share->slab, *quarantined = NULL;
+	struct evpl_slab *slab = share->slab, *quarantined;
 	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	bool last;
 
-	/*
-	 * If the buffer fails the check, the quarantine takes over the last reference. If another
-	 * buffer of the folio is in quarantine already, don't check here: the next pass checks
-	 * the folio for this buffer too. So when many leases end, the references of one folio
-	 * aren't counted once for each of them.
-	 */
-	if (!share->revoked && share->may_be_held &&
-	    (evpl_quarantine_has_folio(share) || !evpl_quarantine_is_clear(share)) &&
-	    !share->revoked)
-		quarantined = evpl_quarantine_begin(share);
+	quarantined = share_quarantine_last(share);
 	if (quarantined) {
+		/* The quarantine takes over the last reference. */
 		share->unrevocable++;
 		xa_unlock(&slab->shares);
 		evpl_quarantine_begun(quarantined);
@@ -619,54 +627,85 @@ void evpl_share_revoke_all(struct evpl_slab *slab)
 
 #define PULL_BATCH	16
 
+/**
+ * struct pull - a walk over the leases of a share, in batches and in the order of their serials
+ * @share: the share, on which the caller has a reference
+ * @want: leases that aren't idle are to end as soon as they are
+ * @seen: the last lease that was visited and not ended, with a reference: the next batch begins
+ *	after it, if it is still in the share
+ * @serial: of the first lease that is left to visit
+ * @end: leases from this serial on were added after the walk began; 0 before that
+ * @pulled: how many leases the walk has ended
+ */
+struct pull {
+	struct evpl_share *share;
+	bool want;
+	struct evpl_lease *seen;
+	u64 serial;
+	u64 end;
+	int pulled;
+};
+
+/* Take a reference on each lease of the next batch, and return how many there are. */
+static unsigned int pull_next_batch(struct pull *pull, struct evpl_lease **batch)
+{
+	struct evpl_share *share = pull->share;
+	struct evpl_lease *lease = NULL;
+	unsigned int nr = 0;
+
+	xa_lock(&share->slab->shares);
+	if (!pull->end)
+		pull->end = share->next_serial;
+	/* evpl_lease_deliver() does the same for leases that are added later. */
+	if (pull->want)
+		WRITE_ONCE(share->wanted, true);
+	if (pull->seen && !list_empty(&pull->seen->list))
+		lease = pull->seen;
+	lease = list_prepare_entry(lease, &share->leases, list);
+	list_for_each_entry_continue(lease, &share->leases, list) {
+		if (lease->serial < pull->serial)
+			continue;
+		if (lease->serial >= pull->end || nr == PULL_BATCH)
+			break;
+		refcount_inc(&lease->refs);
+		batch[nr++] = lease;
+	}
+	xa_unlock(&share->slab->shares);
+	return nr;
+}
+
+/* End a lease of the batch if it is idle. The reference on it moves to @seen, or is dropped. */
+static void pull_lease(struct pull *pull, struct evpl_lease *lease)
+{
+	pull->serial = lease->serial + 1;
+	if (evpl_lease_pull(lease, pull->want))
+		pull->pulled++;
+	else
+		swap(lease, pull->seen);
+	if (lease)
+		evpl_lease_put(lease);
+}
+
 /*
  * End the idle leases of a share, and return how many. If @want, have the others end as soon as
- * they are idle, and also leases that are added later. The leases are visited in batches, in
- * the order of their serials. @seen is the last that was visited and not ended: the next batch
- * begins after it.
+ * they are idle, and also leases that are added later.
  */
 static int share_pull(struct evpl_share *share, bool want)
 {
-	struct evpl_lease *lease, *batch[PULL_BATCH], *seen = NULL;
-	u64 serial = 0, end = 0;
+	struct pull pull = { .share = share, .want = want };
+	struct evpl_lease *batch[PULL_BATCH];
 	unsigned int i, nr;
-	int pulled = 0;
 
 	do {
-		nr = 0;
-		xa_lock(&share->slab->shares);
-		if (!end)
-			end = share->next_serial;
-		/* evpl_lease_deliver() does the same for leases that are added later. */
-		if (want)
-			WRITE_ONCE(share->wanted, true);
-		lease = seen && !list_empty(&seen->list) ? seen : NULL;
-		lease = list_prepare_entry(lease, &share->leases, list);
-		list_for_each_entry_continue(lease, &share->leases, list) {
-			if (lease->serial < serial)
-				continue;
-			if (lease->serial >= end || nr == PULL_BATCH)
-				break;
-			refcount_inc(&lease->refs);
-			batch[nr++] = lease;
-		}
-		xa_unlock(&share->slab->shares);
-
+		nr = pull_next_batch(&pull, batch);
 		for (i = 0; i < nr; i++) {
-			lease = batch[i];
-			serial = lease->serial + 1;
-			if (evpl_lease_pull(lease, want))
-				pulled++;
-			else
-				swap(lease, seen);
-			if (lease)
-				evpl_lease_put(lease);
+			pull_lease(&pull, batch[i]);
 			cond_resched();
 		}
 	} while (nr == PULL_BATCH && !fatal_signal_pending(current));
-	if (seen)
-		evpl_lease_put(seen);
-	return pulled;
+	if (pull.seen)
+		evpl_lease_put(pull.seen);
+	return pull.pulled;
 }
 
 /**
