@@ -462,6 +462,41 @@ static int end_wait_for_record(struct evpl_end *end, struct evpl_inflight *infli
 }
 
 /*
+ * Stop reading. Return whether the caller must wake the tasks that were turned away, once it has
+ * dropped the lock. Nothing else wakes them: neither a record that was left in the ring, nor the
+ * end of all records, is news to anybody else.
+ */
+static bool end_stop_reading(struct evpl_end *end)
+{
+	bool turned_away = false;
+
+	lockdep_assert_held(&end->channel->lock);
+	end->reading = false;
+	swap(turned_away, end->turned_away);
+	return turned_away;
+}
+
+/*
+ * The end was closed during a read. end_close() has left the record and the reference on the
+ * client to the reader. The caller holds the lock; this function releases it.
+ */
+static void end_finish_closed(struct evpl_end *end, struct evpl_share *share)
+	__releases(&end->channel->lock)
+{
+	struct evpl_client *client = NULL;
+	bool turned_away;
+
+	swap(client, end->client);
+	turned_away = end_stop_reading(end);
+	spin_unlock(&end->channel->lock);
+
+	record_put(share);
+	if (turned_away)
+		end_wake(end, EPOLLIN | EPOLLRDNORM);
+	evpl_client_put(client);
+}
+
+/*
  * Finish reading a record. If it was @delivered it leaves the ring, else it stays the first. If
  * the caller wants @more and the ring has another record, begin to read that and return 0.
  * Otherwise return -EAGAIN; or -ENOTCONN if the client has gone, so that nothing was delivered
@@ -472,17 +507,15 @@ static int end_finish_read(struct evpl_end *end, struct evpl_inflight *inflight,
 {
 	struct evpl_channel *channel = end->channel;
 	bool room_wanted = false, turned_away = false;
-	struct evpl_client *client = NULL;
 	struct evpl_share *share = NULL;
 	int ret = -EAGAIN;
 
 	spin_lock(&channel->lock);
 	if (end->closed) {
-		/* end_close() has left the record and the reference on the client to us. */
-		share = inflight->share;
-		swap(client, end->client);
-		ret = -ENOTCONN;
-	} else if (delivered) {
+		end_finish_closed(end, inflight->share);
+		return -ENOTCONN;
+	}
+	if (delivered) {
 		share = end_pop(end);
 		room_wanted = end_has_waiters(end->peer);
 		if (more && end->nr) {
@@ -490,25 +523,16 @@ static int end_finish_read(struct evpl_end *end, struct evpl_inflight *inflight,
 			ret = 0;
 		}
 	}
-	if (ret) {
-		end->reading = false;
-		swap(turned_away, end->turned_away);
-	}
+	if (ret)
+		turned_away = end_stop_reading(end);
 	spin_unlock(&channel->lock);
 
 	if (share)
 		record_put(share);
 	if (room_wanted)
 		end_wake(end->peer, EPOLLOUT | EPOLLWRNORM);
-	/*
-	 * Let the tasks that were turned away try again. Nothing else wakes them. Neither a
-	 * record that was left in the ring, nor the end of all records, is news to anybody
-	 * else.
-	 */
 	if (turned_away)
 		end_wake(end, EPOLLIN | EPOLLRDNORM);
-	if (client)
-		evpl_client_put(client);
 	return ret;
 }
 
