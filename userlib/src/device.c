@@ -133,13 +133,19 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 		numbers_let_go(numbers, number, device->slot);
 }
 
-/* Whether any device is attached. Under the pool's lock. */
-bool devices_exist(struct evpl_pool *pool)
+/* Whether a device must be told of a new slab. */
+static bool wants_slabs(const struct evpl_device *device)
+{
+	return device && !device->detaching && device->ops.register_slab;
+}
+
+/* Whether a device must be told of new slabs. Called with the pool's lock held. */
+bool devices_want_slabs(struct evpl_pool *pool)
 {
 	unsigned int i;
 
 	for (i = 0; i < EVPL_DEVICES_MAX; i++)
-		if (pool->devices[i])
+		if (wants_slabs(pool->devices[i]))
 			return true;
 	return false;
 }
@@ -154,8 +160,7 @@ void devices_register(struct slab *slab)
 	pool_lock(pool);
 	for (i = 0; i < EVPL_DEVICES_MAX; i++) {
 		device = pool->devices[i];
-		if (device && !device->detaching && device->ops.register_slab &&
-		    reg_is(device_reg(device, slab), REG_NONE))
+		if (wants_slabs(device) && reg_is(device_reg(device, slab), REG_NONE))
 			register_one(device, slab);
 	}
 	pool_unlock(pool);

@@ -26,7 +26,7 @@ struct evpl_device {
 	bool detaching;
 };
 
-bool devices_exist(struct evpl_pool *pool);
+bool devices_want_slabs(struct evpl_pool *pool);
 void devices_register(struct slab *slab);
 void devices_unregister(struct slab *slab);
 void devices_set_baseline(struct slab *slab);

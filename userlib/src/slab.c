@@ -314,7 +314,7 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 	 * The thread that takes the lock next may find the pool at its limit. If no device must be
 	 * told first, make the buffers available now, so that this thread finds them.
 	 */
-	if (!err && !devices_exist(pool))
+	if (!err && !devices_want_slabs(pool))
 		slab_open(slab);
 	pool_unlock(pool);
 	if (!err)

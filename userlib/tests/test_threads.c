@@ -405,19 +405,31 @@ static void *starter_main(void *arg)
 	return NULL;
 }
 
+/* A device that is told nothing of a slab that comes is none that must be told first. */
+static int forget_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	return 0;
+}
+
 TEST_F(threads, two_that_start_at_once_both_get_the_first_slab)
 {
+	struct evpl_device_ops ops = { .size = sizeof(ops), .unregister_slab = forget_slab };
 	int i, rounds = few() ? 200 : 2000;
+	struct evpl_device *device;
 	struct starter starter;
 	pthread_t thread;
 
 	ASSERT_EQ(0, pthread_barrier_init(&starter.barrier, NULL, 2));
 	for (i = 0; i < rounds; i++) {
 		ASSERT_EQ(0, open_pool(&starter.pool, 4 * KB, SLAB));
+		device = NULL;
+		if (i % 2)
+			ASSERT_EQ(0, evpl_device_attach(starter.pool, &ops, NULL, &device));
 		ASSERT_EQ(0, pthread_create(&thread, NULL, starter_main, &starter));
 		starter_main(&starter);
 		ASSERT_EQ(0, pthread_join(thread, NULL));
 		ASSERT_EQ(0, stats_of(starter.pool).failures);
+		evpl_device_detach(device);
 		ASSERT_EQ(0, evpl_pool_close(starter.pool));
 	}
 	pthread_barrier_destroy(&starter.barrier);
