@@ -280,7 +280,7 @@ static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, ui
 		if (entry_put(buffer, CALLER()))
 			recycle_quietly(buffer);
 	}
-	if (atomic_load(&pool->counting) || atomic_load(&pool->failures) != failures)
+	if (niov && (atomic_load(&pool->counting) || atomic_load(&pool->failures) != failures))
 		pool_notify(pool);
 }
 
