@@ -351,30 +351,34 @@ static bool has_readv_fixed(struct evpl_uring *uring)
 }
 
 /*
- * The registered buffer that all these slices lie in, or an error. The kernel refuses an empty
- * part of a registered buffer.
+ * Whether these slices can share a registered buffer: all are of one slab, and none is empty,
+ * since the kernel refuses an empty part of a registered buffer.
  */
-static int common_index(struct evpl_uring *uring, const struct evpl_iovec *iovecs, int niov)
+static bool can_share_buffer(const struct evpl_iovec *iovecs, int niov)
 {
-	int index = -ENOENT, i;
+	struct evpl_slab_info first, info;
+	int i;
 
 	for (i = 0; i < niov; i++) {
-		if (!iovecs[i].length)
-			return -ENOENT;
-		index = evplmem_uring_index(uring, &iovecs[i]);
-		if (index < 0 || index != evplmem_uring_index(uring, &iovecs[0]))
-			return -ENOENT;
+		if (!iovecs[i].length || evpl_iovec_slab(&iovecs[i], i ? &info : &first))
+			return false;
+		if (i && info.base != first.base)
+			return false;
 	}
-	return index;
+	return niov > 0;
 }
 
-/* Makes of a READV or WRITEV that is prepared the same of a registered buffer, if it can. */
+/* Turns a prepared READV or WRITEV into one of a registered buffer, where that can be. */
 static int fix_vector(struct evpl_uring *uring, struct io_uring_sqe *sqe, uint8_t fixed,
 		      const struct evpl_iovec *iovecs, int niov)
 {
-	int index = common_index(uring, iovecs, niov);
+	int index;
 
-	if (index < 0 || !has_readv_fixed(uring))
+	/* The slab is registered only if the request can use that. */
+	if (!can_share_buffer(iovecs, niov) || !has_readv_fixed(uring))
+		return 0;
+	index = evplmem_uring_index(uring, &iovecs[0]);
+	if (index < 0)
 		return 0;
 	sqe->opcode = fixed;
 	sqe->buf_index = (uint16_t)index;
