@@ -117,6 +117,11 @@ struct evpl_uring_buf_ring;
  *
  * Several completions share a buffer, so that small messages don't take a large one each.
  * Linux 6.12 has this (IOU_PBUF_RING_INC).
+ *
+ * A completion doesn't say where in its buffer the bytes are. So take completions in the order
+ * of the completion queue, and use the ring for recv and recvmsg on sockets alone, without a
+ * length, IOSQE_ASYNC, and MSG_WAITALL: for other requests the kernel reserves other bytes of
+ * the buffer than it fills.
  */
 #define EVPL_BUF_RING_INCREMENTAL	(1U << 0)
 
@@ -301,8 +306,8 @@ static inline int evpl_uring_prep_write(struct evpl_uring *uring, struct io_urin
  * @iovecs: the slices to read into, in this order; the caller keeps the references until the
  *	read has completed
  * @niov: their number, at most 1024 (IOV_MAX)
- * @vector: room for @niov elements, which this function fills. It must stay until the request
- *	has been submitted; with IORING_SETUP_SQPOLL, until it has completed
+ * @vector: room for @niov elements, which this function fills if there are several. It must stay
+ *	until the request has been submitted; with IORING_SETUP_SQPOLL, until it has completed
  * @offset: bytes from the start of the file
  *
  * Fills @sqe with READV_FIXED where one registered buffer has all slices and the kernel has
@@ -420,11 +425,14 @@ static inline const char *evpl_uring_notice(struct evpl_uring *uring)
  * A request with IOSQE_BUFFER_SELECT that names @id (recv, recvmsg, read; also multishot) is
  * given a buffer when there is data. evpl_uring_buf_ring_take() turns its completion into
  * iovecs, and gives the ring new buffers for those that are used up. So a server that waits
- * on thousands of sockets keeps memory for what arrives, not for each socket, and nothing is
- * copied out of the ring.
+ * on thousands of sockets keeps memory for the data that arrives, not for each socket, and
+ * nothing is copied out of the ring. A request may not have MSG_TRUNC: its completion would
+ * count bytes that no buffer has.
  *
- * All calls are made on the context's thread, one at a time. The memory isn't registered,
- * and takes no slot; it can be sent or written by evpl_uring_prep_write() and the like.
+ * All calls are made on the context's thread, one at a time; with IORING_SETUP_SINGLE_ISSUER
+ * that is the ring's thread, too. The slices aren't registered, and take no slot; they can be
+ * sent or written by evpl_uring_prep_write() and the like. Newer kernels charge the entries of
+ * the ring, 16 bytes each, to RLIMIT_MEMLOCK.
  *
  * Return: 0, or
  *  - -EINVAL: @id, @entries or @length is out of range
@@ -445,11 +453,13 @@ static inline int evpl_uring_buf_ring_create(struct evpl_uring_buf_ring **r_buf_
 /**
  * evpl_uring_buf_ring_take() - take the data of a completion
  * @buf_ring: made by evpl_uring_buf_ring_create()
- * @cqe: a completion of a request that named its group; each is taken once, in any order
+ * @cqe: a completion of a request that named its group; each is taken once, in any order but
+ *	with %EVPL_BUF_RING_INCREMENTAL
  * @max_iovecs: room in @r_iovec: 1, but for completions of IORING_RECVSEND_BUNDLE
  * @r_iovec: the iovecs
  *
- * The iovecs have the received bytes, in order, each with a reference of the caller's. Then
+ * The iovecs have the received bytes, in order, each with a reference of the caller's. Those of
+ * a multishot recvmsg begin with struct io_uring_recvmsg_out, the name and the control data. Then
  * the ring is given buffers for those that are used up, as far as there is memory.
  *
  * Take completions before io_uring_cqe_seen(3), failed ones too: those can have a buffer,
@@ -489,7 +499,8 @@ static inline int evpl_uring_buf_ring_refill(struct evpl_uring_buf_ring *buf_rin
  *
  * Call it before io_uring_queue_exit(3) and evpl_destroy(), when no request that names the
  * group is in flight, and after all completions were taken: the buffers that they have are
- * released. Iovecs that were taken stay valid.
+ * released. Iovecs that were taken stay valid. If the kernel refuses to unregister the entries,
+ * as on a thread that isn't the ring's, nothing is released.
  */
 static inline void evpl_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring)
 {

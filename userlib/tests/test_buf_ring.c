@@ -329,6 +329,58 @@ TEST_F(buf_ring, nothing_received_costs_the_ring_no_buffer)
 	}
 }
 
+/* The kernel takes a buffer for a file that has no more bytes, and its completion names it. */
+TEST_F(buf_ring, a_buffer_that_nothing_is_read_into_goes_back)
+{
+	int fd = memfd_create("test_buf_ring", MFD_CLOEXEC), i;
+	struct io_uring_sqe *sqe;
+	struct evpl_iovec iovec;
+	struct io_uring_cqe cqe;
+
+	ASSERT_LE(0, fd);
+	for (i = 0; i < 3 * ENTRIES; i++) {
+		sqe = io_uring_get_sqe(&self->ring);
+		io_uring_prep_read(sqe, fd, NULL, LENGTH, 0);
+		sqe->flags |= IOSQE_BUFFER_SELECT;
+		sqe->buf_group = GROUP;
+		submit(self, &cqe);
+		ASSERT_EQ(0, cqe.res);
+		ASSERT_EQ(IORING_CQE_F_BUFFER, cqe.flags & IORING_CQE_F_BUFFER);
+		ASSERT_EQ(0, evpl_uring_buf_ring_take(self->buf_ring, &cqe, 1, &iovec));
+	}
+	close(fd);
+}
+
+static void *destroy_elsewhere(void *arg)
+{
+	evpl_uring_buf_ring_destroy(arg);
+	return NULL;
+}
+
+TEST_F(buf_ring, a_thread_that_may_not_unregister_it_releases_nothing)
+{
+	struct io_uring_cqe cqe;
+	struct evpl_iovec all[PER_SLAB];
+	pthread_t thread;
+	int i, n = 0;
+
+	if (!(variant->flags & IORING_SETUP_SINGLE_ISSUER))
+		SKIP(return, "any thread may");
+	ASSERT_EQ(0, pthread_create(&thread, NULL, destroy_elsewhere, self->buf_ring));
+	pthread_join(thread, NULL);
+
+	/* The kernel still writes there, and nobody else has that memory. */
+	while (n < (int)PER_SLAB && evpl_buffer_alloc(self->evpl, &all[n]) == 1)
+		memset(all[n++].data, 0, BUFFER);
+	EXPECT_EQ(PER_SLAB - 1, n);
+	say(self, 1, 100);
+	receive_one(self, &cqe);
+	EXPECT_EQ(100, cqe.res);
+	for (i = 0; i < n; i++)
+		EXPECT_EQ(0, *(char *)all[i].data);
+	evpl_iovecs_release(all, n);
+}
+
 TEST_F(buf_ring, a_completion_of_another_group_is_refused)
 {
 	struct io_uring_cqe cqe = {

@@ -7,7 +7,8 @@
  * takes them from the head, in order, and a completion names the first one that it filled.
  * Completions of different requests may be read in another order, and then an entry may have
  * been overwritten by the time its buffer is taken. So the order of the buffers is kept apart
- * from the entries, for completions that fill several buffers.
+ * from the entries, for completions that fill several buffers. A completion doesn't say where in
+ * a buffer its bytes are. So those that share a buffer must be read in their order.
  *
  * A buffer is out, which means that an entry or a completion names it, or it is missing.
  * A buffer that is out has a slice of the context's; a missing one waits for a slice.
@@ -276,9 +277,17 @@ int evplmem_uring_buf_ring_refill(struct evpl_uring_buf_ring *buf_ring)
 
 void evplmem_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring)
 {
+	int err;
+
 	if (!buf_ring || context_is_inherited(buf_ring->evpl))
 		return;
-	io_uring_unregister_buf_ring(buf_ring->ring, buf_ring->id);
+	/*
+	 * If the ring is another thread's, or restricted, the kernel goes on writing to the slices.
+	 * So they stay allocated. Any other error means that the ring was closed before.
+	 */
+	err = io_uring_unregister_buf_ring(buf_ring->ring, buf_ring->id);
+	if (err == -EEXIST || err == -EACCES || err == -ENOMEM)
+		return;
 	release_all(buf_ring);
 	munmap(buf_ring->entries, entries_bytes(buf_ring->count));
 	free(buf_ring);
