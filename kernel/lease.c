@@ -35,6 +35,7 @@
 #include "slab.h"
 #include "trace.h"
 #include "window.h"
+#include "word.h"
 
 #define ORDER_SHIFT	25
 #define ORDERS		19	/* buffers of 4 KiB to 1 GiB */

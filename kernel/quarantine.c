@@ -38,6 +38,7 @@
 #include "slab.h"
 #include "syncpoint.h"
 #include "trace.h"
+#include "word.h"
 
 /* The longest delay from one pass to the next, in jiffies, if the pass was cheap. */
 #define DELAY_MAX	HZ

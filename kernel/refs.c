@@ -286,7 +286,7 @@ __poll_t evpl_refs_poll(struct evpl_client *client)
  * @number: of an own buffer or a lease that has its entry
  *
  * Return: the word, which stays as long as the top of this file says. Its page may get a memory
- * error at any time, so only the functions below may access it.
+ * error at any time, so only word.c and evpl_refs_in_use() may access it.
  */
 atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 			   u64 number)
@@ -295,44 +295,6 @@ atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 	struct evpl_entry *entries = page_address(page);
 
 	return (atomic64_t *)&entries[number % ENTRIES_PER_PAGE].word;
-}
-
-static bool word_is_there(atomic64_t *word)
-{
-	return !PageHWPoison(virt_to_page(word));
-}
-
-/* A hint: user space can change the word. A word that a memory error has taken has no reference. */
-u64 evpl_word_read(atomic64_t *word)
-{
-	return word_is_there(word) ? atomic64_read(word) : 0;
-}
-
-void evpl_word_inc(atomic64_t *word)
-{
-	if (word_is_there(word))
-		atomic64_inc(word);
-}
-
-/* Return whether that took the word to 0. */
-bool evpl_word_dec(atomic64_t *word)
-{
-	return word_is_there(word) && atomic64_dec_and_test(word);
-}
-
-/*
- * Set or clear EVPL_WORD_WANTED, by which a lease's client is asked to release the lease as
- * soon as its word is idle. When the client takes the last reference off the word, it sees the
- * flag; or the caller, when it reads the word after this, sees that the reference has gone.
- */
-void evpl_word_want(atomic64_t *word, bool want)
-{
-	if (!word_is_there(word))
-		return;
-	if (want)
-		atomic64_or(EVPL_WORD_WANTED, word);
-	else
-		atomic64_andnot(EVPL_WORD_WANTED, word);
 }
 
 /* Must be followed by evpl_refs_wake_returned(), which needs no lock. */
@@ -415,3 +377,4 @@ void evpl_refs_destroy(struct evpl_client *client)
 	xa_destroy(&client->refs);
 	mutex_unlock(&client->refs_mutex);
 }
+

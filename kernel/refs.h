@@ -32,10 +32,6 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab);
 atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 			   u64 number);
-u64 evpl_word_read(atomic64_t *word);
-void evpl_word_inc(atomic64_t *word);
-bool evpl_word_dec(atomic64_t *word);
-void evpl_word_want(atomic64_t *word, bool want);
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer);
 void evpl_refs_report_unshared(struct evpl_client *client, u64 buffer);
 void evpl_refs_wake_returned(struct evpl_client *client);

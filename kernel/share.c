@@ -27,6 +27,7 @@
 #include "refs.h"
 #include "share.h"
 #include "slab.h"
+#include "word.h"
 
 atomic_long_t evpl_nr_shares;
 

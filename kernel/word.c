@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Words. A word counts the references that a client has on a buffer of its own, or by a lease. User
+ * space can write it at any time, so nothing here believes what it reads. refs.c has the pages of
+ * the words. Such a page may get a memory error at any time: then its words aren't touched.
+ */
+#include <linux/mm.h>
+
+#include "evpl.h"
+#include "word.h"
+
+static bool word_is_there(atomic64_t *word)
+{
+	return !PageHWPoison(virt_to_page(word));
+}
+
+/* A hint: user space can change the word. A word that a memory error has taken has no reference. */
+u64 evpl_word_read(atomic64_t *word)
+{
+	return word_is_there(word) ? atomic64_read(word) : 0;
+}
+
+void evpl_word_inc(atomic64_t *word)
+{
+	if (word_is_there(word))
+		atomic64_inc(word);
+}
+
+/* Return whether that took the word to 0. */
+bool evpl_word_dec(atomic64_t *word)
+{
+	return word_is_there(word) && atomic64_dec_and_test(word);
+}
+
+/*
+ * Set or clear EVPL_WORD_WANTED, by which a lease's client is asked to release the lease as
+ * soon as its word is idle. When the client takes the last reference off the word, it sees the
+ * flag; or the caller, when it reads the word after this, sees that the reference has gone.
+ */
+void evpl_word_want(atomic64_t *word, bool want)
+{
+	if (!word_is_there(word))
+		return;
+	if (want)
+		atomic64_or(EVPL_WORD_WANTED, word);
+	else
+		atomic64_andnot(EVPL_WORD_WANTED, word);
+}
