@@ -22,7 +22,7 @@
 
 static struct dentry *root;
 
-static int counters_show(struct seq_file *m, void *unused)
+static int evpl_counters_show(struct seq_file *m, void *unused)
 {
 	seq_printf(m, "clients %lu\n", evpl_client_count());
 	seq_printf(m, "slabs %lu\n", atomic_long_read(&evpl_nr_slabs));
@@ -38,20 +38,20 @@ static int counters_show(struct seq_file *m, void *unused)
 		   (u64)atomic64_read(&evpl_detached_bytes));
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(counters);
+DEFINE_SHOW_ATTRIBUTE(evpl_counters);
 
-static int clients_show(struct seq_file *m, void *unused)
+static int evpl_clients_show(struct seq_file *m, void *unused)
 {
 	evpl_client_show_all(m);
 	return 0;
 }
-DEFINE_SHOW_ATTRIBUTE(clients);
+DEFINE_SHOW_ATTRIBUTE(evpl_clients);
 
 void __init evpl_debugfs_init(void)
 {
 	root = debugfs_create_dir("evpl", NULL);
-	debugfs_create_file("counters", 0400, root, NULL, &counters_fops);
-	debugfs_create_file("clients", 0400, root, NULL, &clients_fops);
+	debugfs_create_file("counters", 0400, root, NULL, &evpl_counters_fops);
+	debugfs_create_file("clients", 0400, root, NULL, &evpl_clients_fops);
 	evpl_syncpoint_init(root);
 }
 

@@ -140,8 +140,8 @@ static int export_fill_table(struct sg_table *table, struct export *export,
 	return 0;
 }
 
-static struct sg_table *map_dma_buf(struct dma_buf_attachment *attachment,
-				    enum dma_data_direction direction)
+static struct sg_table *export_map_dma_buf(struct dma_buf_attachment *attachment,
+					   enum dma_data_direction direction)
 {
 	struct export *export = attachment->dmabuf->priv;
 	struct mapping *mapping;
@@ -173,9 +173,9 @@ free_mapping:
 	return ERR_PTR(ret);
 }
 
-static void unmap_dma_buf(struct dma_buf_attachment *attachment,
-			  struct sg_table *table,
-			  enum dma_data_direction direction)
+static void export_unmap_dma_buf(struct dma_buf_attachment *attachment,
+				 struct sg_table *table,
+				 enum dma_data_direction direction)
 {
 	struct export *export = attachment->dmabuf->priv;
 	struct mapping *mapping = container_of(table, struct mapping, table);
@@ -306,9 +306,9 @@ static void export_release(struct dma_buf *dmabuf)
 	atomic_long_dec(&evpl_nr_exports);
 }
 
-static const struct dma_buf_ops writable_ops = {
-	.map_dma_buf = map_dma_buf,
-	.unmap_dma_buf = unmap_dma_buf,
+static const struct dma_buf_ops export_writable_ops = {
+	.map_dma_buf = export_map_dma_buf,
+	.unmap_dma_buf = export_unmap_dma_buf,
 	.begin_cpu_access = export_begin_cpu_access,
 	.end_cpu_access = export_end_cpu_access,
 	.vmap = export_vmap,
@@ -318,9 +318,9 @@ static const struct dma_buf_ops writable_ops = {
 };
 
 /* Without ->vmap: the core takes a vmap that refuses for a bug, and warns. */
-static const struct dma_buf_ops readable_ops = {
-	.map_dma_buf = map_dma_buf,
-	.unmap_dma_buf = unmap_dma_buf,
+static const struct dma_buf_ops export_readable_ops = {
+	.map_dma_buf = export_map_dma_buf,
+	.unmap_dma_buf = export_unmap_dma_buf,
 	.begin_cpu_access = export_begin_cpu_access,
 	.end_cpu_access = export_end_cpu_access,
 	.mmap = export_mmap,
@@ -539,7 +539,7 @@ struct file *evpl_export(struct evpl_client *client,
 	export->writable = flags & EVPL_EXPORT_WRITE;
 	export->nr_pages = info.size >> PAGE_SHIFT;
 
-	info.ops = export->writable ? &writable_ops : &readable_ops;
+	info.ops = export->writable ? &export_writable_ops : &export_readable_ops;
 	info.flags = export->writable ? O_RDWR : O_RDONLY;
 	info.priv = export;
 	dmabuf = dma_buf_export(&info);

@@ -22,7 +22,7 @@ struct workqueue_struct *evpl_wq;
 
 #define NAME	"evpl"
 
-static char *devnode(EVPL_DEVNODE_CONST struct device *device, umode_t *mode)
+static char *evpl_devnode(EVPL_DEVNODE_CONST struct device *device, umode_t *mode)
 {
 	if (mode)
 		*mode = 0660;
@@ -31,7 +31,7 @@ static char *devnode(EVPL_DEVNODE_CONST struct device *device, umode_t *mode)
 
 static struct class evpl_class = {
 	.name = NAME,
-	.devnode = devnode,
+	.devnode = evpl_devnode,
 };
 
 static int major;
