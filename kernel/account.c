@@ -3,7 +3,7 @@
  * Accounting of users, and the two caps.
  *
  * Slabs, the pages of refs windows and channels are charged before they are allocated, and
- * uncharged after they have been freed. So a charge is never less than the memory in use. Shares
+ * uncharged after they have been freed. So the charge is never less than the memory used. Shares
  * and leases are charged with the page of their entries, as many as that page can have
  * (refs.c). So only the first share or lease of a page takes account_lock. When a client has
  * gone, the user of a lease is charged for the folios that the lease keeps (slab.c).
