@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Quarantine keeps a buffer from its next user while a device may still have the buffer's pages.
- * A client that could pin pages in a guest-io window may have left them with a ring, a pipe, a
+ * Quarantine keeps a buffer from its next user while a device may still have the buffer's pages. A
+ * client that could pin pages in a guest-io window may have left them with a ring, a pipe, a
  * socket or a device. These keep the pages past the end of the lease, and past the end of the
  * client. A writable PFN mapping, of the guest window or of a dma-buf, can't be pinned. But KVM
- * before Linux 6.13 takes a reference on the first page of a folio that is mapped so, and lets
- * a guest write to it until the guest lets go. All of these hold a reference on the folio; not
+ * before Linux 6.13 takes a reference on the first page of a folio that is mapped so, and lets a
+ * virtual machine write to it until that lets go. All of these hold a reference on the folio; not
  * all of them hold a pin. So the check of a buffer counts the references of its folios, less the
  * slab's own and one for each mapping.
  *

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A module for tests: takes references on pages by their numbers, as KVM before Linux 6.13
- * does where a guest's memory is PFN-mapped. It can hold only a page that has a refcount of
- * its own: the first page of a folio.
+ * A module for tests: takes references on pages by their numbers, as KVM before Linux
+ * 6.13 does where a virtual machine's memory is PFN-mapped. It can hold only a page that
+ * has a refcount of its own: the first page of a folio.
  *
  * Writing a page frame number to /sys/kernel/debug/evpl-holder/hold takes a reference.
  * Writing a number to .../release drops all references, and so does unloading the module.

@@ -141,10 +141,10 @@
  *
  * A client with a device lease can let a device, a pipe or a socket hold the buffer's
  * pages. These may hold them past the end of the lease, and past the end of the client. A
- * writable lease for the CPU can't be pinned, nor can a mapping of a writable dma-buf. But
- * KVM before Linux 6.13 takes a reference on a page of either, and lets a guest write to it
- * for a while. A buffer that was given for any of these *may be held*. A read-only lease for
- * the CPU leaves nothing behind.
+ * writable lease for the CPU can't be pinned, nor can a mapping of a writable dma-buf.
+ * But KVM before Linux 6.13 takes a reference on a page of either, and lets a virtual
+ * machine write to it for a while. A buffer that was given for any of these *may be
+ * held*. A read-only lease for the CPU leaves nothing behind.
  *
  * When the last part that others have in a buffer that may be held ends, the kernel *checks*
  * each folio of the buffer. It counts the folio's references that are neither the kernel's

@@ -402,8 +402,8 @@ struct evpl_waiter {
  * EFAULT. With it they may read the memory, and with %EVPL_MESSAGE_WRITE write to it. If such
  * I/O still holds the buffer when the receiver has released it, or died, the kernel keeps the
  * buffer from its owner until that is over (quarantine; linux/evpl.h, DOC: quarantine). The same
- * goes for %EVPL_MESSAGE_WRITE alone, since KVM before Linux 6.13 may hold a page that a guest
- * can write to.
+ * goes for %EVPL_MESSAGE_WRITE alone, since KVM before Linux 6.13 may hold a page that a virtual
+ * machine can write to.
  *
  * The sender's own devices don't keep a buffer from the sender, as the library tells the
  * kernel of them when they register a slab. Attach devices before buffers of a slab are in
