@@ -9,6 +9,7 @@ struct evpl_client;
 struct evpl_share;
 struct evpl_slab;
 
+/* The mark in evpl_slab.shares of a buffer that is in quarantine. */
 #define EVPL_QUARANTINED	XA_MARK_1
 
 extern atomic_long_t evpl_nr_rechecks, evpl_nr_quarantined;
