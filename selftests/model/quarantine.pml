@@ -85,7 +85,7 @@ inline put(b)
 	fi
 }
 
-/* evpl_share_drop(): the last count goes, or the quarantine takes it over. */
+/* evpl_share_put(): the last reference goes, or the quarantine takes it over. */
 inline drop(b, checks, clear, before)
 {
 	atomic {
