@@ -100,16 +100,16 @@ static struct entry *take_buffer(struct evpl *evpl, bool steal)
 	struct entry *entries = evpl->pool->backing.entries;
 	struct entry *buffer;
 
-	buffer = stack_pop(&evpl->cache, entries);
+	buffer = freelist_pop(&evpl->cache, entries);
 	if (!buffer && bias_is_bound(evpl)) {
 		buffer = bias_find_idle(evpl, (struct entry *)evpl->hot.buffer);
 		if (buffer) {
 			bias_stop(evpl, buffer);
-			buffer = stack_pop(&evpl->cache, entries);
+			buffer = freelist_pop(&evpl->cache, entries);
 		}
 	}
 	if (!buffer)
-		buffer = stack_pop(&evpl->depot->free, entries);
+		buffer = freelist_pop(&evpl->depot->free, entries);
 	if (!buffer && steal)
 		buffer = context_steal(evpl);
 	if (!buffer)
@@ -191,10 +191,10 @@ static uint64_t count_free(struct evpl *evpl)
 
 	for (depot = pool_depots(pool); depot; depot = depot->next)
 		if (context_takes(evpl, depot))
-			n += stack_count(&depot->free);
+			n += freelist_count(&depot->free);
 	for (other = pool_contexts(pool); other; other = other->next)
 		if (context_takes(evpl, other->depot))
-			n += stack_count(&other->cache);
+			n += freelist_count(&other->cache);
 	return n;
 }
 

@@ -236,9 +236,9 @@ static bool retire_here(struct evpl *home, struct entry *buffer)
 
 /*
  * Sees to it that no more slices are cut off a buffer, and that no thread counts in it. The caller
- * has a reference. Only @home, the context that took the buffer off a stack, can have the buffer
- * current, or in a slot. If @home is claimed just now, for whichever buffer, CURRENT_ROBBED makes
- * the claiming thread give both up instead of parking.
+ * has a reference. Only @home, the context that took the buffer off a free list, can have the
+ * buffer current, or in a slot. If @home is claimed just now, for whichever buffer, CURRENT_ROBBED
+ * makes the claiming thread give both up instead of parking.
  */
 void context_retire(struct entry *buffer)
 {
@@ -310,14 +310,14 @@ struct entry *context_steal(struct evpl *evpl)
 	for (depot = pool_depots(pool); depot; depot = depot->next) {
 		if (!context_takes(evpl, depot))
 			continue;
-		buffer = stack_pop(&depot->free, entries);
+		buffer = freelist_pop(&depot->free, entries);
 		if (buffer)
 			return buffer;
 	}
 	for (victim = pool_contexts(pool); victim; victim = victim->next) {
 		if (!context_takes(evpl, victim->depot))
 			continue;
-		buffer = stack_pop(&victim->cache, entries);
+		buffer = freelist_pop(&victim->cache, entries);
 		if (!buffer) {
 			buffer = context_rob_alone(victim);
 			if (!buffer)
@@ -418,7 +418,7 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 static void empty_cache(struct evpl *evpl)
 {
 	struct entry *entries = evpl->pool->backing.entries;
-	uint32_t n = 1, next, top = stack_take(&evpl->cache);
+	uint32_t n = 1, next, top = freelist_take_all(&evpl->cache);
 	struct entry *last;
 
 	if (!top)
@@ -429,7 +429,7 @@ static void empty_cache(struct evpl *evpl)
 		n++;
 	}
 	depot_push(evpl->depot, &entries[top - 1], last, n);
-	stack_forget(&evpl->cache, n);
+	freelist_uncount(&evpl->cache, n);
 }
 
 void evplmem_destroy(struct evpl *evpl)

@@ -89,7 +89,7 @@ struct evpl {
 	uint64_t destroyed;
 
 	/* Releasing threads use the fields that follow, which so have cache lines of their own. */
-	alignas(64) struct stack cache;
+	alignas(64) struct freelist cache;
 	_Atomic uint32_t limit;
 };
 

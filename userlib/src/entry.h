@@ -7,7 +7,7 @@
  *
  * @word is shared with the kernel, and counts the references. The thread that takes it to
  * zero owns the buffer, and all of the entry but @next, until it pushes the buffer to a
- * stack (stack.h). The thread that pops the buffer owns them again. Entries stay mapped
+ * free list (freelist.h). The thread that pops the buffer owns them again. Entries stay mapped
  * while the pool is open, even those of slabs that were given back: a thread that is late
  * may read @next and @word of a buffer that isn't its own, and reads some number.
  *
@@ -43,10 +43,10 @@ struct slab;
  * @slab: the buffer's slab; constant while the slab lives; NULL for leases and foreign memory
  * @base: the buffer's first byte; constant like @slab
  * @guest: of a lease: its registrations with devices; NULL if it never had one
- * @home: the context that last took the buffer off a stack, and that gets it back into
+ * @home: the context that last took the buffer off a free list, and that gets it back into
  *	its cache; never freed while the pool is open
  * @pool: of a lease: the pool that received it; NULL for foreign memory
- * @next: index + 1 of the entry below it in a stack, or 0; of a lease: of the next idle one
+ * @next: index + 1 of the entry below it in a free list, or 0; of a lease: of the next idle one
  * @retired: others can see the buffer, so no slice is cut off it until it has been free again
  * @queued: of a lease: it is in the list sharing->idle
  * @known: of a lease: it is in the list sharing->known

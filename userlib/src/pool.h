@@ -8,7 +8,7 @@
  * Every buffer is in exactly one of these states:
  *  - Its word is above zero: it has references. A context's hold on its current buffer is
  *    one.
- *  - Its word is zero, and it is on one stack: a depot's, or a context's cache.
+ *  - Its word is zero, and it is on one free list: a depot's, or a context's cache.
  *  - Its word is zero, and one thread has it in hand: between the other two states, or
  *    until a new slab is published.
  *
@@ -16,7 +16,7 @@
  * takes it only for a lease that has registrations. No callback runs under the lock.
  *
  * The struct outlives the pool: it goes on a list, and the next pool gets it. A releasing
- * thread pushes its buffer to a stack, and then looks at @waiting. Between the two another
+ * thread pushes its buffer to a free list, and then looks at @waiting. Between the two another
  * thread may find all buffers free and close the pool, so @waiting must still exist.
  */
 
@@ -26,7 +26,7 @@
 #include "debug.h"
 #include "device.h"
 #include "fork.h"
-#include "stack.h"
+#include "freelist.h"
 
 /**
  * struct depot - free buffers of one NUMA node
@@ -37,7 +37,7 @@
  * @next: the next depot; a depot stays until the pool is closed
  */
 struct depot {
-	alignas(64) struct stack free;
+	alignas(64) struct freelist free;
 	int node;
 	uint64_t bytes;
 	uint64_t floor;

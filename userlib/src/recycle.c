@@ -3,7 +3,7 @@
  * Where a buffer goes when it has lost its last reference, and how a thread that waits
  * for one is woken.
  *
- * No wake-up is lost. The waiting thread sets WAITING, then looks at the stacks. The
+ * No wake-up is lost. The waiting thread sets WAITING, then looks at the free lists. The
  * releasing thread counts and pushes its buffer, then looks at WAITING. All four accesses
  * are seq_cst. So the waiting thread finds the buffer, or the releasing thread sees WAITING.
  */
@@ -21,8 +21,8 @@
 /* Pushes a chain of @n free buffers to a depot, where every context finds them. */
 void depot_push(struct depot *depot, struct entry *first, struct entry *last, uint32_t n)
 {
-	stack_reserve(&depot->free, n);
-	stack_push(&depot->free, first, last);
+	freelist_reserve(&depot->free, n);
+	freelist_push(&depot->free, first, last);
 }
 
 /*
@@ -37,8 +37,8 @@ void recycle_quietly(struct entry *entry)
 	uint32_t limit = atomic_load_explicit(&home->limit, memory_order_relaxed);
 
 	poison(entry->base, entry->slab->pool->buffer_size);
-	if (home->depot == depot && stack_try_reserve(&home->cache, limit))
-		stack_push(&home->cache, entry, entry);
+	if (home->depot == depot && freelist_try_reserve(&home->cache, limit))
+		freelist_push(&home->cache, entry, entry);
 	else
 		depot_push(depot, entry, entry, 1);
 }

@@ -17,8 +17,8 @@
 static __thread struct slab *publishing;
 
 /*
- * Whether the index + 1 of each entry fits the 32 bits that stacks and contexts have for it. If the
- * module's own window is larger, its upper part isn't used.
+ * Whether the index + 1 of each entry fits the 32 bits that free lists and contexts have for it. If
+ * the module's own window is larger, its upper part isn't used.
  */
 static bool extent_fits(const struct backing *backing, const struct extent *extent)
 {
@@ -305,7 +305,7 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 	if (slab)
 		slab_open(slab);
 	/* Another thread may have grown the pool, or have put buffers back that it had in hand. */
-	if (take ? !stack_is_empty(&depot->free) : slab != NULL) {
+	if (take ? !freelist_is_empty(&depot->free) : slab != NULL) {
 		pool_unlock(pool);
 		return 0;
 	}

@@ -21,7 +21,7 @@
 
 enum slab_state {
 	SLAB_NEW,	/* its buffers are in hand, until it is published */
-	SLAB_LIVE,	/* its buffers are in use or on stacks */
+	SLAB_LIVE,	/* its buffers are in use or on free lists */
 	SLAB_DYING,	/* its buffers are in hand, and its memory is to be given back */
 };
 
@@ -63,7 +63,7 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @state: under the pool's lock, like all fields that follow
  * @pins: see above
  * @in_hand: how many of its buffers are on the chain below: all, unless it is SLAB_LIVE; then
- *	those that the thread with the lock took off the stacks
+ *	those that the thread with the lock took off the free lists
  * @hand_first: the first of these, chained by @next
  * @hand_last: the last of the chain
  * @next_dying: a private list of the thread that retires several slabs, or makes several

@@ -37,12 +37,12 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 			now.buffers_free += slab->in_hand;
 	}
 	for (depot = pool_depots(pool); depot; depot = depot->next)
-		now.buffers_free += stack_count(&depot->free);
+		now.buffers_free += freelist_count(&depot->free);
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
-		now.buffers_cached += stack_count(&evpl->cache) + bias_count_idle(evpl);
+		now.buffers_cached += freelist_count(&evpl->cache) + bias_count_idle(evpl);
 	pool_unlock(pool);
 
-	/* A stack's count may be too high for a moment: see stack.h. */
+	/* A free list's count may be too high for a moment: see freelist.h. */
 	if (now.buffers > now.buffers_free + now.buffers_cached)
 		now.buffers_used = now.buffers - now.buffers_free - now.buffers_cached;
 	now.grows = pool->grows;

@@ -3,7 +3,7 @@
  * Giving idle slabs back.
  *
  * A thread knows that a slab is idle only while it has all of the slab's buffers in hand.
- * So a trim takes all buffers off the stacks, sorts them by slab, and puts those of slabs
+ * So a trim takes all buffers off the free lists, sorts them by slab, and puts those of slabs
  * that aren't idle back. It does so under the pool's lock. An allocation that finds no
  * buffer meanwhile takes the lock in pool_refill(), and then looks again.
  */
@@ -14,10 +14,10 @@
 #include "sharing.h"
 #include "slab.h"
 
-static void gather_stack(struct evpl_pool *pool, struct stack *stack)
+static void gather_freelist(struct evpl_pool *pool, struct freelist *list)
 {
 	struct entry *entries = pool->backing.entries;
-	uint32_t n = 0, top = stack_take(stack);
+	uint32_t n = 0, top = freelist_take_all(list);
 	struct entry *entry;
 	struct slab *slab;
 
@@ -33,7 +33,7 @@ static void gather_stack(struct evpl_pool *pool, struct stack *stack)
 				      memory_order_relaxed);
 		slab->hand_first = entry;
 	}
-	stack_forget(stack, n);
+	freelist_uncount(list, n);
 }
 
 /* Takes all free buffers in hand. Under the pool's lock. */
@@ -43,9 +43,9 @@ void pool_gather(struct evpl_pool *pool)
 	struct evpl *evpl;
 
 	for (depot = pool_depots(pool); depot; depot = depot->next)
-		gather_stack(pool, &depot->free);
+		gather_freelist(pool, &depot->free);
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
-		gather_stack(pool, &evpl->cache);
+		gather_freelist(pool, &evpl->cache);
 }
 
 /* Puts the buffers of a slab that are in hand into its depot. Under the pool's lock. */

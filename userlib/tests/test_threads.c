@@ -360,7 +360,7 @@ TEST_F(threads, closing_waits_for_who_writes_the_eventfd)
 	EXPECT_TRUE(atomic_load(&closer.done));
 }
 
-/* A trim takes the free buffers off the stacks for a moment, and puts them back. */
+/* A trim takes the free buffers off the free lists for a moment, and puts them back. */
 TEST_F(threads, a_trim_makes_no_allocation_grow_or_fail)
 {
 	int i, rounds = few() ? 5000 : 50000;
@@ -435,29 +435,29 @@ TEST_F(threads, two_that_start_at_once_both_get_the_first_slab)
 	pthread_barrier_destroy(&starter.barrier);
 }
 
-/* Tests of the stack (stack.h): no entry is lost, and none is popped twice. */
+/* Tests of the free list (freelist.h): no entry is lost, and none is popped twice. */
 #define ENTRIES 3
 
 TEST_F(threads, a_stacks_head_never_repeats)
 {
 	struct entry *entries = aligned_alloc(64, 2 * sizeof(*entries));
-	struct stack stack = { 0 };
+	struct freelist list = { 0 };
 	uint64_t head;
 
 	memset(entries, 0, 2 * sizeof(*entries));
 	entries[1].index = 1;
-	stack_reserve(&stack, 2);
-	stack_push(&stack, &entries[0], &entries[0]);
-	stack_push(&stack, &entries[1], &entries[1]);
-	head = atomic_load(&stack.head);
+	freelist_reserve(&list, 2);
+	freelist_push(&list, &entries[0], &entries[0]);
+	freelist_push(&list, &entries[1], &entries[1]);
+	head = atomic_load(&list.head);
 	/* A thread that read this head, and entry 0 as its next, must fail to pop from here on. */
-	EXPECT_EQ(&entries[1], stack_pop(&stack, entries));
-	EXPECT_EQ(&entries[0], stack_pop(&stack, entries));
-	stack_reserve(&stack, 1);
-	stack_push(&stack, &entries[1], &entries[1]);
-	EXPECT_EQ((uint32_t)head, (uint32_t)atomic_load(&stack.head));
-	EXPECT_NE(head, atomic_load(&stack.head));
-	EXPECT_EQ(1, stack_count(&stack));
+	EXPECT_EQ(&entries[1], freelist_pop(&list, entries));
+	EXPECT_EQ(&entries[0], freelist_pop(&list, entries));
+	freelist_reserve(&list, 1);
+	freelist_push(&list, &entries[1], &entries[1]);
+	EXPECT_EQ((uint32_t)head, (uint32_t)atomic_load(&list.head));
+	EXPECT_NE(head, atomic_load(&list.head));
+	EXPECT_EQ(1, freelist_count(&list));
 	free(entries);
 }
 
@@ -483,21 +483,21 @@ static void *shuffle_main(void *arg)
 	uint32_t i, n, top;
 
 	for (i = 0; i < (few() ? 50000 : 500000); i++) {
-		entry = stack_pop(&shuffle->depot[i % 2].free, shuffle->entries);
+		entry = freelist_pop(&shuffle->depot[i % 2].free, shuffle->entries);
 		if (entry) {
 			/* Each thread can make the count too high by one. It is never too low. */
-			if (stack_count(&shuffle->depot[i % 2].free) > ENTRIES + 4)
+			if (freelist_count(&shuffle->depot[i % 2].free) > ENTRIES + 4)
 				atomic_fetch_add(&shuffle->errors, 1);
 			shuffle_own(shuffle, entry, i / 2 % 2);
 		}
 		if (i % 64)
 			continue;
-		for (n = 0, top = stack_take(&shuffle->depot[0].free); top; n++) {
+		for (n = 0, top = freelist_take_all(&shuffle->depot[0].free); top; n++) {
 			entry = &shuffle->entries[top - 1];
 			top = atomic_load(&entry->next);
 			shuffle_own(shuffle, entry, 1);
 		}
-		stack_forget(&shuffle->depot[0].free, n);
+		freelist_uncount(&shuffle->depot[0].free, n);
 	}
 	return NULL;
 }
@@ -518,10 +518,10 @@ TEST_F(threads, a_stack_neither_loses_nor_doubles)
 	for (i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
 	EXPECT_EQ(0, atomic_load(&shuffle->errors));
-	EXPECT_EQ(ENTRIES, stack_count(&shuffle->depot[0].free) +
-			   stack_count(&shuffle->depot[1].free));
-	while (stack_pop(&shuffle->depot[0].free, shuffle->entries) ||
-	       stack_pop(&shuffle->depot[1].free, shuffle->entries))
+	EXPECT_EQ(ENTRIES, freelist_count(&shuffle->depot[0].free) +
+			   freelist_count(&shuffle->depot[1].free));
+	while (freelist_pop(&shuffle->depot[0].free, shuffle->entries) ||
+	       freelist_pop(&shuffle->depot[1].free, shuffle->entries))
 		n++;
 	EXPECT_EQ(ENTRIES, n);
 	free(shuffle);
