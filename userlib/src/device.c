@@ -103,20 +103,20 @@ static void register_one(struct evpl_device *device, struct slab *slab)
 
 /*
  * Unregisters a slab from a device. Under the pool's lock, which is dropped meanwhile.
- * numbers_await() comes before the callback: the device's own thread may let go of the number
+ * slab_ids_await() comes before the callback: the device's own thread may let go of the number
  * (evpl_device_let_go()) before the callback has returned EVPL_DEVICE_LATER.
  */
 static void unregister_one(struct evpl_device *device, struct slab *slab)
 {
 	struct reg *reg = device_reg(device, slab);
 	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
-	struct numbers *numbers = &device->pool->numbers;
+	struct slab_ids *ids = &device->pool->slab_ids;
 	unsigned int number = slab->info.number;
 	bool dying = slab->state == SLAB_DYING;
 	NO_CANCELLATION;
 	int ret = 0;
 
-	numbers_await(numbers, number, device->slot);
+	slab_ids_await(ids, number, device->slot);
 	device_call_begin(device, reg);
 	/*
 	 * Set the baselines to 0 before the device lets go. A baseline that is too low keeps a
@@ -130,7 +130,7 @@ static void unregister_one(struct evpl_device *device, struct slab *slab)
 		ret = device->ops.unregister_slab(device->arg, &slab->info, cookie);
 	device_call_end(device, reg, REG_NONE);
 	if (ret != EVPL_DEVICE_LATER)
-		numbers_let_go(numbers, number, device->slot);
+		slab_ids_let_go(ids, number, device->slot);
 }
 
 /* Whether a device must be told of a new slab. */
@@ -289,7 +289,7 @@ void evplmem_device_detach(struct evpl_device *device)
 		devices_wait_for_call(pool);
 	}
 	each_slab(device, REG_FAILED, true, forget_failure);
-	numbers_forget(&pool->numbers, device->slot);
+	slab_ids_forget(&pool->slab_ids, device->slot);
 	pool->devices[device->slot] = NULL;
 	pool_unlock(pool);
 	free(device);
@@ -356,7 +356,7 @@ int evplmem_device_let_go(struct evpl_device *device, unsigned int number)
 	if (pool_is_inherited(pool))
 		return -EPERM;
 	pool_lock(pool);
-	awaited = numbers_let_go(&pool->numbers, number, device->slot);
+	awaited = slab_ids_let_go(&pool->slab_ids, number, device->slot);
 	pool_unlock(pool);
 	return awaited ? 0 : -ENOENT;
 }

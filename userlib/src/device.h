@@ -3,7 +3,7 @@
 #define EVPLMEM_DEVICE_H
 
 #include "evplmem.h"
-#include "numbers.h"
+#include "slab_ids.h"
 
 struct evpl_pool;
 struct slab;

@@ -335,7 +335,7 @@ int evplmem_pool_close(struct evpl_pool *pool)
 	pool_settle(pool);
 	sharing_end(pool);
 	pool_free_lists(pool);
-	numbers_free(&pool->numbers);
+	slab_ids_destroy(&pool->slab_ids);
 	pool->backing.ops->close(&pool->backing);
 	close(pool->eventfd);
 	pool->shrinks = 0;

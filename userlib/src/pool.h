@@ -81,7 +81,7 @@ struct sharing;
  * @slabs: all slabs, including those that are SLAB_DYING
  * @slabs_end: where the next slab is linked
  * @slab_next: how long the next slab is to be
- * @numbers: which numbers slabs have, and which ones devices must still let go of
+ * @slab_ids: which IDs slabs have, and which ones devices must still let go of
  * @devices: the devices that are attached, by slot
  * @guests: leased buffers that devices have registered, or had
  *
@@ -124,7 +124,7 @@ struct evpl_pool {
 	struct slab *slabs;
 	struct slab **slabs_end;
 	size_t slab_next;
-	struct numbers numbers;
+	struct slab_ids slab_ids;
 	struct evpl_device *devices[EVPL_DEVICES_MAX];
 	struct guest *guests;
 

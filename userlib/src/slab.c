@@ -82,12 +82,12 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 	slab = calloc(1, sizeof(*slab));
 	if (!slab)
 		return -ENOMEM;
-	err = numbers_take(&pool->numbers, &slab->info.number);
+	err = slab_ids_alloc(&pool->slab_ids, &slab->info.number);
 	if (err)
 		goto free_slab;
 	err = backing->ops->slab_alloc(backing, length, depot->node, pool->huge, &slab->extent);
 	if (err)
-		goto put_number;
+		goto free_id;
 	if (!extent_fits(backing, &slab->extent)) {
 		err = -ENOSPC;
 		goto free_extent;
@@ -114,8 +114,8 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 
 free_extent:
 	backing->ops->slab_free(backing, &slab->extent);
-put_number:
-	numbers_put(&pool->numbers, slab->info.number);
+free_id:
+	slab_ids_free(&pool->slab_ids, slab->info.number);
 free_slab:
 	free(slab);
 	return err;
@@ -146,7 +146,7 @@ int slab_destroy(struct slab *slab)
 		slab_discount(slab);
 	pool->shrinks++;
 	PROBE2(shrink, pool, slab->extent.length);
-	numbers_put(&pool->numbers, slab->info.number);
+	slab_ids_free(&pool->slab_ids, slab->info.number);
 	free(slab);
 	return 0;
 }
