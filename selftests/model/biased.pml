@@ -4,7 +4,7 @@
  * on a buffer without atomics. A part of the buffer's word belongs to the thread, which adds
  * to that part and takes from it in sections, by plain loads and stores. The stores reach
  * memory late and in order, as on x86, or elsewhere with barriers: a load may be done before
- * the stores that precede it are seen. A robber ends this: it strikes the thread out, has the
+ * the stores that precede it are seen. A reclaimer ends this: it strikes the thread out, has the
  * thread pass a barrier, waits for its section to end, and subtracts the rest of the part
  * from the word. The task that takes the word to zero has the buffer.
  *
@@ -20,11 +20,11 @@
 #define OPS	7	/* operations of the thread */
 #endif
 
-#define NO_BARRIER	1	/* the robber doesn't have the thread pass a barrier */
-#define NO_WAIT		2	/* the robber doesn't wait for the thread's section */
+#define NO_BARRIER	1	/* the reclaimer doesn't have the thread pass a barrier */
+#define NO_WAIT		2	/* the reclaimer doesn't wait for the thread's section */
 #define LOOK_FIRST	3	/* a section checks @owner before it sets @busy */
 #define TAKE_LAST	4	/* a section takes the last reference of the part */
-#define IDLE_UNCLAIMED	5	/* the thread reuses an idle buffer while it may be robbed */
+#define IDLE_UNCLAIMED	5	/* the thread reuses an idle buffer while it may be reclaimed */
 
 #define OWN	2	/* the thread's part of a new buffer's word */
 
@@ -208,8 +208,8 @@ end:	do
 	od
 }
 
-/* The robber comes at any moment, except while the thread has claimed the buffer. */
-active proctype robber()
+/* The reclaimer comes at any moment, except while the thread has claimed the buffer. */
+active proctype reclaimer()
 {
 	byte n;
 	bool zero;

@@ -94,8 +94,8 @@ static bool cut_again(struct evpl *evpl, struct cursor *cursor, const struct req
 	return cut(evpl, cursor, request, iovec);
 }
 
-/* Takes a free buffer, with one reference; also from other contexts if @steal. */
-static struct entry *take_buffer(struct evpl *evpl, bool steal)
+/* Takes a free buffer, with one reference; also from other contexts if @from_peers. */
+static struct entry *take_buffer(struct evpl *evpl, bool from_peers)
 {
 	struct entry *entries = evpl->pool->backing.entries;
 	struct entry *buffer;
@@ -110,8 +110,8 @@ static struct entry *take_buffer(struct evpl *evpl, bool steal)
 	}
 	if (!buffer)
 		buffer = freelist_pop(&evpl->depot->free, entries);
-	if (!buffer && steal)
-		buffer = context_steal(evpl);
+	if (!buffer && from_peers)
+		buffer = context_reclaim_from_peers(evpl);
 	if (!buffer)
 		return NULL;
 	buffer->home = evpl;
@@ -124,7 +124,7 @@ static struct entry *take_buffer(struct evpl *evpl, bool steal)
  * Allocates one iovec, of up to a buffer, from the memory that the pool has. Returns false if
  * none is free.
  */
-static bool alloc_from(struct evpl *evpl, const struct request *request, bool steal,
+static bool alloc_from(struct evpl *evpl, const struct request *request, bool from_peers,
 		       struct evpl_iovec *iovec)
 {
 	struct cursor cursor = context_claim(evpl);
@@ -141,7 +141,7 @@ static bool alloc_from(struct evpl *evpl, const struct request *request, bool st
 
 	if (!whole && bias_is_bound(evpl))
 		idle = bias_find_idle(evpl, cursor.buffer);
-	buffer = idle ? idle : take_buffer(evpl, steal);
+	buffer = idle ? idle : take_buffer(evpl, from_peers);
 	if (!buffer) {
 		ok = false;
 		goto park;
@@ -241,7 +241,7 @@ static int alloc_slowly(struct evpl *evpl, const struct request *request, struct
 		return 0;
 	for (;;) {
 		take = take || may_take(evpl);
-		/* A pool that can't grow steals at once. It takes no lock to know that. */
+		/* A pool that can't grow reclaims at once. It takes no lock to know that. */
 		if (take && alloc_from(evpl, request, !pool_can_grow(pool), iovec))
 			return 0;
 		if (sharing_collect(pool))
@@ -318,14 +318,14 @@ static int alloc_all(struct evpl *evpl, const struct request *request, struct ev
  * a node has the holds dropped in any case, as it may need a whole slab of other contexts to
  * become idle.
  */
-static void scrape(struct evpl *evpl, unsigned int niov, bool waiting)
+static void reclaim_idle(struct evpl *evpl, unsigned int niov, bool waiting)
 {
 	bool has_node = evpl->depot->node != EVPL_ANY_NODE;
 
 	bias_unbind_all(evpl->pool);
 	sharing_pull(evpl->pool, waiting);
 	if (has_node || suffices(evpl, niov, true))
-		context_rob_all(evpl->pool);
+		contexts_reclaim_current(evpl->pool);
 	if (has_node)
 		pool_trim(evpl->pool, evpl->depot);
 }
@@ -344,7 +344,7 @@ static int try_last(struct evpl *evpl, const struct request *request, struct evp
 
 	atomic_fetch_add(&pool->counting, 1);
 	pool_wait(pool);
-	scrape(evpl, (unsigned int)niov, true);
+	reclaim_idle(evpl, (unsigned int)niov, true);
 	if (suffices(evpl, (unsigned int)niov, false) || atomic_load(&pool->shrinks) != shrinks) {
 		ret = alloc_all(evpl, request, iovecs, niov);
 		if (ret == -ENOMEM)
@@ -357,14 +357,14 @@ static int try_last(struct evpl *evpl, const struct request *request, struct evp
 	return ret;
 }
 
-/* Allocates with buffers that scrape() frees, or has this thread wait. */
+/* Allocates with buffers that reclaim_idle() frees, or has this thread wait. */
 static int alloc_hard(struct evpl *evpl, const struct request *request, struct evpl_iovec *iovecs,
 		      int niov)
 {
 	uint64_t shrinks;
 	int ret;
 
-	scrape(evpl, (unsigned int)niov, false);
+	reclaim_idle(evpl, (unsigned int)niov, false);
 	shrinks = atomic_load(&evpl->pool->shrinks);
 	ret = alloc_all(evpl, request, iovecs, niov);
 	if (ret == -ENOMEM)

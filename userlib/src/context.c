@@ -83,7 +83,7 @@ struct cursor context_claim(struct evpl *evpl)
 			bias_unbind(evpl);
 		} else if (word == CURRENT_TAKEN) {
 			bias_wait();
-		} else if (word == CURRENT_BUSY || word == CURRENT_ROBBED) {
+		} else if (word == CURRENT_BUSY || word == CURRENT_RECLAIMED) {
 			bias_pause(tries++);	/* retire_here() on the bound thread */
 		} else if (atomic_compare_exchange_weak(&evpl->current, &word, CURRENT_BUSY)) {
 			break;
@@ -106,7 +106,7 @@ static void set_hot(struct evpl *evpl, struct cursor cursor)
 
 /*
  * Ends a claim: parks the current buffer, which may have changed since the claim. If the context
- * was robbed meanwhile, this drops the hold instead, and ends the binding if there is one.
+ * is CURRENT_RECLAIMED by now, this drops the hold instead, and ends the binding if there is one.
  */
 void context_park(struct evpl *evpl, struct cursor cursor)
 {
@@ -123,7 +123,7 @@ void context_park(struct evpl *evpl, struct cursor cursor)
 
 	if (bias_is_bound(evpl))
 		bias_give_up(evpl, cursor.buffer);
-	/* A store will do: only the claiming thread changes CURRENT_ROBBED. */
+	/* A store will do: only the claiming thread changes CURRENT_RECLAIMED. */
 	atomic_store(&evpl->current, CURRENT_NONE);
 	if (cursor.buffer)
 		drop_hold(cursor.buffer);
@@ -131,7 +131,7 @@ void context_park(struct evpl *evpl, struct cursor cursor)
 
 /*
  * Parks a buffer that wasn't current before. A thread that waits for memory may have looked while
- * the buffer was neither free nor parked, and so neither robbed nor counted it. That thread set
+ * the buffer was neither free nor parked, and so neither reclaimed nor counted it. That thread set
  * WAITING before it looked, so pool_notify() wakes it to look again. A thread that sets WAITING
  * later finds the buffer parked.
  */
@@ -142,37 +142,37 @@ void context_park_fresh(struct evpl *evpl, struct cursor cursor)
 }
 
 /*
- * Robs a context: returns its current buffer, whose hold the caller then drops. Returns NULL if
- * there is none, or if the context is claimed: the claiming thread drops the hold.
+ * Reclaims a context's current buffer, whose hold the caller then drops. Returns NULL if there is
+ * none, or if the context is claimed: the claiming thread then drops the hold.
  */
-static struct entry *context_rob(struct evpl *victim)
+static struct entry *context_reclaim_current(struct evpl *peer)
 {
-	uint64_t word = atomic_load(&victim->current);
-	uint64_t robbed;
+	uint64_t word = atomic_load(&peer->current);
+	uint64_t new;
 
 	do {
 		for (; word == CURRENT_BOUND || word == CURRENT_TAKEN;
-		     word = atomic_load(&victim->current))
-			bias_unbind(victim);
-		if (word == CURRENT_NONE || word == CURRENT_ROBBED)
+		     word = atomic_load(&peer->current))
+			bias_unbind(peer);
+		if (word == CURRENT_NONE || word == CURRENT_RECLAIMED)
 			return NULL;
-		robbed = word == CURRENT_BUSY ? CURRENT_ROBBED : CURRENT_NONE;
-	} while (!atomic_compare_exchange_weak(&victim->current, &word, robbed));
-	return current_cursor(victim->pool, word).buffer;
+		new = word == CURRENT_BUSY ? CURRENT_RECLAIMED : CURRENT_NONE;
+	} while (!atomic_compare_exchange_weak(&peer->current, &word, new));
+	return current_cursor(peer->pool, word).buffer;
 }
 
 /*
  * Ends all bindings and drops all holds. The rest of each of these buffers can't be used before
  * its slices have been released, so this is the last resort.
  */
-void context_rob_all(struct evpl_pool *pool)
+void contexts_reclaim_current(struct evpl_pool *pool)
 {
-	struct evpl *victim;
+	struct evpl *peer;
 	struct entry *buffer;
 
 	bias_unbind_all(pool);
-	for (victim = pool_contexts(pool); victim; victim = victim->next) {
-		buffer = context_rob(victim);
+	for (peer = pool_contexts(pool); peer; peer = peer->next) {
+		buffer = context_reclaim_current(peer);
 		if (buffer)
 			drop_hold(buffer);
 	}
@@ -189,7 +189,7 @@ uint64_t context_count_held(struct evpl_pool *pool)
 
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next) {
 		word = atomic_load(&evpl->current);
-		if (word == CURRENT_NONE || word == CURRENT_ROBBED)
+		if (word == CURRENT_NONE || word == CURRENT_RECLAIMED)
 			continue;
 		n++;
 		if (word == CURRENT_BUSY || word == CURRENT_BOUND)
@@ -237,13 +237,13 @@ static bool retire_here(struct evpl *home, struct entry *buffer)
 /*
  * Sees to it that no more slices are cut off a buffer, and that no thread counts in it. The caller
  * has a reference. Only @home, the context that took the buffer off a free list, can have the
- * buffer current, or in a slot. If @home is claimed just now, for whichever buffer, CURRENT_ROBBED
- * makes the claiming thread give both up instead of parking.
+ * buffer current, or in a slot. If @home is claimed just now, for whichever buffer,
+ * CURRENT_RECLAIMED makes the claiming thread give both up instead of parking.
  */
 void context_retire(struct entry *buffer)
 {
 	struct evpl *home = buffer->home;
-	uint64_t word, robbed;
+	uint64_t word, new;
 
 	atomic_store(&buffer->retired, true);
 	if (retire_here(home, buffer))
@@ -260,16 +260,17 @@ void context_retire(struct entry *buffer)
 		}
 		if (word != CURRENT_BUSY && current_cursor(home->pool, word).buffer != buffer)
 			return;
-		robbed = word == CURRENT_BUSY ? CURRENT_ROBBED : CURRENT_NONE;
-	} while (!atomic_compare_exchange_weak(&home->current, &word, robbed));
-	if (robbed == CURRENT_NONE)
+		new = word == CURRENT_BUSY ? CURRENT_RECLAIMED : CURRENT_NONE;
+	} while (!atomic_compare_exchange_weak(&home->current, &word, new));
+	if (new == CURRENT_NONE)
 		drop_hold(buffer);
 }
 
 /*
  * Whether a context's hold is the only reference on a buffer that no thread counts in. The word is
- * read before @current, since a robber changes @current before it drops the hold. So if the word
- * is 1 because only the program's reference is left, the buffer isn't in @current any more.
+ * read before @current, since a thread that reclaims changes @current before it drops the hold. So
+ * if the word is 1 because only the program's reference is left, the buffer isn't in @current any
+ * more.
  */
 bool context_only_holds(struct entry *buffer)
 {
@@ -279,15 +280,15 @@ bool context_only_holds(struct entry *buffer)
 	       current_cursor(home->pool, atomic_load(&home->current)).buffer == buffer;
 }
 
-/* Robs a context whose current buffer has no reference but the hold. */
-static struct entry *context_rob_alone(struct evpl *victim)
+/* Reclaims a context's current buffer if it has no reference but the hold. */
+static struct entry *context_reclaim_idle_current(struct evpl *peer)
 {
-	uint64_t word = atomic_load(&victim->current);
-	struct entry *buffer = current_cursor(victim->pool, word).buffer;
+	uint64_t word = atomic_load(&peer->current);
+	struct entry *buffer = current_cursor(peer->pool, word).buffer;
 
 	if (!buffer || !entry_alone(buffer))
 		return NULL;
-	if (!atomic_compare_exchange_strong(&victim->current, &word, CURRENT_NONE))
+	if (!atomic_compare_exchange_strong(&peer->current, &word, CURRENT_NONE))
 		return NULL;
 	/* Since entry_alone(), slices may have been cut and the same word been parked again. */
 	entry_set_held(buffer, false);
@@ -297,14 +298,14 @@ static struct entry *context_rob_alone(struct evpl *victim)
 /*
  * Takes a buffer from another context: one in its cache, or a current one that has no reference
  * but the hold. If @evpl takes any node, other nodes' depots come first. It takes just one buffer,
- * for immediate use: another thief wouldn't find buffers on their way from one cache to another.
+ * for immediate use: another thread wouldn't find buffers on their way from one cache to another.
  */
-struct entry *context_steal(struct evpl *evpl)
+struct entry *context_reclaim_from_peers(struct evpl *evpl)
 {
 	struct evpl_pool *pool = evpl->pool;
 	struct entry *entries = pool->backing.entries;
 	struct entry *buffer;
-	struct evpl *victim;
+	struct evpl *peer;
 	struct depot *depot;
 
 	for (depot = pool_depots(pool); depot; depot = depot->next) {
@@ -314,12 +315,12 @@ struct entry *context_steal(struct evpl *evpl)
 		if (buffer)
 			return buffer;
 	}
-	for (victim = pool_contexts(pool); victim; victim = victim->next) {
-		if (!context_takes(evpl, victim->depot))
+	for (peer = pool_contexts(pool); peer; peer = peer->next) {
+		if (!context_takes(evpl, peer->depot))
 			continue;
-		buffer = freelist_pop(&victim->cache, entries);
+		buffer = freelist_pop(&peer->cache, entries);
 		if (!buffer) {
-			buffer = context_rob_alone(victim);
+			buffer = context_reclaim_idle_current(peer);
 			if (!buffer)
 				continue;
 			if (!context_takes(evpl, buffer->slab->depot)) {
@@ -328,7 +329,7 @@ struct entry *context_steal(struct evpl *evpl)
 			}
 		}
 		stat_inc(&pool->steals);
-		PROBE2(steal, evpl, victim);
+		PROBE2(steal, evpl, peer);
 		return buffer;
 	}
 	return NULL;
@@ -450,8 +451,9 @@ void evplmem_destroy(struct evpl *evpl)
 	context_park(evpl, (struct cursor){ .buffer = NULL });
 
 	/*
-	 * A release that saw the old limit may still push a buffer to the cache. context_steal(),
-	 * pool_trim(), or the next context that gets this struct finds it.
+	 * A release that saw the old limit may still push a buffer to the cache.
+	 * context_reclaim_from_peers(), pool_trim(), or the next context that gets this struct
+	 * finds it.
 	 */
 	atomic_store_explicit(&evpl->limit, 0, memory_order_relaxed);
 

@@ -8,15 +8,15 @@
  * The context has one reference on the current buffer, its hold. The buffer and the
  * offset of the next slice are one word, @current, and change hands together. The thread
  * that uses the context claims the word before it cuts a slice, and parks the buffer there
- * afterwards. Any thread may rob the context: it takes the buffer out of the word, and then
- * drops the hold. So memory can be taken from a thread that sleeps or has exited. A robber
- * that finds the word claimed sets CURRENT_ROBBED. The claiming thread then can't park the
- * buffer, and drops the hold itself.
+ * afterwards. Any thread may reclaim the buffer: it takes the buffer out of the word, and then
+ * drops the hold. So memory can be taken from a thread that sleeps or has exited. A thread
+ * that reclaims, and finds the word claimed, sets CURRENT_RECLAIMED. The claiming thread then
+ * can't park the buffer, and drops the hold itself.
  *
  * The hold matters to a thread that waits for memory: if a release leaves only the hold,
- * the buffer isn't free, and nobody is woken. So a thread that has set WAITING robs all
- * contexts, unless the buffers that they keep are too few to help. And a context that then
- * makes another buffer current wakes the waiting thread, which looks again.
+ * the buffer isn't free, and nobody is woken. So a thread that has set WAITING reclaims
+ * the current buffers of all contexts, unless the buffers that contexts keep are too few to help.
+ * And a context that then makes another buffer current wakes the waiting thread, which looks again.
  *
  * A context that one thread keeps allocating from is bound to it (CURRENT_BOUND). That
  * thread cuts slices without a claim: see bias.h.
@@ -31,7 +31,7 @@
 /* Values of @current. Any other value is a parked buffer: (index + 1) << 32 | offset. */
 #define CURRENT_NONE	0ULL	/* no current buffer */
 #define CURRENT_BUSY	1ULL	/* claimed */
-#define CURRENT_ROBBED	2ULL	/* claimed, and the claiming thread must drop the hold */
+#define CURRENT_RECLAIMED 2ULL	/* claimed, and the claiming thread must drop the hold */
 #define CURRENT_BOUND	3ULL	/* bound to a thread, which cuts slices without a claim */
 #define CURRENT_TAKEN	4ULL	/* another thread unbinds it: see bias_unbind() */
 
@@ -107,10 +107,10 @@ void context_park_fresh(struct evpl *evpl, struct cursor cursor);
 uint64_t current_word(struct cursor cursor);
 void context_hold(struct evpl *evpl, struct entry *buffer);
 void context_drop(struct evpl *evpl, struct entry *buffer);
-void context_rob_all(struct evpl_pool *pool);
+void contexts_reclaim_current(struct evpl_pool *pool);
 uint64_t context_count_held(struct evpl_pool *pool);
 void context_retire(struct entry *buffer);
-struct entry *context_steal(struct evpl *evpl);
+struct entry *context_reclaim_from_peers(struct evpl *evpl);
 bool context_only_holds(struct entry *buffer);
 
 static inline struct evpl *pool_contexts(struct evpl_pool *pool)

@@ -196,10 +196,10 @@ TEST_F(commit, bad_commits_change_nothing)
 	evpl_iovec_release(&self->a);
 }
 
-TEST_F(commit, a_robbed_buffer_is_not_gone_on_with)
+TEST_F(commit, a_reclaimed_buffer_is_not_gone_on_with)
 {
 	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, 1000, 0, 1, self->r));
-	context_rob_all(self->pool);
+	contexts_reclaim_current(self->pool);
 	EXPECT_EQ(1, word_of(self->r));
 	ASSERT_EQ(1, evpl_iovec_commit(self->evpl, self->r, 1, 10));
 	EXPECT_EQ(1, word_of(self->r));

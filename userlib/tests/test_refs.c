@@ -144,7 +144,7 @@ TEST_F(refs, of_two_slices_of_a_buffer_none_is_the_only_one)
 	evpl_iovec_release(&self->c);
 	/* The context still has a hold on the buffer. */
 	EXPECT_FALSE(is_unique_elsewhere(&self->b));
-	context_rob_all(self->pool);
+	contexts_reclaim_current(self->pool);
 	EXPECT_EQ(1, evpl_iovec_is_unique(&self->b));
 	EXPECT_TRUE(is_unique_elsewhere(&self->b));
 	evpl_iovec_release(&self->b);

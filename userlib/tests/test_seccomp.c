@@ -111,7 +111,7 @@ TEST_F(seccomp, nor_do_they_at_the_pools_limit)
 	if (SANITIZED)
 		SKIP(return, "sanitizers make system calls of their own");
 	/*
-	 * Threads steal buffers from the caches of others. At most 56 of the 64 buffers are in
+	 * Threads reclaim buffers from the caches of others. At most 56 of the 64 buffers are in
 	 * use at a time: each of four threads has 4 that it keeps, 3 that it just allocated, 1
 	 * that it is passing on and 2 holds; and 16 are in boxes.
 	 */

@@ -79,9 +79,9 @@ TEST_F(threads, they_do_so_where_memory_is_short)
 	int i;
 
 	/*
-	 * The threads steal from each other all the time. The buffers that are left are too few
+	 * The threads reclaim from each other all the time. The buffers that are left are too few
 	 * even for one thread, and one of them is in this thread's cache. So requests fail and
-	 * buffers are stolen, however many threads run at the same time.
+	 * buffers are reclaimed, however many threads run at the same time.
 	 */
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
@@ -236,36 +236,36 @@ TEST_F(threads, a_pool_can_be_closed_while_the_last_release_returns)
 	pthread_join(thread, NULL);
 }
 
-/* One thread claims and parks its context, while another one robs it. */
-struct robbery {
+/* One thread claims and parks its context, while another one reclaims its buffer. */
+struct reclaim {
 	struct evpl_pool *pool;
 	atomic_bool stop;
 };
 
-static void *robber_main(void *arg)
+static void *reclaim_main(void *arg)
 {
-	struct robbery *robbery = arg;
+	struct reclaim *reclaim = arg;
 
-	while (!atomic_load(&robbery->stop)) {
-		context_rob_all(robbery->pool);
+	while (!atomic_load(&reclaim->stop)) {
+		contexts_reclaim_current(reclaim->pool);
 		sched_yield();
 	}
 	return NULL;
 }
 
-TEST_F(threads, holds_can_be_robbed_at_any_moment)
+TEST_F(threads, holds_can_be_reclaimed_at_any_moment)
 {
 	int i, rounds = few() ? 50000 : 500000;
-	struct robbery robbery = { 0 };
+	struct reclaim reclaim = { 0 };
 	struct evpl_iovec iovec[4];
 	struct evpl *evpl;
 	pthread_t thread;
 	uint64_t word;
 
 	memset(iovec, 0, sizeof(iovec));
-	ASSERT_EQ(0, open_pool(&robbery.pool, BUFFER, SLAB));
-	ASSERT_EQ(0, evpl_create(&evpl, robbery.pool, NULL));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, robber_main, &robbery));
+	ASSERT_EQ(0, open_pool(&reclaim.pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&evpl, reclaim.pool, NULL));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, reclaim_main, &reclaim));
 	for (i = 0; i < rounds; i++) {
 		evpl_iovec_release(&iovec[i % 4]);
 		ASSERT_EQ(1, evpl_iovec_alloc(evpl, 3000, 64, 1, &iovec[i % 4]));
@@ -277,13 +277,13 @@ TEST_F(threads, holds_can_be_robbed_at_any_moment)
 		*(unsigned int *)iovec[i % 4].data = i;
 		ASSERT_EQ((unsigned int)i, *(unsigned int *)iovec[i % 4].data);
 	}
-	atomic_store(&robbery.stop, true);
+	atomic_store(&reclaim.stop, true);
 	pthread_join(thread, NULL);
 	evpl_iovecs_release(iovec, 4);
 	evpl_destroy(evpl);
-	EXPECT_TRUE(all_idle(robbery.pool));
-	EXPECT_EQ(0, used_in(robbery.pool));
-	EXPECT_EQ(0, evpl_pool_close(robbery.pool));
+	EXPECT_TRUE(all_idle(reclaim.pool));
+	EXPECT_EQ(0, used_in(reclaim.pool));
+	EXPECT_EQ(0, evpl_pool_close(reclaim.pool));
 }
 
 TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
@@ -298,13 +298,13 @@ TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 	ASSERT_EQ(1, evpl_iovec_alloc(evpl, 8, 0, 1, &iovec));
 	ASSERT_EQ(2, word_of(&iovec));
 
-	/* The owner has claimed the context: a robber leaves a mark and gets nothing. */
+	/* The owner has claimed the context. So a thread that reclaims only leaves a mark. */
 	cursor = context_claim(evpl);
 	ASSERT_EQ(iovec_entry(&iovec), cursor.buffer);
-	context_rob_all(pool);
+	contexts_reclaim_current(pool);
 	EXPECT_EQ(2, word_of(&iovec));
-	EXPECT_EQ(CURRENT_ROBBED, atomic_load(&evpl->current));
-	context_rob_all(pool);
+	EXPECT_EQ(CURRENT_RECLAIMED, atomic_load(&evpl->current));
+	contexts_reclaim_current(pool);
 	context_park(evpl, cursor);
 	EXPECT_EQ(CURRENT_NONE, atomic_load(&evpl->current));
 	EXPECT_EQ(1, word_of(&iovec));
@@ -312,7 +312,7 @@ TEST_F(threads, a_claimed_context_is_marked_and_does_not_park)
 	/* The same without a current buffer. */
 	cursor = context_claim(evpl);
 	EXPECT_EQ(NULL, cursor.buffer);
-	context_rob_all(pool);
+	contexts_reclaim_current(pool);
 	context_park(evpl, cursor);
 	EXPECT_EQ(CURRENT_NONE, atomic_load(&evpl->current));
 	evpl_iovec_release(&iovec);
