@@ -22,7 +22,7 @@ AT(evpl_iovec, __private2, 16);
 AT(evplmem_thread, busy, 0);
 AT(evplmem_thread, generation, 4);
 AT(evplmem_count, owner, 8);
-AT(evplmem_count, own, 16);
+AT(evplmem_count, spare, 16);
 AT(evplmem_context, thread, 0);
 AT(evplmem_context, base, 8);
 AT(evplmem_context, buffer, 16);
@@ -31,7 +31,7 @@ AT(evplmem_context, limit, 32);
 AT(evplmem_context, generation, 36);
 IS(EVPLMEM_NO_GENERATION, 1);
 IS(EVPLMEM_SLICE_ALIGN, 8);
-IS(EVPLMEM_CHARGE, 1ULL << 32);
+IS(EVPLMEM_CREDIT, 1ULL << 32);
 
 /* The structs that are passed. */
 AT(evpl_pool_config, size, 0);

@@ -11,11 +11,11 @@
  * another soname.
  *
  * A buffer's references are counted in its word, with atomics. The library can give a part
- * of the count to one thread, the buffer's @owner. The owner takes references from @own and
- * returns references to @own, without atomics. Likewise a context that is bound to a thread
- * has a charge: references that the word counts already, of which each new slice gets one.
+ * of the count to one thread, the buffer's @owner. The owner takes references from @spare and
+ * returns references to @spare, without atomics. Likewise a context that is bound to a thread
+ * has a credit: references that the word counts already, of which each new slice gets one.
  *
- * @own belongs to the thread only while @owner names it, and the charge only while @thread
+ * @spare belongs to the thread only while @owner names it, and the credit only while @thread
  * names it. Another thread may end either at any time. So the thread reads @owner or @thread
  * and changes the count in one section: it sets @busy before, and clears it afterwards. The
  * thread that ends the binding
@@ -63,14 +63,14 @@ static inline struct evplmem_thread *evplmem_self(void)
 
 /**
  * struct evplmem_count - how a buffer's entry begins
- * @word: the buffer's references, including those in @own and in a context's charge
- * @owner: the thread that may count in @own, or NULL
- * @own: references that @owner can give out, and that nobody uses
+ * @word: the buffer's references, including those in @spare and in a context's credit
+ * @owner: the thread that may count in @spare, or NULL
+ * @spare: references that @owner can give out, and that nobody uses
  */
 struct evplmem_count {
 	uint64_t word;
 	struct evplmem_thread *owner;
-	uint32_t own;
+	uint32_t spare;
 };
 
 /* All slices start at a multiple of this. */
@@ -82,7 +82,7 @@ struct evplmem_count {
  * @base: the first byte of the current buffer, which slices are cut off
  * @buffer: the current buffer's entry
  * @place: lower half: the offset of the next slice, a multiple of EVPLMEM_SLICE_ALIGN; upper
- *	half: the charge. They are one word because a compiler may store two fields as one
+ *	half: the credit. They are one word because a compiler may store two fields as one
  *	vector, and such fields are slow to load again.
  * @limit: bytes of the current buffer; 0: the inlines may not cut slices off it
  * @generation: the generation that iovecs get
@@ -96,7 +96,7 @@ struct evplmem_context {
 	uint32_t generation;
 };
 
-#define EVPLMEM_CHARGE (1ULL << 32)	/* one reference of it */
+#define EVPLMEM_CREDIT (1ULL << 32)	/* one reference of it */
 
 /*
  * Begins a section of the calling thread. The fence stops the compiler alone. The CPU may still
@@ -180,10 +180,10 @@ static inline int evplmem_get(unsigned int generation, unsigned long buffer)
 	evplmem_enter(thread);
 	if (__builtin_expect(__atomic_load_n(&count->owner, __ATOMIC_RELAXED) == thread, 1)) {
 		/* Keep one: a release elsewhere must not take the word of our buffer to zero. */
-		if (__builtin_expect(--count->own != 0, 1))
+		if (__builtin_expect(--count->spare != 0, 1))
 			ok = 1;
 		else
-			count->own = 1;
+			count->spare = 1;
 	}
 	evplmem_leave(thread);
 	return ok;
@@ -200,7 +200,7 @@ static inline int evplmem_put(unsigned int generation, unsigned long buffer)
 		return 0;
 	evplmem_enter(thread);
 	if (__builtin_expect(__atomic_load_n(&count->owner, __ATOMIC_RELAXED) == thread, 1)) {
-		count->own++;
+		count->spare++;
 		ok = 1;
 	}
 	evplmem_leave(thread);
@@ -238,7 +238,7 @@ static inline struct evplmem_slice evplmem_cut(struct evplmem_context *context,
 		next = start + bytes;
 		/* The library cuts a slice that uses the buffer up, since the hold ends with it. */
 		if (__builtin_expect(next < context->limit, 1) && alignment <= context->limit) {
-			context->place = place - (uint32_t)place + next - EVPLMEM_CHARGE;
+			context->place = place - (uint32_t)place + next - EVPLMEM_CREDIT;
 			slice.data = context->base + start;
 			slice.buffer = context->buffer;
 		}

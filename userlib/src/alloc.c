@@ -59,7 +59,7 @@ static bool cut(struct evpl *evpl, struct cursor *cursor, const struct request *
 
 	cursor->offset = (uint32_t)align_up(end, SLICE_ALIGN);
 	if (bias_is_bound(evpl)) {
-		evpl->hot.place -= EVPLMEM_CHARGE;
+		evpl->hot.place -= EVPLMEM_CREDIT;
 		if (cursor->offset == size) {
 			context_drop(evpl, buffer);
 			cursor->buffer = NULL;
@@ -80,7 +80,7 @@ static bool cut_again(struct evpl *evpl, struct cursor *cursor, const struct req
 		      struct evpl_iovec *iovec)
 {
 	if (bias_is_bound(evpl)) {
-		if (!bias_is_idle(cursor->buffer, bias_charge(evpl)))
+		if (!bias_is_idle(cursor->buffer, bias_credit(evpl)))
 			return false;
 		bias_hold_idle(evpl, cursor->buffer);
 	} else {

@@ -133,9 +133,9 @@ static void barrier(void)
 	}
 }
 
-static void set_charge(struct evpl *evpl, uint32_t charge)
+static void set_credit(struct evpl *evpl, uint32_t credit)
 {
-	evpl->hot.place = charge * EVPLMEM_CHARGE | (uint32_t)evpl->hot.place;
+	evpl->hot.place = credit * EVPLMEM_CREDIT | (uint32_t)evpl->hot.place;
 }
 
 static void take_off(struct entry *buffer, uint32_t n)
@@ -154,7 +154,7 @@ static void limit_cache(struct evpl *evpl)
 
 /*
  * Subtracts from the words the references that the thread and the context had and nobody used. One
- * reference of the charge stays: it is the context's hold. The thread then has no part in the
+ * reference of the credit stays: it is the context's hold. The thread then has no part in the
  * context any more.
  */
 static void settle(struct evpl *evpl)
@@ -162,9 +162,9 @@ static void settle(struct evpl *evpl)
 	uint32_t i;
 
 	list_remove(evpl);
-	if (bias_charge(evpl) > 1)
-		take_off((struct entry *)evpl->hot.buffer, bias_charge(evpl) - 1);
-	set_charge(evpl, 0);
+	if (bias_credit(evpl) > 1)
+		take_off((struct entry *)evpl->hot.buffer, bias_credit(evpl) - 1);
+	set_credit(evpl, 0);
 	for (i = 0; i < evpl->nr_slots; i++)
 		bias_end(evpl->slots[i]);
 	evpl->nr_slots = 0;
@@ -215,7 +215,7 @@ void bias_unbind(struct evpl *evpl)
 
 /*
  * The word of @entry has grown too large. If other threads take references in the word, and the
- * owner drops them into @own, both grow by references that nobody uses. The word's count would
+ * owner drops them into @spare, both grow by references that nobody uses. The word's count would
  * overflow after some thousand million of these. Ending the binding subtracts them.
  */
 void bias_relieve(struct entry *entry)
@@ -247,7 +247,7 @@ void bias_unbind_all(struct evpl_pool *pool)
 /*
  * Ends the binding on the thread that the context is bound to, which has claimed the context. It
  * isn't in a section, so there is no need for a barrier(). @current is the current buffer, or
- * NULL; one reference of its charge stays, as the context's hold.
+ * NULL; one reference of its credit stays, as the context's hold.
  */
 void bias_give_up(struct evpl *evpl, struct entry *current)
 {
@@ -374,11 +374,11 @@ bool bias_bind(struct evpl *evpl)
  */
 void bias_end(struct entry *buffer)
 {
-	uint32_t own = buffer->own;
+	uint32_t spare = buffer->spare;
 
 	atomic_store_explicit(&buffer->owner, NULL, memory_order_relaxed);
-	buffer->own = 0;
-	take_off(buffer, own);
+	buffer->spare = 0;
+	take_off(buffer, spare);
 }
 
 /* Ends the thread's counting in @buffer, if it counts there, and frees the buffer's slot. */
@@ -409,28 +409,28 @@ static void give_slot(struct evpl *evpl, struct entry *buffer)
 		bias_end(evpl->slots[i]);
 	}
 	evpl->slots[i] = buffer;
-	buffer->own = 0;
+	buffer->spare = 0;
 	atomic_store_explicit(&buffer->owner, evpl->hot.thread, memory_order_relaxed);
 }
 
 /*
- * Makes @buffer current. The caller's reference becomes a part of the charge. The word goes up
- * by the rest of the charge, and by @own if the thread didn't count in the buffer before.
+ * Makes @buffer current. The caller's reference becomes a part of the credit. The word goes up
+ * by the rest of the credit, and by @spare if the thread didn't count in the buffer before.
  */
 void bias_hold(struct evpl *evpl, struct entry *buffer)
 {
 	if (!bias_has(evpl, buffer)) {
 		give_slot(evpl, buffer);
-		atomic_fetch_add_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE - 1,
+		atomic_fetch_add_explicit(&buffer->word, BIAS_SPARE + BIAS_CREDIT - 1,
 					  memory_order_relaxed);
-		buffer->own = BIAS_OWN;
-	} else if (buffer->own > BIAS_CHARGE) {
-		/* The buffer was current before: bias_drop() has left its charge in @own. */
-		buffer->own -= BIAS_CHARGE - 1;
+		buffer->spare = BIAS_SPARE;
+	} else if (buffer->spare > BIAS_CREDIT) {
+		/* The buffer was current before: bias_drop() has left its credit in @spare. */
+		buffer->spare -= BIAS_CREDIT - 1;
 	} else {
-		atomic_fetch_add_explicit(&buffer->word, BIAS_CHARGE - 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&buffer->word, BIAS_CREDIT - 1, memory_order_relaxed);
 	}
-	set_charge(evpl, BIAS_CHARGE);
+	set_credit(evpl, BIAS_CREDIT);
 	evpl->worth++;
 }
 
@@ -440,30 +440,30 @@ void bias_hold(struct evpl *evpl, struct entry *buffer)
  */
 void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
 {
-	atomic_store_explicit(&buffer->word, BIAS_OWN + BIAS_CHARGE, memory_order_relaxed);
-	buffer->own = BIAS_OWN;
-	set_charge(evpl, BIAS_CHARGE);
+	atomic_store_explicit(&buffer->word, BIAS_SPARE + BIAS_CREDIT, memory_order_relaxed);
+	buffer->spare = BIAS_SPARE;
+	set_credit(evpl, BIAS_CREDIT);
 	evpl->worth++;
 }
 
 /*
- * Refills the charge. A slice that was reserved and committed with no bytes has used up one
- * reference of the charge, and nothing of the buffer. The inlines don't check the charge, which
+ * Refills the credit. A slice that was reserved and committed with no bytes has used up one
+ * reference of the credit, and nothing of the buffer. The inlines don't check the credit, which
  * must last for all slices that they can still cut off the buffer.
  */
-void bias_recharge(struct evpl *evpl, struct entry *buffer)
+void bias_refill_credit(struct evpl *evpl, struct entry *buffer)
 {
-	if (bias_charge(evpl) > BIAS_CHARGE / 2)
+	if (bias_credit(evpl) > BIAS_CREDIT / 2)
 		return;
-	atomic_fetch_add_explicit(&buffer->word, BIAS_CHARGE / 2, memory_order_relaxed);
-	set_charge(evpl, bias_charge(evpl) + BIAS_CHARGE / 2);
+	atomic_fetch_add_explicit(&buffer->word, BIAS_CREDIT / 2, memory_order_relaxed);
+	set_credit(evpl, bias_credit(evpl) + BIAS_CREDIT / 2);
 }
 
-/* @buffer is current no longer: the rest of its charge goes to @own. */
+/* @buffer is current no longer: the rest of its credit goes to @spare. */
 void bias_drop(struct evpl *evpl, struct entry *buffer)
 {
-	buffer->own += bias_charge(evpl);
-	set_charge(evpl, 0);
+	buffer->spare += bias_credit(evpl);
+	set_credit(evpl, 0);
 }
 
 /* A buffer that the thread counts in and nobody uses, other than @current; or NULL. */
@@ -483,14 +483,14 @@ struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current)
  */
 __attribute__((no_sanitize("thread"))) bool bias_seems_idle(struct entry *buffer)
 {
-	uint32_t kept = *(volatile uint32_t *)&buffer->own;
+	uint32_t kept = *(volatile uint32_t *)&buffer->spare;
 	struct evplmem_context *hot;
 
 	if (!atomic_load(&buffer->owner))
 		return false;
 	hot = &buffer->home->hot;
 	if (*(struct evplmem_count *volatile *)&hot->buffer == (struct evplmem_count *)buffer)
-		kept += (uint32_t)(*(volatile uint64_t *)&hot->place / EVPLMEM_CHARGE);
+		kept += (uint32_t)(*(volatile uint64_t *)&hot->place / EVPLMEM_CREDIT);
 	return atomic_load(&buffer->word) == kept;
 }
 
@@ -503,7 +503,7 @@ __attribute__((no_sanitize("thread"))) uint32_t bias_count_idle(const struct evp
 		struct entry *buffer = *(struct entry *const volatile *)&evpl->slots[i];
 
 		n += buffer && i < *(const volatile uint32_t *)&evpl->nr_slots &&
-		     atomic_load(&buffer->word) == *(volatile uint32_t *)&buffer->own;
+		     atomic_load(&buffer->word) == *(volatile uint32_t *)&buffer->spare;
 	}
 	return n;
 }

@@ -7,14 +7,14 @@
  * the protocol by which another thread ends this, are in evplmem-hot.h.
  *
  * A context is bound to the thread that allocates from it. While it is bound
- *  - the current buffer has a charge: references for the slices that are cut off it;
+ *  - the current buffer has a credit: references for the slices that are cut off it;
  *  - the thread counts in a few buffers that the context cut slices off, the current one
- *    among them. They are in the context's @slots, their @owner is the thread, and @own
+ *    among them. They are in the context's @slots, their @owner is the thread, and @spare
  *    counts the references that the thread has of each.
  *
- * The buffers' words count @own and the charge too. So other threads need not know of the
+ * The buffers' words count @spare and the credit too. So other threads need not know of the
  * bias: their release decrements the word, and doesn't take it to zero. When the bound
- * thread next needs a buffer, it finds one idle if the word equals @own plus the charge.
+ * thread next needs a buffer, it finds one idle if the word equals @spare plus the credit.
  * Another thread finds out only by ending the binding.
  *
  * Any thread may end a binding, and a thread that is short of memory must: the bound thread
@@ -32,11 +32,11 @@
 #include "context.h"
 
 /*
- * The first values of a buffer's @own and of its charge. Each is more than the slices that a
+ * The first values of a buffer's @spare and of its credit. Each is more than the slices that a
  * buffer can have, and both together are less than a word can count.
  */
-#define BIAS_OWN	(1U << 28)
-#define BIAS_CHARGE	(1U << 28)
+#define BIAS_SPARE	(1U << 28)
+#define BIAS_CREDIT	(1U << 28)
 
 void bias_set_up(void);
 void bias_forget(void);
@@ -50,7 +50,7 @@ void bias_pause(int tries);
 
 void bias_hold(struct evpl *evpl, struct entry *buffer);
 void bias_hold_idle(struct evpl *evpl, struct entry *buffer);
-void bias_recharge(struct evpl *evpl, struct entry *buffer);
+void bias_refill_credit(struct evpl *evpl, struct entry *buffer);
 void bias_drop(struct evpl *evpl, struct entry *buffer);
 void bias_end(struct entry *buffer);
 void bias_stop(struct evpl *evpl, struct entry *buffer);
@@ -66,9 +66,9 @@ static inline bool bias_is_bound(const struct evpl *evpl)
 }
 
 /* References on the current buffer that are left for slices. */
-static inline uint32_t bias_charge(const struct evpl *evpl)
+static inline uint32_t bias_credit(const struct evpl *evpl)
 {
-	return (uint32_t)(evpl->hot.place / EVPLMEM_CHARGE);
+	return (uint32_t)(evpl->hot.place / EVPLMEM_CREDIT);
 }
 
 /* The current buffer of a bound context, and the offset of the next slice. */
@@ -84,13 +84,13 @@ static inline bool bias_has(const struct evpl *evpl, struct entry *buffer)
 }
 
 /*
- * Whether nobody uses @buffer, which the thread counts in. @charge is the charge if the buffer
+ * Whether nobody uses @buffer, which the thread counts in. @credit is the credit if the buffer
  * is current, else 0. Acquire pairs with the release in entry_drop(): other threads' accesses by
  * references that they have dropped are over.
  */
-static inline bool bias_is_idle(struct entry *buffer, uint32_t charge)
+static inline bool bias_is_idle(struct entry *buffer, uint32_t credit)
 {
-	return atomic_load_explicit(&buffer->word, memory_order_acquire) == buffer->own + charge;
+	return atomic_load_explicit(&buffer->word, memory_order_acquire) == buffer->spare + credit;
 }
 
 #endif /* EVPLMEM_BIAS_H */

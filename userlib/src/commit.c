@@ -35,7 +35,7 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	if (old == buffer && cursor->offset == old_end) {
 		cursor->offset = end;
 		if (bias_is_bound(evpl))
-			bias_recharge(evpl, buffer);
+			bias_refill_credit(evpl, buffer);
 		return false;
 	}
 
@@ -58,7 +58,7 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 /*
  * Commits one iovec without a claim, if the context is bound to the calling thread and the iovec
  * is the last slice that was cut off the current buffer. If no bytes are kept, the reference goes
- * back to the charge. Returns false if that isn't possible.
+ * back to the credit. Returns false if that isn't possible.
  */
 static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned int length)
 {
@@ -80,7 +80,7 @@ static bool cut_back_here(struct evpl *evpl, struct evpl_iovec *iovec, unsigned 
 		if ((uint32_t)evpl->hot.place == end) {
 			evpl->hot.place -= end - now;
 			if (!length)
-				evpl->hot.place += EVPLMEM_CHARGE;
+				evpl->hot.place += EVPLMEM_CREDIT;
 			ok = true;
 		}
 	}

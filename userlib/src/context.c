@@ -101,7 +101,7 @@ static void set_hot(struct evpl *evpl, struct cursor cursor)
 	evpl->hot.buffer = (struct evplmem_count *)cursor.buffer;
 	evpl->hot.base = cursor.buffer ? cursor.buffer->base : NULL;
 	evpl->hot.limit = cursor.buffer ? (uint32_t)evpl->pool->buffer_size : 0;
-	evpl->hot.place = (evpl->hot.place & -EVPLMEM_CHARGE) | cursor.offset;
+	evpl->hot.place = (evpl->hot.place & -EVPLMEM_CREDIT) | cursor.offset;
 }
 
 /*

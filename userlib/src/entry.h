@@ -11,7 +11,7 @@
  * while the pool is open, even those of slabs that were given back: a thread that is late
  * may read @next and @word of a buffer that isn't its own, and reads some number.
  *
- * A thread may count a part of @word in @own, without atomics: see bias.h. The thread keeps
+ * A thread may count a part of @word in @spare, without atomics: see bias.h. The thread keeps
  * at least one reference there, so the word isn't zero meanwhile.
  *
  * A lease on a buffer of another process has an entry too, in a window of its own
@@ -36,8 +36,8 @@ struct slab;
 /**
  * struct entry - the entry of a buffer, or of a lease
  * @word: the references: a count and flags, EVPL_WORD_*
- * @owner: the thread that counts in @own, or NULL
- * @own: references that @word counts and nobody uses; @owner's to change
+ * @owner: the thread that counts in @spare, or NULL
+ * @spare: references that @word counts and nobody uses; @owner's to change
  * @next_known: of a lease: index + 1 of the next lease in sharing->known, or 0
  * @index: the number among the pool's entries, or among its leases; constant like @slab
  * @slab: the buffer's slab; constant while the slab lives; NULL for leases and foreign memory
@@ -58,7 +58,7 @@ struct entry {
 	alignas(64) _Atomic uint64_t word;
 	struct evplmem_thread *_Atomic owner;
 	union {
-		uint32_t own;
+		uint32_t spare;
 		uint32_t next_known;
 	};
 	uint32_t index;
@@ -85,7 +85,7 @@ struct entry {
 _Static_assert(sizeof(struct entry) == sizeof(struct evpl_entry), "the uapi's entry");
 _Static_assert(offsetof(struct entry, word) == offsetof(struct evplmem_count, word) &&
 	       offsetof(struct entry, owner) == offsetof(struct evplmem_count, owner) &&
-	       offsetof(struct entry, own) == offsetof(struct evplmem_count, own),
+	       offsetof(struct entry, spare) == offsetof(struct evplmem_count, spare),
 	       "what programs were compiled with");
 _Static_assert(sizeof(struct evpl_iovec) == 24, "the seed's iovec");
 _Static_assert(sizeof(unsigned long) == sizeof(void *), "an entry fits __private2");

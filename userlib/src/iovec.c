@@ -124,7 +124,7 @@ int evplmem_iovec_clone_segment(struct evpl_iovec *dst, const struct evpl_iovec 
 
 /*
  * The word without the references that the calling thread and its context have and nobody uses. If
- * another thread counts in the buffer, it has at least one in @own beside the caller's reference,
+ * another thread counts in the buffer, it has at least one in @spare beside the caller's reference,
  * so the result isn't 1.
  */
 static uint64_t count_here(struct entry *entry)
@@ -135,9 +135,9 @@ static uint64_t count_here(struct entry *entry)
 
 	evplmem_enter(thread);
 	if (atomic_load_explicit(&entry->owner, memory_order_relaxed) == thread) {
-		unused = entry->own;
+		unused = entry->spare;
 		if (home->hot.buffer == (const struct evplmem_count *)entry)
-			unused += bias_charge(home);
+			unused += bias_credit(home);
 	}
 	word = atomic_load_explicit(&entry->word, memory_order_acquire);
 	evplmem_leave(thread);

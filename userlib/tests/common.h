@@ -84,9 +84,9 @@ __attribute__((no_sanitize("thread"))) static inline uint64_t word_of(const stru
 
 	/* Leave out the references that a thread or a context keeps in reserve: see bias.h. */
 	if (entry->slab && atomic_load_explicit(&entry->owner, memory_order_relaxed)) {
-		word -= entry->own;
+		word -= entry->spare;
 		if (entry->home->hot.buffer == (const struct evplmem_count *)entry)
-			word -= bias_charge(entry->home) - 1;
+			word -= bias_credit(entry->home) - 1;
 	}
 	return word;
 }

@@ -87,32 +87,32 @@ TEST_F(bias, the_exported_functions_count_as_the_inlines_do)
 {
 	struct entry *entry = iovec_entry(&self->a);
 	uint64_t word = raw_word(&self->a);
-	uint32_t own = entry->own, charge = bias_charge(self->evpl);
+	uint32_t spare = entry->spare, credit = bias_credit(self->evpl);
 
 	ASSERT_TRUE(is_bound(self->evpl));
 	evplmem_iovec_addref(&self->a);
-	EXPECT_EQ(own - 1, entry->own);
+	EXPECT_EQ(spare - 1, entry->spare);
 	EXPECT_EQ(word, raw_word(&self->a));
 	evplmem_iovec_release(&self->a);
-	EXPECT_EQ(own, entry->own);
+	EXPECT_EQ(spare, entry->spare);
 	EXPECT_EQ(word, raw_word(&self->a));
 
 	evplmem_iovec_clone(&self->b, &self->a);
 	EXPECT_EQ(0, memcmp(&self->b, &self->a, sizeof(self->a)));
-	EXPECT_EQ(own - 1, entry->own);
+	EXPECT_EQ(spare - 1, entry->spare);
 	evplmem_iovec_release(&self->b);
 	ASSERT_EQ(0, evplmem_iovec_clone_segment(&self->b, &self->a, 10, 20));
 	EXPECT_EQ((char *)self->a.data + 10, self->b.data);
 	EXPECT_EQ(20, self->b.length);
-	EXPECT_EQ(own - 1, entry->own);
+	EXPECT_EQ(spare - 1, entry->spare);
 	EXPECT_EQ(word, raw_word(&self->a));
 	evplmem_iovec_release(&self->b);
 
 	ASSERT_EQ(1, evplmem_iovec_alloc(self->evpl, 100, 0, 1, 0, &self->b));
 	EXPECT_EQ((char *)self->a.data + 104, self->b.data);
 	EXPECT_EQ(100, self->b.length);
-	EXPECT_EQ(charge - 1, bias_charge(self->evpl));
-	EXPECT_EQ(own, entry->own);
+	EXPECT_EQ(credit - 1, bias_credit(self->evpl));
+	EXPECT_EQ(spare, entry->spare);
 	EXPECT_EQ(word, raw_word(&self->a));
 	/* They check the arguments too: the inlines leave that to them. */
 	EXPECT_EQ(-ENOBUFS, evplmem_iovec_alloc(self->evpl, 100, 0, 0, 0, &self->b));
@@ -183,16 +183,16 @@ TEST_F(bias, a_part_that_is_used_up_is_added_to_the_word)
 	uint64_t word = raw_word(&self->a);
 
 	/* Leave one reference in the thread's part, as if it had handed out all others. */
-	atomic_fetch_sub(&entry->word, entry->own - 1);
-	word -= entry->own - 1;
-	entry->own = 1;
+	atomic_fetch_sub(&entry->word, entry->spare - 1);
+	word -= entry->spare - 1;
+	entry->spare = 1;
 	EXPECT_EQ(2, word_of(&self->a));
 	evpl_iovec_addref(&self->a);
-	EXPECT_EQ(1, entry->own);
+	EXPECT_EQ(1, entry->spare);
 	EXPECT_EQ(word + 1, raw_word(&self->a));
 	EXPECT_EQ(3, word_of(&self->a));
 	evpl_iovec_release(&self->a);
-	EXPECT_EQ(2, entry->own);
+	EXPECT_EQ(2, entry->spare);
 	EXPECT_EQ(2, word_of(&self->a));
 }
 
@@ -217,7 +217,7 @@ TEST_F(bias, what_others_add_and_the_thread_lets_go_of_does_not_run_over)
 
 	/* The counts are as if others had added, and this thread released, WORD_HIGH references. */
 	atomic_fetch_add(&entry->word, WORD_HIGH);
-	entry->own += WORD_HIGH;
+	entry->spare += WORD_HIGH;
 	EXPECT_EQ(2, word_of(&self->a));
 	on_thread(addref, &self->a);
 	EXPECT_FALSE(is_bound(self->evpl));
@@ -250,12 +250,12 @@ TEST_F(bias, what_was_retired_is_not_cut_again_by_a_commit)
 TEST_F(bias, what_is_reserved_and_not_used_does_not_use_up_the_charge)
 {
 	struct entry *entry = iovec_entry(&self->a);
-	uint32_t gone = bias_charge(self->evpl) - 3;
+	uint32_t gone = bias_credit(self->evpl) - 3;
 	int i;
 
-	/* The charge is as low as if there had been very many such rounds. */
+	/* The credit is as low as if there had been very many such rounds. */
 	atomic_fetch_sub(&entry->word, gone);
-	self->evpl->hot.place -= gone * EVPLMEM_CHARGE;
+	self->evpl->hot.place -= gone * EVPLMEM_CREDIT;
 	EXPECT_EQ(2, word_of(&self->a));
 	for (i = 0; i < 10; i++) {
 		ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, 4096, 0, 1, &self->b));
@@ -271,7 +271,7 @@ TEST_F(bias, what_is_reserved_and_given_back_whole_is_as_if_it_had_not_been_rese
 {
 	struct entry *entry = iovec_entry(&self->a);
 	uint64_t word = raw_word(&self->a), place = self->evpl->hot.place;
-	uint32_t own = entry->own;
+	uint32_t spare = entry->spare;
 
 	ASSERT_TRUE(is_bound(self->evpl));
 	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, 4096, 0, 1, &self->b));
@@ -281,7 +281,7 @@ TEST_F(bias, what_is_reserved_and_given_back_whole_is_as_if_it_had_not_been_rese
 	EXPECT_EQ(0, self->b.length);
 	EXPECT_EQ(place, self->evpl->hot.place);
 	EXPECT_EQ(word, raw_word(&self->a));
-	EXPECT_EQ(own, entry->own);
+	EXPECT_EQ(spare, entry->spare);
 	EXPECT_EQ(2, word_of(&self->a));
 	self->b = (struct evpl_iovec){ 0 };
 }
@@ -300,7 +300,7 @@ TEST_F(bias, a_buffer_that_is_current_again_and_again_is_counted_right)
 		evpl_iovec_release(&self->b);
 		ASSERT_EQ(2, word_of(&self->a));
 		word = raw_word(&self->a);
-		ASSERT_GT(4ULL * BIAS_OWN, word);
+		ASSERT_GT(4ULL * BIAS_SPARE, word);
 	}
 	self->b = (struct evpl_iovec){ 0 };
 	bias_unbind(self->evpl);

@@ -272,7 +272,7 @@ TEST_F(threads, holds_can_be_reclaimed_at_any_moment)
 		/* At most four slices and the hold, unless the context is bound just now. */
 		word = atomic_load(&iovec_entry(&iovec[i % 4])->word);
 		ASSERT_LE(1, word);
-		if (word < BIAS_CHARGE / 2)
+		if (word < BIAS_CREDIT / 2)
 			ASSERT_GE(5, word);
 		*(unsigned int *)iovec[i % 4].data = i;
 		ASSERT_EQ((unsigned int)i, *(unsigned int *)iovec[i % 4].data);
