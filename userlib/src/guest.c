@@ -62,11 +62,12 @@ static void unregister_one(struct evpl_device *device, struct guest *guest)
 /* Finds the struct guest of a device lease, or makes it. Under the pool's lock. */
 static struct guest *guest_of(struct evpl_pool *pool, const struct evpl_iovec *iovec)
 {
+	const struct evpl_setup *setup = &pool->backing.setup;
 	struct entry *lease = iovec_entry(iovec);
 	struct guest *guest = atomic_load(&lease->guest);
 	size_t size = (size_t)1 << lease->shift;
 	uint64_t offset = sharing_guest_offset(pool, iovec->data);
-	bool readonly = offset >= pool->backing.setup.out_guest_io_ro_offset;
+	bool readonly = offset - setup->out_guest_io_ro_offset < setup->out_guest_size;
 
 	if (guest || !sharing_is_io(pool, offset))
 		return guest;

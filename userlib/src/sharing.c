@@ -93,8 +93,8 @@ bool sharing_is_io(struct evpl_pool *pool, uint64_t offset)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
 
-	return offset >= setup->out_guest_io_offset &&
-	       offset < setup->out_guest_io_ro_offset + setup->out_guest_size;
+	return offset - setup->out_guest_io_offset < setup->out_guest_size ||
+	       offset - setup->out_guest_io_ro_offset < setup->out_guest_size;
 }
 
 static void unmap(struct window *windows, int nr)
