@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A model for spin of EVPL_LEASE_PULL, as kernel/lease.c, share.c and userlib/src/sharing.c
- * implement it. An owner sends its only buffer to a receiver. The receiver drops its
+ * A model for spin of EVPL_LEASE_PULL, as kernel/lease.c, share.c and userlib/src/lease.c and
+ * returned.c implement it. An owner sends its only buffer to a receiver. The receiver drops its
  * reference without a call: it collects releases, and may sleep for ever. The owner pulls,
  * and if that ends no lease it waits to be told. It must not wait for ever, whenever the
  * receiver sleeps. An atomic block stands for one atomic operation, or for code under a lock

@@ -12,7 +12,7 @@
 #include "poison.h"
 #include "probe.h"
 #include "recycle.h"
-#include "sharing.h"
+#include "returned.h"
 #include "slab.h"
 #include "trim.h"
 #include "waiter.h"
@@ -244,7 +244,7 @@ static int alloc_slowly(struct evpl *evpl, const struct request *request, struct
 		/* A pool that can't grow reclaims at once. It takes no lock to know that. */
 		if (take && alloc_from(evpl, request, !pool_can_grow(pool), iovec))
 			return 0;
-		if (sharing_collect(pool))
+		if (returned_collect(pool))
 			continue;
 		err = pool_refill(pool, evpl->depot, take);
 		if (err)
@@ -323,7 +323,7 @@ static void reclaim_idle(struct evpl *evpl, unsigned int niov, bool waiting)
 	bool has_node = evpl->depot->node != EVPL_ANY_NODE;
 
 	bias_unbind_all(evpl->pool);
-	sharing_pull(evpl->pool, waiting);
+	returned_pull(evpl->pool, waiting);
 	if (has_node || suffices(evpl, niov, true))
 		contexts_reclaim_current(evpl->pool);
 	if (has_node)

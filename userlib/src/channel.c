@@ -11,9 +11,11 @@
 #include <unistd.h>
 
 #include "cancel.h"
-#include "context.h"
-#include "sharing.h"
+#include "lease.h"
+#include "returned.h"
 #include "slab.h"
+#include "transfer.h"
+#include "windows.h"
 
 /* How many records fit an array on the stack. */
 #define FEW_RECORDS	64
@@ -56,7 +58,7 @@ int evplmem_channel_bind(struct evpl_channel **r_channel, struct evpl_pool *pool
 		return -EPERM;
 	if (flags & ~EVPL_CHANNEL_BLOCKING)
 		return -EOPNOTSUPP;
-	err = sharing_make(pool);
+	err = windows_map(pool);
 	if (err)
 		return err;
 	channel = malloc(sizeof(*channel));
@@ -132,7 +134,7 @@ static int make_record(struct evpl_pool *pool, const struct evpl_message *messag
 		record->flags |= EVPL_RECORD_WRITE;
 	if (message->flags & EVPL_MESSAGE_DEVICE)
 		record->flags |= EVPL_RECORD_DEVICE;
-	return sharing_offset(pool, &message->iovec, (uint64_t *)&record->offset);
+	return transfer_offset(pool, &message->iovec, (uint64_t *)&record->offset);
 }
 
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
@@ -156,8 +158,9 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 		err = make_record(pool, &messages[i], &records[i]);
 	if (!err) {
 		for (i = 0; i < n; i++)
-			sharing_hold(pool, &messages[i].iovec, records[i].offset,
-				     messages[i].flags & (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE));
+			transfer_prepare(pool, &messages[i].iovec, records[i].offset,
+					 messages[i].flags &
+					 (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE));
 		written = write(channel->fd, records, (size_t)n * sizeof(*records));
 		err = written < 0 ? -errno : 0;
 		/*
@@ -166,11 +169,11 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 		 */
 		for (i = 0; i < n; i++) {
 			if (records[i].offset >= pool->backing.own_size)
-				sharing_unhold(pool, &messages[i].iovec, records[i].offset);
+				transfer_finish(pool, &messages[i].iovec, records[i].offset);
 			else if (!err)
-				sharing_note_sent(pool_sharing(pool),
-						  (uint32_t)(records[i].offset /
-							     pool->buffer_size));
+				returned_note_sent(pool_sharing(pool),
+						   (uint32_t)(records[i].offset /
+							      pool->buffer_size));
 		}
 	}
 	/*
@@ -178,7 +181,7 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 	 * the receiver to release them at once.
 	 */
 	if (!err && atomic_load(&pool->waiting) & WAITING)
-		sharing_pull(pool, true);
+		returned_pull(pool, true);
 	if (records != few)
 		free(records);
 	return err;
@@ -209,8 +212,8 @@ static void take_record(struct evpl_pool *pool, const struct evpl_record *record
 		entry = pool->backing.entries + record->offset / pool->buffer_size;
 		data = (char *)entry->base + record->offset % pool->buffer_size;
 	} else {
-		entry = sharing_lease(pool, record);
-		data = sharing_memory(pool, record->offset);
+		entry = lease_of_record(pool, record);
+		data = windows_address(pool, record->offset);
 	}
 	message->iovec.data = data;
 	message->iovec.__private1 = fork_generation;
@@ -235,7 +238,7 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 		n = -errno;
 		/* The caller will wait. Release idle leases first, as their owners may wait too. */
 		if (n == -EAGAIN)
-			sharing_flush(channel->pool);
+			leases_flush(channel->pool);
 		return n;
 	}
 	if (!got)

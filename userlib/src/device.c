@@ -14,7 +14,7 @@
 #include "bias.h"
 #include "cancel.h"
 #include "config.h"
-#include "guest.h"
+#include "lease_reg.h"
 
 static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
 {
@@ -60,7 +60,7 @@ static void registered(struct slab *slab)
 
 /*
  * Drops the pool's lock for a callback. The device stays, as @calls counts the callback, and so
- * does the slab, or the guest, that has @reg.
+ * does the slab, or the struct lease_regs, that has @reg.
  */
 void device_call_begin(struct evpl_device *device, struct reg *reg)
 {
@@ -283,7 +283,7 @@ void evplmem_device_detach(struct evpl_device *device)
 	/* A trim on another thread may be unregistering a slab, a growing one registering it. */
 	for (;;) {
 		each_slab(device, REG_DONE, true, unregister_one);
-		guests_detach(device);
+		lease_regs_detach(device);
 		if (!device->calls)
 			break;
 		devices_wait_for_call(pool);
@@ -307,7 +307,7 @@ int evplmem_device_cookie(struct evpl_device *device, const struct evpl_iovec *i
 		return -ENOENT;
 	slab = iovec_slab(iovec);
 	if (!slab)
-		return guest_cookie(device, iovec, r_cookie);
+		return lease_reg_cookie(device, iovec, r_cookie);
 	/* In another pool this slot is another device's, or nobody's. */
 	if (slab->pool != device->pool)
 		return -EINVAL;

@@ -15,7 +15,7 @@
  * at least one reference there, so the word isn't zero meanwhile.
  *
  * A lease on a buffer of another process has an entry too, in a window of its own
- * (sharing.h). That entry has no @slab. The entry of memory that is no pool's (foreign.h)
+ * (lease.h). That entry has no @slab. The entry of memory that is no pool's (foreign.h)
  * has neither @slab nor @pool.
  */
 
@@ -30,7 +30,7 @@
 #include "evplmem.h"
 #include "fork.h"
 
-struct guest;
+struct lease_regs;
 struct slab;
 
 /**
@@ -42,7 +42,7 @@ struct slab;
  * @index: the number among the pool's entries, or among its leases; constant like @slab
  * @slab: the buffer's slab; constant while the slab lives; NULL for leases and foreign memory
  * @base: the buffer's first byte; constant like @slab
- * @guest: of a lease: its registrations with devices; NULL if it never had one
+ * @regs: of a lease: its registrations with devices; NULL if it never had one
  * @home: the context that last took the buffer off a free list, and that gets it back into
  *	its cache; never freed while the pool is open
  * @pool: of a lease: the pool that received it; NULL for foreign memory
@@ -65,7 +65,7 @@ struct entry {
 	struct slab *slab;
 	union {
 		void *base;
-		struct guest *_Atomic guest;
+		struct lease_regs *_Atomic regs;
 	};
 	union {
 		struct evpl *home;

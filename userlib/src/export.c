@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
-#include "sharing.h"
+#include "returned.h"
 #include "slab.h"
+#include "transfer.h"
+#include "windows.h"
 
 /* How many ranges fit an array on the stack. */
 #define FEW_RANGES	64
@@ -32,22 +34,22 @@ static int export_slices(struct evpl_pool *pool, const struct evpl_iovec *iovecs
 
 	for (i = 0; i < niov; i++) {
 		ranges[i].length = iovecs[i].length;
-		err = sharing_offset(pool, &iovecs[i], (uint64_t *)&ranges[i].offset);
+		err = transfer_offset(pool, &iovecs[i], (uint64_t *)&ranges[i].offset);
 		if (err)
 			return err;
 	}
 	for (i = 0; i < niov; i++)
-		sharing_hold(pool, &iovecs[i], ranges[i].offset, flags & EVPL_EXPORT_WRITE);
+		transfer_prepare(pool, &iovecs[i], ranges[i].offset, flags & EVPL_EXPORT_WRITE);
 	fd = export(pool, ranges, niov, flags);
 	for (i = 0; i < niov; i++)
-		sharing_unhold(pool, &iovecs[i], ranges[i].offset);
+		transfer_finish(pool, &iovecs[i], ranges[i].offset);
 	if (fd < 0)
 		return fd;
 	atomic_store(&pool_sharing(pool)->bound, true);
 	for (i = 0; i < niov; i++)
 		if (ranges[i].offset < pool->backing.own_size)
-			sharing_note_sent(pool_sharing(pool),
-					  (uint32_t)(ranges[i].offset / pool->buffer_size));
+			returned_note_sent(pool_sharing(pool),
+					   (uint32_t)(ranges[i].offset / pool->buffer_size));
 	return fd;
 }
 
@@ -70,7 +72,7 @@ int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int
 	pool = entry->slab ? entry->slab->pool : entry->pool;
 	if (!pool)
 		return -EINVAL;
-	ret = sharing_make(pool);
+	ret = windows_map(pool);
 	if (ret)
 		return ret;
 	if (niov > FEW_RANGES) {

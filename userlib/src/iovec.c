@@ -10,8 +10,8 @@
 
 #include "bias.h"
 #include "foreign.h"
+#include "lease.h"
 #include "recycle.h"
-#include "sharing.h"
 #include "slab.h"
 
 /* Drops a reference on an entry without a slab: a lease's, or that of foreign memory. */
@@ -20,7 +20,7 @@ static void put_other(struct entry *entry, void *site)
 	if (entry_is_foreign(entry))
 		foreign_put(entry, site);
 	else
-		sharing_put(entry, site);
+		lease_put(entry, site);
 }
 
 static inline void iovec_put(const struct evpl_iovec *iovec, void *site)

@@ -16,10 +16,13 @@
 #include "config.h"
 #include "context.h"
 #include "error.h"
+#include "lease.h"
+#include "lease_reg.h"
 #include "recycle.h"
-#include "sharing.h"
+#include "returned.h"
 #include "slab.h"
 #include "trim.h"
+#include "windows.h"
 
 #define DEFAULT_SLAB_MAX	(64UL << 20)
 
@@ -273,7 +276,7 @@ static bool pool_is_idle(struct evpl_pool *pool)
 	struct slab *slab;
 	unsigned int i;
 
-	if (pool->live || !sharing_is_idle(pool))
+	if (pool->live || !leases_are_idle(pool))
 		return false;
 	for (i = 0; i < EVPL_DEVICES_MAX; i++)
 		if (pool->devices[i])
@@ -322,8 +325,8 @@ int evplmem_pool_close(struct evpl_pool *pool)
 	if (pool_is_inherited(pool))
 		return -EPERM;
 	/* Leases are released, and returned buffers collected, only when memory is short. */
-	sharing_flush(pool);
-	sharing_pull(pool, false);
+	leases_flush(pool);
+	returned_pull(pool, false);
 	pool_lock(pool);
 	if (!pool_is_idle(pool))
 		goto busy;
@@ -333,7 +336,9 @@ int evplmem_pool_close(struct evpl_pool *pool)
 			goto busy;
 
 	pool_settle(pool);
-	sharing_end(pool);
+	leases_drain(pool);
+	lease_regs_free(pool);
+	windows_unmap(pool);
 	pool_free_lists(pool);
 	slab_ids_destroy(&pool->slab_ids);
 	pool->backing.ops->close(&pool->backing);

@@ -44,7 +44,7 @@ struct depot {
 	struct depot *next;
 };
 
-struct guest;
+struct lease_regs;
 struct sharing;
 
 /* In pool->waiting, a flag: an allocation failed, and no buffer or slab was freed since. */
@@ -55,7 +55,7 @@ struct sharing;
 /**
  * struct evpl_pool - a pool
  * @waiting: WAITING, and a count of NOTIFIERs
- * @letting_go: threads in sharing_put(), which sharing_end() waits for
+ * @lease_puts: threads in lease_put(), which leases_drain() waits for
  * @eventfd: written when WAITING is cleared; not closed while @waiting counts NOTIFIERs
  * @lock: guards the fields below that say so, and the state of slabs and devices
  * @calls_done: signalled when a device's callback has returned
@@ -73,7 +73,7 @@ struct sharing;
  *
  * @depots: push-only list; the first has EVPL_ANY_NODE
  * @contexts: push-only list; see context.h
- * @sharing: made once, under @lock; see sharing.h
+ * @sharing: made once, under @lock; see sharing.h, windows.h
  *
  * Under @lock:
  * @live: contexts that weren't destroyed
@@ -83,7 +83,7 @@ struct sharing;
  * @slab_next: how long the next slab is to be
  * @slab_ids: which IDs slabs have, and which ones devices must still let go of
  * @devices: the devices that are attached, by slot
- * @guests: leased buffers that devices have registered, or had
+ * @lease_regs: the registrations of leased buffers with devices
  *
  * Written under @lock, read without:
  * @waiters: the queue of requests that wait for memory in turn; see waiter.h
@@ -126,10 +126,10 @@ struct evpl_pool {
 	size_t slab_next;
 	struct slab_ids slab_ids;
 	struct evpl_device *devices[EVPL_DEVICES_MAX];
-	struct guest *guests;
+	struct lease_regs *lease_regs;
 
 	/* Releasing threads read the fields above and write this one, so it has its own line. */
-	alignas(64) _Atomic uint32_t letting_go;
+	alignas(64) _Atomic uint32_t lease_puts;
 
 	alignas(64) _Atomic uint64_t bytes;
 	_Atomic uint64_t shrinks;

@@ -10,8 +10,9 @@
 #include "trim.h"
 
 #include "bias.h"
+#include "lease.h"
 #include "recycle.h"
-#include "sharing.h"
+#include "returned.h"
 #include "slab.h"
 
 static void gather_freelist(struct evpl_pool *pool, struct freelist *list)
@@ -114,7 +115,7 @@ uint64_t evplmem_pool_trim(struct evpl_pool *pool)
 	if (pool_is_inherited(pool))
 		return 0;
 	bias_unbind_all(pool);
-	sharing_flush(pool);
-	sharing_pull(pool, false);
+	leases_flush(pool);
+	returned_pull(pool, false);
 	return pool_trim(pool, NULL);
 }

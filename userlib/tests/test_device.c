@@ -802,8 +802,8 @@ static void *live_receive(void *arg)
 }
 
 /*
- * Takes the pool's lock over and over. guest_end(), after a last release, has to wait for it, and
- * other threads can receive the buffer meanwhile.
+ * Takes the pool's lock over and over. lease_regs_end(), after a last release, has to wait for it,
+ * and other threads can receive the buffer meanwhile.
  */
 static void *live_lock(void *arg)
 {

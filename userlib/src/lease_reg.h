@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
-#ifndef EVPLMEM_GUEST_H
-#define EVPLMEM_GUEST_H
+#ifndef EVPLMEM_LEASE_REG_H
+#define EVPLMEM_LEASE_REG_H
 
 /*
  * The registrations of leased buffers with devices. A leased buffer that devices may have is
@@ -15,9 +15,10 @@
 
 #include "slab.h"
 
-int guest_cookie(struct evpl_device *device, const struct evpl_iovec *iovec, uint64_t *r_cookie);
-bool guest_end(struct entry *lease);
-void guests_detach(struct evpl_device *device);
-void guests_free(struct evpl_pool *pool);
+int lease_reg_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
+		     uint64_t *r_cookie);
+bool lease_regs_end(struct entry *lease);
+void lease_regs_detach(struct evpl_device *device);
+void lease_regs_free(struct evpl_pool *pool);
 
-#endif /* EVPLMEM_GUEST_H */
+#endif /* EVPLMEM_LEASE_REG_H */

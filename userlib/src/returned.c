@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * The buffers of a pool that come back from other processes: see returned.h.
+ */
+#include "returned.h"
+
+#include <sys/ioctl.h>
+
+#include "recycle.h"
+
+#define BITS_PER_PAGE	(8 * 4096U)
+#define WORDS_PER_PAGE	(BITS_PER_PAGE / 64)
+
+static _Atomic uint64_t *summary_of(struct sharing *sharing)
+{
+	return (_Atomic uint64_t *)&sharing->header->returned;
+}
+
+/*
+ * Notes that a buffer of the pool was sent, so its page of the returned bitmap exists.
+ * A thread in returned_collect() may have taken the summary bit before, and have passed the page
+ * by because it wasn't in @sent. So the summary bit is set once more.
+ */
+void returned_note_sent(struct sharing *sharing, uint32_t index)
+{
+	uint32_t page = index / BITS_PER_PAGE;
+	uint64_t bit = 1ULL << page % 64;
+
+	if (atomic_load_explicit(&sharing->sent[page / 64], memory_order_relaxed) & bit)
+		return;
+	atomic_fetch_or(&sharing->sent[page / 64], bit);
+	atomic_fetch_or(summary_of(sharing), bit);
+}
+
+/*
+ * Takes the bits of a page of the returned bitmap, and recycles the buffers. A bit is a hint, so
+ * the word is looked at, too. Returns whether there were any buffers.
+ */
+static bool collect_page(struct evpl_pool *pool, struct sharing *sharing, uint32_t page)
+{
+	_Atomic uint64_t *words = sharing->returned + page * WORDS_PER_PAGE;
+	struct entry *entry;
+	bool any = false;
+	uint64_t bits;
+	uint32_t i;
+
+	for (i = 0; i < WORDS_PER_PAGE; i++) {
+		if (!atomic_load_explicit(&words[i], memory_order_relaxed))
+			continue;
+		bits = atomic_exchange_explicit(&words[i], 0, memory_order_acquire);
+		for (; bits; bits &= bits - 1) {
+			entry = pool->backing.entries + page * BITS_PER_PAGE + i * 64 +
+				(uint32_t)__builtin_ctzll(bits);
+			if (!entry_idle(entry))
+				continue;
+			recycle(entry);
+			any = true;
+		}
+	}
+	return any;
+}
+
+/*
+ * Recycles the buffers whose words the kernel took to zero. Returns whether there were any. The
+ * kernel sets a bit in the bitmap, then the one in the summary. This takes the summary first: if
+ * it misses a bit in the bitmap, the kernel sets the summary's bit afterwards.
+ */
+bool returned_collect(struct evpl_pool *pool)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	uint32_t page, residue;
+	bool any = false;
+	uint64_t bits;
+
+	if (!sharing || !atomic_load(&sharing->bound))
+		return false;
+	if (!atomic_load_explicit(summary_of(sharing), memory_order_relaxed))
+		return false;
+	bits = atomic_exchange(summary_of(sharing), 0);
+	for (; bits; bits &= bits - 1) {
+		residue = (uint32_t)__builtin_ctzll(bits);
+		for (page = residue; page < RETURNED_PAGES; page += 64)
+			if (atomic_load(&sharing->sent[page / 64]) >> residue & 1)
+				any |= collect_page(pool, sharing, page);
+	}
+	return any;
+}
+
+/*
+ * Has the kernel end the idle leases that others have on the pool's buffers and haven't released
+ * yet, then recycles the buffers. If @want, the leases that aren't idle, and those that messages
+ * on their way will become, are released as soon as they are idle (EVPL_PULL_WANT).
+ */
+bool returned_pull(struct evpl_pool *pool, bool want)
+{
+	struct evpl_lease_pull pull = {
+		.size = sizeof(pull),
+		.flags = want ? EVPL_PULL_WANT : 0,
+	};
+
+	if (!pool_sharing(pool))
+		return false;
+	ioctl(pool->backing.fd, EVPL_LEASE_PULL, &pull);
+	return returned_collect(pool);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_RETURNED_H
+#define EVPLMEM_RETURNED_H
+
+/*
+ * The returned bitmap, by which the kernel reports that buffers of the pool have come back.
+ *
+ * If the last reference on a buffer of the pool is held outside this process, the kernel takes
+ * the word to zero, and sets the buffer's bit in the returned bitmap. The thread that clears
+ * the bit then owns the buffer, as if it had taken the word to zero itself. Threads look at
+ * the bitmap when memory is short, and not before.
+ */
+
+#include "sharing.h"
+
+void returned_note_sent(struct sharing *sharing, uint32_t index);
+bool returned_collect(struct evpl_pool *pool);
+bool returned_pull(struct evpl_pool *pool, bool want);
+
+#endif /* EVPLMEM_RETURNED_H */
