@@ -212,7 +212,7 @@ static void take_record(struct evpl_pool *pool, const struct evpl_record *record
 		entry = pool->backing.entries + record->offset / pool->buffer_size;
 		data = (char *)entry->base + record->offset % pool->buffer_size;
 	} else {
-		entry = lease_of_record(pool, record);
+		entry = lease_entry(lease_of_record(pool, record));
 		data = windows_address(pool, record->offset);
 	}
 	message->iovec.data = data;

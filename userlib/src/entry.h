@@ -14,9 +14,9 @@
  * A thread may count a part of @word in @spare, without atomics: see bias.h. The thread keeps
  * at least one reference there, so the word isn't zero meanwhile.
  *
- * A lease on a buffer of another process has an entry too, in a window of its own
- * (lease.h). That entry has no @slab. The entry of memory that is no pool's (foreign.h)
- * has neither @slab nor @pool.
+ * A lease on a buffer of another process has an entry too, in a window of its own: see
+ * struct lease (lease.h). That entry has no @slab. The entry of memory that is no pool's
+ * (foreign.h) has no @slab either.
  */
 
 #include <linux/evpl.h>
@@ -30,55 +30,34 @@
 #include "evplmem.h"
 #include "fork.h"
 
-struct lease_regs;
 struct slab;
 
 /**
- * struct entry - the entry of a buffer, or of a lease
+ * struct entry - the entry of a buffer
  * @word: the references: a count and flags, EVPL_WORD_*
  * @owner: the thread that counts in @spare, or NULL
  * @spare: references that @word counts and nobody uses; @owner's to change
- * @next_known: of a lease: index + 1 of the next lease in sharing->known, or 0
- * @index: the number among the pool's entries, or among its leases; constant like @slab
+ * @index: the number among the pool's entries; constant like @slab
  * @slab: the buffer's slab; constant while the slab lives; NULL for leases and foreign memory
  * @base: the buffer's first byte; constant like @slab
- * @regs: of a lease: its registrations with devices; NULL if it never had one
  * @home: the context that last took the buffer off a free list, and that gets it back into
  *	its cache; never freed while the pool is open
- * @pool: of a lease: the pool that received it; NULL for foreign memory
- * @next: index + 1 of the entry below it in a free list, or 0; of a lease: of the next idle one
+ * @next: index + 1 of the entry below it in a free list, or 0
  * @retired: others can see the buffer, so no slice is cut off it until it has been free again
- * @queued: of a lease: it is in the list sharing->idle
- * @known: of a lease: it is in the list sharing->known
- * @shift: of a lease: log2 of the buffer's bytes
  * @held: checks only: @word counts the hold of a context
  * @released: checks only: where a reference was last released
  */
 struct entry {
 	alignas(64) _Atomic uint64_t word;
 	struct evplmem_thread *_Atomic owner;
-	union {
-		uint32_t spare;
-		uint32_t next_known;
-	};
+	uint32_t spare;
 	uint32_t index;
 	struct slab *slab;
-	union {
-		void *base;
-		struct lease_regs *_Atomic regs;
-	};
-	union {
-		struct evpl *home;
-		struct evpl_pool *pool;
-	};
+	void *base;
+	struct evpl *home;
 	_Atomic uint32_t next;
-	union {
-		atomic_bool retired;
-		atomic_bool queued;
-	};
-	atomic_bool known;
+	atomic_bool retired;
 	atomic_bool held;
-	uint8_t shift;
 	void *_Atomic released;
 };
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
+#include "lease.h"
 #include "returned.h"
 #include "slab.h"
 #include "transfer.h"
@@ -69,7 +70,7 @@ int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int
 		return -EINVAL;
 	if (iovec_is_inherited(iovecs))
 		return -EPERM;
-	pool = entry->slab ? entry->slab->pool : entry->pool;
+	pool = entry->slab ? entry->slab->pool : entry_lease(entry)->pool;
 	if (!pool)
 		return -EINVAL;
 	ret = windows_map(pool);

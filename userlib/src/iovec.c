@@ -20,7 +20,7 @@ static void put_other(struct entry *entry, void *site)
 	if (entry_is_foreign(entry))
 		foreign_put(entry, site);
 	else
-		lease_put(entry, site);
+		lease_put(entry_lease(entry), site);
 }
 
 static inline void iovec_put(const struct evpl_iovec *iovec, void *site)

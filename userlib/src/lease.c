@@ -13,10 +13,10 @@
 #define IDLE_BATCH	32
 
 /* The entry of the lease that a received record names. */
-struct entry *lease_of_record(struct evpl_pool *pool, const struct evpl_record *record)
+struct lease *lease_of_record(struct evpl_pool *pool, const struct evpl_record *record)
 {
 	struct sharing *sharing = pool_sharing(pool);
-	struct entry *lease = &sharing->leases[record->lease];
+	struct lease *lease = &sharing->leases[record->lease];
 	uint32_t first;
 
 	if (atomic_load_explicit(&lease->known, memory_order_acquire))
@@ -39,14 +39,14 @@ struct entry *lease_of_record(struct evpl_pool *pool, const struct evpl_record *
 bool leases_are_idle(struct evpl_pool *pool)
 {
 	struct sharing *sharing = pool_sharing(pool);
-	struct entry *lease;
+	struct lease *lease;
 	uint32_t known;
 
 	if (!sharing)
 		return true;
 	for (known = atomic_load(&sharing->known); known; known = lease->next_known) {
 		lease = &sharing->leases[known - 1];
-		if (!entry_idle(lease))
+		if (!entry_idle(lease_entry(lease)))
 			return false;
 	}
 	return true;
@@ -69,7 +69,7 @@ void leases_flush(struct evpl_pool *pool)
 {
 	struct sharing *sharing = pool_sharing(pool);
 	uint32_t numbers[IDLE_BATCH], count = 0, idle;
-	struct entry *lease;
+	struct lease *lease;
 
 	if (!sharing)
 		return;
@@ -93,7 +93,7 @@ void leases_flush(struct evpl_pool *pool)
 }
 
 /* Queues a lease that has lost its last reference, to be released together with others. */
-static void queue_idle(struct sharing *sharing, struct entry *lease)
+static void queue_idle(struct sharing *sharing, struct lease *lease)
 {
 	uint32_t first;
 
@@ -114,7 +114,7 @@ static void queue_idle(struct sharing *sharing, struct entry *lease)
  * Drops a reference if more than two are left: it is then neither the last one, nor the last one
  * beside that of the lease's registrations.
  */
-static bool put_of_many(struct entry *lease)
+static bool put_of_many(struct lease *lease)
 {
 	uint64_t old = atomic_load_explicit(&lease->word, memory_order_relaxed);
 
@@ -134,7 +134,7 @@ static bool put_of_many(struct entry *lease)
  * @lease_puts counts the thread, which may still use the pool when the word is 0 already:
  * leases_drain() waits for such threads.
  */
-void lease_put(struct entry *lease, void *site)
+void lease_put(struct lease *lease, void *site)
 {
 	struct evpl_pool *pool = lease->pool;
 	uint64_t old;
@@ -143,9 +143,9 @@ void lease_put(struct entry *lease, void *site)
 	if (put_of_many(lease))
 		return;
 	atomic_fetch_add(&pool->lease_puts, 1);
-	old = entry_drop(lease, 1, site);
+	old = entry_drop(lease_entry(lease), 1, site);
 	if ((old & EVPL_WORD_COUNT) == 2 && lease_regs_end(lease))
-		old = entry_drop(lease, 1, site);
+		old = entry_drop(lease_entry(lease), 1, site);
 	if (old == 1)
 		queue_idle(pool_sharing(pool), lease);
 	else if (old == (EVPL_WORD_WANTED | 1))

@@ -26,7 +26,7 @@
  * @reg: the registrations, by the device's slot
  */
 struct lease_regs {
-	struct entry *lease;
+	struct lease *lease;
 	struct evpl_slab_info info;
 	bool held;
 	struct lease_regs *next;
@@ -64,7 +64,7 @@ static void unregister_one(struct evpl_device *device, struct lease_regs *regs)
 static struct lease_regs *lease_regs_of(struct evpl_pool *pool, const struct evpl_iovec *iovec)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
-	struct entry *lease = iovec_entry(iovec);
+	struct lease *lease = entry_lease(iovec_entry(iovec));
 	struct lease_regs *regs = atomic_load(&lease->regs);
 	size_t size = (size_t)1 << lease->shift;
 	uint64_t offset = windows_offset(pool, iovec->data);
@@ -104,11 +104,11 @@ int lease_reg_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 	struct reg *reg;
 	int err = -ENOENT;
 
-	if (iovec_entry(iovec)->pool != pool)
+	if (entry_lease(iovec_entry(iovec))->pool != pool)
 		return -EINVAL;
 	if (!(device->ops.flags & EVPL_DEVICE_LEASES))
 		return -ENOENT;
-	regs = atomic_load(&iovec_entry(iovec)->regs);
+	regs = atomic_load(&entry_lease(iovec_entry(iovec))->regs);
 	/* The caller took its reference before this: see above. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (regs && reg_is(&regs->reg[device->slot], REG_DONE)) {
@@ -126,7 +126,7 @@ int lease_reg_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 		devices_wait_for_call(pool);
 	if (reg_is(reg, REG_NONE) && !device->detaching) {
 		if (!regs->held)
-			entry_get(regs->lease, CALLER());
+			entry_get(lease_entry(regs->lease), CALLER());
 		regs->held = true;
 		register_one(device, regs);
 	}
@@ -163,7 +163,7 @@ static bool is_alone(struct lease_regs *regs)
  * drop. False if it belongs to a user of the lease, or if somebody began to use the lease
  * meanwhile.
  */
-bool lease_regs_end(struct entry *lease)
+bool lease_regs_end(struct lease *lease)
 {
 	struct evpl_pool *pool = lease->pool;
 	struct lease_regs *regs = atomic_load(&lease->regs);

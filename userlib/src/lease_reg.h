@@ -13,11 +13,12 @@
  * a lease's number has none left when the kernel gives it to another lease.
  */
 
+#include "lease.h"
 #include "slab.h"
 
 int lease_reg_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 		     uint64_t *r_cookie);
-bool lease_regs_end(struct entry *lease);
+bool lease_regs_end(struct lease *lease);
 void lease_regs_detach(struct evpl_device *device);
 void lease_regs_free(struct evpl_pool *pool);
 

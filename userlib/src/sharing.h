@@ -11,6 +11,8 @@
 
 #include "pool.h"
 
+struct lease;
+
 /* Windows of leases: guest, guest-ro, guest-io, guest-io-ro. */
 #define NR_GUESTS	4
 
@@ -31,7 +33,7 @@
  */
 struct sharing {
 	char *guest[NR_GUESTS];
-	struct entry *leases;
+	struct lease *leases;
 	struct evpl_header *header;
 	_Atomic uint64_t *returned;
 	_Atomic uint64_t sent[RETURNED_PAGES / 64];

@@ -30,7 +30,7 @@ int transfer_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint
 			  (uint64_t)((char *)iovec->data - (char *)slab->extent.base);
 		return 0;
 	}
-	if (entry->pool != pool)
+	if (entry_lease(entry)->pool != pool)
 		return -EINVAL;
 	*offset = windows_offset(pool, iovec->data);
 	return 0;
@@ -65,5 +65,5 @@ void transfer_prepare(struct evpl_pool *pool, const struct evpl_iovec *iovec, ui
 void transfer_finish(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset)
 {
 	if (windows_is_io(pool, offset))
-		lease_put(iovec_entry(iovec), CALLER());
+		lease_put(entry_lease(iovec_entry(iovec)), CALLER());
 }
