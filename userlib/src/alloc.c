@@ -115,7 +115,7 @@ static struct entry *take_buffer(struct evpl *evpl, bool from_peers)
 	if (!buffer)
 		return NULL;
 	buffer->home = evpl;
-	atomic_store_explicit(&buffer->retired, false, memory_order_relaxed);
+	atomic_store_explicit(&buffer->sealed, false, memory_order_relaxed);
 	entry_init(buffer);
 	return buffer;
 }

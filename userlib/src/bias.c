@@ -66,7 +66,7 @@ static void list_remove(struct evpl *evpl)
 /*
  * Takes the context and the buffers in its slots from their thread. A section of the thread may
  * go on using them until barrier() and wait_for_section() have returned. Release: when
- * context_retire() reads NULL here, it then sees that @current isn't CURRENT_BOUND any more.
+ * context_seal() reads NULL here, it then sees that @current isn't CURRENT_BOUND any more.
  */
 static void strike_out(struct evpl *evpl)
 {

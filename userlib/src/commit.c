@@ -45,7 +45,7 @@ static bool cut_back(struct evpl *evpl, struct cursor *cursor, struct evpl_iovec
 	 */
 	if (!length || !(flags & IOVEC_LAST) || end == evpl->pool->buffer_size ||
 	    (old && end >= cursor->offset) || buffer->home != evpl ||
-	    atomic_load(&buffer->retired))
+	    atomic_load(&buffer->sealed))
 		return false;
 	if (old)
 		context_drop(evpl, old);

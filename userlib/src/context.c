@@ -84,7 +84,7 @@ struct cursor context_claim(struct evpl *evpl)
 		} else if (word == CURRENT_TAKEN) {
 			bias_wait();
 		} else if (word == CURRENT_BUSY || word == CURRENT_RECLAIMED) {
-			bias_pause(tries++);	/* retire_here() on the bound thread */
+			bias_pause(tries++);	/* seal_here() on the bound thread */
 		} else if (atomic_compare_exchange_weak(&evpl->current, &word, CURRENT_BUSY)) {
 			break;
 		} else {
@@ -217,8 +217,8 @@ static bool claim_here(struct evpl *evpl, struct entry *buffer)
 	return ok;
 }
 
-/* Retires a buffer on the thread that its context is bound to. Returns false on other threads. */
-static bool retire_here(struct evpl *home, struct entry *buffer)
+/* Seals a buffer on the thread that its context is bound to. Returns false on other threads. */
+static bool seal_here(struct evpl *home, struct entry *buffer)
 {
 	struct cursor cursor;
 
@@ -240,13 +240,13 @@ static bool retire_here(struct evpl *home, struct entry *buffer)
  * buffer current, or in a slot. If @home is claimed just now, for whichever buffer,
  * CURRENT_RECLAIMED makes the claiming thread give both up instead of parking.
  */
-void context_retire(struct entry *buffer)
+void context_seal(struct entry *buffer)
 {
 	struct evpl *home = buffer->home;
 	uint64_t word, new;
 
-	atomic_store(&buffer->retired, true);
-	if (retire_here(home, buffer))
+	atomic_store(&buffer->sealed, true);
+	if (seal_here(home, buffer))
 		return;
 	do {
 		while ((word = atomic_load(&home->current)) == CURRENT_BOUND ||

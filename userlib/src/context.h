@@ -109,7 +109,7 @@ void context_hold(struct evpl *evpl, struct entry *buffer);
 void context_drop(struct evpl *evpl, struct entry *buffer);
 void contexts_reclaim_current(struct evpl_pool *pool);
 uint64_t context_count_held(struct evpl_pool *pool);
-void context_retire(struct entry *buffer);
+void context_seal(struct entry *buffer);
 struct entry *context_reclaim_from_peers(struct evpl *evpl);
 bool context_only_holds(struct entry *buffer);
 

@@ -43,7 +43,7 @@ struct slab;
  * @home: the context that last took the buffer off a free list, and that gets it back into
  *	its cache; never freed while the pool is open
  * @next: index + 1 of the entry below it in a free list, or 0
- * @retired: others can see the buffer, so no slice is cut off it until it has been free again
+ * @sealed: others can see the buffer, so no slice is cut off it until it has been free again
  * @held: checks only: @word counts the hold of a context
  * @released: checks only: where a reference was last released
  */
@@ -56,7 +56,7 @@ struct entry {
 	void *base;
 	struct evpl *home;
 	_Atomic uint32_t next;
-	atomic_bool retired;
+	atomic_bool sealed;
 	atomic_bool held;
 	void *_Atomic released;
 };

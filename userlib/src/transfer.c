@@ -50,7 +50,7 @@ void transfer_prepare(struct evpl_pool *pool, const struct evpl_iovec *iovec, ui
 	struct slab *slab = iovec_slab(iovec);
 
 	if (slab) {
-		context_retire(iovec_entry(iovec));
+		context_seal(iovec_entry(iovec));
 		if (may_hold)
 			devices_set_baseline(slab);
 	} else if (windows_is_io(pool, offset)) {

@@ -226,14 +226,14 @@ TEST_F(bias, what_others_add_and_the_thread_lets_go_of_does_not_run_over)
 	EXPECT_EQ(2, raw_word(&self->a));
 }
 
-TEST_F(bias, what_was_retired_is_not_cut_again_by_a_commit)
+TEST_F(bias, what_was_sealed_is_not_cut_again_by_a_commit)
 {
 	struct entry *entry = iovec_entry(&self->a);
 
-	/* The rest of the buffer is reserved when a send of the other slice retires the buffer. */
+	/* The rest of the buffer is reserved when a send of the other slice seals the buffer. */
 	ASSERT_EQ(1, evpl_iovec_reserve(self->evpl, BUFFER - 104, 0, 1, &self->b));
 	ASSERT_EQ(entry, iovec_entry(&self->b));
-	context_retire(entry);
+	context_seal(entry);
 	ASSERT_EQ(1, evpl_iovec_commit(self->evpl, &self->b, 1, 8));
 	EXPECT_EQ(2, raw_word(&self->a));
 	evpl_iovec_release(&self->b);
@@ -344,23 +344,23 @@ static void *unbind_it(void *evpl)
 	return NULL;
 }
 
-static void *retire_it(void *entry)
+static void *seal_it(void *entry)
 {
-	context_retire(entry);
+	context_seal(entry);
 	return NULL;
 }
 
-TEST_F(bias, nothing_is_cut_off_what_was_retired_while_it_was_being_unbound)
+TEST_F(bias, nothing_is_cut_off_what_was_sealed_while_it_was_being_unbound)
 {
 	struct entry *entry = iovec_entry(&self->a);
 	pthread_t threads[2];
 
-	/* bias_unbind() waits for this section, so context_retire() meets CURRENT_TAKEN. */
+	/* bias_unbind() waits for this section, so context_seal() meets CURRENT_TAKEN. */
 	evplmem_enter(evplmem_self());
 	ASSERT_EQ(0, pthread_create(&threads[0], NULL, unbind_it, self->evpl));
 	while (atomic_load(&self->evpl->current) != CURRENT_TAKEN)
 		sched_yield();
-	ASSERT_EQ(0, pthread_create(&threads[1], NULL, retire_it, entry));
+	ASSERT_EQ(0, pthread_create(&threads[1], NULL, seal_it, entry));
 	usleep(10000);
 	evplmem_leave(evplmem_self());
 	pthread_join(threads[0], NULL);
