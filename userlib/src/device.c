@@ -214,7 +214,7 @@ static void each_slab(struct evpl_device *device, enum reg_state state, bool dyi
 		if (!slab_unpin(slab))
 			continue;
 		pool_unlock(pool);
-		slab_end(slab);
+		slab_release(slab);
 		pool_lock(pool);
 	}
 }

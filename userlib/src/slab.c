@@ -196,7 +196,7 @@ static struct slab *find_publishing(struct depot *depot)
 
 /*
  * Unpins a slab, under the pool's lock. If this returns true, the caller drops the lock, and then
- * calls slab_end() to give the memory back.
+ * calls slab_release() to give the memory back.
  */
 bool slab_unpin(struct slab *slab)
 {
@@ -204,7 +204,7 @@ bool slab_unpin(struct slab *slab)
 }
 
 /* Gives a slab back. Called without the pool's lock, by the thread that has unpinned it last. */
-void slab_end(struct slab *slab)
+void slab_release(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
 	int err;
@@ -227,7 +227,7 @@ void slab_end(struct slab *slab)
 /*
  * Marks a slab to be given back. All of its buffers are in hand. From here on its bytes count as
  * room to grow, so that other threads' allocations don't fail while devices are told. The slab
- * is pinned for the caller, which goes on with slab_retire(). Under the pool's lock.
+ * is pinned for the caller, which goes on with slab_unpublish(). Under the pool's lock.
  */
 void slab_doom(struct slab *slab)
 {
@@ -237,7 +237,7 @@ void slab_doom(struct slab *slab)
 }
 
 /* Tells devices that a slab goes. Called without the pool's lock, by the thread that doomed it. */
-void slab_retire(struct slab *slab)
+void slab_unpublish(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
 	bool last;
@@ -247,7 +247,7 @@ void slab_retire(struct slab *slab)
 	last = slab_unpin(slab);
 	pool_unlock(pool);
 	if (last)
-		slab_end(slab);
+		slab_release(slab);
 }
 
 /* Whether max_bytes leaves room for another slab. */
@@ -337,7 +337,7 @@ static void slab_discard(struct slab *slab)
 		slab_doom(slab);
 	pool_unlock(pool);
 	if (alone)
-		slab_retire(slab);
+		slab_unpublish(slab);
 	else
 		slab_publish(slab);
 }

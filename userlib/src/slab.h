@@ -10,7 +10,7 @@
  * that are attached, and then makes its buffers available. That comes earlier if no device is
  * attached, or if a device's callback allocates while no other buffer is free. A slab goes when
  * one thread has all of its buffers in hand: that thread sets SLAB_DYING under the lock
- * (slab_doom()), and then tells the devices (slab_retire()).
+ * (slab_doom()), and then tells the devices (slab_unpublish()).
  *
  * Code that calls devices must drop the lock, so it pins the slab. A slab that another thread
  * has pinned isn't doomed. A slab may be pinned while it is SLAB_DYING: then the last thread to
@@ -66,7 +66,7 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  *	those that the thread with the lock took off the free lists
  * @hand_first: the first of these, chained by @next
  * @hand_last: the last of the chain
- * @next_dying: a private list of the thread that retires several slabs, or makes several
+ * @next_dying: a private list of the thread that unpublishes several slabs, or makes several
  * @baseline_stale: the kernel's baselines may not count all that devices hold; see
  * devices_set_baseline()
  * @regs: its registrations, by the device's slot
@@ -101,10 +101,10 @@ void devices_wait_for_call(struct evpl_pool *pool);
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab);
 void slab_publish(struct slab *slab);
 void slab_doom(struct slab *slab);
-void slab_retire(struct slab *slab);
+void slab_unpublish(struct slab *slab);
 int slab_destroy(struct slab *slab);
 bool slab_unpin(struct slab *slab);
-void slab_end(struct slab *slab);
+void slab_release(struct slab *slab);
 
 int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take);
 bool pool_can_grow(struct evpl_pool *pool);

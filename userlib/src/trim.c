@@ -105,7 +105,7 @@ uint64_t pool_trim(struct evpl_pool *pool, struct depot *spared)
 		slab = dying;
 		dying = slab->next_dying;
 		bytes += slab->extent.length;
-		slab_retire(slab);
+		slab_unpublish(slab);
 	}
 	return bytes;
 }
