@@ -20,10 +20,10 @@
 #include "race.h"
 #include "recycle.h"
 
-/* A binding in which fewer buffers than this became current wasn't worth it. */
-#define BIAS_WORTH	16
+/* A binding that has made fewer buffers than this current delays the next one. */
+#define BIAS_SERVED_MIN	16
 /* The most calls of bias_bind() that are refused after such bindings. */
-#define BIAS_PATIENCE	1023
+#define REBIND_DELAY_MAX	1023
 
 __thread struct evplmem_thread evplmem_thread = { .generation = EVPLMEM_NO_GENERATION };
 
@@ -147,9 +147,9 @@ static void take_off(struct entry *buffer, uint32_t n)
 /* Buffers that a thread counts in take room of the cache; the current buffer always does. */
 static void limit_cache(struct evpl *evpl)
 {
-	uint32_t kept = evpl->nr_slots ? evpl->nr_slots : 1;
+	uint32_t not_cached = evpl->nr_slots ? evpl->nr_slots : 1;
 
-	atomic_store_explicit(&evpl->limit, evpl->room - kept, memory_order_relaxed);
+	atomic_store_explicit(&evpl->limit, evpl->cache_max - not_cached, memory_order_relaxed);
 }
 
 /*
@@ -157,7 +157,7 @@ static void limit_cache(struct evpl *evpl)
  * reference of the credit stays: it is the context's hold. The thread then has no part in the
  * context any more.
  */
-static void settle(struct evpl *evpl)
+static void drop_bias(struct evpl *evpl)
 {
 	uint32_t i;
 
@@ -170,13 +170,13 @@ static void settle(struct evpl *evpl)
 	evpl->nr_slots = 0;
 	limit_cache(evpl);
 
-	if (evpl->worth < BIAS_WORTH)
-		evpl->backoff = evpl->backoff * 2 + 1 < BIAS_PATIENCE ?
-				evpl->backoff * 2 + 1 : BIAS_PATIENCE;
+	if (evpl->served < BIAS_SERVED_MIN)
+		evpl->rebind_backoff = evpl->rebind_backoff * 2 + 1 < REBIND_DELAY_MAX ?
+				       evpl->rebind_backoff * 2 + 1 : REBIND_DELAY_MAX;
 	else
-		evpl->backoff = 0;
-	evpl->patience = evpl->backoff;
-	PROBE2(unbind, evpl, evpl->worth);
+		evpl->rebind_backoff = 0;
+	evpl->rebind_delay = evpl->rebind_backoff;
+	PROBE2(unbind, evpl, evpl->served);
 }
 
 /* Begins to unbind @evpl. Returns false if it isn't bound, or if its thread has claimed it. */
@@ -196,7 +196,7 @@ static void end(struct evpl *evpl)
 {
 	struct cursor cursor = bias_cursor(evpl);
 
-	settle(evpl);
+	drop_bias(evpl);
 	evpl->taken = NULL;
 	atomic_store(&evpl->current, cursor.buffer ? current_word(cursor) : CURRENT_NONE);
 }
@@ -254,7 +254,7 @@ void bias_give_up(struct evpl *evpl, struct entry *current)
 	evpl->hot.buffer = (struct evplmem_count *)current;
 	pthread_mutex_lock(&lock);
 	strike_out(evpl);
-	settle(evpl);
+	drop_bias(evpl);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -348,8 +348,8 @@ bool bias_bind(struct evpl *evpl)
 		return false;
 	if (atomic_load(&evpl->pool->waiting) & WAITING)
 		return false;
-	if (evpl->patience) {
-		evpl->patience--;
+	if (evpl->rebind_delay) {
+		evpl->rebind_delay--;
 		return false;
 	}
 	if (thread->generation != fork_generation) {
@@ -363,7 +363,7 @@ bool bias_bind(struct evpl *evpl)
 	list_add(evpl);
 	pthread_mutex_unlock(&lock);
 	__atomic_store_n(&evpl->hot.thread, thread, __ATOMIC_RELAXED);
-	evpl->worth = 0;
+	evpl->served = 0;
 	PROBE1(bind, evpl);
 	return true;
 }
@@ -431,7 +431,7 @@ void bias_hold(struct evpl *evpl, struct entry *buffer)
 		atomic_fetch_add_explicit(&buffer->word, BIAS_CREDIT - 1, memory_order_relaxed);
 	}
 	set_credit(evpl, BIAS_CREDIT);
-	evpl->worth++;
+	evpl->served++;
 }
 
 /*
@@ -443,7 +443,7 @@ void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
 	atomic_store_explicit(&buffer->word, BIAS_SPARE + BIAS_CREDIT, memory_order_relaxed);
 	buffer->spare = BIAS_SPARE;
 	set_credit(evpl, BIAS_CREDIT);
-	evpl->worth++;
+	evpl->served++;
 }
 
 /*
@@ -483,15 +483,15 @@ struct entry *bias_find_idle(struct evpl *evpl, const struct entry *current)
  */
 __attribute__((no_sanitize("thread"))) bool bias_seems_idle(struct entry *buffer)
 {
-	uint32_t kept = *(volatile uint32_t *)&buffer->spare;
+	uint32_t unused = *(volatile uint32_t *)&buffer->spare;
 	struct evplmem_context *hot;
 
 	if (!atomic_load(&buffer->owner))
 		return false;
 	hot = &buffer->home->hot;
 	if (*(struct evplmem_count *volatile *)&hot->buffer == (struct evplmem_count *)buffer)
-		kept += (uint32_t)(*(volatile uint64_t *)&hot->place / EVPLMEM_CREDIT);
-	return atomic_load(&buffer->word) == kept;
+		unused += (uint32_t)(*(volatile uint64_t *)&hot->place / EVPLMEM_CREDIT);
+	return atomic_load(&buffer->word) == unused;
 }
 
 /* For statistics: about how many buffers the context's thread counts in that nobody uses. */

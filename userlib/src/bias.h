@@ -20,7 +20,7 @@
  * Any thread may end a binding, and a thread that is short of memory must: the bound thread
  * may sleep, or never allocate again. It needn't take part. Afterwards the words alone count,
  * and the context allocates with atomics until it is bound again. After each binding that
- * wasn't worth it, that takes longer.
+ * has served few buffers, that takes longer.
  *
  * The contexts of a pool that is opened with EVPL_POOL_ATOMIC are never bound.
  *

@@ -398,11 +398,12 @@ int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct ev
 		evpl->hot.generation = pool->generation;
 		evpl->live = true;
 		pool->live++;
-		evpl->patience = 0;
-		evpl->backoff = 0;
-		evpl->room = (uint32_t)limit;
-		evpl->max_slots = evpl->room / 2 < BIAS_SLOTS ? evpl->room / 2 : BIAS_SLOTS;
-		atomic_store_explicit(&evpl->limit, evpl->room - 1, memory_order_relaxed);
+		evpl->rebind_delay = 0;
+		evpl->rebind_backoff = 0;
+		evpl->cache_max = (uint32_t)limit;
+		evpl->max_slots = evpl->cache_max / 2 < BIAS_SLOTS ?
+				  evpl->cache_max / 2 : BIAS_SLOTS;
+		atomic_store_explicit(&evpl->limit, evpl->cache_max - 1, memory_order_relaxed);
 	}
 	pool_unlock(pool);
 	if (!evpl)

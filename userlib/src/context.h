@@ -45,11 +45,11 @@
  * @slots: the buffers that the bound thread counts in
  * @nr_slots: how many there are
  * @max_slots: how many there may be
- * @room: buffers that the context may keep from others
+ * @cache_max: buffers that the context may keep from others
  * @next_slot: which slot is used again when all are taken
- * @worth: how many times the last binding has made a buffer current
- * @patience: how many calls of bias_bind() are still refused
- * @backoff: the value that @patience starts from
+ * @served: how many times the last binding has made a buffer current
+ * @rebind_delay: how many calls of bias_bind() are still refused
+ * @rebind_backoff: the value that @rebind_delay starts from
  * @taken: the thread that the context is being unbound from; under the lock of bias.c
  * @next_bound: the next one in the list of bound contexts; under the lock of bias.c
  * @link_bound: the pointer to this one in that list; under the lock of bias.c
@@ -62,7 +62,7 @@
  * @destroyed: how many of the pool's contexts had been destroyed when this one was, itself
  *	included; under the pool's lock
  * @cache: free buffers, all of @depot
- * @limit: how many the cache may have: @room without the used slots, or without the current
+ * @limit: how many the cache may have: @cache_max without the used slots, or without the current
  *	buffer if there are none; 0 once the context was destroyed
  */
 struct evpl {
@@ -72,11 +72,11 @@ struct evpl {
 	struct entry *slots[BIAS_SLOTS];
 	uint32_t nr_slots;
 	uint32_t max_slots;
-	uint32_t room;
+	uint32_t cache_max;
 	uint32_t next_slot;
-	uint32_t worth;
-	uint32_t patience;
-	uint32_t backoff;
+	uint32_t served;
+	uint32_t rebind_delay;
+	uint32_t rebind_backoff;
 	struct evplmem_thread *taken;
 	struct evpl *next_bound;
 	struct evpl **link_bound;

@@ -335,7 +335,7 @@ int evplmem_pool_close(struct evpl_pool *pool)
 		if (slab_destroy(pool->slabs))
 			goto busy;
 
-	pool_settle(pool);
+	pool_drain_notifiers(pool);
 	leases_drain(pool);
 	lease_regs_free(pool);
 	windows_unmap(pool);

@@ -58,8 +58,8 @@ void pool_wait(struct evpl_pool *pool)
 }
 
 /*
- * Makes the eventfd readable. write(2) would be a cancellation point, and pool_settle() would
- * wait for ever for a thread that was cancelled here. syscall(2) isn't one.
+ * Makes the eventfd readable. write(2) would be a cancellation point, and pool_drain_notifiers()
+ * would wait for ever for a thread that was cancelled here. syscall(2) isn't one.
  */
 void pool_wake(struct evpl_pool *pool)
 {
@@ -72,7 +72,8 @@ void pool_wake(struct evpl_pool *pool)
 
 /*
  * A buffer or a slab was freed: wakes the threads that wait. One exchange clears WAITING and
- * counts this thread as a NOTIFIER, so pool_settle() can't miss a thread that goes on to write.
+ * counts this thread as a NOTIFIER, so pool_drain_notifiers() can't miss a thread that is about to
+ * write.
  */
 void pool_notify(struct evpl_pool *pool)
 {
@@ -92,7 +93,7 @@ void pool_notify(struct evpl_pool *pool)
  * The pool is being closed: clears WAITING, then waits for the threads that are about to write
  * the eventfd. A later write could go to another file that has got the descriptor's number.
  */
-void pool_settle(struct evpl_pool *pool)
+void pool_drain_notifiers(struct evpl_pool *pool)
 {
 	atomic_fetch_and(&pool->waiting, ~WAITING);
 	while (atomic_load(&pool->waiting))

@@ -11,6 +11,6 @@ void depot_push(struct depot *depot, struct entry *first, struct entry *last, ui
 void pool_wait(struct evpl_pool *pool);
 void pool_notify(struct evpl_pool *pool);
 void pool_wake(struct evpl_pool *pool);
-void pool_settle(struct evpl_pool *pool);
+void pool_drain_notifiers(struct evpl_pool *pool);
 
 #endif /* EVPLMEM_RECYCLE_H */

@@ -80,7 +80,7 @@ static bool is_preallocated(const struct slab *slab)
 uint64_t pool_trim(struct evpl_pool *pool, struct depot *spared)
 {
 	struct slab *slab, *dying = NULL;
-	bool kept = spared;
+	bool one_stays = spared;
 	uint64_t bytes = 0;
 
 	pool_lock(pool);
@@ -90,8 +90,8 @@ uint64_t pool_trim(struct evpl_pool *pool, struct depot *spared)
 			continue;
 		if (slab->in_hand < slab->count || slab->pins || slab->depot == spared) {
 			slab_scatter(slab);
-		} else if (!kept || is_preallocated(slab)) {
-			kept = true;
+		} else if (!one_stays || is_preallocated(slab)) {
+			one_stays = true;
 			slab_scatter(slab);
 		} else {
 			slab_doom(slab);

@@ -614,7 +614,7 @@ static void hurry(struct evpl *evpl)
 {
 	struct cursor cursor = context_claim(evpl);
 
-	evpl->patience = 0;
+	evpl->rebind_delay = 0;
 	context_park(evpl, cursor);
 }
 
