@@ -47,7 +47,7 @@ static int membarrier(int command)
 	return (int)syscall(SYS_membarrier, command, 0, 0);
 }
 
-static void list_add(struct evpl *evpl)
+static void bound_list_add(struct evpl *evpl)
 {
 	evpl->next_bound = bound;
 	evpl->link_bound = &bound;
@@ -56,7 +56,7 @@ static void list_add(struct evpl *evpl)
 	bound = evpl;
 }
 
-static void list_remove(struct evpl *evpl)
+static void bound_list_remove(struct evpl *evpl)
 {
 	*evpl->link_bound = evpl->next_bound;
 	if (evpl->next_bound)
@@ -68,7 +68,7 @@ static void list_remove(struct evpl *evpl)
  * go on using them until barrier() and wait_for_section() have returned. Release: when
  * context_seal() reads NULL here, it then sees that @current isn't CURRENT_BOUND any more.
  */
-static void strike_out(struct evpl *evpl)
+static void clear_owners(struct evpl *evpl)
 {
 	uint32_t i;
 
@@ -138,7 +138,7 @@ static void set_credit(struct evpl *evpl, uint32_t credit)
 	evpl->hot.place = credit * EVPLMEM_CREDIT | (uint32_t)evpl->hot.place;
 }
 
-static void take_off(struct entry *buffer, uint32_t n)
+static void sub_spare(struct entry *buffer, uint32_t n)
 {
 	if (atomic_fetch_sub_explicit(&buffer->word, n, memory_order_acq_rel) == n)
 		recycle(buffer);
@@ -161,9 +161,9 @@ static void drop_bias(struct evpl *evpl)
 {
 	uint32_t i;
 
-	list_remove(evpl);
+	bound_list_remove(evpl);
 	if (bias_credit(evpl) > 1)
-		take_off((struct entry *)evpl->hot.buffer, bias_credit(evpl) - 1);
+		sub_spare((struct entry *)evpl->hot.buffer, bias_credit(evpl) - 1);
 	set_credit(evpl, 0);
 	for (i = 0; i < evpl->nr_slots; i++)
 		bias_end(evpl->slots[i]);
@@ -180,19 +180,19 @@ static void drop_bias(struct evpl *evpl)
 }
 
 /* Begins to unbind @evpl. Returns false if it isn't bound, or if its thread has claimed it. */
-static bool begin(struct evpl *evpl)
+static bool unbind_begin(struct evpl *evpl)
 {
 	uint64_t expected = CURRENT_BOUND;
 
 	if (!atomic_compare_exchange_strong(&evpl->current, &expected, CURRENT_TAKEN))
 		return false;
 	evpl->taken = evpl->hot.thread;
-	strike_out(evpl);
+	clear_owners(evpl);
 	return true;
 }
 
 /* Ends the unbinding: parks the current buffer, which the thread cut slices off. */
-static void end(struct evpl *evpl)
+static void unbind_end(struct evpl *evpl)
 {
 	struct cursor cursor = bias_cursor(evpl);
 
@@ -205,10 +205,10 @@ static void end(struct evpl *evpl)
 void bias_unbind(struct evpl *evpl)
 {
 	pthread_mutex_lock(&lock);
-	if (begin(evpl)) {
+	if (unbind_begin(evpl)) {
 		barrier();
 		wait_for_section(evpl->taken);
-		end(evpl);
+		unbind_end(evpl);
 	}
 	pthread_mutex_unlock(&lock);
 }
@@ -232,14 +232,14 @@ void bias_unbind_all(struct evpl_pool *pool)
 
 	pthread_mutex_lock(&lock);
 	for (evpl = pool_contexts(pool); evpl; evpl = evpl->next)
-		any |= begin(evpl);
+		any |= unbind_begin(evpl);
 	if (any)
 		barrier();
 	for (evpl = pool_contexts(pool); any && evpl; evpl = evpl->next) {
 		if (!evpl->taken)
 			continue;
 		wait_for_section(evpl->taken);
-		end(evpl);
+		unbind_end(evpl);
 	}
 	pthread_mutex_unlock(&lock);
 }
@@ -253,7 +253,7 @@ void bias_give_up(struct evpl *evpl, struct entry *current)
 {
 	evpl->hot.buffer = (struct evplmem_count *)current;
 	pthread_mutex_lock(&lock);
-	strike_out(evpl);
+	clear_owners(evpl);
 	drop_bias(evpl);
 	pthread_mutex_unlock(&lock);
 }
@@ -275,8 +275,9 @@ static void thread_ends(void *arg)
 	pthread_mutex_lock(&lock);
 	for (evpl = bound; evpl; evpl = next) {
 		next = evpl->next_bound;
-		if (__atomic_load_n(&evpl->hot.thread, __ATOMIC_RELAXED) == thread && begin(evpl))
-			end(evpl);
+		if (__atomic_load_n(&evpl->hot.thread, __ATOMIC_RELAXED) == thread &&
+		    unbind_begin(evpl))
+			unbind_end(evpl);
 	}
 	thread->generation = EVPLMEM_NO_GENERATION;
 	pthread_mutex_unlock(&lock);
@@ -360,7 +361,7 @@ bool bias_bind(struct evpl *evpl)
 	/* An allocation doesn't block. The next one tries again. */
 	if (pthread_mutex_trylock(&lock))
 		return false;
-	list_add(evpl);
+	bound_list_add(evpl);
 	pthread_mutex_unlock(&lock);
 	__atomic_store_n(&evpl->hot.thread, thread, __ATOMIC_RELAXED);
 	evpl->served = 0;
@@ -378,7 +379,7 @@ void bias_end(struct entry *buffer)
 
 	atomic_store_explicit(&buffer->owner, NULL, memory_order_relaxed);
 	buffer->spare = 0;
-	take_off(buffer, spare);
+	sub_spare(buffer, spare);
 }
 
 /* Ends the thread's counting in @buffer, if it counts there, and frees the buffer's slot. */

@@ -86,7 +86,7 @@ void devices_wait_for_call(struct evpl_pool *pool)
 }
 
 /* Registers a slab with a device. Under the pool's lock, which is dropped meanwhile. */
-static void register_one(struct evpl_device *device, struct slab *slab)
+static void slab_register(struct evpl_device *device, struct slab *slab)
 {
 	struct reg *reg = device_reg(device, slab);
 	uint64_t cookie = 0;
@@ -106,7 +106,7 @@ static void register_one(struct evpl_device *device, struct slab *slab)
  * slab_ids_await() comes before the callback: the device's own thread may let go of the number
  * (evpl_device_let_go()) before the callback has returned EVPL_DEVICE_LATER.
  */
-static void unregister_one(struct evpl_device *device, struct slab *slab)
+static void slab_unregister(struct evpl_device *device, struct slab *slab)
 {
 	struct reg *reg = device_reg(device, slab);
 	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
@@ -161,7 +161,7 @@ void devices_register(struct slab *slab)
 	for (i = 0; i < EVPL_DEVICES_MAX; i++) {
 		device = pool->devices[i];
 		if (wants_slabs(device) && reg_is(device_reg(device, slab), REG_NONE))
-			register_one(device, slab);
+			slab_register(device, slab);
 	}
 	pool_unlock(pool);
 }
@@ -179,7 +179,7 @@ void devices_unregister(struct slab *slab)
 		if (!device)
 			continue;
 		if (reg_is(device_reg(device, slab), REG_DONE))
-			unregister_one(device, slab);
+			slab_unregister(device, slab);
 		else if (reg_is(device_reg(device, slab), REG_FAILED))
 			reg_set(device_reg(device, slab), REG_NONE);
 	}
@@ -255,7 +255,7 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 	device->slot = slot;
 	pool->devices[slot] = device;
 	if (device->ops.register_slab)
-		each_slab(device, REG_NONE, false, register_one);
+		each_slab(device, REG_NONE, false, slab_register);
 	pool_unlock(pool);
 	*r_device = device;
 	return 0;
@@ -282,7 +282,7 @@ void evplmem_device_detach(struct evpl_device *device)
 	device->detaching = true;
 	/* A trim on another thread may be unregistering a slab, a growing one registering it. */
 	for (;;) {
-		each_slab(device, REG_DONE, true, unregister_one);
+		each_slab(device, REG_DONE, true, slab_unregister);
 		lease_regs_detach(device);
 		if (!device->calls)
 			break;

@@ -34,7 +34,7 @@ struct lease_regs {
 };
 
 /* Registers a leased buffer with a device. Under the pool's lock, which is dropped meanwhile. */
-static void register_one(struct evpl_device *device, struct lease_regs *regs)
+static void lease_register(struct evpl_device *device, struct lease_regs *regs)
 {
 	struct reg *reg = &regs->reg[device->slot];
 	uint64_t cookie = 0;
@@ -47,8 +47,8 @@ static void register_one(struct evpl_device *device, struct lease_regs *regs)
 	device_call_end(device, reg, err ? REG_FAILED : REG_DONE);
 }
 
-/* The inverse of register_one(). Under the pool's lock, which is dropped meanwhile. */
-static void unregister_one(struct evpl_device *device, struct lease_regs *regs)
+/* The inverse of lease_register(). Under the pool's lock, which is dropped meanwhile. */
+static void lease_unregister(struct evpl_device *device, struct lease_regs *regs)
 {
 	struct reg *reg = &regs->reg[device->slot];
 	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
@@ -128,7 +128,7 @@ int lease_reg_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 		if (!regs->held)
 			entry_get(lease_entry(regs->lease), CALLER());
 		regs->held = true;
-		register_one(device, regs);
+		lease_register(device, regs);
 	}
 	if (reg_is(reg, REG_DONE)) {
 		*r_cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
@@ -185,7 +185,7 @@ bool lease_regs_end(struct lease *lease)
 		atomic_thread_fence(memory_order_seq_cst);
 		alone = is_alone(regs);
 		if (alone)
-			unregister_one(pool->devices[i], regs);
+			lease_unregister(pool->devices[i], regs);
 		else
 			reg_set(reg, REG_DONE);
 	}
@@ -218,7 +218,7 @@ void lease_regs_detach(struct evpl_device *device)
 	struct lease_regs *regs;
 
 	while ((regs = find_registered(device))) {
-		unregister_one(device, regs);
+		lease_unregister(device, regs);
 		if (!regs->held || has_registration(regs))
 			continue;
 		regs->held = false;
