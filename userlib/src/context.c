@@ -235,6 +235,26 @@ static bool seal_here(struct evpl *home, struct entry *buffer)
 }
 
 /*
+ * Ends the binding of @home if the bound thread counts in @buffer. Returns @home's @current, which
+ * is CURRENT_BOUND only if the bound thread doesn't count in @buffer: a thread that unbinds the
+ * context sets CURRENT_TAKEN before it clears @owner.
+ */
+static uint64_t unbind_from(struct evpl *home, struct entry *buffer)
+{
+	uint64_t word;
+
+	while ((word = atomic_load(&home->current)) == CURRENT_BOUND || word == CURRENT_TAKEN) {
+		if (word == CURRENT_TAKEN)
+			bias_wait();
+		else if (atomic_load_explicit(&buffer->owner, memory_order_acquire))
+			bias_unbind(home);
+		else if (atomic_load(&home->current) == CURRENT_BOUND)
+			break;
+	}
+	return word;
+}
+
+/*
  * Sees to it that no more slices are cut off a buffer, and that no thread counts in it. The caller
  * has a reference. Only @home, the context that took the buffer off a free list, can have the
  * buffer current, or in a slot. If @home is claimed just now, for whichever buffer,
@@ -243,26 +263,20 @@ static bool seal_here(struct evpl *home, struct entry *buffer)
 void context_seal(struct entry *buffer)
 {
 	struct evpl *home = buffer->home;
-	uint64_t word, new;
+	uint64_t word;
+	bool parked;
 
 	atomic_store(&buffer->sealed, true);
 	if (seal_here(home, buffer))
 		return;
 	do {
-		while ((word = atomic_load(&home->current)) == CURRENT_BOUND ||
-		       word == CURRENT_TAKEN) {
-			if (word == CURRENT_TAKEN)
-				bias_wait();
-			else if (atomic_load_explicit(&buffer->owner, memory_order_acquire))
-				bias_unbind(home);
-			else if (atomic_load(&home->current) == CURRENT_BOUND)
-				return;	/* the bound thread doesn't count in it */
-		}
-		if (word != CURRENT_BUSY && current_cursor(home->pool, word).buffer != buffer)
+		word = unbind_from(home, buffer);
+		parked = current_cursor(home->pool, word).buffer == buffer;
+		if (!parked && word != CURRENT_BUSY)
 			return;
-		new = word == CURRENT_BUSY ? CURRENT_RECLAIMED : CURRENT_NONE;
-	} while (!atomic_compare_exchange_weak(&home->current, &word, new));
-	if (new == CURRENT_NONE)
+	} while (!atomic_compare_exchange_weak(&home->current, &word,
+					       parked ? CURRENT_NONE : CURRENT_RECLAIMED));
+	if (parked)
 		drop_hold(buffer);
 }
 
