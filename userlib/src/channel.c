@@ -137,13 +137,53 @@ static int make_record(struct evpl_pool *pool, const struct evpl_message *messag
 	return transfer_offset(pool, &message->iovec, (uint64_t *)&record->offset);
 }
 
+/*
+ * Ends what transfer_prepare() began, whether or not the records were @sent. Goes by the offsets
+ * and doesn't look at the entries: the buffers may have been recycled already, and their slabs be
+ * gone.
+ */
+static void finish_send(struct evpl_pool *pool, const struct evpl_message *messages,
+			const struct evpl_record *records, int n, bool sent)
+{
+	int i;
+
+	for (i = 0; i < n; i++) {
+		if (records[i].offset >= pool->backing.own_size)
+			transfer_finish(pool, &messages[i].iovec, records[i].offset);
+		else if (sent)
+			returned_note_sent(pool_sharing(pool),
+					   (uint32_t)(records[i].offset / pool->buffer_size));
+	}
+}
+
+/* Makes and writes the records of @messages. If this fails, none of them has been sent. */
+static int send_records(struct evpl_channel *channel, const struct evpl_message *messages,
+			struct evpl_record *records, int n)
+{
+	struct evpl_pool *pool = channel->pool;
+	ssize_t written;
+	int err, i;
+
+	for (i = 0; i < n; i++) {
+		err = make_record(pool, &messages[i], &records[i]);
+		if (err)
+			return err;
+	}
+	for (i = 0; i < n; i++)
+		transfer_prepare(pool, &messages[i].iovec, records[i].offset,
+				 messages[i].flags & (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE));
+	written = write(channel->fd, records, (size_t)n * sizeof(*records));
+	err = written < 0 ? -errno : 0;
+	finish_send(pool, messages, records, n, !err);
+	return err;
+}
+
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
 {
 	struct evpl_record few[FEW_RECORDS], *records = few;
 	struct evpl_pool *pool = channel->pool;
-	ssize_t written;
 	NO_CANCELLATION;
-	int err = 0, i;
+	int err;
 
 	if (pool_is_inherited(pool))
 		return -EPERM;
@@ -154,28 +194,7 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 		if (!records)
 			return -ENOMEM;
 	}
-	for (i = 0; !err && i < n; i++)
-		err = make_record(pool, &messages[i], &records[i]);
-	if (!err) {
-		for (i = 0; i < n; i++)
-			transfer_prepare(pool, &messages[i].iovec, records[i].offset,
-					 messages[i].flags &
-					 (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE));
-		written = write(channel->fd, records, (size_t)n * sizeof(*records));
-		err = written < 0 ? -errno : 0;
-		/*
-		 * Go by the offsets and don't look at the entries: the buffers may have been
-		 * recycled already, and their slabs be gone.
-		 */
-		for (i = 0; i < n; i++) {
-			if (records[i].offset >= pool->backing.own_size)
-				transfer_finish(pool, &messages[i].iovec, records[i].offset);
-			else if (!err)
-				returned_note_sent(pool_sharing(pool),
-						   (uint32_t)(records[i].offset /
-							      pool->buffer_size));
-		}
-	}
+	err = send_records(channel, messages, records, n);
 	/*
 	 * A thread that waits for memory pulled before these buffers were sent. So it hasn't asked
 	 * the receiver to release them at once.
