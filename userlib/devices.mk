@@ -35,9 +35,9 @@ $(B)/$(1)/%.o: $(TOP)$(1)/%.c
 
 OBJ_$(1) := $$(patsubst $(TOP)%.c,$(B)/%.o,$$(wildcard $(TOP)$(1)/*.c))
 
-$(B)/libevplmem-$(1).so.1: $$(OBJ_$(1)) $(TOP)libevplmem-$(1).map $(B)/libevplmem.so
+$(B)/libevplmem-$(1).so.1: $$(OBJ_$(1)) $(TOP)$(1)/libevplmem-$(1).map $(B)/libevplmem.so
 	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -shared -Wl,-soname,libevplmem-$(1).so.1 -Wl,-z,now \
-		-Wl,--version-script=$(TOP)libevplmem-$(1).map -o $$@ $$(OBJ_$(1)) -L$(B) -levplmem \
+		-Wl,--version-script=$(TOP)$(1)/libevplmem-$(1).map -o $$@ $$(OBJ_$(1)) -L$(B) -levplmem \
 		$(LIBS_$(1)) $$(ALL_LDFLAGS)
 
 $(B)/libevplmem-$(1).so: $(B)/libevplmem-$(1).so.1
@@ -46,7 +46,7 @@ $(B)/libevplmem-$(1).so: $(B)/libevplmem-$(1).so.1
 $(B)/libevplmem-$(1).a: $$(OBJ_$(1))
 	$$(call Q,AR)rm -f $$@ && $$(AR) rcs $$@ $$^
 
-$(B)/libevplmem-$(1).pc: $(TOP)libevplmem-$(1).pc.in FORCE | $(B)
+$(B)/libevplmem-$(1).pc: $(TOP)$(1)/libevplmem-$(1).pc.in FORCE | $(B)
 	$$(call Q,GEN)sed -e 's|@PREFIX@|$$(PREFIX)|' -e 's|@LIBDIR@|$$(LIBDIR)|' \
 		-e 's|@INCLUDEDIR@|$$(INCLUDEDIR)|' -e 's|@VERSION@|$$(VERSION)|' $$< > $$@
 
