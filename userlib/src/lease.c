@@ -25,7 +25,7 @@ struct lease *lease_of_record(struct evpl_pool *pool, const struct evpl_record *
 	lease->slab = NULL;
 	lease->pool = pool;
 	lease->index = record->lease;
-	lease->shift = (uint8_t)__builtin_ctz(record->buffer_size);
+	lease->buffer_shift = (uint8_t)__builtin_ctz(record->buffer_size);
 	if (atomic_exchange(&lease->known, true))
 		return lease;
 	first = atomic_load(&sharing->known);

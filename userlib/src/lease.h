@@ -28,7 +28,7 @@ struct lease_regs;
  * @queued: it is in the list sharing->idle
  * @held: as of a buffer's entry
  * @known: it is in the list sharing->known
- * @shift: log2 of the buffer's bytes; constant
+ * @buffer_shift: log2 of the buffer's bytes; constant
  * @released: as of a buffer's entry
  *
  * Iovecs hold the address of one as they do of a buffer's entry. The fields that both structs have
@@ -46,7 +46,7 @@ struct lease {
 	atomic_bool queued;
 	atomic_bool held;
 	atomic_bool known;
-	uint8_t shift;
+	uint8_t buffer_shift;
 	void *_Atomic released;
 } __attribute__((may_alias));
 

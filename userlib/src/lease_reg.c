@@ -66,7 +66,7 @@ static struct lease_regs *lease_regs_of(struct evpl_pool *pool, const struct evp
 	const struct evpl_setup *setup = &pool->backing.setup;
 	struct lease *lease = entry_lease(iovec_entry(iovec));
 	struct lease_regs *regs = atomic_load(&lease->regs);
-	size_t size = (size_t)1 << lease->shift;
+	size_t size = (size_t)1 << lease->buffer_shift;
 	uint64_t offset = windows_offset(pool, iovec->data);
 	bool readonly = offset - setup->out_guest_io_ro_offset < setup->out_guest_size;
 
