@@ -33,14 +33,15 @@
  * @free: the buffers
  * @node: the node, or EVPL_ANY_NODE
  * @bytes: the bytes of its slabs that aren't SLAB_DYING; under the pool's lock
- * @floor: the bytes that were preallocated, which a trim leaves; under the pool's lock
+ * @preallocated: bytes that evpl_pool_preallocate() asked for, which a trim leaves; under the
+ *	pool's lock
  * @next: the next depot; a depot stays until the pool is closed
  */
 struct depot {
 	alignas(64) struct freelist free;
 	int node;
 	uint64_t bytes;
-	uint64_t floor;
+	uint64_t preallocated;
 	struct depot *next;
 };
 

@@ -391,7 +391,7 @@ static uint64_t most_room(struct evpl_pool *pool)
 int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 {
 	struct depot *depot;
-	uint64_t have, floor;
+	uint64_t have, preallocated;
 	int err;
 
 	if (pool_is_inherited(pool))
@@ -405,14 +405,14 @@ int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node)
 		return -ENOMEM;
 	}
 	have = depot->bytes;
-	floor = depot->floor;
-	/* Set the floor first, so that a trim on another thread leaves the slabs that follow. */
-	depot->floor = bytes;
+	preallocated = depot->preallocated;
+	/* Set @preallocated first, so that a trim on another thread leaves the new slabs. */
+	depot->preallocated = bytes;
 	pool_unlock(pool);
 	err = have < bytes ? pool_grow_by(pool, depot, bytes - have) : 0;
 	if (err) {
 		pool_lock(pool);
-		depot->floor = floor;
+		depot->preallocated = preallocated;
 		pool_unlock(pool);
 	}
 	return err;

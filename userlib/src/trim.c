@@ -65,7 +65,7 @@ void slab_scatter(struct slab *slab)
 /* Whether the depot would have fewer bytes without the slab than were preallocated for it. */
 static bool is_preallocated(const struct slab *slab)
 {
-	return slab->depot->bytes - slab->extent.length < slab->depot->floor;
+	return slab->depot->bytes - slab->extent.length < slab->depot->preallocated;
 }
 
 /**
