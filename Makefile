@@ -14,7 +14,7 @@ help:
 	@echo 'make                the module for the running kernel, and the library'
 	@echo 'make module KDIR=D  the module for the kernel that D has the headers of'
 	@echo 'make lib            the library'
-	@echo 'make check          all tests; HOST=1: without a virtual machine'
+	@echo 'make check          the tests; HOST=1: without a virtual machine'
 	@echo 'make check-debug    the tests of the module, on a kernel that looks for bugs'
 	@echo 'make check-long     the rest: data races, PREEMPT_RT, a long storm, ten million calls'
 	@echo 'make coverage       the lines of the module that check-debug did not reach'
