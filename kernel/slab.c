@@ -569,14 +569,11 @@ struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff)
 	return NULL;
 }
 
-/**
- * evpl_slab_after() - find the first slab that ends past a page of the own window
- * @client: the client, whose lock or tree_lock the caller holds
- * @pgoff: the page
- *
- * Return: the slab, live or not, or NULL.
+/*
+ * Find the first slab that ends past a page of the own window, live or not. The caller holds the
+ * client's lock or tree_lock.
  */
-struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff)
+static struct evpl_slab *slab_after(struct evpl_client *client, pgoff_t pgoff)
 {
 	struct rb_node *node = client->slabs.rb_node;
 	struct evpl_slab *after = NULL;
@@ -604,7 +601,7 @@ struct evpl_slab *evpl_slab_get_after(struct evpl_client *client, pgoff_t *pgoff
 
 	down_read(&client->tree_lock);
 	if (!client->gone)
-		slab = evpl_slab_after(client, *pgoff);
+		slab = slab_after(client, *pgoff);
 	if (slab) {
 		evpl_slab_get(slab);
 		*pgoff = slab->start + slab->nr_pages;

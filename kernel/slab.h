@@ -81,7 +81,6 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab);
 void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff);
-struct evpl_slab *evpl_slab_after(struct evpl_client *client, pgoff_t pgoff);
 struct evpl_slab *evpl_slab_get_after(struct evpl_client *client, pgoff_t *pgoff);
 struct evpl_slab *evpl_slab_get_buffer(struct evpl_client *client, u64 offset,
 				       unsigned long *index);
