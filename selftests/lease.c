@@ -334,7 +334,7 @@ TEST_F(lease, word_of_a_lease_that_changes_while_it_is_looked_at_ends_nothing_to
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	flipper.word = (uint64_t *)&self->lessee.leases[got.lease].word;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, flip_word, &flipper));
-	for (int i = 0; i < scaled(30000); i++) {
+	for (int i = 0; i < scaled(100000); i++) {
 		ASSERT_EQ(0, evpl_lease_release(self->lessee.fd, &got.lease, 1));
 		ASSERT_EQ(0, evpl_lease_pull(self->owner.fd));
 	}
