@@ -10,7 +10,6 @@
 /* NULL, without the compiler knowing. */
 static void *volatile nowhere;
 
-/* The ends don't block, unless a test has them do so. */
 FIXTURE(channel)
 {
 	PAIR;
@@ -18,9 +17,7 @@ FIXTURE(channel)
 
 FIXTURE_SETUP(channel)
 {
-	open_pair(_metadata, &self->pair, 0);
-	for (int i = 0; i < 2; i++)
-		ASSERT_EQ(0, fcntl(self->ends[i], F_SETFL, O_NONBLOCK));
+	open_nonblocking_pair(_metadata, &self->pair, 0);
 }
 
 FIXTURE_TEARDOWN(channel)

@@ -18,9 +18,7 @@ FIXTURE(lease)
 
 FIXTURE_SETUP(lease)
 {
-	open_pair(_metadata, &self->pair, 0);
-	for (int i = 0; i < 2; i++)
-		ASSERT_EQ(0, fcntl(self->ends[i], F_SETFL, O_NONBLOCK));
+	open_nonblocking_pair(_metadata, &self->pair, 0);
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
 }
 

@@ -43,6 +43,15 @@ static inline void open_pair(struct __test_metadata *_metadata, struct pair *pai
 	open_owner(_metadata, pair, flags);
 }
 
+/* The same, with ends that don't block unless the test has them do so. */
+static inline void open_nonblocking_pair(struct __test_metadata *_metadata, struct pair *pair,
+					 uint32_t flags)
+{
+	open_pair(_metadata, pair, flags);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, fcntl(pair->ends[i], F_SETFL, O_NONBLOCK));
+}
+
 /* At the end of a test the counters then return to pair->before. */
 static inline void close_pair(struct pair *pair)
 {

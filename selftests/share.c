@@ -12,9 +12,7 @@ FIXTURE(share)
 
 FIXTURE_SETUP(share)
 {
-	open_pair(_metadata, &self->pair, 0);
-	for (int i = 0; i < 2; i++)
-		ASSERT_EQ(0, fcntl(self->ends[i], F_SETFL, O_NONBLOCK));
+	open_nonblocking_pair(_metadata, &self->pair, 0);
 }
 
 FIXTURE_TEARDOWN(share)

@@ -5,31 +5,21 @@
  */
 #include <pthread.h>
 
-#include "evpl_test.h"
+#include "single.h"
 
 FIXTURE(word)
 {
-	int fd;
-	struct counters before;
-	struct evpl_setup setup;
-	struct evpl_entry *entries;
+	SINGLE;
 };
 
 FIXTURE_SETUP(word)
 {
-	limit_sleeps();
-	self->before = read_counters();
-	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-	ASSERT_GE(self->fd, 0);
-	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));
-	self->entries = evpl_map(self->fd, 4096, self->setup.out_refs_offset);
-	ASSERT_NE(MAP_FAILED, self->entries);
+	open_single(_metadata, &self->single);
 }
 
 FIXTURE_TEARDOWN(word)
 {
-	munmap(self->entries, 4096);
-	close(self->fd);
+	close_single(&self->single);
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
