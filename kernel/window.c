@@ -8,6 +8,8 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/swap.h>
+#include <linux/swapops.h>
 
 #include "client.h"
 #include "compat.h"
@@ -25,16 +27,49 @@ static struct evpl_client *vma_client(struct vm_area_struct *vma)
 	return vma->vm_file->private_data;
 }
 
-/*
- * The core would map a folio of 2 MiB by one PMD even if a page of it has a memory error. It
- * marks such a folio only if it could take the page away, which it can't do with ours. So mark
- * the folio here, before each fault that may map a PMD.
- */
-static void fault_mark_poisoned(struct vm_fault *vmf, struct folio *folio)
+/* Make a page table entry that isn't used yet say that its page has a memory error. */
+static int own_insert_poisoned(pte_t *pte, unsigned long address, void *data)
 {
-	if (pmd_none(READ_ONCE(*vmf->pmd)) && folio_order(folio) == EVPL_HUGE_ORDER &&
-	    unlikely(evpl_folio_is_poisoned(folio)))
-		folio_set_has_hwpoisoned(folio);
+	struct vm_fault *vmf = data;
+	pgoff_t pgoff = linear_page_index(vmf->vma, address);
+	struct folio *folio = page_folio(vmf->page);
+
+	if (pte_none(ptep_get(pte)))
+		set_pte_at(vmf->vma->vm_mm, address, pte,
+			   swp_entry_to_pte(make_hwpoison_entry(folio_page(folio, pgoff -
+									   folio->index))));
+	return 0;
+}
+
+/*
+ * One fault may map a whole folio: all kernels map a folio of 2 MiB by one PMD, and newer ones
+ * also map each folio by as many PTEs as it has pages. None of them looks for a page with a
+ * memory error then. Return an error if there is such a page and it can't be left out.
+ *
+ * The core maps no folio by a PMD that is marked. It marks a folio only if it could take the
+ * page away, which it can't do with ours. And it maps page by page if a PTE of the folio is in
+ * use, so put an entry in the place of each bad page. The caller has locked the folio.
+ */
+static vm_fault_t own_leave_out_poisoned(struct vm_fault *vmf)
+{
+	struct folio *folio = page_folio(vmf->page);
+	struct vm_area_struct *vma = vmf->vma;
+	pgoff_t first = max(folio->index, vma->vm_pgoff);
+	pgoff_t end = min(folio->index + folio_nr_pages(folio), vma->vm_pgoff + vma_pages(vma));
+	pgoff_t pgoff;
+
+	if (likely(!folio_test_large(folio)) || likely(!evpl_folio_is_poisoned(folio)))
+		return 0;
+	folio_set_has_hwpoisoned(folio);
+	if (pmd_trans_huge(READ_ONCE(*vmf->pmd)))
+		return 0;
+	for (pgoff = first; pgoff < end; pgoff++)
+		if (PageHWPoison(folio_page(folio, pgoff - folio->index)) &&
+		    apply_to_page_range(vma->vm_mm,
+					vma->vm_start + (pgoff - vma->vm_pgoff) * PAGE_SIZE,
+					PAGE_SIZE, own_insert_poisoned, vmf))
+			return VM_FAULT_OOM;
+	return 0;
 }
 
 /*
@@ -50,6 +85,7 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	struct evpl_slab *slab;
 	struct evpl_slab_folio *slab_folio;
 	struct folio *folio;
+	vm_fault_t ret;
 
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, vmf->pgoff);
@@ -68,9 +104,14 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	up_read(&client->tree_lock);
 	evpl_syncpoint(EVPL_SYNCPOINT_OWN_FAULT);
 
-	fault_mark_poisoned(vmf, folio);
 	vmf->page = folio_page(folio, vmf->pgoff - folio->index);
-	return VM_FAULT_LOCKED;
+	ret = own_leave_out_poisoned(vmf);
+	if (likely(!ret))
+		return VM_FAULT_LOCKED;
+	folio_unlock(folio);
+	folio_put(folio);
+	vmf->page = NULL;
+	return ret;
 }
 
 static const struct vm_operations_struct own_vm_ops = {
