@@ -557,10 +557,17 @@ TEST_F(lease, fork_copies_no_mapping_of_a_device_lease)
 	int told[2];
 	pid_t pid;
 
-	EXPECT_EQ(0, madvise(self->lessee.guest_io, self->lessee.setup.out_guest_size,
-			     MADV_DOFORK));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	EXPECT_LE((long long)BUFFER, resident(memory));
+	if (madvise(self->lessee.guest_io, self->lessee.setup.out_guest_size, MADV_DOFORK)) {
+		/* Newer kernels have no child inherit such a window, as guest and guest-ro. */
+		EXPECT_EQ(EINVAL, errno);
+		pid = fork_child();
+		if (!pid)
+			_exit(touch_read(memory));
+		EXPECT_EQ(SIGSEGV, reap(pid));
+		return;
+	}
 	ASSERT_EQ(0, pipe2(told, O_CLOEXEC));
 	pid = fork_child();
 	if (!pid) {
