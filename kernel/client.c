@@ -322,7 +322,11 @@ const struct file_operations evpl_fops = {
 	.llseek = evpl_llseek,
 	.unlocked_ioctl = evpl_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
+#ifdef EVPL_HAS_VM_OPS_MAPPED
+	.mmap_prepare = evpl_mmap_prepare,
+#else
 	.mmap = evpl_mmap,
+#endif
 	.poll = evpl_poll,
 	/* Programs call msync(2) and fsync(2) on their mappings. There is nothing to write back. */
 	.fsync = noop_fsync,

@@ -53,4 +53,74 @@ static inline int evpl_folio_mapcount(struct folio *folio)
 #define EVPL_DEVNODE_CONST
 #endif
 
+/*
+ * Newer kernels have a file describe a mapping before it exists, by ->mmap_prepare(), and make
+ * state for it afterwards, by vm_ops->mapped(). Older ones do both by ->mmap(). Here they get
+ * the description, its flags, and an ->mmap() that calls the two functions.
+ */
+#ifdef EVPL_HAS_VM_OPS_MAPPED
+#define evpl_vma_desc			vm_area_desc
+#define EVPL_VM_OPS_MAPPED(function)	.mapped = function,
+#else
+#define EVPL_VM_OPS_MAPPED(...)
+
+struct evpl_vma_desc {
+	struct file *file;
+	unsigned long start;
+	unsigned long end;
+	pgoff_t pgoff;
+	vm_flags_t flags;
+	const struct vm_operations_struct *vm_ops;
+};
+
+#define VMA_WRITE_BIT		VM_WRITE
+#define VMA_EXEC_BIT		VM_EXEC
+#define VMA_MAYWRITE_BIT	VM_MAYWRITE
+#define VMA_MAYEXEC_BIT		VM_MAYEXEC
+#define VMA_MAYSHARE_BIT	VM_MAYSHARE
+#define VMA_PFNMAP_BIT		VM_PFNMAP
+#define VMA_IO_BIT		VM_IO
+#define VMA_MIXEDMAP_BIT	VM_MIXEDMAP
+#define VMA_DONTCOPY_BIT	VM_DONTCOPY
+#define VMA_DONTEXPAND_BIT	VM_DONTEXPAND
+#define VMA_DONTDUMP_BIT	VM_DONTDUMP
+
+#undef vma_desc_set_flags
+#undef vma_desc_clear_flags
+#define vma_desc_test(desc, flag)		((desc)->flags & (flag))
+#define vma_desc_set_flags(desc, flag)		((desc)->flags |= (flag))
+#define vma_desc_clear_flags(desc, flag)	((desc)->flags &= ~(flag))
+
+static inline unsigned long vma_desc_pages(const struct evpl_vma_desc *desc)
+{
+	return (desc->end - desc->start) >> PAGE_SHIFT;
+}
+
+static inline int evpl_mmap_by_desc(struct file *file, struct vm_area_struct *vma,
+				    int (*prepare)(struct evpl_vma_desc *desc),
+				    int (*mapped)(unsigned long start, unsigned long end,
+						  pgoff_t pgoff, const struct file *file,
+						  void **private))
+{
+	struct evpl_vma_desc desc = {
+		.file = file,
+		.start = vma->vm_start,
+		.end = vma->vm_end,
+		.pgoff = vma->vm_pgoff,
+		.flags = vma->vm_flags,
+	};
+	int ret = prepare(&desc);
+
+	if (ret)
+		return ret;
+	vm_flags_mod(vma, desc.flags & ~vma->vm_flags, vma->vm_flags & ~desc.flags);
+	vma->vm_ops = desc.vm_ops;
+	ret = mapped(vma->vm_start, vma->vm_end, vma->vm_pgoff, file, NULL);
+	/* Newer kernels unmap the VMA then, which calls this. */
+	if (ret && vma->vm_ops->close)
+		vma->vm_ops->close(vma);
+	return ret;
+}
+#endif
+
 #endif /* EVPL_COMPAT_H */

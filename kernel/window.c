@@ -114,10 +114,6 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	return ret;
 }
 
-static const struct vm_operations_struct own_vm_ops = {
-	.fault = own_fault,
-};
-
 /* A page of the refs windows stays until the last VMA has gone. */
 static vm_fault_t refs_fault(struct vm_fault *vmf)
 {
@@ -134,10 +130,6 @@ static vm_fault_t refs_fault(struct vm_fault *vmf)
 	vmf->page = page;
 	return 0;
 }
-
-static const struct vm_operations_struct refs_vm_ops = {
-	.fault = refs_fault,
-};
 
 /* One fault maps at most this many pages of a guest window. */
 #define FAULT_AROUND	512UL
@@ -350,11 +342,11 @@ static vm_fault_t guest_io_fault(struct vm_fault *vmf)
  * many VMAs as its parent has with MADV_DOFORK. So the bound holds for each process of a
  * client, not for the client.
  */
-static int guest_add_vma(struct evpl_client *client)
+static int guest_mapped(struct evpl_client *client)
 {
+	/* If this fails, guest_close() still takes the VMA off the count. */
 	if (atomic_inc_return(&client->nr_guest_vmas) <= EVPL_GUEST_MAPPINGS_MAX)
 		return 0;
-	atomic_dec(&client->nr_guest_vmas);
 	return -ENOMEM;
 }
 
@@ -386,37 +378,18 @@ static void guest_io_open(struct vm_area_struct *vma)
 		vm_flags_mod(vma, VM_WIPEONFORK, 0);
 }
 
-static const struct vm_operations_struct guest_vm_ops = {
-	.open = guest_open,
-	.close = guest_close,
-	.may_split = guest_may_split,
-	.fault = guest_fault,
-};
-
-static const struct vm_operations_struct guest_io_vm_ops = {
-	.open = guest_io_open,
-	.close = guest_close,
-	.may_split = guest_may_split,
-	.fault = guest_io_fault,
-};
-
-static bool vma_within(struct vm_area_struct *vma, pgoff_t start,
-		       unsigned long nr_pages)
-{
-	return vma->vm_pgoff >= start && vma_pages(vma) <= nr_pages &&
-	       vma->vm_pgoff - start <= nr_pages - vma_pages(vma);
-}
-
 /*
  * A mapping of offset 0 before the client is set up comes from a program that knows nothing of
  * evpl. Give the client a slab that fills the mapping. If another task sets the client up
  * meanwhile, the mapping is one like any other.
  */
-static int client_set_up_by_mmap(struct evpl_client *client, unsigned long nr_pages)
+static int own_mapped(struct evpl_client *client, unsigned long nr_pages)
 {
 	struct evpl_slab *slab;
 	int ret;
 
+	if (evpl_client_is_set_up(client))
+		return 0;
 	nr_pages = round_up(nr_pages, EVPL_SLAB_ALIGN >> PAGE_SHIFT);
 	slab = evpl_slab_create(client, nr_pages, EVPL_NODE_ANY, 0);
 	if (IS_ERR(slab))
@@ -428,36 +401,75 @@ static int client_set_up_by_mmap(struct evpl_client *client, unsigned long nr_pa
 	return ret == -EBUSY ? 0 : ret;
 }
 
+/* A new mapping exists now. If this fails, it is unmapped again. */
+static int window_mapped(unsigned long start, unsigned long end, pgoff_t pgoff,
+			 const struct file *file, void **unused)
+{
+	struct evpl_client *client = file->private_data;
+
+	if (pgoff < EVPL_OWN_PAGES)
+		return own_mapped(client, (end - start) >> PAGE_SHIFT);
+	return pgoff < EVPL_GUEST_START ? 0 : guest_mapped(client);
+}
+
+static const struct vm_operations_struct own_vm_ops = {
+	EVPL_VM_OPS_MAPPED(window_mapped)
+	.fault = own_fault,
+};
+
+static const struct vm_operations_struct refs_vm_ops = {
+	.fault = refs_fault,
+};
+
+static const struct vm_operations_struct guest_vm_ops = {
+	EVPL_VM_OPS_MAPPED(window_mapped)
+	.open = guest_open,
+	.close = guest_close,
+	.may_split = guest_may_split,
+	.fault = guest_fault,
+};
+
+static const struct vm_operations_struct guest_io_vm_ops = {
+	EVPL_VM_OPS_MAPPED(window_mapped)
+	.open = guest_io_open,
+	.close = guest_close,
+	.may_split = guest_may_split,
+	.fault = guest_io_fault,
+};
+
+static bool desc_within(const struct evpl_vma_desc *desc, pgoff_t start, unsigned long nr_pages)
+{
+	unsigned long nr = vma_desc_pages(desc);
+
+	return desc->pgoff >= start && nr <= nr_pages && desc->pgoff - start <= nr_pages - nr;
+}
+
 /*
- * Without VM_MAYWRITE, no write fault makes a page of guest-ro writable. VM_IO makes the kernel
- * refuse to pin pages of the VMA.
+ * Without VMA_MAYWRITE_BIT, no write fault makes a page of guest-ro writable. VMA_IO_BIT makes
+ * the kernel refuse to pin pages of the VMA.
  */
-static int mmap_guest(struct evpl_client *client, struct vm_area_struct *vma,
-		      enum evpl_lease_kind kind)
+static int guest_mmap_prepare(struct evpl_vma_desc *desc, enum evpl_lease_kind kind)
 {
 	bool readonly = kind == EVPL_LEASE_RO || kind == EVPL_LEASE_IO_RO;
-	int ret;
 
-	if (readonly && vma->vm_flags & VM_WRITE)
+	if (readonly && vma_desc_test(desc, VMA_WRITE_BIT))
 		return -EACCES;
-	/* Nothing fails after this, so guest_close() will undo it. */
-	ret = guest_add_vma(client);
-	if (ret)
-		return ret;
 	if (kind == EVPL_LEASE_RW || kind == EVPL_LEASE_RO) {
-		vm_flags_mod(vma, VM_PFNMAP | VM_IO, 0);
-		vma->vm_ops = &guest_vm_ops;
+		vma_desc_set_flags(desc, VMA_PFNMAP_BIT);
+		vma_desc_set_flags(desc, VMA_IO_BIT);
+		desc->vm_ops = &guest_vm_ops;
 	} else {
-		vm_flags_mod(vma, VM_MIXEDMAP, 0);
-		vma->vm_ops = &guest_io_vm_ops;
+		vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT);
+		desc->vm_ops = &guest_io_vm_ops;
 	}
-	vm_flags_mod(vma, VM_DONTCOPY, readonly ? VM_MAYWRITE : 0);
+	vma_desc_set_flags(desc, VMA_DONTCOPY_BIT);
+	if (readonly)
+		vma_desc_clear_flags(desc, VMA_MAYWRITE_BIT);
 	return 0;
 }
 
 /* The windows other than own. The client's buffer size gives some of their sizes. */
-static int mmap_refs_or_guest(struct evpl_client *client,
-			      struct vm_area_struct *vma)
+static int refs_or_guest_mmap_prepare(struct evpl_client *client, struct evpl_vma_desc *desc)
 {
 	unsigned int shift = evpl_client_buffer_shift(client);
 	const struct {
@@ -474,45 +486,58 @@ static int mmap_refs_or_guest(struct evpl_client *client,
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(refs); i++) {
-		if (!vma_within(vma, EVPL_REFS_START + refs[i].start,
-				refs[i].nr_pages))
+		if (!desc_within(desc, EVPL_REFS_START + refs[i].start, refs[i].nr_pages))
 			continue;
-		vma->vm_ops = &refs_vm_ops;
-		vm_flags_mod(vma, VM_DONTCOPY, 0);
+		desc->vm_ops = &refs_vm_ops;
+		vma_desc_set_flags(desc, VMA_DONTCOPY_BIT);
 		return 0;
 	}
 
 	for (kind = 0; kind < EVPL_LEASE_KINDS; kind++)
-		if (vma_within(vma, EVPL_GUEST_START + kind * EVPL_GUEST_PAGES,
-			       EVPL_GUEST_PAGES))
-			return mmap_guest(client, vma, kind);
+		if (desc_within(desc, EVPL_GUEST_START + kind * EVPL_GUEST_PAGES,
+				EVPL_GUEST_PAGES))
+			return guest_mmap_prepare(desc, kind);
 	return -ENXIO;
 }
 
-int evpl_mmap(struct file *file, struct vm_area_struct *vma)
+/**
+ * evpl_mmap_prepare() - check a mapping of a client's windows, and choose its vm_ops
+ * @desc: the mapping
+ *
+ * The mapping may still fail afterwards, so this changes nothing else: window_mapped() does.
+ *
+ * Return: 0 or an error.
+ */
+int evpl_mmap_prepare(struct evpl_vma_desc *desc)
 {
-	struct evpl_client *client = file->private_data;
-	int ret = 0;
+	struct evpl_client *client = desc->file->private_data;
+	bool is_own = desc_within(desc, 0, EVPL_OWN_PAGES);
+	int ret;
 
-	/* A file that was opened read-only has VM_MAYSHARE without VM_SHARED. */
-	if (!(vma->vm_flags & VM_MAYSHARE))
+	/* A file that was opened read-only has VMA_MAYSHARE_BIT without VMA_SHARED_BIT. */
+	if (!vma_desc_test(desc, VMA_MAYSHARE_BIT))
 		return -EINVAL;
-	if (vma->vm_flags & VM_EXEC)
+	if (vma_desc_test(desc, VMA_EXEC_BIT))
 		return -EPERM;
+	if (!evpl_client_is_set_up(client) && (desc->pgoff || !is_own))
+		return -ENXIO;
 
-	if (!evpl_client_is_set_up(client)) {
-		if (vma->vm_pgoff || !vma_within(vma, 0, EVPL_OWN_PAGES))
-			return -ENXIO;
-		ret = client_set_up_by_mmap(client, vma_pages(vma));
+	if (is_own) {
+		desc->vm_ops = &own_vm_ops;
+	} else {
+		ret = refs_or_guest_mmap_prepare(client, desc);
 		if (ret)
 			return ret;
 	}
-
-	if (vma_within(vma, 0, EVPL_OWN_PAGES))
-		vma->vm_ops = &own_vm_ops;
-	else
-		ret = mmap_refs_or_guest(client, vma);
-	if (!ret)
-		vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
-	return ret;
+	vma_desc_set_flags(desc, VMA_DONTEXPAND_BIT);
+	vma_desc_set_flags(desc, VMA_DONTDUMP_BIT);
+	vma_desc_clear_flags(desc, VMA_MAYEXEC_BIT);
+	return 0;
 }
+
+#ifndef EVPL_HAS_VM_OPS_MAPPED
+int evpl_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	return evpl_mmap_by_desc(file, vma, evpl_mmap_prepare, window_mapped);
+}
+#endif

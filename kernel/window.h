@@ -5,7 +5,7 @@
 #include <linux/bits.h>
 #include <linux/mm.h>
 
-struct file;
+#include "compat.h"
 
 /* The windows of every client: ranges of mmap offsets, in pages. */
 #define EVPL_OWN_SIZE	BIT_ULL(43)
@@ -15,7 +15,10 @@ struct file;
 #define EVPL_GUEST_START	(2 * EVPL_OWN_PAGES)
 #define EVPL_GUEST_PAGES	(EVPL_OWN_PAGES / 2)
 
+int evpl_mmap_prepare(struct evpl_vma_desc *desc);
+#ifndef EVPL_HAS_VM_OPS_MAPPED
 int evpl_mmap(struct file *file, struct vm_area_struct *vma);
+#endif
 
 /*
  * Whether the PTE at a fault is a marker: it maps nothing, but by it the core remembers
