@@ -18,7 +18,7 @@ help:
 	@echo 'make check-debug    the tests of the module, on a kernel that looks for bugs'
 	@echo 'make check-long     the rest: data races, PREEMPT_RT, a long storm, ten million calls'
 	@echo 'make coverage       the lines of the module that check-debug did not reach'
-	@echo 'make check-nets     plants bugs on purpose, and checks that the tests find them; NETS='
+	@echo 'make check-mutants     plants bugs on purpose, and checks that the tests find them; MUTANTS='
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
 	@echo 'make bench          the costs, compared with others; KEEP=1: for the README'
 	@echo 'make bench-check    instructions of the hot paths, compared with the kept counts'
@@ -52,9 +52,9 @@ coverage:
 		{ echo 'coverage: the last check-debug printed no coverage; run it again' >&2; false; }
 	@sed -n 's/^# kasan coverage: //p' $(B)/check-debug.tap
 
-check-nets:
+check-mutants:
 	@scripts/packages
-	@scripts/check-nets $(NETS)
+	@scripts/check-mutants $(MUTANTS)
 
 fuzz:
 	@scripts/packages
@@ -98,5 +98,5 @@ vm-shell:
 clean:
 	rm -rf $(B)
 
-.PHONY: all help module lib check check-debug check-long coverage check-nets fuzz \
+.PHONY: all help module lib check check-debug check-long coverage check-mutants fuzz \
 	bench bench-check demo install install-dkms lint vm-shell clean
