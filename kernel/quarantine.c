@@ -510,6 +510,8 @@ static bool baseline_raise(struct evpl_client *client, struct evpl_slab *slab,
 	down_write(&client->tree_lock);
 	idle = baseline_folio_is_idle(client, slab, slab_folio);
 	if (idle) {
+		/* I/O drops its reference, then its word comes to 0. So read the word first. */
+		smp_rmb();
 		refs = folio_other_refs(slab_folio->folio);
 		idle = baseline_folio_is_idle(client, slab, slab_folio);
 	}
