@@ -82,9 +82,10 @@ void leases_flush(struct evpl_pool *pool)
 		/*
 		 * From here on another thread may queue the lease again, and so set @next. A
 		 * thread that dropped the last reference before found @queued set, and relies on
-		 * release_leases() below.
+		 * release_leases() below. This is an exchange, so it reads what that thread has
+		 * written, and the kernel then finds the reference dropped. A store wouldn't do.
 		 */
-		atomic_store(&lease->queued, false);
+		atomic_exchange(&lease->queued, false);
 		if (count == IDLE_BATCH || !idle) {
 			release_leases(pool, numbers, count);
 			count = 0;
