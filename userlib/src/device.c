@@ -46,7 +46,11 @@ void devices_set_baseline(struct slab *slab)
 
 	if (!backing->ops->slab_baseline || !atomic_load(&slab->baseline_stale))
 		return;
-	atomic_store(&slab->baseline_stale, false);
+	/*
+	 * An exchange reads what registered() has written on another thread, so the kernel counts
+	 * that thread's device. A store wouldn't do.
+	 */
+	atomic_exchange(&slab->baseline_stale, false);
 	if (backing->ops->slab_baseline(backing, &slab->extent, EVPL_BASELINE_ALIKE))
 		atomic_store(&slab->baseline_stale, true);
 }
