@@ -370,16 +370,19 @@ TEST_F(bias, nothing_is_cut_off_what_was_sealed_while_it_was_being_unbound)
 	EXPECT_NE(entry, iovec_entry(&self->b));
 }
 
-/* A key whose destructor allocates, and sets the key again: so it runs in each round. */
+/* A key whose destructor allocates, and sets the key again: so it runs in the next round too. */
 static pthread_key_t late_key;
 static struct evpl *late_evpl;
 
 static void allocate_late(void *arg)
 {
+	static int rounds;
 	struct evpl_iovec iovec;
 	int i;
 
-	pthread_setspecific(late_key, arg);
+	/* ThreadSanitizer destroys its data of the thread in the last round. */
+	if (++rounds < PTHREAD_DESTRUCTOR_ITERATIONS - SANITIZED)
+		pthread_setspecific(late_key, arg);
 	for (i = 0; i < 3000; i++) {
 		if (evpl_iovec_alloc(late_evpl, BUFFER / 2, 0, 1, &iovec) != 1)
 			abort();
