@@ -88,6 +88,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	kref_init(&client->kref);
 	mutex_init(&client->lock);
 	init_rwsem(&client->tree_lock);
+	init_rwsem(&client->fault_sem);
 	init_rwsem(&client->lease_sem);
 	init_rwsem(&client->send_sem);
 	mutex_init(&client->refs_mutex);

@@ -26,6 +26,8 @@ struct seq_file;
  *	and the size of @inode
  * @tree_lock: held for write, with @lock, to change @slabs or the state of a slab in it; held
  *	for read by page faults, which can't take @lock, and by tasks that send a buffer
+ * @fault_sem: held by a fault of guest or guest-ro: for read to map pages, from before their page
+ *	table is allocated until they are mapped; for write to map 2 MiB by a PMD
  * @lease_sem: guards @lease_tree, and the leases that @leases leads to. A fault holds it for
  *	read until it has mapped the pages that it found. A task that ends a lease holds it for
  *	write to unpublish the lease, then unmaps. Nothing is allocated under it.
@@ -68,6 +70,7 @@ struct evpl_client {
 	struct kref kref;
 	struct mutex lock; /* see above */
 	struct rw_semaphore tree_lock;
+	struct rw_semaphore fault_sem;
 	struct rw_semaphore lease_sem;
 	struct rw_semaphore send_sem;
 	struct mutex refs_mutex; /* see above */

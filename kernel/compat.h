@@ -8,6 +8,9 @@
 
 #include <linux/mm.h>
 #include <linux/module.h>
+#ifdef EVPL_HAS_PFN_T
+#include <linux/pfn_t.h>
+#endif
 
 #ifndef EVPL_HAS_VM_FLAGS_MOD
 static inline void vm_flags_mod(struct vm_area_struct *vma,
@@ -38,6 +41,20 @@ static inline int evpl_folio_mapcount(struct folio *folio)
 	return mapped - pmds * (int)(nr - 1);
 #endif
 }
+
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+/* Map page frames by a PMD that is marked as special. Some kernels have a type for their number. */
+static inline vm_fault_t evpl_insert_pfn_pmd(struct vm_fault *vmf, unsigned long pfn)
+{
+	bool write = vmf->flags & FAULT_FLAG_WRITE;
+
+#ifdef EVPL_HAS_PFN_T
+	return vmf_insert_pfn_pmd(vmf, pfn_to_pfn_t(pfn), write);
+#else
+	return vmf_insert_pfn_pmd(vmf, pfn, write);
+#endif
+}
+#endif
 
 /* Namespaces of symbols are identifiers in older kernels, and strings in newer ones. */
 #ifdef EVPL_HAS_NS_IDENTIFIERS

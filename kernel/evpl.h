@@ -13,13 +13,14 @@
  *	      evpl_client.refs_mutex
  *		evpl_user.reap_mutex
  *		  detached_lock (folio.c), account_lock (account.c)
- *	      evpl_client.lease_sem, also below mmap_lock and send_sem
+ *	      evpl_client.lease_sem, also below fault_sem, mmap_lock and send_sem
  *		folio lock
  *		  page table lock
  *		the xa_lock of evpl_slab.shares, also below tree_lock and orphan_sem
  *		  account_lock
  *	    i_mmap_rwsem, also below send_sem
  *	      page table lock
+ *	  evpl_client.fault_sem
  *	ends_lock (channel.c)
  *	  evpl_channel.lock, also below send_sem
  *	evpl_client.recheck_lock, also below send_sem and recheck_mutex

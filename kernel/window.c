@@ -309,16 +309,81 @@ static __always_inline vm_fault_t guest_fault_of_kind(struct vm_fault *vmf,
 	return ret;
 }
 
-/* The fault of guest and guest-ro. */
+/*
+ * The fault of guest and guest-ro, if no PMD can map what was touched. Under fault_sem, no other
+ * fault of the client puts a PMD where this one needs a page table.
+ */
 static vm_fault_t guest_fault(struct vm_fault *vmf)
 {
 	static const struct guest_kind kind = {
 		.insert_page = guest_insert_page,
 		.insert_around = guest_insert_around,
 	};
+	struct evpl_client *client = vma_client(vmf->vma);
+	vm_fault_t ret = VM_FAULT_NOPAGE;
 
-	return guest_fault_of_kind(vmf, &kind);
+	down_read(&client->fault_sem);
+	if (likely(!pmd_trans_huge(READ_ONCE(*vmf->pmd))))
+		ret = guest_fault_of_kind(vmf, &kind);
+	up_read(&client->fault_sem);
+	return ret;
 }
+
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+/*
+ * Map the 2 MiB of a buffer from @offset on by one PMD, if they are one folio without a memory
+ * error. Not if there is a page table already: it stays, and its entries are used.
+ */
+static vm_fault_t guest_insert_huge(struct vm_fault *vmf, struct evpl_share *share, pgoff_t offset)
+{
+	pmd_t pmd = READ_ONCE(*vmf->pmd);
+	struct page *page = share_page(share, offset);
+	struct folio *folio = page_folio(page);
+
+	if ((!pmd_none(pmd) && !pmd_trans_huge(pmd)) || folio_order(folio) != PMD_ORDER ||
+	    page != folio_page(folio, 0) || evpl_folio_is_poisoned(folio))
+		return VM_FAULT_FALLBACK;
+	return evpl_insert_pfn_pmd(vmf, folio_pfn(folio));
+}
+
+/*
+ * The first fault of guest and guest-ro in the range of a PMD. The core marks the PMD as
+ * special, so nothing can pin pages through it. If a part of the range is unmapped or protected,
+ * the core unmaps all of it, and the rest is faulted in again.
+ *
+ * guest-io can't have PMDs. Its VMAs are VM_MIXEDMAP, and when the core splits a PMD of such a
+ * VMA, it takes for granted that the PMD has no reference on its folio.
+ *
+ * A touch without a lease ends here. It would otherwise leave a page table behind, and no lease
+ * in this place could be mapped by a PMD then.
+ */
+static vm_fault_t guest_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	unsigned long start = vmf->address & PMD_MASK;
+	pgoff_t pgoff = vmf->pgoff - ((vmf->address - start) >> PAGE_SHIFT), offset;
+	struct vm_area_struct *vma = vmf->vma;
+	struct evpl_client *client = vma_client(vma);
+	vm_fault_t ret = VM_FAULT_FALLBACK;
+	struct evpl_lease *lease;
+
+	if (order != PMD_ORDER || arch_needs_pgtable_deposit() || start < vma->vm_start ||
+	    vma->vm_end - start < PMD_SIZE || pgoff % BIT(PMD_ORDER) ||
+	    evpl_lease_pages_at(pgoff) < BIT(PMD_ORDER))
+		return VM_FAULT_FALLBACK;
+
+	down_write(&client->fault_sem);
+	down_read(&client->lease_sem);
+	lease = evpl_lease_at(client, pgoff, &offset);
+	evpl_syncpoint(EVPL_SYNCPOINT_GUEST_FAULT);
+	if (lease && !lease->revoked)
+		ret = guest_insert_huge(vmf, lease->share, offset);
+	else if (!lease || !client->zeros)
+		ret = VM_FAULT_SIGBUS;
+	up_read(&client->lease_sem);
+	up_write(&client->fault_sem);
+	return ret;
+}
+#endif
 
 /* The fault of guest-io and guest-io-ro. */
 static vm_fault_t guest_io_fault(struct vm_fault *vmf)
@@ -427,6 +492,9 @@ static const struct vm_operations_struct guest_vm_ops = {
 	.close = guest_close,
 	.may_split = guest_may_split,
 	.fault = guest_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+	.huge_fault = guest_huge_fault,
+#endif
 };
 
 static const struct vm_operations_struct guest_io_vm_ops = {

@@ -706,4 +706,274 @@ TEST_F(lease, marker_in_place_of_a_page_raises_SIGBUS)
 	syscall(SYS_delete_module, "evpl_marker", 0);
 }
 
+#define HUGE_BUFFERS	16
+
+/* An owner of buffers that are a folio of 2 MiB each, and a lessee. */
+FIXTURE(huge)
+{
+	struct counters before;
+	int owner, ends[2];
+	struct evpl_setup setup;
+	struct evpl_entry *entries;
+	char *own;
+	struct client lessee;
+};
+
+FIXTURE_SETUP(huge)
+{
+	uint64_t offset;
+
+	limit_sleeps();
+	self->before = read_counters();
+	if (!has_huge())
+		SKIP(return, "a kernel without large folios");
+	self->owner = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(0, evpl_setup(self->owner, SLAB_2M, &self->setup));
+	ASSERT_EQ(0, evpl_slab_alloc_on(self->owner, HUGE_BUFFERS * SLAB_2M, EVPL_NODE_ANY,
+					EVPL_SLAB_HUGE, &offset));
+	self->own = map(self->owner, HUGE_BUFFERS * SLAB_2M, offset, PROT_READ | PROT_WRITE);
+	self->entries = map(self->owner, 4096, self->setup.out_refs_offset,
+			    PROT_READ | PROT_WRITE);
+	ASSERT_NE(NULL, self->own);
+	ASSERT_NE(NULL, self->entries);
+	ASSERT_TRUE(open_client(&self->lessee, EVPL_SETUP_ZEROS));
+	ASSERT_EQ(0, evpl_channel(self->owner, HUGE_BUFFERS, self->ends));
+	ASSERT_EQ(0, evpl_bind(self->owner, self->ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, self->ends[1]));
+}
+
+FIXTURE_TEARDOWN(huge)
+{
+	close(self->ends[0]);
+	close(self->ends[1]);
+	munmap(self->own, HUGE_BUFFERS * SLAB_2M);
+	munmap(self->entries, 4096);
+	close(self->owner);
+	close_client(&self->lessee);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Lease buffer n, each page of which begins with a number of its own. */
+static char *lease_huge(struct __test_metadata *_metadata, struct _test_data_huge *self,
+			unsigned int n, uint32_t flags, struct evpl_record *got)
+{
+	struct evpl_record sent = { .offset = n * SLAB_2M, .length = SLAB_2M, .flags = flags };
+
+	for (size_t at = 0; at < SLAB_2M; at += 4096)
+		*(uint64_t *)(self->own + n * SLAB_2M + at) = n * SLAB_2M + at + 1;
+	set(&self->entries[n].word, 1);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
+	return memory_of(&self->lessee, got);
+}
+
+/* Whether these pages are those of buffer n from an offset on. */
+static bool shows(const char *memory, size_t length, unsigned int n, size_t offset)
+{
+	for (size_t at = 0; at < length; at += 4096)
+		if (*(volatile uint64_t *)(memory + at) != n * SLAB_2M + offset + at + 1)
+			return false;
+	return true;
+}
+
+/* Whether a touch of each of these pages raises SIGBUS. */
+static bool all_raise_SIGBUS(const char *memory, size_t length)
+{
+	for (size_t at = 0; at < length; at += 4096)
+		if (touch_read(memory + at) != SIGBUS)
+			return false;
+	return true;
+}
+
+/*
+ * Whether the kernel can map page frames by a PMD that nothing can pin them through. It can since
+ * it has had the function follow_pfnmap_start().
+ */
+static bool has_special_pmds(void)
+{
+	char line[512];
+	FILE *file = fopen("/proc/kallsyms", "re");
+	bool found = false;
+
+	while (file && !found && fgets(line, sizeof(line), file))
+		found = strstr(line, " follow_pfnmap_start");
+	if (file)
+		fclose(file);
+	return found;
+}
+
+static long faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+TEST_F(huge, lease_of_2_MiB_is_mapped_by_one_fault)
+{
+	const uint32_t flags[] = {
+		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
+	};
+	struct evpl_record got[HUGE_BUFFERS];
+	char *memory[HUGE_BUFFERS];
+	long long tables;
+	long before;
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		for (int n = 0; n < HUGE_BUFFERS; n++)
+			memory[n] = lease_huge(_metadata, self, n, flags[i], &got[n]);
+		tables = number_in("/proc/self/status", "VmPTE");
+		before = faults();
+		for (int n = 0; n < HUGE_BUFFERS; n++) {
+			EXPECT_TRUE(shows(memory[n], SLAB_2M, n, 0));
+			for (size_t at = 0; flags[i] & EVPL_RECORD_WRITE && at < SLAB_2M; at += 4096)
+				memory[n][at + 8] = 1;
+		}
+		EXPECT_EQ(HUGE_BUFFERS, faults() - before);
+		tables = number_in("/proc/self/status", "VmPTE") - tables;
+		/* Each page table has 4 KiB. Device leases always have them. */
+		EXPECT_EQ(has_special_pmds() && !(flags[i] & EVPL_RECORD_DEVICE),
+			  tables < HUGE_BUFFERS * 4);
+		for (int n = 0; n < HUGE_BUFFERS; n++) {
+			EXPECT_EQ(1, let_go(&self->lessee, &got[n]));
+			EXPECT_EQ(SIGBUS, touch_read(memory[n] + SLAB_2M - 1));
+			EXPECT_EQ(0, get(&self->entries[n].word));
+		}
+		EXPECT_EQ(0, read_counters().quarantined);
+	}
+}
+
+TEST_F(huge, lease_that_a_write_maps_is_mapped_by_one_fault_and_can_not_be_pinned)
+{
+	struct evpl_record got;
+	char *memory = lease_huge(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
+	long before = faults();
+
+	for (size_t at = 0; at < SLAB_2M; at += 4096)
+		memory[at + 8] = 1;
+	EXPECT_EQ(1, faults() - before);
+	EXPECT_TRUE(shows(memory, SLAB_2M, 0, 0));
+	EXPECT_EQ(NULL, what_can_pin(memory));
+	EXPECT_EQ(NULL, what_can_pin(memory + SLAB_2M / 2));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+
+	memory = lease_huge(_metadata, self, 0, 0, &got);
+	EXPECT_TRUE(shows(memory, SLAB_2M, 0, 0));
+	EXPECT_EQ(SIGSEGV, touch_write(memory));
+	EXPECT_TRUE(shows(memory, SLAB_2M, 0, 0));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+}
+
+TEST_F(huge, parts_of_a_lease_can_be_unmapped_protected_and_moved)
+{
+	const uint32_t flags[] = { EVPL_RECORD_WRITE, DEVICE_RW };
+	const size_t page = 4096, half = SLAB_2M / 2;
+	struct evpl_record got;
+	char *memory, *view, *place, *moved, *aligned;
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		memory = lease_huge(_metadata, self, 3, flags[i], &got);
+		view = map(self->lessee.fd, SLAB_2M, got.offset, PROT_READ | PROT_WRITE);
+		ASSERT_NE(NULL, view);
+		EXPECT_TRUE(shows(memory, SLAB_2M, 3, 0));
+		EXPECT_TRUE(shows(view, SLAB_2M, 3, 0));
+
+		EXPECT_EQ(0, mprotect(view, SLAB_2M, PROT_READ));
+		EXPECT_EQ(SIGSEGV, touch_write(view + SLAB_2M - 1));
+		EXPECT_EQ(0, mprotect(view, SLAB_2M, PROT_READ | PROT_WRITE));
+		EXPECT_EQ(0, touch_write(view + SLAB_2M - 1));
+		EXPECT_EQ(0, touch_write(view));
+		EXPECT_TRUE(shows(view, SLAB_2M, 3, 0));
+
+		EXPECT_EQ(0, mprotect(view + 9 * page, page, PROT_READ));
+		EXPECT_EQ(SIGSEGV, touch_write(view + 9 * page));
+		EXPECT_EQ(0, touch_write(view + 8 * page));
+		EXPECT_EQ(0, touch_write(view + 10 * page));
+		EXPECT_EQ(0, munmap(view + 5 * page, page));
+		EXPECT_EQ(SIGSEGV, touch_read(view + 5 * page));
+		EXPECT_TRUE(shows(view, 5 * page, 3, 0));
+		EXPECT_TRUE(shows(view + 6 * page, SLAB_2M - 6 * page, 3, 6 * page));
+
+		/* A mapping moves whole, to a place where a PMD can map it too, and in half. */
+		place = mmap(NULL, 6 * SLAB_2M, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(MAP_FAILED, place);
+		aligned = (char *)(((uintptr_t)place + SLAB_2M - 1) & -SLAB_2M);
+		munmap(view, SLAB_2M);
+		view = map(self->lessee.fd, SLAB_2M, got.offset, PROT_READ | PROT_WRITE);
+		ASSERT_NE(NULL, view);
+		EXPECT_TRUE(shows(view, SLAB_2M, 3, 0));
+		moved = mremap(view, SLAB_2M, SLAB_2M, MREMAP_MAYMOVE | MREMAP_FIXED, aligned);
+		ASSERT_EQ(aligned, moved);
+		EXPECT_EQ(SIGSEGV, touch_read(view));
+		EXPECT_TRUE(shows(moved, SLAB_2M, 3, 0));
+		moved = mremap(aligned + half, half, half, MREMAP_MAYMOVE | MREMAP_FIXED,
+			       aligned + 3 * SLAB_2M + page);
+		ASSERT_EQ(aligned + 3 * SLAB_2M + page, moved);
+		EXPECT_TRUE(shows(aligned, half, 3, 0));
+		EXPECT_TRUE(shows(moved, half, 3, half));
+		EXPECT_EQ(flags[i] & EVPL_RECORD_DEVICE ? 0 : -EINVAL,
+			  RESULT(madvise(memory + page, page, MADV_DONTNEED)));
+		EXPECT_TRUE(shows(memory, SLAB_2M, 3, 0));
+
+		/* All of them end with the lease. */
+		EXPECT_EQ(1, let_go(&self->lessee, &got));
+		EXPECT_TRUE(all_raise_SIGBUS(memory, SLAB_2M));
+		EXPECT_TRUE(all_raise_SIGBUS(aligned, half));
+		EXPECT_TRUE(all_raise_SIGBUS(moved, half));
+		EXPECT_EQ(0, get(&self->entries[3].word));
+		EXPECT_EQ(0, read_counters().quarantined);
+		munmap(place, 6 * SLAB_2M);
+	}
+}
+
+TEST_F(huge, revoked_lease_shows_zeros_and_its_place_the_next_lease)
+{
+	struct evpl_record got, next;
+	char *memory = lease_huge(_metadata, self, 2, EVPL_RECORD_WRITE, &got);
+
+	EXPECT_TRUE(shows(memory, SLAB_2M, 2, 0));
+	EXPECT_EQ(0, evpl_revoke(self->owner, 2 * SLAB_2M));
+	/* A write where a PMD has been, and a read. */
+	EXPECT_EQ(0, touch_write(memory + 4096));
+	EXPECT_TRUE(is_filled_with(memory, 0, SLAB_2M));
+	EXPECT_TRUE(shows(self->own + 2 * SLAB_2M, SLAB_2M, 2, 0));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	EXPECT_TRUE(all_raise_SIGBUS(memory, SLAB_2M));
+
+	EXPECT_EQ(memory, lease_huge(_metadata, self, 4, EVPL_RECORD_WRITE, &next));
+	EXPECT_TRUE(shows(memory, SLAB_2M, 4, 0));
+	EXPECT_EQ(1, let_go(&self->lessee, &next));
+}
+
+TEST_F(huge, page_with_a_memory_error_is_left_out_of_a_lease)
+{
+	const uint32_t flags[] = {
+		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
+	};
+	const size_t bad = 7 * 4096;
+	struct evpl_record got;
+	char *memory;
+
+	self->own[6 * SLAB_2M] = 1;
+	if (!take_offline(self->own + 6 * SLAB_2M + bad))
+		SKIP(return, "the kernel takes no page offline");
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+		struct evpl_record sent = {
+			.offset = 6 * SLAB_2M, .length = SLAB_2M, .flags = flags[i],
+		};
+
+		set(&self->entries[6].word, 1);
+		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+		memory = memory_of(&self->lessee, &got);
+		/* A fault of another page comes first, and must not map the bad page with it. */
+		EXPECT_EQ(0, touch_read(memory + SLAB_2M - 1));
+		EXPECT_EQ(SIGBUS, touch_read(memory + bad));
+		for (size_t at = 0; at < SLAB_2M; at += 4096)
+			EXPECT_EQ(at == bad ? SIGBUS : 0, touch_read(memory + at));
+		EXPECT_EQ(1, let_go(&self->lessee, &got));
+	}
+}
+
 TEST_HARNESS_MAIN

@@ -88,6 +88,7 @@ FIXTURE_TEARDOWN(race)
 	write_string(SET_UP, "0");
 	write_string(REAP, "0");
 	write_string(GUEST_FAULT, "0");
+	write_string(TABLES, "0");
 	write_string(RESERVED, "0");
 	write_string(ENTRIES, "0");
 	write_string(EXPORT, "0");
@@ -322,7 +323,7 @@ static int receive_and_touch(int end, int pipe_fd)
 	if (fd < 0 || evpl_setup(fd, 0, &setup) || evpl_bind(fd, end) ||
 	    evpl_recv(end, &record, 1) != 1)
 		return 1;
-	memory = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, record.offset);
+	memory = mmap(NULL, record.length, PROT_READ, MAP_SHARED, fd, record.offset);
 	if (memory == MAP_FAILED)
 		return 2;
 	first = touch_read(memory);
@@ -333,18 +334,19 @@ static int receive_and_touch(int end, int pipe_fd)
 	return touch_read(memory) == SIGBUS ? 0 : 5;
 }
 
-/* Revoke a lease that comes from a record with these flags. */
+/* Revoke a lease that comes from a record with this length and these flags. */
 static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
-					      struct _test_data_race *self, uint32_t flags)
+					      struct _test_data_race *self, uint32_t length,
+					      uint32_t flags)
 {
-	struct evpl_record record = { .length = 4096, .flags = flags };
+	struct evpl_record record = { .length = length, .flags = flags };
 	struct evpl_setup setup;
 	struct evpl_entry *entries;
 	pid_t toucher, revoker;
 	int ends[2], pipe_fds[2];
 	uint64_t offset;
 
-	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, evpl_setup(self->fd, SLAB_2M, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	entries = evpl_map(self->fd, 4096, setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, entries);
@@ -377,14 +379,137 @@ static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
 
 TEST_F(race, lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 {
-	revoke_while_a_fault_has_found_it(_metadata, self, 0);
+	revoke_while_a_fault_has_found_it(_metadata, self, 4096, 0);
+}
+
+/* A PMD maps this lease, where the kernel can. */
+TEST_F(race, huge_lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
+{
+	revoke_while_a_fault_has_found_it(_metadata, self, SLAB_2M, 0);
 }
 
 /* The references that the fault had mustn't look like something that holds the buffer. */
 TEST_F(race, device_lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 {
-	revoke_while_a_fault_has_found_it(_metadata, self, EVPL_RECORD_DEVICE);
+	revoke_while_a_fault_has_found_it(_metadata, self, 4096, EVPL_RECORD_DEVICE);
 	EXPECT_EQ(0, read_counters().quarantined);
+}
+
+/* A thread of a lessee that touches memory when a byte comes over its pipe. */
+struct waiting_toucher {
+	pthread_t thread;
+	char *memory;
+	int go[2];
+	pid_t tid;
+	int result;
+};
+
+static void *touch_when_told(void *arg)
+{
+	struct waiting_toucher *toucher = arg;
+	char byte;
+
+	set(&toucher->tid, gettid());
+	toucher->result = -1;
+	if (read(toucher->go[0], &byte, 1) == 1)
+		toucher->result = touch_read(toucher->memory);
+	return NULL;
+}
+
+/*
+ * Be a lessee with two threads that touch the same 2 MiB when they are told. Between the two
+ * touches the lease that is there, which is a revoked one, is replaced by a new one. Report the
+ * second thread, and then the new lease, over a pipe.
+ */
+static int replace_a_lease_between_two_touches(int end, struct waiting_toucher *touchers,
+					       int told, int tell)
+{
+	struct evpl_setup setup = { .size = sizeof(setup), .flags = EVPL_SETUP_ZEROS };
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct evpl_record record, next;
+	struct evpl_entry *leases;
+	char *memory, byte;
+
+	if (fd < 0 || ioctl(fd, EVPL_SETUP, &setup) || evpl_bind(fd, end) ||
+	    evpl_recv(end, &record, 1) != 1)
+		return 1;
+	memory = map(fd, SLAB_2M, record.offset, PROT_READ);
+	leases = map(fd, setup.out_leases_size, setup.out_leases_offset, PROT_READ | PROT_WRITE);
+	if (!memory || !leases)
+		return 2;
+	for (int i = 0; i < 2; i++) {
+		touchers[i].memory = memory + i * 4096;
+		if (pthread_create(&touchers[i].thread, NULL, touch_when_told, &touchers[i]))
+			return 3;
+		while (!get(&touchers[i].tid))
+			usleep(1000);
+	}
+	if (write(tell, &touchers[1].tid, sizeof(pid_t)) != sizeof(pid_t) ||
+	    read(told, &byte, 1) != 1)
+		return 4;
+	set(&leases[record.lease].word, 0);
+	if (evpl_lease_release(fd, &record.lease, 1) != 1 || evpl_recv(end, &next, 1) != 1 ||
+	    next.offset != record.offset || write(tell, "", 1) != 1)
+		return 5;
+	for (int i = 0; i < 2; i++)
+		if (pthread_join(touchers[i].thread, NULL) || touchers[i].result)
+			return 6 + i;
+	return 0;
+}
+
+/* The fault that would map a PMD waits for the other, and then uses its page table. */
+TEST_F(race, huge_lease_is_not_mapped_by_a_PMD_where_a_fault_allocates_a_page_table)
+{
+	struct evpl_record record = { .length = SLAB_2M };
+	struct waiting_toucher touchers[2] = {};
+	int ends[2], down[2], up[2];
+	struct evpl_entry *entries;
+	struct evpl_setup setup;
+	uint64_t offset;
+	pid_t child, tid;
+	char byte;
+
+	if (!has_huge())
+		SKIP(return, "a kernel without large folios");
+	ASSERT_EQ(0, evpl_setup(self->fd, SLAB_2M, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc_on(self->fd, SLAB_2M, EVPL_NODE_ANY, EVPL_SLAB_HUGE,
+					&offset));
+	entries = evpl_map(self->fd, 4096, setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, entries);
+	ASSERT_EQ(0, evpl_channel(self->fd, 0, ends));
+	ASSERT_EQ(0, evpl_bind(self->fd, ends[0]));
+	set(&entries[0].word, 1);
+	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
+	ASSERT_EQ(0, pipe(down));
+	ASSERT_EQ(0, pipe(up));
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pipe(touchers[i].go));
+	child = fork_child();
+	if (!child)
+		_exit(replace_a_lease_between_two_touches(ends[1], touchers, down[0], up[1]));
+	close(up[1]);
+	ASSERT_EQ(sizeof(tid), read(up[0], &tid, sizeof(tid)));
+
+	ASSERT_EQ(0, evpl_revoke(self->fd, offset));
+	set(&entries[0].word, 1);
+	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
+	ASSERT_EQ(0, write_string(TABLES, "1"));
+	ASSERT_EQ(1, write(touchers[0].go[1], "", 1));
+	ASSERT_TRUE(wait_at(TABLES, 1));
+	ASSERT_EQ(1, write(down[1], "", 1));
+	ASSERT_EQ(1, read(up[0], &byte, 1));
+	ASSERT_EQ(1, write(touchers[1].go[1], "", 1));
+	EXPECT_TRUE(is_held_up(tid));
+	ASSERT_EQ(0, write_string(TABLES, "0"));
+	EXPECT_EQ(0, reap(child));
+	munmap(entries, 4096);
+	close(up[0]);
+	for (int i = 0; i < 2; i++) {
+		close(ends[i]);
+		close(down[i]);
+		close(touchers[i].go[0]);
+		close(touchers[i].go[1]);
+	}
 }
 
 TEST_F(race, size_passes_by_a_slab_that_is_not_there_yet)
