@@ -52,15 +52,8 @@
 
 struct workqueue_struct;
 
-#ifndef CONFIG_64BIT
-#error "evpl needs a 64-bit kernel: its windows span more than 32 bits of offsets"
-#endif
 #if PAGE_SHIFT != 12
 #error "evpl needs pages of 4 KiB: its windows are laid out for them"
-#endif
-
-#ifndef CONFIG_DMA_SHARED_BUFFER
-#error "evpl needs a kernel with CONFIG_DMA_SHARED_BUFFER, as one with a GPU or a camera has"
 #endif
 
 /*
