@@ -2,11 +2,15 @@
 /*
  * evpl: pinned memory for fast I/O, handed out through /dev/evpl.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/debugfs.h>
 #include <linux/device.h>
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/init.h>
 #include <linux/kdev_t.h>
+#include <linux/memcontrol.h>
 #include <linux/module.h>
 #include <linux/workqueue.h>
 
@@ -35,6 +39,17 @@ static struct class evpl_class = {
 };
 
 static int major;
+
+/* The module works without these. A user who misses something finds the reason in the log. */
+static void __init evpl_log_missing(void)
+{
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		pr_info("no transparent huge pages in this kernel: slabs are made of single pages, and EVPL_SLAB_HUGE gives ENOMEM\n");
+	if (mem_cgroup_disabled())
+		pr_info("no memory cgroups in this kernel: only max_bytes and max_bytes_per_user cap the memory of clients\n");
+	if (!debugfs_initialized())
+		pr_info("no debugfs in this kernel: the counters and the list of clients can't be read\n");
+}
 
 static int __init evpl_init(void)
 {
@@ -69,6 +84,7 @@ static int __init evpl_init(void)
 		ret = PTR_ERR(device);
 		goto unregister_chrdev;
 	}
+	evpl_log_missing();
 	return 0;
 
 unregister_chrdev:
