@@ -3,10 +3,11 @@
  * A model for spin of the biased count (userlib/src/bias.c): a thread counts its references
  * on a buffer without atomics. A part of the buffer's word belongs to the thread, which adds
  * to that part and takes from it in sections, by plain loads and stores. The stores reach
- * memory late and in order, as on x86, or elsewhere with barriers: a load may be done before
- * the stores that precede it are seen. A reclaimer ends this: it strikes the thread out, has the
- * thread pass a barrier, waits for its section to end, and subtracts the rest of the part
- * from the word. The task that takes the word to zero has the buffer.
+ * memory late and in order, as on x86: a load may be done before the stores that precede it are
+ * seen. litmus/kernel/bias.litmus has the orders that arm64 allows besides. A reclaimer ends
+ * this: it strikes the thread out, has the thread pass a barrier, waits for its section to end,
+ * and subtracts the rest of the part from the word. The task that takes the word to zero has the
+ * buffer.
  *
  * BROKEN picks a change that breaks the protocol: see the script check.
  */
