@@ -244,7 +244,7 @@ static void export_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 static vm_fault_t export_fault(struct vm_fault *vmf)
 {
 	struct export *export = vmf->vma->vm_private_data;
-	unsigned long end = min(ALIGN(vmf->address + 1, PMD_SIZE), vmf->vma->vm_end);
+	unsigned long end = min(ALIGN(vmf->address + 1, EVPL_SLAB_ALIGN), vmf->vma->vm_end);
 	unsigned long address = vmf->address;
 	struct page *page;
 	vm_fault_t ret;

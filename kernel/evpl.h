@@ -52,8 +52,8 @@
 
 struct workqueue_struct;
 
-#if PAGE_SHIFT != 12
-#error "evpl needs pages of 4 KiB: its windows are laid out for them"
+#if PAGE_SHIFT > 16
+#error "evpl needs pages of at most 64 KiB: a folio of a slab has 4 pages or more, and 2 MiB or less"
 #endif
 
 /*

@@ -91,7 +91,7 @@ static int ioctl_setup(struct evpl_call *call)
 	if (!args->buffer_size)
 		args->buffer_size = EVPL_BUFFER_SIZE_DEFAULT;
 	if (!is_power_of_2(args->buffer_size) ||
-	    args->buffer_size < EVPL_BUFFER_SIZE_MIN ||
+	    args->buffer_size < max(EVPL_BUFFER_SIZE_MIN, PAGE_SIZE) ||
 	    args->buffer_size > EVPL_BUFFER_SIZE_MAX)
 		return -EINVAL;
 	if (evpl_client_is_set_up(call->client))

@@ -38,11 +38,11 @@
 #include "word.h"
 
 #define ORDER_SHIFT	25
-#define ORDERS		19	/* buffers of 4 KiB to 1 GiB */
+#define ORDERS		(31 - PAGE_SHIFT)	/* buffers of a page to 1 GiB */
 #define KIND_SHIFT	30
 
-/* log2 of the pages that each order has in a window. */
-#define PLACES_SHIFT	ORDER_SHIFT
+/* log2 of the pages that each order has in a window: 128 GiB. */
+#define PLACES_SHIFT	(37 - PAGE_SHIFT)
 
 atomic_long_t evpl_nr_leases;
 

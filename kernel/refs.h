@@ -13,14 +13,18 @@
 struct evpl_client;
 struct evpl_slab;
 
-/* The refs windows lie between these two. Their places, in pages from EVPL_REFS_START on: */
+/*
+ * The places of the refs windows, in pages from EVPL_REFS_START on. In bytes they are the same
+ * for all page sizes.
+ */
 #define EVPL_REFS_ENTRIES	0
-#define EVPL_REFS_LEASES	BIT(26)
-#define EVPL_REFS_RETURNED	BIT(27)
-#define EVPL_REFS_REVOKED	(BIT(27) + BIT(16))
-#define EVPL_REFS_HEADER	(BIT(27) + BIT(18))
-#define EVPL_LEASES_PAGES	BIT(26)		/* 2^32 numbers */
-#define EVPL_REVOKED_PAGES	BIT(17)
+#define EVPL_REFS_LEASES	(BIT(38) >> PAGE_SHIFT)
+#define EVPL_REFS_RETURNED	(BIT(39) >> PAGE_SHIFT)
+#define EVPL_REFS_REVOKED	((BIT(39) + BIT(28)) >> PAGE_SHIFT)
+#define EVPL_REFS_HEADER	((BIT(39) + BIT(30)) >> PAGE_SHIFT)
+/* Each of the 2^32 numbers of leases has an entry, and a bit. */
+#define EVPL_LEASES_PAGES	(BIT(38) >> PAGE_SHIFT)
+#define EVPL_REVOKED_PAGES	(BIT(29) >> PAGE_SHIFT)
 
 int evpl_refs_grow(struct evpl_client *client, unsigned long first,
 		   unsigned long last);

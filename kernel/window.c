@@ -35,9 +35,9 @@ static int own_insert_poisoned(pte_t *pte, unsigned long address, void *data)
 	struct folio *folio = page_folio(vmf->page);
 
 	if (pte_none(ptep_get(pte)))
-		set_pte_at(vmf->vma->vm_mm, address, pte,
-			   swp_entry_to_pte(make_hwpoison_entry(folio_page(folio, pgoff -
-									   folio->index))));
+		evpl_set_empty_pte(vmf->vma->vm_mm, address, pte,
+				   swp_entry_to_pte(make_hwpoison_entry(folio_page(folio,
+						pgoff - folio->index))));
 	return 0;
 }
 
@@ -131,8 +131,8 @@ static vm_fault_t refs_fault(struct vm_fault *vmf)
 	return 0;
 }
 
-/* One fault maps at most this many pages of a guest window. */
-#define FAULT_AROUND	512UL
+/* One fault maps at most this many pages of a guest window: 2 MiB. */
+#define FAULT_AROUND	(EVPL_SLAB_ALIGN >> PAGE_SHIFT)
 
 /* Map one page for the CPU alone. The page table exists, so nothing is allocated. */
 static vm_fault_t guest_insert_page(struct vm_area_struct *vma, unsigned long address,
@@ -201,9 +201,9 @@ static int guest_insert_pfn(pte_t *pte, unsigned long address, void *data)
 	}
 	/* Leave an entry that isn't empty. */
 	if (pte_none(ptep_get(pte)) && likely(!PageHWPoison(around->page)))
-		set_pte_at(around->vma->vm_mm, address, pte,
-			   pte_mkspecial(pfn_pte(page_to_pfn(around->page),
-						 around->vma->vm_page_prot)));
+		evpl_set_empty_pte(around->vma->vm_mm, address, pte,
+				   pte_mkspecial(pfn_pte(page_to_pfn(around->page),
+							 around->vma->vm_page_prot)));
 	around->page++;
 	around->left--;
 	return 0;

@@ -294,8 +294,9 @@ struct evpl_header {
  * struct evpl_setup - ioctl(EVPL_SETUP)
  * @size: sizeof(struct evpl_setup)
  * @flags: %EVPL_SETUP_ZEROS, %EVPL_SETUP_REVOKE or 0
- * @buffer_size: bytes of a buffer: a power of two from %EVPL_BUFFER_SIZE_MIN to
- *	%EVPL_BUFFER_SIZE_MAX, or 0 for %EVPL_BUFFER_SIZE_DEFAULT
+ * @buffer_size: bytes of a buffer: a power of two from %EVPL_BUFFER_SIZE_MIN, or from the
+ *	page size if that is more, to %EVPL_BUFFER_SIZE_MAX; or 0 for
+ *	%EVPL_BUFFER_SIZE_DEFAULT
  * @out_buffer_size: the bytes of a buffer
  * @out_own_offset: mmap offset of the own window; always 0
  * @out_own_size: bytes of the own window
