@@ -31,13 +31,12 @@ static struct evpl_client *vma_client(struct vm_area_struct *vma)
 static int own_insert_poisoned(pte_t *pte, unsigned long address, void *data)
 {
 	struct vm_fault *vmf = data;
-	pgoff_t pgoff = linear_page_index(vmf->vma, address);
 	struct folio *folio = page_folio(vmf->page);
+	struct page *page = folio_page(folio, linear_page_index(vmf->vma, address) - folio->index);
 
 	if (pte_none(ptep_get(pte)))
 		evpl_set_empty_pte(vmf->vma->vm_mm, address, pte,
-				   swp_entry_to_pte(make_hwpoison_entry(folio_page(folio,
-						pgoff - folio->index))));
+				   swp_entry_to_pte(make_hwpoison_entry(page)));
 	return 0;
 }
 
