@@ -141,13 +141,14 @@ static inline int evpl_mmap_by_desc(struct file *file, struct vm_area_struct *vm
 #endif
 
 /*
- * set_pte_at() for an entry that is empty. On arm64 with CONFIG_DEBUG_VM, set_pte_at() compares the
- * old entry with the new one by a function that isn't exported. An empty entry needs no such check.
+ * set_pte_at() for an entry that is empty, and a new one that is special or not present. On arm64,
+ * set_pte_at() also compares both entries, and sets the memory tags of ordinary pages, by functions
+ * that aren't exported. These entries need neither.
  */
 static inline void evpl_set_empty_pte(struct mm_struct *mm, unsigned long address, pte_t *ptep,
 				      pte_t pte)
 {
-#if defined(CONFIG_ARM64) && defined(CONFIG_DEBUG_VM) && !defined(CONFIG_PAGE_TABLE_CHECK)
+#if defined(CONFIG_ARM64) && !defined(CONFIG_PAGE_TABLE_CHECK)
 	set_pte(ptep, pte);
 #else
 	set_pte_at(mm, address, ptep, pte);

@@ -53,7 +53,7 @@
 struct workqueue_struct;
 
 #if PAGE_SHIFT > 16
-#error "evpl needs pages of at most 64 KiB: a folio of a slab has 4 pages or more, up to 2 MiB"
+#error "evpl needs pages of at most 64 KiB: a folio of a slab has from 4 pages to 2 MiB"
 #endif
 
 /*
