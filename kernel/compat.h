@@ -56,6 +56,27 @@ static inline vm_fault_t evpl_insert_pfn_pmd(struct vm_fault *vmf, unsigned long
 }
 #endif
 
+/*
+ * Whether importers that use a dma-buf can be told to let go of it for good. If not, none of them
+ * can. (Older kernels tell importers too, but only that they have to map a dma-buf again.)
+ */
+#ifdef EVPL_HAS_DMA_BUF_REVOCABLE
+#define EVPL_EXPORTS_REVOCABLE	true
+#else
+#define EVPL_EXPORTS_REVOCABLE	false
+struct dma_buf;
+struct dma_buf_attachment;
+
+static inline bool dma_buf_attach_revocable(struct dma_buf_attachment *attachment)
+{
+	return false;
+}
+
+static inline void dma_buf_invalidate_mappings(struct dma_buf *dmabuf)
+{
+}
+#endif
+
 /* Namespaces of symbols are identifiers in older kernels, and strings in newer ones. */
 #ifdef EVPL_HAS_NS_IDENTIFIERS
 #define EVPL_IMPORT_NS(ns)	MODULE_IMPORT_NS(ns)

@@ -7,15 +7,24 @@
  *
  * Importers let their devices read and write the memory. Mappings are PFN-mapped: nothing can
  * pin memory through them.
+ *
+ * The owner of a buffer can revoke an export that has the buffer, whole, if the kernel can tell
+ * importers to let go of a dma-buf, and each importer that uses this one can be told. An export
+ * is *fixed* as long as something uses it that can't be told: then the revoke fails.
  */
+#include <linux/atomic.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/err.h>
+#include <linux/fs.h>
 #include <linux/iosys-map.h>
+#include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/overflow.h>
+#include <linux/rwsem.h>
 #include <linux/scatterlist.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
@@ -23,6 +32,7 @@
 #include <linux/sort.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
+#include <linux/wait.h>
 
 #include "client.h"
 #include "compat.h"
@@ -38,38 +48,36 @@
 EVPL_IMPORT_NS(DMA_BUF);
 
 /**
- * struct piece - consecutive pages of an export in one buffer or slab
- * @slab: the slab that the pages lie in
- * @share: of the pages' buffer, on which the piece owns a reference; NULL if the piece is one of
- *	the slab's exports
- * @lease: the lease that had the reference, until its transfer is finished; NULL if there is none
- * @start: the first page, in the own window of the slab's client
- */
-struct piece {
-	struct evpl_slab *slab;
-	struct evpl_share *share;
-	struct evpl_lease *lease;
-	pgoff_t start;
-};
-
-/**
  * struct mapping - an export as it is mapped for a device
  * @list: in export.mappings
  * @table: the pages, with the device's addresses for them
  * @device: the device
  * @direction: what the device may do
+ * @fixed: the importer can't be told to unmap it
  */
 struct mapping {
 	struct list_head list;
 	struct sg_table table;
 	struct device *device;
 	enum dma_data_direction direction;
+	bool fixed;
 };
 
 /**
  * struct export - the memory of a dma-buf
- * @mutex: guards @mappings
+ * @refs: one for the dma-buf, and one for each task that revokes the export
+ * @resv: of the dma-buf. The export has it, since it can outlive the dma-buf.
+ * @dmabuf: NULL once the dma-buf is being released. Guarded by @resv.
+ * @inode: of the dma-buf's file, on which the export owns a reference; all VMAs of the dma-buf
+ *	are in its i_mapping
+ * @lock: guards @mappings. A page fault holds it for read while it maps pages.
  * @mappings: the mappings for devices that exist now
+ * @revoked: nothing may map a page any more. Changes with @resv and @lock (for write) held.
+ * @fixed: how many things use the export that can't be told to stop: the making of it, mappings
+ *	of importers that can't be told, and a vmap. Guarded by @resv. Where the kernel can tell no
+ *	importer, this is always 1.
+ * @users: mappings for devices, and a vmap
+ * @wait: a task that revokes the export waits here for @users
  * @writable: importers may write
  * @nr_pages: length
  * @pages: all pages in their order; the pieces keep them. export_vmap() passes this array to
@@ -80,16 +88,52 @@ struct mapping {
  * The fields without a lock don't change once the dma-buf can be found.
  */
 struct export {
-	struct mutex mutex; /* see above */
+	struct kref refs;
+	struct dma_resv resv;
+	struct dma_buf *dmabuf;
+	struct inode *inode;
+	struct rw_semaphore lock; /* see above */
 	struct list_head mappings;
+	bool revoked;
+	unsigned int fixed;
+	atomic_t users;
+	wait_queue_head_t wait;
 	bool writable;
 	unsigned long nr_pages;
 	struct page **pages;
 	unsigned int nr_pieces;
-	struct piece pieces[];
+	struct evpl_piece pieces[];
 };
 
 atomic_long_t evpl_nr_exports;
+
+static void export_fix_pieces(struct export *export, bool fixed)
+{
+	unsigned int i;
+
+	for (i = 0; i < export->nr_pieces; i++)
+		if (export->pieces[i].share)
+			evpl_share_fix_export(&export->pieces[i], fixed);
+}
+
+/*
+ * Before something begins to use the export. If it can't be told to stop (@fixed), a revoke that
+ * comes from now on fails, until the use ends.
+ */
+static void export_begin_use(struct export *export, bool fixed)
+{
+	if (EVPL_EXPORTS_REVOCABLE && fixed && !export->fixed++)
+		export_fix_pieces(export, true);
+	atomic_inc(&export->users);
+}
+
+static void export_end_use(struct export *export, bool fixed)
+{
+	if (EVPL_EXPORTS_REVOCABLE && fixed && !--export->fixed)
+		export_fix_pieces(export, false);
+	if (atomic_dec_and_test(&export->users))
+		wake_up_all(&export->wait);
+}
 
 /* How many pages from @index on are contiguous in memory too, up to @most. */
 static unsigned long export_run_at(struct export *export, pgoff_t index, unsigned long most)
@@ -154,21 +198,24 @@ static struct sg_table *export_map_dma_buf(struct dma_buf_attachment *attachment
 		return ERR_PTR(-ENOMEM);
 	mapping->device = attachment->dev;
 	mapping->direction = direction;
+	mapping->fixed = !dma_buf_attach_revocable(attachment);
+	export_begin_use(export, mapping->fixed);
 	ret = export_fill_table(&mapping->table, export, mapping->device);
 	if (ret)
-		goto free_mapping;
+		goto end_use;
 	ret = dma_map_sgtable(mapping->device, &mapping->table, direction, 0);
 	if (ret)
 		goto free_table;
 
-	mutex_lock(&export->mutex);
+	down_write(&export->lock);
 	list_add(&mapping->list, &export->mappings);
-	mutex_unlock(&export->mutex);
+	up_write(&export->lock);
 	return &mapping->table;
 
 free_table:
 	sg_free_table(&mapping->table);
-free_mapping:
+end_use:
+	export_end_use(export, mapping->fixed);
 	kfree(mapping);
 	return ERR_PTR(ret);
 }
@@ -180,11 +227,12 @@ static void export_unmap_dma_buf(struct dma_buf_attachment *attachment,
 	struct export *export = attachment->dmabuf->priv;
 	struct mapping *mapping = container_of(table, struct mapping, table);
 
-	mutex_lock(&export->mutex);
+	down_write(&export->lock);
 	list_del(&mapping->list);
-	mutex_unlock(&export->mutex);
+	up_write(&export->lock);
 	dma_unmap_sgtable(mapping->device, table, direction, 0);
 	sg_free_table(table);
+	export_end_use(export, mapping->fixed);
 	kfree(mapping);
 }
 
@@ -197,11 +245,11 @@ static int export_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_directi
 	struct export *export = dmabuf->priv;
 	struct mapping *mapping;
 
-	mutex_lock(&export->mutex);
+	down_read(&export->lock);
 	list_for_each_entry(mapping, &export->mappings, list)
 		dma_sync_sgtable_for_cpu(mapping->device, &mapping->table,
 					 mapping->direction);
-	mutex_unlock(&export->mutex);
+	up_read(&export->lock);
 	return 0;
 }
 
@@ -210,11 +258,11 @@ static int export_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction
 	struct export *export = dmabuf->priv;
 	struct mapping *mapping;
 
-	mutex_lock(&export->mutex);
+	down_read(&export->lock);
 	list_for_each_entry(mapping, &export->mappings, list)
 		dma_sync_sgtable_for_device(mapping->device, &mapping->table,
 					    mapping->direction);
-	mutex_unlock(&export->mutex);
+	up_read(&export->lock);
 	return 0;
 }
 
@@ -227,10 +275,14 @@ static int export_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction
 static int export_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct export *export = dmabuf->priv;
-	void *address = vmap(export->pages, export->nr_pages, VM_MAP, PAGE_KERNEL);
+	void *address;
 
-	if (!address)
+	export_begin_use(export, true);
+	address = vmap(export->pages, export->nr_pages, VM_MAP, PAGE_KERNEL);
+	if (!address) {
+		export_end_use(export, true);
 		return -ENOMEM;
+	}
 	iosys_map_set_vaddr(map, address);
 	return 0;
 }
@@ -238,27 +290,39 @@ static int export_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 static void export_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	vunmap(map->vaddr);
+	export_end_use(dmabuf->priv, true);
 }
 
-/* Map the page that was touched, then those that follow it in its 2 MiB of the VMA. */
+/*
+ * Map the page that was touched, then those that follow it in its 2 MiB of the VMA. A task that
+ * revokes the export says so with its lock held for write, then unmaps all pages. So a page is
+ * mapped before that unmapping, or not at all. That task may be another client's, so page tables
+ * are allocated before the lock is taken.
+ */
 static vm_fault_t export_fault(struct vm_fault *vmf)
 {
 	struct export *export = vmf->vma->vm_private_data;
 	unsigned long end = min(ALIGN(vmf->address + 1, EVPL_SLAB_ALIGN), vmf->vma->vm_end);
 	unsigned long address = vmf->address;
+	vm_fault_t ret = VM_FAULT_SIGBUS, more;
 	struct page *page;
-	vm_fault_t ret;
 
 	if (unlikely(evpl_fault_is_marked(vmf)))
 		return VM_FAULT_SIGBUS;
-	for (; address < end; address += PAGE_SIZE) {
+	if (apply_to_page_range(vmf->vma->vm_mm, address, end - address, NULL, NULL))
+		return VM_FAULT_OOM;
+	down_read(&export->lock);
+	for (; !export->revoked && address < end; address += PAGE_SIZE) {
 		page = export->pages[vmf->pgoff + PHYS_PFN(address - vmf->address)];
-		ret = unlikely(PageHWPoison(page)) ? VM_FAULT_HWPOISON :
-		      vmf_insert_pfn(vmf->vma, address, page_to_pfn(page));
-		if (ret != VM_FAULT_NOPAGE)
-			return address == vmf->address ? ret : VM_FAULT_NOPAGE;
+		more = unlikely(PageHWPoison(page)) ? VM_FAULT_HWPOISON :
+		       vmf_insert_pfn(vmf->vma, address, page_to_pfn(page));
+		if (address == vmf->address)
+			ret = more;
+		if (more != VM_FAULT_NOPAGE)
+			break;
 	}
-	return VM_FAULT_NOPAGE;
+	up_read(&export->lock);
+	return ret;
 }
 
 static const struct vm_operations_struct export_vm_ops = {
@@ -283,26 +347,48 @@ static int export_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	return 0;
 }
 
+static void export_free(struct kref *refs)
+{
+	struct export *export = container_of(refs, struct export, refs);
+
+	iput(export->inode);
+	dma_resv_fini(&export->resv);
+	kvfree(export->pages);
+	kvfree(export);
+}
+
+void evpl_export_get(struct export *export)
+{
+	kref_get(&export->refs);
+}
+
+void evpl_export_put(struct export *export)
+{
+	kref_put(&export->refs, export_free);
+}
+
 /* The last user of the dma-buf has gone. This runs in any task. */
 static void export_release(struct dma_buf *dmabuf)
 {
 	struct export *export = dmabuf->priv;
 	unsigned int i;
 
+	/* A task that revokes the export may be about to use the dma-buf. */
+	dma_resv_lock(&export->resv, NULL);
+	export->dmabuf = NULL;
+	dma_resv_unlock(&export->resv);
 	for (i = 0; i < export->nr_pieces; i++) {
-		struct piece *piece = &export->pieces[i];
+		struct evpl_piece *piece = &export->pieces[i];
 
 		if (piece->share) {
-			evpl_share_unexport(piece->share, export->writable);
+			evpl_share_unexport(piece);
 			evpl_share_put(piece->share);
 		} else {
 			evpl_slab_unexport(piece->slab);
 		}
 		cond_resched();
 	}
-	mutex_destroy(&export->mutex);
-	kvfree(export->pages);
-	kvfree(export);
+	evpl_export_put(export);
 	atomic_long_dec(&evpl_nr_exports);
 }
 
@@ -327,7 +413,88 @@ static const struct dma_buf_ops export_readable_ops = {
 	.release = export_release,
 };
 
-static int piece_from_ref(struct piece *piece, struct evpl_client *client,
+static int revoked_attach(struct dma_buf *unused, struct dma_buf_attachment *attachment)
+{
+	return -ENODEV;
+}
+
+static struct sg_table *revoked_map_dma_buf(struct dma_buf_attachment *unused,
+					    enum dma_data_direction direction)
+{
+	return ERR_PTR(-ENODEV);
+}
+
+static int revoked_mmap(struct dma_buf *unused, struct vm_area_struct *vma)
+{
+	return -ENODEV;
+}
+
+/*
+ * Those of a revoked export. They have no ->vmap, as those of a readable one. The core holds the
+ * dma-buf's resv when it looks for ->map_dma_buf or ->vmap, and calls it. It looks for the others
+ * without a lock, so a call of an older one may follow. Such an attachment or VMA gets no page.
+ */
+static const struct dma_buf_ops export_revoked_ops = {
+	.attach = revoked_attach,
+	.map_dma_buf = revoked_map_dma_buf,
+	.unmap_dma_buf = export_unmap_dma_buf,
+	.begin_cpu_access = export_begin_cpu_access,
+	.end_cpu_access = export_end_cpu_access,
+	.vunmap = export_vunmap,
+	.mmap = revoked_mmap,
+	.release = export_release,
+};
+
+/**
+ * evpl_export_revoke() - let nothing map pages of an export any more
+ * @export: the export
+ * @wait: wait for an importer that is at the dma-buf just now, but not beyond a signal
+ *
+ * VMAs are unmapped, and importers are told to unmap what their devices have. A second call does
+ * nothing.
+ *
+ * Return: whether the export is revoked now.
+ */
+bool evpl_export_revoke(struct export *export, bool wait)
+{
+	if (wait ? dma_resv_lock_interruptible(&export->resv, NULL) != 0 :
+		   !dma_resv_trylock(&export->resv))
+		return false;
+	if (!export->revoked) {
+		down_write(&export->lock);
+		export->revoked = true;
+		up_write(&export->lock);
+		unmap_mapping_range(export->inode->i_mapping, 0, 0, 1);
+		if (export->dmabuf) {
+			WRITE_ONCE(export->dmabuf->ops, &export_revoked_ops);
+			dma_buf_invalidate_mappings(export->dmabuf);
+		}
+	}
+	dma_resv_unlock(&export->resv);
+	return true;
+}
+
+/**
+ * evpl_export_is_unused() - whether no importer can reach the pages of a revoked export any more
+ * @export: the export
+ * @wait: wait for the importers, but not beyond a signal. Something that can't be told to stop,
+ *	and that came to use the export just before it was revoked, isn't waited for.
+ */
+bool evpl_export_is_unused(struct export *export, bool wait)
+{
+	unsigned long timeout = wait ? MAX_SCHEDULE_TIMEOUT : 0;
+
+	if (READ_ONCE(export->fixed))
+		return false;
+	/* dma_buf_invalidate_mappings() asks for both: the fences first, and then the unmapping. */
+	if (dma_resv_wait_timeout(&export->resv, DMA_RESV_USAGE_BOOKKEEP, wait, timeout) <= 0)
+		return false;
+	if (wait && wait_event_interruptible(export->wait, !atomic_read(&export->users)))
+		return false;
+	return !atomic_read(&export->users);
+}
+
+static int piece_from_ref(struct evpl_piece *piece, struct evpl_client *client,
 			  const struct evpl_range *range, bool write)
 {
 	struct evpl_share *share;
@@ -342,12 +509,12 @@ static int piece_from_ref(struct piece *piece, struct evpl_client *client,
 				  &piece->lease);
 	if (IS_ERR(share))
 		return PTR_ERR(share) == -EACCES ? -EPERM : PTR_ERR(share);
-	ret = evpl_share_export(share, write);
+	piece->share = share;
+	ret = evpl_share_export(piece);
 	if (ret) {
 		evpl_ref_cancel_transfer(share, piece->lease);
 		return ret;
 	}
-	piece->share = share;
 	piece->slab = share->slab;
 	mask = (PAGE_SIZE << piece->slab->buffer_order) - 1;
 	piece->start = evpl_share_start(share) +
@@ -355,7 +522,7 @@ static int piece_from_ref(struct piece *piece, struct evpl_client *client,
 	return 0;
 }
 
-static int piece_from_slab(struct piece *piece, struct evpl_client *client,
+static int piece_from_slab(struct evpl_piece *piece, struct evpl_client *client,
 			   const struct evpl_range *range, bool write)
 {
 	struct evpl_slab *slab;
@@ -368,10 +535,10 @@ static int piece_from_slab(struct piece *piece, struct evpl_client *client,
 	return 0;
 }
 
-static void piece_cancel(struct piece *piece, bool write)
+static void piece_cancel(struct evpl_piece *piece)
 {
 	if (piece->share) {
-		evpl_share_unexport(piece->share, write);
+		evpl_share_unexport(piece);
 		evpl_ref_cancel_transfer(piece->share, piece->lease);
 	} else {
 		evpl_slab_unexport(piece->slab);
@@ -386,8 +553,10 @@ static int export_add_pieces(struct export *export, struct evpl_client *client,
 	int ret;
 
 	for (i = 0; i < count; i++) {
-		struct piece *piece = &export->pieces[i];
+		struct evpl_piece *piece = &export->pieces[i];
 
+		piece->export = export;
+		piece->write = write;
 		ret = flags & EVPL_EXPORT_SLAB ?
 		      piece_from_slab(piece, client, &ranges[i], write) :
 		      piece_from_ref(piece, client, &ranges[i], write);
@@ -413,7 +582,7 @@ static int export_note_pages(struct export *export, const struct evpl_range *ran
 		return -ENOMEM;
 	page = export->pages;
 	for (i = 0; i < export->nr_pieces; i++) {
-		struct piece *piece = &export->pieces[i];
+		struct evpl_piece *piece = &export->pieces[i];
 		pgoff_t at = piece->start, end = at + (ranges[i].length >> PAGE_SHIFT);
 
 		while (at < end) {
@@ -441,14 +610,13 @@ static int export_fill(struct export *export, struct evpl_client *client,
 	ret = export_add_pieces(export, client, ranges, count, flags) ?:
 	      export_note_pages(export, ranges);
 	while (ret && export->nr_pieces) {
-		piece_cancel(&export->pieces[--export->nr_pieces],
-			     export->writable);
+		piece_cancel(&export->pieces[--export->nr_pieces]);
 		cond_resched();
 	}
 	up_read(&client->send_sem);
 
 	for (i = 0; i < export->nr_pieces; i++) {
-		struct piece *piece = &export->pieces[i];
+		struct evpl_piece *piece = &export->pieces[i];
 
 		if (piece->lease)
 			evpl_lease_finish_transfer(piece->lease);
@@ -534,20 +702,28 @@ struct file *evpl_export(struct evpl_client *client,
 	export = kvzalloc(struct_size(export, pieces, count), EVPL_GFP);
 	if (!export)
 		return ERR_PTR(-ENOMEM);
-	mutex_init(&export->mutex);
+	kref_init(&export->refs);
+	dma_resv_init(&export->resv);
+	init_rwsem(&export->lock);
 	INIT_LIST_HEAD(&export->mappings);
+	init_waitqueue_head(&export->wait);
+	/* Nothing is revoked while its pages are collected. */
+	export->fixed = 1;
 	export->writable = flags & EVPL_EXPORT_WRITE;
 	export->nr_pages = info.size >> PAGE_SHIFT;
 
 	info.ops = export->writable ? &export_writable_ops : &export_readable_ops;
 	info.flags = export->writable ? O_RDWR : O_RDONLY;
+	info.resv = &export->resv;
 	info.priv = export;
 	dmabuf = dma_buf_export(&info);
 	if (IS_ERR(dmabuf)) {
-		mutex_destroy(&export->mutex);
-		kvfree(export);
+		evpl_export_put(export);
 		return ERR_CAST(dmabuf);
 	}
+	export->dmabuf = dmabuf;
+	export->inode = file_inode(dmabuf->file);
+	ihold(export->inode);
 	atomic_long_inc(&evpl_nr_exports);
 
 	ret = export_fill(export, client, ranges, count, flags);
@@ -555,6 +731,12 @@ struct file *evpl_export(struct evpl_client *client,
 		/* The export has no pieces, so this frees nothing but the export itself. */
 		dma_buf_put(dmabuf);
 		return ERR_PTR(ret);
+	}
+	if (EVPL_EXPORTS_REVOCABLE) {
+		dma_resv_lock(&export->resv, NULL);
+		export->fixed = 0;
+		export_fix_pieces(export, false);
+		dma_resv_unlock(&export->resv);
 	}
 	return dmabuf->file;
 }

@@ -21,6 +21,11 @@
  *	    i_mmap_rwsem, also below send_sem
  *	      page table lock
  *	  evpl_client.fault_sem
+ *	the resv of an export's dma-buf (dmabuf.c); tried below recheck_mutex
+ *	  the xa_lock of evpl_slab.shares
+ *	  i_mmap_rwsem
+ *	  export.lock, also below mmap_lock
+ *	    page table lock
  *	ends_lock (channel.c)
  *	  evpl_channel.lock, also below send_sem
  *	evpl_client.recheck_lock, also below send_sem and recheck_mutex
@@ -39,9 +44,11 @@
  * reference on the share of another client's buffer, under its own send_sem, takes the locks of
  * that buffer's slab, and the owner's recheck_lock. No task takes a send_sem under a tree_lock.
  *
- * clients_mutex (client.c) is never held with another of these locks. The mutex of an export
- * (dmabuf.c) is taken below the locks of its dma-buf. No other lock of the module is taken under
- * it.
+ * Importers hold the resv of a dma-buf for as long as they like. So a task that revokes the
+ * dma-buf for another client's sake holds no lock when it waits for the resv, for the importers'
+ * fences or for their unmapping, and a signal ends each of these waits.
+ *
+ * clients_mutex (client.c) is never held with another of these locks.
  */
 #ifndef EVPL_H
 #define EVPL_H

@@ -245,8 +245,11 @@ static bool quarantine_end_checked(struct evpl_share *share, bool passes)
 	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	bool ended;
 
+	evpl_share_end_exports(share, false);
 	xa_lock(shares);
-	ended = evpl_quarantine_has(share) && passes && share->seen == share->next_serial;
+	/* If nothing but importers kept the buffer, its pages needn't pass. */
+	ended = evpl_quarantine_has(share) && !evpl_share_has_importers(share) &&
+		(passes || !share->may_be_held) && share->seen == share->next_serial;
 	if (ended) {
 		after = quarantine_finish(share);
 		/* ->may_be_held says whether to check the pages when the last reference goes. */
@@ -263,16 +266,23 @@ static bool quarantine_end_checked(struct evpl_share *share, bool passes)
 /*
  * The same, whatever holds the buffer. The owner accepts the references that ended leases have
  * left behind, so only present holders matter for ->may_be_held.
+ *
+ * Return -ENOENT if the buffer isn't in quarantine any more, and -EBUSY while importers of a
+ * dma-buf have the buffer. It stays theirs in any case, and without the rechecks nothing would
+ * see them let go. Once the owner has gone, nobody has to see that: the dma-buf's end is enough.
  */
-static bool quarantine_end_anyway(struct evpl_share *share)
+static int quarantine_end_anyway(struct evpl_share *share)
 {
 	struct xarray *shares = &share->slab->shares;
 	enum evpl_share_after after = EVPL_AFTER_NOTHING;
-	bool ended;
+	int ret = 0;
 
 	xa_lock(shares);
-	ended = evpl_quarantine_has(share);
-	if (ended) {
+	if (!evpl_quarantine_has(share))
+		ret = -ENOENT;
+	else if (evpl_share_has_importers(share) && !share->slab->orphaned)
+		ret = -EBUSY;
+	if (!ret) {
 		after = quarantine_finish(share);
 		if (!share->holders)
 			share->may_be_held = false;
@@ -281,7 +291,7 @@ static bool quarantine_end_anyway(struct evpl_share *share)
 
 	evpl_share_after_return(share, after);
 	evpl_share_put(share);
-	return ended;
+	return ret;
 }
 
 /*
@@ -432,7 +442,7 @@ void evpl_quarantine_exit(struct evpl_client *client)
  * @client: the owner
  * @offset: where the buffer starts in the own window
  *
- * Return: 0 or -ENOENT.
+ * Return: 0; -ENOENT; -EBUSY if importers of a dma-buf have the buffer.
  */
 int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 {
@@ -450,8 +460,8 @@ int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 	 */
 	mutex_lock(&slab->recheck_mutex);
 	share = quarantine_next(slab, &index, index);
-	if (share && quarantine_end_anyway(share))
-		ret = 0;
+	if (share)
+		ret = quarantine_end_anyway(share);
 	mutex_unlock(&slab->recheck_mutex);
 	evpl_slab_put(slab);
 	return ret;

@@ -21,6 +21,7 @@
 #include <linux/slab.h>
 
 #include "client.h"
+#include "dmabuf.h"
 #include "evpl.h"
 #include "lease.h"
 #include "quarantine.h"
@@ -133,6 +134,7 @@ static struct evpl_share *share_find_or_create(struct evpl_slab *slab, unsigned 
 	new->refs = 1;
 	new->lent = lend;
 	INIT_LIST_HEAD(&new->leases);
+	INIT_LIST_HEAD(&new->exports);
 
 	xa_lock(&slab->shares);
 	do {
@@ -430,23 +432,26 @@ unlock:
 
 /**
  * evpl_share_export() - let a dma-buf export a buffer
- * @share: of the buffer; the caller has a reference on it, which it keeps until
- *	evpl_share_unexport()
- * @write: mappings of the dma-buf may be written to, so that pages can be held
+ * @piece: of the dma-buf; it has a reference on the buffer's share, which it keeps until
+ *	evpl_share_unexport(). It is fixed at first. If it is writable, pages can come to be held.
  *
  * Return: 0, or -ENOENT if the share has been revoked.
  */
-int evpl_share_export(struct evpl_share *share, bool write)
+int evpl_share_export(struct evpl_piece *piece)
 {
+	struct evpl_share *share = piece->share;
 	bool revoked;
 
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
 	if (!revoked) {
 		share->unrevocable++;
-		share->holders += write;
-		share->may_be_held |= write;
-		share->next_serial += write;
+		share->fixed++;
+		share->holders += piece->write;
+		share->may_be_held |= piece->write;
+		share->next_serial += piece->write;
+		piece->fixed = true;
+		list_add(&piece->list, &share->exports);
 	}
 	xa_unlock(&share->slab->shares);
 	if (revoked)
@@ -455,17 +460,102 @@ int evpl_share_export(struct evpl_share *share, bool write)
 	return 0;
 }
 
-/* Undo evpl_share_export(). The dma-buf has no mapping left. */
-void evpl_share_unexport(struct evpl_share *share, bool write)
+/*
+ * Undo evpl_share_export(): the buffer can't be reached through the piece of the dma-buf any more.
+ * A second call for the same piece does nothing. The caller has a reference on the share.
+ */
+void evpl_share_unexport(struct evpl_piece *piece)
 {
-	enum evpl_share_after after;
+	enum evpl_share_after after = EVPL_AFTER_NOTHING;
+	struct evpl_share *share = piece->share;
 
-	atomic_long_dec(&share->slab->client->nr_exports);
 	xa_lock(&share->slab->shares);
-	share->holders -= write;
-	after = evpl_share_dec_unrevocable(share);
+	if (!list_empty(&piece->list)) {
+		list_del_init(&piece->list);
+		atomic_long_dec(&share->slab->client->nr_exports);
+		share->fixed -= piece->fixed;
+		share->holders -= piece->write;
+		/* A check may have seen the pages while VMAs of the dma-buf still showed them. */
+		share->next_serial += share->recalled && piece->write;
+		after = evpl_share_dec_unrevocable(share);
+	}
 	xa_unlock(&share->slab->shares);
 	evpl_share_after_return(share, after);
+}
+
+/* Say whether a piece of a dma-buf is fixed. The dma-buf exists. */
+void evpl_share_fix_export(struct evpl_piece *piece, bool fixed)
+{
+	struct evpl_share *share = piece->share;
+
+	xa_lock(&share->slab->shares);
+	if (!list_empty(&piece->list)) {
+		share->fixed += fixed - piece->fixed;
+		piece->fixed = fixed;
+	}
+	xa_unlock(&share->slab->shares);
+}
+
+/*
+ * Return the first piece of a dma-buf that exports the buffer, with a reference on the export, if
+ * it has been @revoked, or hasn't. Return NULL if the share isn't recalled.
+ */
+static struct evpl_piece *share_first_export(struct evpl_share *share, bool revoked)
+{
+	struct evpl_piece *piece;
+
+	xa_lock(&share->slab->shares);
+	piece = list_first_entry_or_null(&share->exports, struct evpl_piece, list);
+	if (piece && (!share->recalled || piece->revoked != revoked))
+		piece = NULL;
+	if (piece)
+		evpl_export_get(piece->export);
+	xa_unlock(&share->slab->shares);
+	return piece;
+}
+
+/* An export was revoked, so its piece of the share goes to the others of that kind. */
+static void share_mark_export(struct evpl_piece *piece)
+{
+	struct evpl_share *share = piece->share;
+
+	xa_lock(&share->slab->shares);
+	piece->revoked = true;
+	if (!list_empty(&piece->list))
+		list_move_tail(&piece->list, &share->exports);
+	xa_unlock(&share->slab->shares);
+}
+
+/**
+ * evpl_share_end_exports() - if a share is recalled, revoke the dma-bufs that export the buffer
+ * @share: the share; the caller has a reference on it
+ * @wait: wait until their importers have let go, but not beyond a signal
+ *
+ * No dma-buf is added any more: evpl_share_export() refuses a revoked share.
+ *
+ * Return: false if an importer may still reach the buffer.
+ */
+bool evpl_share_end_exports(struct evpl_share *share, bool wait)
+{
+	struct evpl_piece *piece;
+	bool done = true;
+
+	/* Revoke all of them before the wait for the first one. */
+	while (done && (piece = share_first_export(share, false))) {
+		done = evpl_export_revoke(piece->export, wait);
+		if (done)
+			share_mark_export(piece);
+		evpl_export_put(piece->export);
+		cond_resched();
+	}
+	while (done && (piece = share_first_export(share, true))) {
+		done = evpl_export_is_unused(piece->export, wait);
+		if (done)
+			evpl_share_unexport(piece);
+		evpl_export_put(piece->export);
+		cond_resched();
+	}
+	return done;
 }
 
 static struct evpl_lease *share_first_lease(struct evpl_share *share)
@@ -478,15 +568,6 @@ static struct evpl_lease *share_first_lease(struct evpl_share *share)
 		refcount_inc(&lease->refs);
 	xa_unlock(&share->slab->shares);
 	return lease;
-}
-
-/*
- * Whether dma-bufs export the buffer. The unrevocable references on a share that isn't revoked
- * are theirs, and that of a quarantine.
- */
-static bool share_is_exported(struct evpl_share *share)
-{
-	return !share->revoked && share->unrevocable > evpl_quarantine_has(share);
 }
 
 /*
@@ -508,14 +589,16 @@ static void share_mark_revoked(struct evpl_share *share)
 }
 
 /*
- * End all leases of a share that share_mark_revoked() has marked, and drop the reference that
- * it gave. Return whether the buffer is in quarantine, which owns the reference then.
+ * End all leases of a share that share_mark_revoked() has marked, and its dma-bufs if it is
+ * recalled. Then drop the reference that share_mark_revoked() gave. Return whether the buffer is in
+ * quarantine, which owns the reference then.
  */
 static bool share_revoke(struct evpl_share *share)
 {
 	struct evpl_slab *slab = share->slab, *quarantined = NULL;
 	enum evpl_share_after after = EVPL_AFTER_NOTHING;
 	struct evpl_lease *lease;
+	bool clear;
 
 	/* No lease is added any more: evpl_share_add_lease() refuses a revoked share. */
 	while ((lease = share_first_lease(share))) {
@@ -524,8 +607,11 @@ static bool share_revoke(struct evpl_share *share)
 		cond_resched();
 	}
 
+	evpl_share_end_exports(share, true);
+
 	xa_lock(&slab->shares);
-	if (!slab->orphaned && !evpl_quarantine_is_clear(share))
+	clear = evpl_quarantine_is_clear(share) && !evpl_share_has_importers(share);
+	if (!slab->orphaned && !clear)
 		quarantined = evpl_quarantine_begin(share);
 	if (!quarantined)
 		after = evpl_share_dec_unrevocable(share);
@@ -545,8 +631,8 @@ static bool share_revoke(struct evpl_share *share)
  * @offset: where the buffer starts in the own window
  *
  * Return: 0; 1 if the buffer is in quarantine now; -ENOENT; -EBUSY if the buffer is being
- * revoked, is in quarantine since a revoke, or is exported as a dma-buf; -EINTR with nothing
- * done.
+ * revoked, is in quarantine since a revoke, or is exported as a dma-buf that can't be revoked;
+ * -EINTR with nothing done.
  */
 int evpl_share_revoke(struct evpl_client *client, u64 offset)
 {
@@ -567,10 +653,12 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset)
 	}
 	xa_lock(&slab->shares);
 	share = xa_load(&slab->shares, (pgoff - slab->start) >> slab->buffer_order);
-	if (share && (share->revoked || share_is_exported(share)))
+	if (share && (share->revoked || share->fixed)) {
 		ret = -EBUSY;
-	else if (share)
+	} else if (share) {
+		share->recalled = true;
 		share_mark_revoked(share);
+	}
 	xa_unlock(&slab->shares);
 unlock:
 	up_read(&client->tree_lock);

@@ -10,6 +10,7 @@
 
 struct evpl_client;
 struct evpl_lease;
+struct evpl_piece;
 
 /**
  * struct evpl_share - all that others than the owner have of a buffer
@@ -18,6 +19,7 @@ struct evpl_lease;
  * @word: of the owner's entry
  * @index: place of the buffer in the slab
  * @revoked: nobody may touch the buffer through this share any more, except dma-bufs
+ * @recalled: nor by a dma-buf: those that export the buffer are to end
  * @may_be_held: something may hold the buffer's pages, because the share has had one of @holders
  *	since it last passed the check, or its owner last ended a quarantine
  * @quiet: @holders was 0 when @seen was written; guarded by evpl_slab.recheck_mutex as well
@@ -31,14 +33,18 @@ struct evpl_lease;
  *	back when @refs comes to 0; or, once the share is revoked, when @unrevocable does.
  * @unrevocable: how many of @refs a revoke doesn't end: one for each time that a dma-buf exports
  *	the buffer, for a quarantine, and for a task that revokes the share
+ * @fixed: how many of @exports can't be revoked now (see dmabuf.c)
  * @holders: the leases and dma-bufs through which pages can come to be held (see quarantine.c)
- * @next_serial: of the next lease. It also grows with each writable dma-buf and with a revoke.
- *	So a check of the buffer is outdated if this has changed since the check began.
+ * @next_serial: of the next lease. It also grows with each writable dma-buf, with a revoke, and
+ *	when a writable dma-buf of a recalled share ends. So a check of the buffer is outdated
+ *	if this has changed since the check began.
  * @seen: what @next_serial was when the current pass began to check this buffer's folio;
  *	guarded by evpl_slab.recheck_mutex as well
  * @leases: in the order of their serials
+ * @exports: the pieces of dma-bufs through which the buffer can be reached. Those that were
+ *	revoked come last.
  *
- * The xa_lock of evpl_slab.shares guards @revoked to @leases, and evpl_lease.list. It also guards
+ * The xa_lock of evpl_slab.shares guards @revoked to @exports, and evpl_lease.list. It also guards
  * the mark EVPL_QUARANTINED in evpl_slab.shares, which says that the buffer is in quarantine.
  */
 struct evpl_share {
@@ -46,6 +52,7 @@ struct evpl_share {
 	atomic64_t *word;
 	u32 index;
 	bool revoked;
+	bool recalled;
 	bool may_be_held;
 	bool quiet;
 	bool lent;
@@ -53,10 +60,12 @@ struct evpl_share {
 	bool wanted;
 	unsigned long refs;
 	unsigned long unrevocable;
+	unsigned long fixed;
 	unsigned long holders;
 	u64 next_serial;
 	u64 seen;
 	struct list_head leases;
+	struct list_head exports;
 };
 
 /* A task that returned a share's buffer to its owner does this once it has dropped the xa_lock. */
@@ -79,12 +88,20 @@ void evpl_share_remove_lease(struct evpl_lease *lease);
 void evpl_share_put(struct evpl_share *share);
 enum evpl_share_after __must_check evpl_share_dec_unrevocable(struct evpl_share *share);
 void evpl_share_after_return(struct evpl_share *share, enum evpl_share_after after);
-int evpl_share_export(struct evpl_share *share, bool write);
-void evpl_share_unexport(struct evpl_share *share, bool write);
+int evpl_share_export(struct evpl_piece *piece);
+void evpl_share_unexport(struct evpl_piece *piece);
+void evpl_share_fix_export(struct evpl_piece *piece, bool fixed);
+bool evpl_share_end_exports(struct evpl_share *share, bool wait);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
+
+/* Whether importers of a dma-buf may still reach a buffer that was taken back from them too. */
+static inline bool evpl_share_has_importers(struct evpl_share *share)
+{
+	return share->recalled && !list_empty(&share->exports);
+}
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)
 {

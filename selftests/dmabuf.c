@@ -521,13 +521,15 @@ TEST_F(dmabuf, lease_with_more_references_stays)
 	EXPECT_EQ(0, get(&owner->entries[4].word));
 }
 
-TEST_F(dmabuf, what_it_carries_can_not_be_revoked)
+TEST_F(dmabuf, what_it_carries_can_not_be_revoked_on_older_kernels)
 {
 	struct client *owner = &self->owner, *lessee = &self->lessee;
 	struct evpl_record sent, got;
 	struct evpl_range range = buffer(4);
 	int fd;
 
+	if (can_tell_importers())
+		SKIP(return, "a kernel that can tell importers");
 	sent = fill(owner, 4, 'x');
 	set(&owner->entries[4].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
@@ -548,6 +550,173 @@ TEST_F(dmabuf, what_it_carries_can_not_be_revoked)
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
 	EXPECT_EQ(0, get(&owner->entries[4].word));
 	EXPECT_EQ(1, let_go(lessee, &got));
+}
+
+/* A kernel that can tell importers of devices. Here there is none. */
+TEST_F(dmabuf, revoke_takes_back_what_it_carries)
+{
+	struct client *owner = &self->owner, *lessee = &self->lessee;
+	struct evpl_record sent, got;
+	struct evpl_range range = buffer(4);
+	char *memory, *part;
+	int fd, other;
+
+	if (!can_tell_importers())
+		SKIP(return, "a kernel that can't tell importers");
+	sent = fill(owner, 4, 'x');
+	set(&owner->entries[4].word, 3);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	fd = evpl_export(owner->fd, &range, 1, EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	range.length = 4096;
+	other = evpl_export(owner->fd, &range, 1, 0);
+	ASSERT_GE(other, 0);
+	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(2, fdinfo(owner->fd, "evpl-exports"));
+	memory = map(fd, BUFFER, 0, RW);
+	ASSERT_NE(NULL, memory);
+	part = map(other, 4096, 0, PROT_READ);
+	ASSERT_NE(NULL, part);
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(0, touch_read(part));
+
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
+	EXPECT_EQ(0, get(&owner->entries[4].word));
+	EXPECT_EQ(POLLIN, events_of(owner->fd));
+	EXPECT_TRUE(bit(owner->returned, 4));
+	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-exports"));
+	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-buffers-shared"));
+	for (int i = 0; i < BUFFER; i += BUFFER - 1)
+		EXPECT_EQ(SIGBUS, touch_write(memory + i));
+	EXPECT_EQ(SIGBUS, touch_read(part));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
+	EXPECT_EQ(NULL, map(fd, BUFFER, 0, PROT_READ));
+	EXPECT_EQ(ENODEV, errno);
+	EXPECT_EQ(0, sync_dmabuf(fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW));
+	EXPECT_EQ(0, sync_dmabuf(fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW));
+
+	/* The buffer is the owner's: it can be sent, exported and revoked as ever. */
+	int again = export_one(owner, 4, 'y', 0);
+
+	EXPECT_GE(again, 0);
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	munmap(memory, BUFFER);
+	munmap(part, 4096);
+	close(fd);
+	close(other);
+	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
+	close(again);
+	EXPECT_EQ(1, let_go(lessee, &got));
+	EXPECT_EQ(0, evpl_slab_free(owner->fd, 0));
+}
+
+TEST_F(dmabuf, revoke_of_one_buffer_ends_all_of_it_and_leaves_it_the_others)
+{
+	struct client *owner = &self->owner;
+	const struct evpl_range ranges[] = {
+		buffer(1), { 2 * BUFFER, 4096 }, { 2 * BUFFER + 8192, 4096 }, buffer(3),
+	};
+	char *memory;
+	int fd;
+
+	if (!can_tell_importers())
+		SKIP(return, "a kernel that can't tell importers");
+	for (int i = 1; i < 4; i++)
+		fill(owner, i, 'x');
+	set(&owner->entries[2].word, 2);
+	fd = evpl_export(owner->fd, ranges, 4, 0);
+	ASSERT_GE(fd, 0);
+	memory = map(fd, BUFFER, 0, PROT_READ);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, touch_read(memory));
+	EXPECT_EQ(4, fdinfo(owner->fd, "evpl-exports"));
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 2 * BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_EQ(0, get(&owner->entries[2].word));
+	EXPECT_EQ(1, get(&owner->entries[1].word));
+	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(2, fdinfo(owner->fd, "evpl-exports"));
+	/* That buffer comes back by a revoke too, and the other one with the end of the dma-buf. */
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 3 * BUFFER));
+	EXPECT_EQ(0, get(&owner->entries[3].word));
+	munmap(memory, BUFFER);
+	EXPECT_EQ(1, get(&owner->entries[1].word));
+	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
+	close(fd);
+	EXPECT_EQ(0, get(&owner->entries[1].word));
+	EXPECT_EQ(0, fdinfo(owner->fd, "evpl-exports"));
+}
+
+TEST_F(dmabuf, revoke_takes_back_what_a_lessee_exported_with_memory_of_its_own)
+{
+	struct client *owner = &self->owner, *lessee = &self->lessee;
+	struct evpl_range ranges[2];
+	int ready[2], go[2], fd;
+	struct evpl_record got;
+	char *memory, byte;
+	pid_t child;
+
+	if (!can_tell_importers())
+		SKIP(return, "a kernel that can't tell importers");
+	ASSERT_TRUE(lend(owner, self->ends, 4, 'x', DEVICE_RW, &got));
+	fill(lessee, 0, 'l');
+	ranges[0] = (struct evpl_range){ got.offset, BUFFER };
+	ranges[1] = buffer(0);
+	fd = evpl_export(lessee->fd, ranges, 2, EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	memory = map(fd, 2 * BUFFER, 0, RW);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, touch_write(memory));
+	EXPECT_EQ(0, touch_write(memory + BUFFER));
+	/* A child inherits the mapping, and loses it as well. */
+	ASSERT_EQ(0, pipe(go));
+	ASSERT_EQ(0, pipe(ready));
+	child = fork_child();
+	if (!child) {
+		if (touch_write(memory) || write(ready[1], "", 1) != 1 ||
+		    read(go[0], &byte, 1) != 1)
+			_exit(1);
+		_exit(touch_write(memory) == SIGBUS && touch_write(memory + BUFFER) == SIGBUS ?
+		      0 : 2);
+	}
+	close(ready[1]);
+	EXPECT_EQ(1, read(ready[0], &byte, 1));
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
+	EXPECT_EQ(0, get(&owner->entries[4].word));
+	EXPECT_EQ(SIGBUS, touch_write(memory));
+	EXPECT_EQ(SIGBUS, touch_write(memory + BUFFER));
+	EXPECT_EQ(1, write(go[1], "", 1));
+	EXPECT_EQ(0, reap(child));
+	close(ready[0]);
+	close(go[0]);
+	close(go[1]);
+	EXPECT_EQ(1, get(&lessee->entries[0].word));
+	munmap(memory, 2 * BUFFER);
+	close(fd);
+	EXPECT_EQ(0, get(&lessee->entries[0].word));
+}
+
+TEST_F(dmabuf, revoke_leaves_a_dmabuf_of_the_slab)
+{
+	const struct evpl_range range = { 0, SLAB_2M };
+	struct client *owner = &self->owner;
+	struct evpl_record got;
+	char *memory;
+	int fd;
+
+	fd = evpl_export(owner->fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
+	ASSERT_GE(fd, 0);
+	memory = map(fd, SLAB_2M, 0, RW);
+	ASSERT_NE(NULL, memory);
+	ASSERT_TRUE(lend(owner, self->ends, 4, 'x', 0, &got));
+	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->lessee, &got)));
+	EXPECT_TRUE(is_filled_with(memory + 4 * BUFFER, 'x', BUFFER));
+	munmap(memory, SLAB_2M);
+	close(fd);
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
 TEST_F(dmabuf, owner_that_takes_its_leases_along_leaves_its_dmabufs)

@@ -549,7 +549,7 @@ static inline bool take_offline(void *page)
  * Load a module of selftests/modules, which lies in the folder tests beside evpl.ko. Return 0
  * or -errno: -ENOENT if EVPL_MODULE doesn't name evpl.ko, or the module isn't there.
  */
-static inline int load_module(const char *name)
+static inline int load_module_with(const char *name, const char *parameters)
 {
 	const char *module = getenv("EVPL_MODULE");
 	char path[512];
@@ -562,9 +562,23 @@ static inline int load_module(const char *name)
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	ret = RESULT(syscall(SYS_finit_module, fd, "", 0));
+	ret = RESULT(syscall(SYS_finit_module, fd, parameters, 0));
 	close(fd);
+	return ret;
+}
+
+/* The same. It may be loaded already. */
+static inline int load_module(const char *name)
+{
+	int ret = load_module_with(name, "");
+
 	return ret == -EEXIST ? 0 : ret;
+}
+
+/* Whether this kernel can tell importers of dma-bufs to let go of them for good. */
+static inline bool can_tell_importers(void)
+{
+	return !system("grep -qw dma_buf_attach_revocable /proc/kallsyms");
 }
 
 /* Wait until a task sleeps in this system call. Return false if it doesn't come to that. */

@@ -4,6 +4,9 @@
  * which attaches and maps them for its device), and that of a camera (vivid, whose frames
  * arrive in them). Each test also runs on dma-bufs of udmabuf and of the system heap, where
  * the kernel has these. A test that fails on all of them shows no bug of ours.
+ *
+ * And an owner takes its memory back from a driver that can be told to let go of a dma-buf, and
+ * from none that can't.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-heap.h>
@@ -13,7 +16,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include "client.h"
+#include "pair.h"
 #include "vgem.h"
 
 #define SIZE	(2 * BUFFER)
@@ -345,28 +348,13 @@ TEST(camera_takes_it_from_a_process_whose_cgroup_is_full)
 	EXPECT_EQ(0, rmdir(CGROUP));
 }
 
-/*
- * Have selftests/modules/evpl_importer.c map a dma-buf: see there. scripts/build-module
- * builds it in the folder tests beside evpl.ko. Return the errno of loading it, or 1 if it
- * isn't there.
- */
-static int map_for_a_device(int dmabuf)
+/* Load selftests/modules/evpl_importer.c to import a dma-buf: see there. Return 0 or -errno. */
+static int import(int dmabuf, const char *kind)
 {
-	const char *module = getenv("EVPL_MODULE");
-	const char *slash = module ? strrchr(module, '/') : NULL;
-	char path[512], args[32];
-	int fd, ret;
+	char parameters[64];
 
-	if (!slash)
-		return 1;
-	snprintf(path, sizeof(path), "%.*s/tests/evpl_importer.ko", (int)(slash - module), module);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 1;
-	snprintf(args, sizeof(args), "fd=%d", dmabuf);
-	ret = RESULT(syscall(SYS_finit_module, fd, args, 0));
-	close(fd);
-	return ret;
+	snprintf(parameters, sizeof(parameters), "fd=%d kind=%s", dmabuf, kind);
+	return load_module_with("evpl_importer", parameters);
 }
 
 /* A folio is one DMA segment, unless the device has bounce buffers (swiotlb=force). */
@@ -381,14 +369,368 @@ TEST(device_that_takes_long_runs_takes_a_slab)
 	fd = evpl_export(owner.fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
 	memset(owner.own, 'x', SLAB_2M);
-	ret = map_for_a_device(fd);
+	ret = import(fd, "once");
 	close(fd);
 	EXPECT_TRUE(is_filled_with(owner.own, 'x', SLAB_2M));
 	close_client(&owner);
 	EXPECT_TRUE(counters_return_to(before));
-	if (ret == 1)
+	if (ret == -ENOENT)
 		SKIP(return, "name the module's file in EVPL_MODULE");
 	EXPECT_EQ(-ECANCELED, ret);
+}
+
+#define IMPORTER	"/sys/kernel/debug/evpl-importer/"
+
+static int unload(void)
+{
+	return RESULT(syscall(SYS_delete_module, "evpl_importer", 0));
+}
+
+static int tell(const char *file)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), IMPORTER "%s", file);
+	return write_number(path, 0);
+}
+
+/* Buffer 4 of the owner: leased to the lessee, in a dma-buf, and mapped through that. */
+FIXTURE(recall)
+{
+	PAIR;
+	struct evpl_record got;
+	int fd;
+	char *memory;
+};
+
+FIXTURE_SETUP(recall)
+{
+	const struct evpl_range range = { 4 * BUFFER, BUFFER };
+
+	open_pair(_metadata, &self->pair, 0);
+	self->got = fill(&self->owner, 4, 'x');
+	set(&self->owner.entries[4].word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &self->got, 1));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &self->got, 1));
+	self->fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_WRITE);
+	ASSERT_GE(self->fd, 0);
+	self->memory = map(self->fd, BUFFER, 0, RW);
+	ASSERT_NE(NULL, self->memory);
+	EXPECT_EQ(0, touch_write(self->memory));
+	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+}
+
+FIXTURE_TEARDOWN(recall)
+{
+	unload();
+	munmap(self->memory, BUFFER);
+	close(self->fd);
+	if (get(&self->lessee.leases[self->got.lease].word))
+		let_go(&self->lessee, &self->got);
+	close_pair(&self->pair);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+/* Begin a test with an importer. Return whether the test can run. */
+static bool begin(struct __test_metadata *_metadata, struct _test_data_recall *self,
+		  const char *kind)
+{
+	int ret = can_tell_importers() ? import(self->fd, kind) : -ENOENT;
+
+	if (ret == -ENOENT)
+		return false;
+	EXPECT_EQ(0, ret);
+	return !ret;
+}
+
+#define NO_IMPORTER	"a kernel that can't tell importers, or no EVPL_MODULE"
+
+/* Revoke buffer 4 in a child. Its exit status is what the call returns, or 128 + errno. */
+static pid_t revoke_in_child(struct _test_data_recall *self)
+{
+	const struct sigaction action = { .sa_handler = do_nothing };
+	pid_t child = fork_child();
+	int ret;
+
+	if (child)
+		return child;
+	sigaction(SIGUSR1, &action, NULL);
+	ret = evpl_revoke(self->owner.fd, 4 * BUFFER);
+	_exit(ret < 0 ? 128 - ret : ret);
+}
+
+/* The same. Return once the importer was told, and the child waits for it. */
+static pid_t waiting_revoke(struct __test_metadata *_metadata, struct _test_data_recall *self)
+{
+	pid_t child = revoke_in_child(self);
+
+	for (int tries = 0; tries < 10 * LIMIT && !read_number(IMPORTER "told") &&
+			    state_of(child) != 'Z'; tries++)
+		usleep(100 * 1000);
+	EXPECT_EQ(1, read_number(IMPORTER "told"));
+	EXPECT_TRUE(sleeps_in(child, SYS_ioctl));
+	return child;
+}
+
+static void expect_revoked(struct __test_metadata *_metadata, struct _test_data_recall *self)
+{
+	EXPECT_EQ(SIGBUS, touch_write(self->memory));
+	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->lessee, &self->got)));
+	EXPECT_EQ(NULL, map(self->fd, BUFFER, 0, RW));
+	EXPECT_EQ(ENODEV, errno);
+}
+
+static void expect_not_revoked(struct __test_metadata *_metadata, struct _test_data_recall *self)
+{
+	EXPECT_EQ(0, touch_write(self->memory));
+	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &self->got)));
+	EXPECT_EQ(0, events_of(self->lessee.fd));
+	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(1, fdinfo(self->owner.fd, "evpl-exports"));
+}
+
+static void expect_returned(struct __test_metadata *_metadata, struct _test_data_recall *self)
+{
+	EXPECT_TRUE(is_returned(&self->owner, 4));
+	EXPECT_EQ(0, fdinfo(self->owner.fd, "evpl-exports"));
+	expect_revoked(_metadata, self);
+}
+
+TEST_F(recall, importer_that_unmaps_when_told_loses_it)
+{
+	if (!begin(_metadata, self, "prompt"))
+		SKIP(return, NO_IMPORTER);
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(1, read_number(IMPORTER "told"));
+	expect_returned(_metadata, self);
+	EXPECT_EQ(-ENODEV, tell("map"));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(1, read_number(IMPORTER "told"));
+}
+
+TEST_F(recall, importer_that_has_unmapped_it_is_told_too)
+{
+	if (!begin(_metadata, self, "prompt"))
+		SKIP(return, NO_IMPORTER);
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(0, tell("map"));
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(1, read_number(IMPORTER "told"));
+	expect_returned(_metadata, self);
+	EXPECT_EQ(-ENODEV, tell("map"));
+}
+
+TEST_F(recall, no_importer_gets_it_afterwards)
+{
+	static const char *const kinds[] = { "once", "fixed", "prompt", "slow" };
+
+	if (!begin(_metadata, self, "prompt"))
+		SKIP(return, NO_IMPORTER);
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(0, unload());
+	for (int i = 0; i < ARRAY_SIZE(kinds); i++) {
+		int ret = import(self->fd, kinds[i]);
+
+		EXPECT_EQ(-ENODEV, ret) TH_LOG("%s", kinds[i]);
+	}
+	/* The core's errno. It would warn if the module gave one. */
+	EXPECT_EQ(-EINVAL, import(self->fd, "vmap"));
+	expect_returned(_metadata, self);
+}
+
+TEST_F(recall, importer_that_can_not_be_told_keeps_it)
+{
+	int ret = import(self->fd, "fixed");
+
+	if (ret == -ENOENT)
+		SKIP(return, "name the module's file in EVPL_MODULE");
+	ASSERT_EQ(0, ret);
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	expect_not_revoked(_metadata, self);
+	EXPECT_EQ(0, unload());
+	if (can_tell_importers()) {
+		EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+		expect_returned(_metadata, self);
+	} else {
+		EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+		expect_not_revoked(_metadata, self);
+	}
+}
+
+/* Only what can use the memory counts. */
+TEST_F(recall, importer_that_can_not_be_told_and_has_unmapped_it_loses_it)
+{
+	if (!begin(_metadata, self, "fixed"))
+		SKIP(return, NO_IMPORTER);
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(0, tell("map"));
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(-ENODEV, tell("map"));
+	expect_returned(_metadata, self);
+}
+
+TEST_F(recall, mapping_of_the_kernel_keeps_it)
+{
+	if (!begin(_metadata, self, "vmap"))
+		SKIP(return, NO_IMPORTER);
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	expect_not_revoked(_metadata, self);
+	EXPECT_EQ(0, unload());
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	expect_returned(_metadata, self);
+}
+
+/* A revoke of a buffer in two dma-bufs takes both or none. */
+TEST_F(recall, second_dmabuf_that_can_be_revoked_stays_with_the_first)
+{
+	const struct evpl_range ranges[] = { { 5 * BUFFER, BUFFER }, { 4 * BUFFER, BUFFER } };
+	char *memory;
+	int fd;
+
+	if (!begin(_metadata, self, "fixed"))
+		SKIP(return, NO_IMPORTER);
+	fill(&self->owner, 5, 'y');
+	set(&self->owner.entries[4].word, 2);
+	fd = evpl_export(self->owner.fd, ranges, 2, 0);
+	ASSERT_GE(fd, 0);
+	memory = map(fd, BUFFER, 0, PROT_READ);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, touch_read(memory));
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(0, touch_read(memory));
+	/* The other buffer can be revoked, and the second dma-buf with it. */
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(SIGBUS, touch_read(memory));
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(0, touch_write(self->memory));
+	EXPECT_EQ(0, unload());
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	munmap(memory, BUFFER);
+	close(fd);
+	expect_returned(_metadata, self);
+}
+
+TEST_F(recall, waits_for_the_fence_and_the_unmapping_and_holds_nobody_up)
+{
+	pid_t child;
+
+	if (!begin(_metadata, self, "slow"))
+		SKIP(return, NO_IMPORTER);
+	child = waiting_revoke(_metadata, self);
+	expect_revoked(_metadata, self);
+	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	/* Other calls on the client and on the buffer don't wait. */
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(-EBUSY, evpl_export(self->owner.fd, &(struct evpl_range){ 4 * BUFFER, BUFFER },
+				      1, 0));
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(-ENODEV, tell("map"));
+	EXPECT_TRUE(sleeps_in(child, SYS_ioctl));
+	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(0, tell("signal"));
+	EXPECT_EQ(0, reap(child));
+	expect_returned(_metadata, self);
+	EXPECT_EQ(1, read_number(IMPORTER "told"));
+}
+
+TEST_F(recall, waits_for_the_unmapping_after_the_fence)
+{
+	pid_t child;
+
+	if (!begin(_metadata, self, "slow"))
+		SKIP(return, NO_IMPORTER);
+	child = waiting_revoke(_metadata, self);
+	EXPECT_EQ(0, tell("signal"));
+	EXPECT_TRUE(sleeps_in(child, SYS_ioctl));
+	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(0, reap(child));
+	expect_returned(_metadata, self);
+}
+
+/* The importer then has the last reference on the dma-buf. */
+TEST_F(recall, end_of_the_dmabuf_ends_the_wait)
+{
+	pid_t child;
+
+	if (!begin(_metadata, self, "slow"))
+		SKIP(return, NO_IMPORTER);
+	child = waiting_revoke(_metadata, self);
+	munmap(self->memory, BUFFER);
+	close(self->fd);
+	EXPECT_EQ(0, unload());
+	EXPECT_EQ(0, reap(child));
+	EXPECT_TRUE(is_returned(&self->owner, 4));
+	EXPECT_EQ(0, read_counters().exports);
+	self->fd = -1;
+}
+
+TEST_F(recall, signal_ends_the_wait_and_the_buffer_comes_back_later)
+{
+	pid_t child;
+
+	if (!begin(_metadata, self, "slow"))
+		SKIP(return, NO_IMPORTER);
+	child = waiting_revoke(_metadata, self);
+	kill(child, SIGUSR1);
+	EXPECT_EQ(1, reap(child));
+	EXPECT_TRUE(is_quarantined(&self->owner, 4));
+	expect_revoked(_metadata, self);
+	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(-EBUSY, evpl_quarantine_end(self->owner.fd, 4 * BUFFER));
+	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 4 * BUFFER, EVPL_WAIT_TRY));
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_TRUE(is_quarantined(&self->owner, 4));
+	EXPECT_EQ(0, tell("signal"));
+	expect_returned(_metadata, self);
+}
+
+TEST_F(recall, task_that_is_killed_in_the_wait_leaves_the_buffer_in_quarantine)
+{
+	pid_t child;
+
+	if (!begin(_metadata, self, "slow"))
+		SKIP(return, NO_IMPORTER);
+	child = waiting_revoke(_metadata, self);
+	kill(child, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap(child));
+	EXPECT_TRUE(is_quarantined(&self->owner, 4));
+	EXPECT_EQ(0, tell("signal"));
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 4 * BUFFER, 0));
+	expect_returned(_metadata, self);
+}
+
+TEST_F(recall, memory_outlives_its_owner_as_long_as_an_importer_has_it)
+{
+	struct counters during;
+	pid_t child;
+
+	if (!begin(_metadata, self, "slow"))
+		SKIP(return, NO_IMPORTER);
+	child = waiting_revoke(_metadata, self);
+	kill(child, SIGUSR1);
+	EXPECT_EQ(1, reap(child));
+	EXPECT_EQ(1, let_go(&self->lessee, &self->got));
+	during = read_counters();
+	close_owner(&self->pair);
+	EXPECT_EQ(during.slabs, read_counters().slabs);
+	EXPECT_EQ(1, read_counters().shares);
+	EXPECT_EQ(0, read_counters().quarantined);
+	EXPECT_EQ(SIGBUS, touch_read(self->memory));
+	EXPECT_EQ(0, tell("signal"));
+	EXPECT_EQ(0, tell("unmap"));
+	EXPECT_EQ(0, unload());
+	munmap(self->memory, BUFFER);
+	close(self->fd);
+	EXPECT_EQ(during.slabs - 1, read_counters().slabs);
+	EXPECT_EQ(0, read_counters().shares);
+	self->fd = -1;
+	open_owner(_metadata, &self->pair, 0);
 }
 
 /* A dma-buf that may only be read. */

@@ -694,6 +694,35 @@ TEST_F(quarantine, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
+TEST_F(quarantine, revoke_of_a_writable_dma_buf_that_kvm_holds_a_page_of_says_so)
+{
+	struct evpl_range range = { .offset = 0, .length = BUFFER };
+	char *memory;
+	int fd, ret;
+
+	if (!can_tell_importers())
+		SKIP(return, "a kernel that can't tell importers");
+	fill(&self->owner, 0, 'x');
+	fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_WRITE);
+	ASSERT_LE(0, fd);
+	memory = map(fd, BUFFER, 0, PROT_READ | PROT_WRITE);
+	ASSERT_NE(NULL, memory);
+	ret = hold_page(self->owner.own);
+	if (!ret) {
+		EXPECT_EQ(0, touch_write(memory));
+		EXPECT_EQ(1, evpl_revoke(self->owner.fd, 0));
+		EXPECT_EQ(SIGBUS, touch_write(memory));
+		EXPECT_TRUE(is_quarantined(&self->owner, 0));
+		let_go_of_page();
+		EXPECT_TRUE(is_returned(&self->owner, 0));
+	}
+	EXPECT_EQ(0, munmap(memory, BUFFER));
+	close(fd);
+	if (ret == -ENOENT)
+		SKIP(return, "name the module's file in EVPL_MODULE");
+	EXPECT_EQ(0, ret);
+}
+
 TEST_F(quarantine, page_of_a_writable_dma_buf_that_kvm_holds_keeps_the_buffer)
 {
 	struct evpl_range range = { .offset = 0, .length = BUFFER };

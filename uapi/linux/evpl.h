@@ -558,11 +558,22 @@ struct evpl_lease_pull {
  * buffer. A revoked lease keeps its number and place until its word is 0 and it is
  * released.
  *
+ * A dma-buf that carries references on the buffer is revoked too, and all of it, if the
+ * kernel and the drivers that use the dma-buf allow that. The kernel must have
+ * dma_buf_attach_revocable(), as Linux 7.3 does. Each driver that has mapped the dma-buf for
+ * its device must be one that can be told to unmap it, and none may have mapped it for the
+ * CPU. Then a touch of a mapping of the dma-buf raises SIGBUS, and whatever maps it or
+ * attaches to it gets ENODEV. The call tells the drivers, and waits until the fences of the
+ * dma-buf have signaled and the drivers have unmapped it. If a signal comes first, the call
+ * returns 1: the drivers then keep the buffer in quarantine until they have let go of it.
+ * The references that the dma-buf has on other buffers go back when the dma-buf ends.
+ *
  * Return: 0, also if nobody has the buffer; 1 if something still holds it, so that it is
  * in quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
  * no buffer of a slab starts there; EBUSY while another call revokes the buffer, while it
- * is in quarantine since a revoke, or while a dma-buf carries references on it; EINTR,
- * with nothing revoked, if a fatal signal came while another thread was sending.
+ * is in quarantine since a revoke, or while a dma-buf that can't be revoked carries
+ * references on it; EINTR, with nothing revoked, if a fatal signal came while another thread
+ * was sending.
  */
 struct evpl_revoke {
 	__u32 size;
@@ -615,7 +626,8 @@ struct evpl_baseline {
  * baseline that is set next.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there, or it
- * isn't in quarantine.
+ * isn't in quarantine; EBUSY while a driver that was told to unmap a dma-buf of the buffer
+ * hasn't done so (see EVPL_REVOKE).
  */
 struct evpl_quarantine_end {
 	__u32 size;
@@ -659,7 +671,7 @@ struct evpl_range {
  * up one of the references that its word for the buffer counts, as for a record that it
  * writes to a channel. The references go back when the last descriptor, mapping and
  * attachment of the dma-buf has gone, in whatever process, and whether or not the client
- * still lives. A buffer that a dma-buf carries can't be revoked.
+ * still lives. EVPL_REVOKE says when a buffer that a dma-buf carries can be revoked.
  *
  * With %EVPL_EXPORT_SLAB each range lies in one slab of the client's own, and the client
  * gives up no reference. The slab can't be freed while the dma-buf lives.

@@ -1259,10 +1259,11 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
  *
  * Return: 0, even if no other process has the buffer; 1 if a device of another process, or a
  * virtual machine there, still has the buffer (see %EVPL_MESSAGE_DEVICE), and can read it or
- * write to it until evpl_iovec_wait() returns 0; or
+ * write to it until evpl_iovec_wait() returns 0; also 1 if a signal came while the call waited
+ * for the devices that use a dma-buf of the buffer; or
  *  - -EINVAL: @iovec is empty, another process's memory, or no pool's
- *  - -EBUSY: another thread is revoking the buffer; a dma-buf carries it; or a call returned
- *    1, and the reason for that still lasts
+ *  - -EBUSY: another thread is revoking the buffer; a dma-buf that can't be revoked carries it;
+ *    or a call returned 1, and the reason for that still lasts
  *  - -EINTR: a fatal signal came
  *  - -EOPNOTSUPP: the anon back end
  *  - -EPERM: @iovec was inherited over fork(2)
@@ -1322,8 +1323,9 @@ static inline int evpl_pool_fd(struct evpl_pool *pool)
  *
  * The dma-buf shows the slices one after the other, and nothing else of their buffers.
  * Nothing is allocated in these buffers any more. The references come back when the dma-buf's
- * last descriptor, mapping and attachment of a device is gone. Until then evpl_iovec_revoke()
- * gives -EBUSY.
+ * last descriptor, mapping and attachment of a device is gone. evpl_iovec_revoke() takes one
+ * back earlier if the kernel and the drivers that use the dma-buf allow that, and gives -EBUSY
+ * otherwise.
  *
  * Return: the dma-buf, a descriptor that is closed on exec; or
  *  - -EINVAL: @niov is out of range; an iovec is empty, of another pool or of none, isn't
