@@ -457,8 +457,13 @@ static const struct dma_buf_ops export_revoked_ops = {
  */
 bool evpl_export_revoke(struct export *export, bool wait)
 {
-	if (wait ? dma_resv_lock_interruptible(&export->resv, NULL) != 0 :
-		   !dma_resv_trylock(&export->resv))
+	bool locked;
+
+	if (wait)
+		locked = !dma_resv_lock_interruptible(&export->resv, NULL);
+	else
+		locked = dma_resv_trylock(&export->resv);
+	if (!locked)
 		return false;
 	if (!export->revoked) {
 		down_write(&export->lock);
