@@ -197,7 +197,8 @@ enum evpl_backend {
  * @size: sizeof(struct evpl_pool_config)
  * @backend: an &enum evpl_backend
  * @flags: %EVPL_POOL_HUGE, %EVPL_POOL_ZEROS, %EVPL_POOL_REVOKE, %EVPL_POOL_ATOMIC or 0
- * @buffer_size: bytes of a buffer: a power of two, 4 KiB to 1 GiB; 0: 1 MiB
+ * @buffer_size: bytes of a buffer: a power of two, 4 KiB (or a page, if that is more) to
+ *	1 GiB; 0: 1 MiB
  * @slab_size: bytes of the first slab; each further one is twice as long as the
  *	one before, up to @slab_size_max. A multiple of 2 MiB and of
  *	@buffer_size, at most 1 GiB; 0: 2 MiB, or a buffer if that is more.

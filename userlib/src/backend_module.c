@@ -17,7 +17,6 @@
 #include "mapping.h"
 
 #define DEFAULT_DEVICE "/dev/evpl"
-#define PAGE 4096UL
 
 /*
  * Maps all entries, though most of them will never be used. After mlockall(MCL_FUTURE) so long a
@@ -44,12 +43,13 @@ static int map_entries(struct backing *backing, uint64_t offset, size_t length)
 {
 	uint64_t first = offset / backing->buffer_size * sizeof(struct entry);
 	uint64_t end = (offset + length) / backing->buffer_size * sizeof(struct entry);
+	const uint64_t page = page_size();
 
 	if (!backing->by_pieces)
 		return 0;
 	/* The first and last page may have other slabs' entries. Mapping them again is safe. */
-	first &= ~(PAGE - 1);
-	end = (end + PAGE - 1) & ~(PAGE - 1);
+	first &= ~(page - 1);
+	end = (end + page - 1) & ~(page - 1);
 	if (mmap((char *)backing->entries + first, end - first, PROT_READ | PROT_WRITE,
 		 MAP_SHARED | MAP_FIXED, backing->fd,
 		 (off_t)(backing->setup.out_refs_offset + first)) == MAP_FAILED)

@@ -10,8 +10,6 @@
 #include <errno.h>
 #include <sys/mman.h>
 
-#define PAGE	4096UL
-
 /**
  * map_reserve() - reserve a range of addresses, without memory
  * @length: bytes, a multiple of the page size
@@ -24,17 +22,18 @@
  */
 void *map_reserve(size_t length)
 {
+	const size_t size = page_size();
 	void *page, *start;
 	int err;
 
-	page = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	page = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (page == MAP_FAILED)
 		return page;
-	munlock(page, PAGE);
-	start = mremap(page, PAGE, length, MREMAP_MAYMOVE);
+	munlock(page, size);
+	start = mremap(page, size, length, MREMAP_MAYMOVE);
 	if (start == MAP_FAILED) {
 		err = errno;
-		munmap(page, PAGE);
+		munmap(page, size);
 		errno = err;
 	}
 	return start;

@@ -4,6 +4,12 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
+
+static inline size_t page_size(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
 
 void *map_reserve(size_t length);
 int map_aligned(void **r_base, size_t length, size_t align, int flags, int fd, uint64_t offset);

@@ -18,6 +18,7 @@
 #include "error.h"
 #include "lease.h"
 #include "lease_reg.h"
+#include "mapping.h"
 #include "recycle.h"
 #include "returned.h"
 #include "slab.h"
@@ -131,8 +132,9 @@ static int config_complete(struct evpl_pool_config *config, const struct backend
 	if (!config->buffer_size)
 		config->buffer_size = EVPL_BUFFER_SIZE_DEFAULT;
 	if (!is_power_of_two(config->buffer_size) || config->buffer_size < EVPL_BUFFER_SIZE_MIN ||
-	    config->buffer_size > EVPL_BUFFER_SIZE_MAX) {
-		error_set("the buffer size isn't a power of two from 4 KiB to 1 GiB");
+	    config->buffer_size < page_size() || config->buffer_size > EVPL_BUFFER_SIZE_MAX) {
+		error_set("the buffer size isn't a power of two from %zu KiB to 1 GiB",
+			  page_size() >> 10);
 		return -EINVAL;
 	}
 

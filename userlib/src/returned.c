@@ -6,10 +6,13 @@
 
 #include <sys/ioctl.h>
 
+#include "mapping.h"
 #include "recycle.h"
 
-#define BITS_PER_PAGE	(8 * 4096U)
-#define WORDS_PER_PAGE	(BITS_PER_PAGE / 64)
+static uint32_t bits_per_page(void)
+{
+	return 8 * (uint32_t)page_size();
+}
 
 static _Atomic uint64_t *summary_of(struct sharing *sharing)
 {
@@ -23,7 +26,7 @@ static _Atomic uint64_t *summary_of(struct sharing *sharing)
  */
 void returned_note_sent(struct sharing *sharing, uint32_t index)
 {
-	uint32_t page = index / BITS_PER_PAGE;
+	uint32_t page = index / bits_per_page();
 	uint64_t bit = 1ULL << page % 64;
 
 	if (atomic_load_explicit(&sharing->sent[page / 64], memory_order_relaxed) & bit)
@@ -38,18 +41,19 @@ void returned_note_sent(struct sharing *sharing, uint32_t index)
  */
 static bool collect_page(struct evpl_pool *pool, struct sharing *sharing, uint32_t page)
 {
-	_Atomic uint64_t *words = sharing->returned + page * WORDS_PER_PAGE;
+	const uint32_t nr_bits = bits_per_page();
+	_Atomic uint64_t *words = sharing->returned + page * (nr_bits / 64);
 	struct entry *entry;
 	bool any = false;
 	uint64_t bits;
 	uint32_t i;
 
-	for (i = 0; i < WORDS_PER_PAGE; i++) {
+	for (i = 0; i < nr_bits / 64; i++) {
 		if (!atomic_load_explicit(&words[i], memory_order_relaxed))
 			continue;
 		bits = atomic_exchange_explicit(&words[i], 0, memory_order_acquire);
 		for (; bits; bits &= bits - 1) {
-			entry = pool->backing.entries + page * BITS_PER_PAGE + i * 64 +
+			entry = pool->backing.entries + page * nr_bits + i * 64 +
 				(uint32_t)__builtin_ctzll(bits);
 			if (!entry_idle(entry))
 				continue;

@@ -52,6 +52,7 @@ static inline bool few(void)
 
 /* The sizes of most tests. A slab has only 32 buffers, so that a test can fill several slabs. */
 #define BUFFER	(64 * KB)
+#define PAGE	((unsigned int)sysconf(_SC_PAGESIZE))
 #define SLAB	(2 * MB)
 #define PER_SLAB (SLAB / BUFFER)
 

@@ -277,9 +277,9 @@ static void try_buffer_size(struct __test_metadata *_metadata, size_t size)
 	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
-TEST(buffers_of_4_KiB_work)
+TEST(buffers_of_a_page_work)
 {
-	try_buffer_size(_metadata, 4 * KB);
+	try_buffer_size(_metadata, PAGE);
 }
 
 TEST(buffers_of_1_GiB_work)

@@ -444,7 +444,7 @@ TEST_F(bias, a_thread_that_ended_bound_is_not_looked_at)
 	ASSERT_EQ(0, pthread_create(&thread, &attr, end_late, late_evpl));
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	if (!is_bound(late_evpl) ||
-	    !mincore((void *)((uintptr_t)late_evpl->hot.thread & -4096UL), 1,
+	    !mincore((void *)((uintptr_t)late_evpl->hot.thread & -(uintptr_t)PAGE), 1,
 		     (unsigned char *)&resident))
 		TH_LOG("this libc does otherwise");
 	evpl_pool_trim(self->pool);

@@ -110,17 +110,17 @@ TEST(unknown_pool_flags_and_back_ends_are_refused)
 	EXPECT_EQ(-EINVAL, open_errno(&config));
 }
 
-TEST(buffer_sizes_are_powers_of_two_from_4_KiB_to_1_GiB)
+TEST(buffer_sizes_are_powers_of_two_from_a_page_to_1_GiB)
 {
 	EXPECT_EQ(-EINVAL, try_sizes(1, 0, 0, 0));
-	EXPECT_EQ(-EINVAL, try_sizes(2 * KB, 0, 0, 0));
-	EXPECT_EQ(-EINVAL, try_sizes(4 * KB - 1, 0, 0, 0));
-	EXPECT_EQ(-EINVAL, try_sizes(4 * KB + 1, 0, 0, 0));
-	EXPECT_EQ(-EINVAL, try_sizes(12 * KB, 0, 0, 0));
+	EXPECT_EQ(-EINVAL, try_sizes(PAGE / 2, 0, 0, 0));
+	EXPECT_EQ(-EINVAL, try_sizes(PAGE - 1, 0, 0, 0));
+	EXPECT_EQ(-EINVAL, try_sizes(PAGE + 1, 0, 0, 0));
+	EXPECT_EQ(-EINVAL, try_sizes(3 * PAGE, 0, 0, 0));
 	EXPECT_EQ(-EINVAL, try_sizes(2048UL * MB, 0, 0, 0));
 	EXPECT_EQ(-EINVAL, try_sizes(SIZE_MAX, 0, 0, 0));
 	EXPECT_EQ(-EINVAL, try_sizes(1UL << 63, 0, 0, 0));
-	EXPECT_EQ(0, try_sizes(4 * KB, 0, 0, 0));
+	EXPECT_EQ(0, try_sizes(PAGE, 0, 0, 0));
 	EXPECT_EQ(0, try_sizes(1024 * MB, 0, 0, 0));
 }
 
@@ -128,7 +128,7 @@ TEST(slab_sizes_are_multiples_of_2_MiB_and_of_the_buffer_up_to_1_GiB)
 {
 	EXPECT_EQ(-EINVAL, try_sizes(0, 1 * MB, 0, 0));
 	EXPECT_EQ(-EINVAL, try_sizes(0, 2 * MB + 1, 0, 0));
-	EXPECT_EQ(-EINVAL, try_sizes(0, 2 * MB + 4 * KB, 0, 0));
+	EXPECT_EQ(-EINVAL, try_sizes(0, 2 * MB + PAGE, 0, 0));
 	EXPECT_EQ(-EINVAL, try_sizes(0, 3 * MB, 0, 0));
 	EXPECT_EQ(-EINVAL, try_sizes(8 * MB, 4 * MB, 0, 0));
 	EXPECT_EQ(-EINVAL, try_sizes(8 * MB, 12 * MB, 0, 0));

@@ -107,7 +107,7 @@ TEST_F(threads, they_do_so_in_the_smallest_buffers)
 	struct evpl_pool *pool;
 	struct storm storm;
 
-	ASSERT_EQ(0, open_pool(&pool, 4 * KB, SLAB));
+	ASSERT_EQ(0, open_pool(&pool, PAGE, SLAB));
 	storm_init(&storm, pool);
 	storm.operations = few() ? 20000 : 200000;
 	storm.may_fail = true;
@@ -421,7 +421,7 @@ TEST_F(threads, two_that_start_at_once_both_get_the_first_slab)
 
 	ASSERT_EQ(0, pthread_barrier_init(&starter.barrier, NULL, 2));
 	for (i = 0; i < rounds; i++) {
-		ASSERT_EQ(0, open_pool(&starter.pool, 4 * KB, SLAB));
+		ASSERT_EQ(0, open_pool(&starter.pool, PAGE, SLAB));
 		device = NULL;
 		if (i % 2)
 			ASSERT_EQ(0, evpl_device_attach(starter.pool, &ops, NULL, &device));

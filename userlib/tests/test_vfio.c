@@ -13,7 +13,6 @@
 
 #include "../examples/nvme.h"
 
-#define PAGE	NVME_PAGE
 #define LENGTH	BUFFER		/* of a transfer: NVMe needs a list for more than two pages */
 #define SECONDS	60
 
@@ -147,7 +146,7 @@ TEST_F(vfio, device_reads_the_disk_into_an_iovec_and_writes_it_from_one)
 	uint64_t address;
 
 	ASSERT_TRUE(nvme_start(&self->nvme, &self->vfio, self->evpl));
-	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, PAGE, 1, &iovec));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, NVME_PAGE, 1, &iovec));
 	address = vfio_address(self->device, &iovec);
 	memset(iovec.data, 0, LENGTH);
 	ASSERT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, address, LENGTH));
@@ -184,7 +183,7 @@ TEST_F(vfio, slab_freed_while_it_is_mapped_stays_charged_until_it_is_unmapped)
 	EXPECT_EQ(SLAB, detached_bytes());
 
 	/* The device can still access the freed slab, and no memory that is in use. */
-	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, PAGE, 1, &iovec));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, NVME_PAGE, 1, &iovec));
 	fill(mine, 3);
 	memcpy(iovec.data, mine, LENGTH);
 	EXPECT_EQ(0, nvme_transfer(&self->nvme, NVME_READ, 0, OTHER, LENGTH));
@@ -257,7 +256,7 @@ TEST_F(vfio, mapping_counts_against_the_limit_of_locked_memory)
 	struct charge charge = { .view = &self->other };
 	struct evpl_iovec iovec;
 
-	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, PAGE, 1, &iovec));
+	ASSERT_EQ(1, evpl_iovec_alloc(self->evpl, LENGTH, NVME_PAGE, 1, &iovec));
 	ASSERT_EQ(0, evpl_iovec_slab(&iovec, &charge.slab));
 	on_limited_thread(64 * KB, try_to_map, &charge);
 	EXPECT_EQ(-ENOMEM, charge.err);

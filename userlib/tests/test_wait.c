@@ -330,7 +330,7 @@ TEST_F(wait, no_wake_up_is_lost)
  * before it fails. Another thread asks for one buffer at such a moment, and fails too. Small
  * buffers make the moment long.
  */
-#define GLUT (SLAB / (4 * KB))
+#define GLUT (SLAB / PAGE)
 
 static void *glutton_main(void *arg)
 {
@@ -359,7 +359,7 @@ TEST_F(wait, who_is_refused_for_anothers_failure_is_woken)
 	pthread_t thread;
 	struct evpl *evpl;
 
-	ASSERT_EQ(0, open_pool(&duel.pool, 4 * KB, SLAB));
+	ASSERT_EQ(0, open_pool(&duel.pool, PAGE, SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, duel.pool, NULL));
 	pollfd = (struct pollfd){ .fd = evpl_pool_eventfd(duel.pool), .events = POLLIN };
 	ASSERT_EQ(0, pthread_create(&thread, NULL, glutton_main, &duel));
