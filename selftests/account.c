@@ -10,7 +10,7 @@
 #define CGROUP		"/sys/fs/cgroup/evpl-test"
 
 /* The entries of a small slab are charged as well: a page of the refs window. */
-#define REFS_PAGE	4096
+#define REFS_PAGE	PAGE
 
 FIXTURE(account)
 {
@@ -68,7 +68,7 @@ static unsigned long long bytes_to_be_had(void)
 	}
 	if (file)
 		fclose(file);
-	return pages * 4096;
+	return pages * PAGE;
 }
 
 TEST_F(account, caps_are_three_quarters_and_half_of_what_can_be_had_by_default)
@@ -130,21 +130,24 @@ TEST_F(account, entries_count_too)
 
 TEST_F(account, second_slab_without_room_for_its_entries_is_given_back_whole)
 {
-	const long long entries = 4 * MIB / (4 * KIB) * sizeof(struct evpl_entry);
+	/* The entries of a slab fill whole pages. */
+	const uint64_t full = ENTRIES_PER_PAGE * PAGE;
+	const uint64_t length = full > 4 * MIB ? full : 4 * MIB;
+	const long long entries = length / PAGE * sizeof(struct evpl_entry);
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	struct evpl_setup setup;
 	struct counters first;
 	uint64_t offset;
 
-	ASSERT_EQ(0, evpl_setup(fd, 4 * KIB, &setup));
-	ASSERT_EQ(0, evpl_slab_alloc(fd, 4 * MIB, &offset));
+	ASSERT_EQ(0, evpl_setup(fd, PAGE, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, length, &offset));
 	first = read_counters();
-	EXPECT_EQ(self->before.charged + 4 * MIB + entries, first.charged);
-	ASSERT_EQ(0, write_number(MAX_BYTES, first.charged + 4 * MIB));
-	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, 4 * MIB, &offset));
+	EXPECT_EQ(self->before.charged + length + entries, first.charged);
+	ASSERT_EQ(0, write_number(MAX_BYTES, first.charged + length));
+	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, length, &offset));
 	EXPECT_EQ(first.charged, read_counters().charged);
-	ASSERT_EQ(0, write_number(MAX_BYTES, first.charged + 4 * MIB + entries));
-	EXPECT_EQ(0, evpl_slab_alloc(fd, 4 * MIB, &offset));
+	ASSERT_EQ(0, write_number(MAX_BYTES, first.charged + length + entries));
+	EXPECT_EQ(0, evpl_slab_alloc(fd, length, &offset));
 	close(fd);
 }
 
@@ -286,8 +289,8 @@ static int lease_all(int fd, long long *used, long long *charged)
 	struct evpl_setup setup;
 	uint64_t offset;
 
-	if (evpl_setup(lessee, 4 * KIB, &setup) || evpl_setup(fd, 4 * KIB, &setup) ||
-	    evpl_slab_alloc(fd, NR_LEASES * 4 * KIB, &offset) ||
+	if (evpl_setup(lessee, PAGE, &setup) || evpl_setup(fd, PAGE, &setup) ||
+	    evpl_slab_alloc(fd, NR_LEASES * PAGE, &offset) ||
 	    evpl_channel(fd, NR_LEASES, ends) || evpl_bind(fd, ends[0]) ||
 	    evpl_bind(lessee, ends[1]))
 		return 2;
@@ -297,8 +300,8 @@ static int lease_all(int fd, long long *used, long long *charged)
 	for (int i = 0; i < NR_LEASES; i++) {
 		entries[i].word = 1;
 		records[i] = (struct evpl_record){
-			.offset = i * 4 * KIB,
-			.length = 4 * KIB,
+			.offset = i * PAGE,
+			.length = PAGE,
 		};
 	}
 	*used = -read_number(CGROUP "/memory.current");
@@ -371,7 +374,7 @@ static int start(struct actor *actor, uid_t uid)
 
 static int give(struct actor *actor)
 {
-	actor->entries = evpl_map(actor->fd, 4096, actor->setup.out_refs_offset);
+	actor->entries = evpl_map(actor->fd, PAGE, actor->setup.out_refs_offset);
 	if (actor->entries == MAP_FAILED)
 		return -errno;
 	actor->entries[0].word = 1;
@@ -383,11 +386,11 @@ static int take(struct actor *actor)
 {
 	if (evpl_recv(actor->end, &actor->record, 1) != 1)
 		return -EIO;
-	actor->lease = evpl_map(actor->fd, 4096, actor->setup.out_leases_offset +
-				(actor->record.lease * sizeof(*actor->lease) & -4096UL));
+	actor->lease = evpl_map(actor->fd, PAGE, actor->setup.out_leases_offset +
+				(actor->record.lease * sizeof(*actor->lease) & -PAGE));
 	if (actor->lease == MAP_FAILED)
 		return -errno;
-	actor->lease += actor->record.lease % (4096 / sizeof(*actor->lease));
+	actor->lease += actor->record.lease % (PAGE / sizeof(*actor->lease));
 	return actor->lease->word == 1 ? 0 : -EIO;
 }
 
@@ -490,7 +493,7 @@ FIXTURE_SETUP(service)
 	ASSERT_EQ(0, ask(&self->service, 'g'));
 	ASSERT_EQ(0, enter(&self->again, FIRST_UID, -1, -1));
 	/* The cap of each user: a slab, and the first entries, leases and shares. */
-	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 2 * MIB + 64 * KIB));
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 2 * MIB + 16 * PAGE));
 	ASSERT_EQ(-ENOMEM, ask(&self->again, 'a'));
 }
 

@@ -78,7 +78,7 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 		int error;
 		struct evpl_record record;
 	} cases[] = {
-		{ -ENOENT, { .offset = SLAB_2M, .length = 1 } },
+		{ -ENOENT, { .offset = SLAB, .length = 1 } },
 		{ -ENOENT, { .offset = 1ULL << 63, .length = 1 } },
 		{ -ENOENT, { .offset = self->owner.setup.out_refs_offset, .length = 1 } },
 		{ -ENOENT, { .offset = self->owner.setup.out_guest_offset, .length = 1 } },
@@ -146,7 +146,7 @@ TEST_F(channel, client_that_only_reads_passes_no_right_to_write_on)
 	sent.flags = EVPL_RECORD_WRITE;
 	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(ends[1], &got, 1));
-	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
 				   fd, got.offset));
 	EXPECT_EQ(EACCES, errno);
 	EXPECT_EQ(-EACCES, evpl_send(ends[1], &got, 1));
@@ -178,13 +178,13 @@ TEST_F(channel, record_may_lie_where_a_stack_is_yet_to_grow)
 {
 	/* Leave a hole below the stack that is larger than the kernel's stack guard gap. */
 	const size_t hole = 16 << 20;
-	char *low = mmap(NULL, hole + 4096, PROT_READ | PROT_WRITE,
+	char *low = mmap(NULL, hole + PAGE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), *got;
 
 	ASSERT_NE(MAP_FAILED, low);
-	ASSERT_EQ(0, munmap(low, hole + 4096));
-	ASSERT_EQ(low + hole, mmap(low + hole, 4096, PROT_READ | PROT_WRITE,
+	ASSERT_EQ(0, munmap(low, hole + PAGE));
+	ASSERT_EQ(low + hole, mmap(low + hole, PAGE, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED,
 				   -1, 0));
 	low[hole] = 0;
@@ -193,7 +193,7 @@ TEST_F(channel, record_may_lie_where_a_stack_is_yet_to_grow)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
 	EXPECT_EQ(BUFFER, got->length);
 	EXPECT_EQ(1, let_go(&self->lessee, got));
-	munmap(low + hole - 4096, 2 * 4096);
+	munmap(low + hole - PAGE, 2 * PAGE);
 }
 
 TEST_F(channel, record_of_ones_own_that_can_not_be_copied_out_stays)
@@ -311,7 +311,7 @@ TEST_F(channel, end_that_dies_unread_in_a_socket_gives_back)
 TEST_F(channel, records_may_lie_in_evpls_own_windows)
 {
 	struct evpl_record *sent = (void *)(self->owner.own + 3 * BUFFER);
-	struct evpl_record *got = (void *)(self->lessee.own + 4096);
+	struct evpl_record *got = (void *)(self->lessee.own + PAGE);
 	struct evpl_record *third;
 
 	*sent = fill(&self->owner, 1, 'x');

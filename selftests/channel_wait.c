@@ -194,7 +194,7 @@ static int serve(struct served *served)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+	void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	served->fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
@@ -202,7 +202,7 @@ static int serve(struct served *served)
 		return -errno;
 	served->page = page;
 	range.range.start = (uintptr_t)page;
-	range.range.len = 4096;
+	range.range.len = PAGE;
 	return RESULT(ioctl(served->fd, UFFDIO_API, &api)) ?:
 	       RESULT(ioctl(served->fd, UFFDIO_REGISTER, &range));
 }
@@ -223,7 +223,7 @@ static int give_page(struct served *served, const void *content)
 	struct uffdio_copy copy = {
 		.dst = (uintptr_t)served->page,
 		.src = (uintptr_t)content,
-		.len = 4096,
+		.len = PAGE,
 	};
 
 	return RESULT(ioctl(served->fd, UFFDIO_COPY, &copy));
@@ -231,7 +231,7 @@ static int give_page(struct served *served, const void *content)
 
 static void end_service(struct served *served)
 {
-	munmap(served->page, 4096);
+	munmap(served->page, PAGE);
 	close(served->fd);
 }
 
@@ -285,7 +285,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
 	};
 	struct evpl_record got;
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[1] };
 	int ret = serve(&served);
@@ -328,7 +328,7 @@ TEST_F(channel, poll_says_nothing_of_a_record_that_another_reads)
 	struct epoll_event by_level = { .events = EPOLLIN };
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
 	int edge = epoll_create1(EPOLL_CLOEXEC), level = epoll_create1(EPOLL_CLOEXEC);
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[1] };
 	int ret = serve(&served);
@@ -407,7 +407,7 @@ TEST_F(channel, poll_tells_of_the_end_when_the_last_record_has_been_read)
 	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[1] };
 	int ret = serve(&served);
@@ -437,7 +437,7 @@ TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_beh
 	struct evpl_record sent[2] = {
 		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
 	};
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[1] };
 	int ret = serve(&served);
@@ -466,7 +466,7 @@ TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_beh
 TEST_F(channel, record_of_ones_own_is_nobodys_when_its_client_goes_meanwhile)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct served served;
 	struct call call = { 0 };
 	int ends[2], ret = serve(&served);
@@ -498,7 +498,7 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 		fill(&self->owner, 1, 'x'), fill(&self->owner, 2, 'y'),
 	};
 	struct evpl_record got[2];
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct served served;
 	struct call calls[3];
 	int ret = serve(&served);
@@ -540,7 +540,7 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 TEST_F(channel, write_from_a_page_that_is_not_there_yet_holds_nobody_up)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct served served;
 	struct call call = { .end = self->ends[0], .writes = true };
 	int ret = serve(&served);
@@ -712,7 +712,7 @@ TEST_F(channel, ring_that_goes_lets_go_of_the_end_that_it_reads)
 TEST_F(channel, worker_of_a_ring_that_sleeps_in_a_read_can_be_stopped)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
-	char content[4096] = { 0 };
+	char content[PAGE] = { 0 };
 	struct io_uring_sqe sqe;
 	struct served served;
 	struct ring ring;

@@ -8,7 +8,10 @@
 
 #include "evpl_test.h"
 
-#define BUFFER		(64 * KIB)
+/* A buffer has at least four pages. */
+#define BUFFER		(PAGE > 16 * KIB ? 4 * PAGE : 64 * KIB)
+/* A client has one slab of so many bytes. */
+#define SLAB		(32 * BUFFER)
 #define DEVICE_RW	(EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE)
 
 /* A client with all of its windows mapped, and one slab. */
@@ -43,10 +46,10 @@ static inline bool open_client(struct client *c, uint32_t flags)
 	};
 	c->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (c->fd < 0 || ioctl(c->fd, EVPL_SETUP, &c->setup) ||
-	    evpl_slab_alloc(c->fd, SLAB_2M, &offset))
+	    evpl_slab_alloc(c->fd, SLAB, &offset))
 		return false;
-	c->own = map(c->fd, SLAB_2M, 0, rw);
-	c->entries = map(c->fd, 4096, c->setup.out_refs_offset, rw);
+	c->own = map(c->fd, SLAB, 0, rw);
+	c->entries = map(c->fd, PAGE, c->setup.out_refs_offset, rw);
 	c->guest = map(c->fd, c->setup.out_guest_size, c->setup.out_guest_offset, rw);
 	c->guest_ro = map(c->fd, c->setup.out_guest_size,
 			  c->setup.out_guest_ro_offset, PROT_READ);
@@ -70,8 +73,8 @@ static inline void close_client(struct client *c)
 {
 	if (c->fd < 0)
 		return;
-	munmap(c->own, SLAB_2M);
-	munmap(c->entries, 4096);
+	munmap(c->own, SLAB);
+	munmap(c->entries, PAGE);
 	munmap(c->guest, c->setup.out_guest_size);
 	munmap(c->guest_ro, c->setup.out_guest_size);
 	munmap(c->guest_io, c->setup.out_guest_size);
@@ -151,10 +154,10 @@ static inline bool lend(struct client *owner, const int ends[2], unsigned int n,
  */
 static inline const char *what_can_pin(char *memory)
 {
-	struct iovec iov = { .iov_base = memory, .iov_len = 4096 }, here;
+	struct iovec iov = { .iov_base = memory, .iov_len = PAGE }, here;
 	const char *path = getenv("EVPL_TEST_DISK"), *who = NULL;
 	int disk = path ? open(path, O_RDWR | O_DIRECT) : -1, pipes[2];
-	char page[4096];
+	char page[PAGE];
 
 	if (pipe(pipes))
 		return "pipe";
@@ -163,13 +166,13 @@ static inline const char *what_can_pin(char *memory)
 		who = "vmsplice";
 	else if (RESULT(process_vm_readv(getpid(), &here, 1, &iov, 1, 0)) != -EFAULT)
 		who = "process_vm_readv";
-	else if (disk >= 0 && RESULT(pread(disk, memory, 4096, 0)) != -EFAULT)
+	else if (disk >= 0 && RESULT(pread(disk, memory, PAGE, 0)) != -EFAULT)
 		who = "a direct read";
-	else if (disk >= 0 && RESULT(pwrite(disk, memory, 4096, 0)) != -EFAULT)
+	else if (disk >= 0 && RESULT(pwrite(disk, memory, PAGE, 0)) != -EFAULT)
 		who = "a direct write";
 	/* A copy is no pin. */
-	else if (write(pipes[1], memory, 4096) != 4096 ||
-		 read(pipes[0], page, 4096) != 4096 || memcmp(page, memory, 4096))
+	else if (write(pipes[1], memory, PAGE) != PAGE ||
+		 read(pipes[0], page, PAGE) != PAGE || memcmp(page, memory, PAGE))
 		who = "write";
 	close(pipes[0]);
 	close(pipes[1]);

@@ -50,9 +50,9 @@ static int sync_dmabuf(int fd, uint64_t flags)
 TEST_F(dmabuf, shows_its_ranges_one_after_the_other)
 {
 	const struct evpl_range ranges[] = {
-		buffer(5), buffer(2), { 9 * BUFFER + 8192, 4096 }, buffer(6),
+		buffer(5), buffer(2), { 9 * BUFFER + 2 * PAGE, PAGE }, buffer(6),
 	};
-	const size_t size = 3 * BUFFER + 4096;
+	const size_t size = 3 * BUFFER + PAGE;
 	struct client *owner = &self->owner;
 	char *memory;
 	int fd;
@@ -60,7 +60,7 @@ TEST_F(dmabuf, shows_its_ranges_one_after_the_other)
 	fill(owner, 5, 'a');
 	fill(owner, 2, 'b');
 	fill(owner, 9, '-');
-	memset(owner->own + 9 * BUFFER + 8192, 'c', 4096);
+	memset(owner->own + 9 * BUFFER + 2 * PAGE, 'c', PAGE);
 	fill(owner, 6, 'd');
 	fd = evpl_export(owner->fd, ranges, 4, EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
@@ -69,28 +69,28 @@ TEST_F(dmabuf, shows_its_ranges_one_after_the_other)
 	memory = map(fd, size, 0, RW);
 	ASSERT_NE(NULL, memory);
 	/* Read backwards, so that each fault finds the pages after it mapped already. */
-	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER + 4096, 'd', BUFFER));
-	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER, 'c', 4096));
+	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER + PAGE, 'd', BUFFER));
+	EXPECT_TRUE(is_filled_with(memory + 2 * BUFFER, 'c', PAGE));
 	EXPECT_TRUE(is_filled_with(memory + BUFFER, 'b', BUFFER));
 	EXPECT_TRUE(is_filled_with(memory, 'a', BUFFER));
 
-	memset(memory + 2 * BUFFER - 1, 'w', 4098);
+	memset(memory + 2 * BUFFER - 1, 'w', PAGE + 2);
 	EXPECT_EQ('w', owner->own[3 * BUFFER - 1]);
 	EXPECT_EQ('b', owner->own[3 * BUFFER - 2]);
-	EXPECT_TRUE(is_filled_with(owner->own + 9 * BUFFER + 8192, 'w', 4096));
-	EXPECT_EQ('-', owner->own[9 * BUFFER + 8191]);
-	EXPECT_EQ('-', owner->own[9 * BUFFER + 8192 + 4096]);
+	EXPECT_TRUE(is_filled_with(owner->own + 9 * BUFFER + 2 * PAGE, 'w', PAGE));
+	EXPECT_EQ('-', owner->own[9 * BUFFER + 2 * PAGE - 1]);
+	EXPECT_EQ('-', owner->own[9 * BUFFER + 3 * PAGE]);
 	EXPECT_EQ('w', owner->own[6 * BUFFER]);
 	memset(owner->own + 5 * BUFFER, 'x', BUFFER);
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	munmap(memory, size);
 
 	/* Map a part of the dma-buf, from the middle of a range on. */
-	memory = map(fd, 8192, 2 * BUFFER - 4096, RW);
+	memory = map(fd, 2 * PAGE, 2 * BUFFER - PAGE, RW);
 	ASSERT_NE(NULL, memory);
-	EXPECT_TRUE(is_filled_with(memory, 'b', 4095));
-	EXPECT_TRUE(is_filled_with(memory + 4095, 'w', 4097));
-	munmap(memory, 8192);
+	EXPECT_TRUE(is_filled_with(memory, 'b', PAGE - 1));
+	EXPECT_TRUE(is_filled_with(memory + PAGE - 1, 'w', PAGE + 1));
+	munmap(memory, 2 * PAGE);
 	close(fd);
 	EXPECT_EQ(0, get(&owner->entries[9].word));
 }
@@ -116,11 +116,11 @@ TEST_F(dmabuf, references_go_back_with_the_last_descriptor_and_mapping)
 	EXPECT_EQ(0, events_of(owner->fd));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	/* The dma-buf lives while a part of the mapping is left. */
-	munmap(memory, BUFFER - 4096);
+	munmap(memory, BUFFER - PAGE);
 	EXPECT_EQ(1, get(&owner->entries[3].word));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
 
-	munmap(memory + BUFFER - 4096, 4096);
+	munmap(memory + BUFFER - PAGE, PAGE);
 	EXPECT_EQ(0, get(&owner->entries[3].word));
 	EXPECT_EQ(POLLIN, events_of(owner->fd));
 	EXPECT_TRUE(bit(owner->returned, 3));
@@ -133,7 +133,7 @@ TEST_F(dmabuf, references_go_back_with_the_last_descriptor_and_mapping)
 TEST_F(dmabuf, each_range_takes_a_reference)
 {
 	const struct evpl_range ranges[] = {
-		{ BUFFER, 4096 }, { BUFFER + 4096, 4096 }, { BUFFER + 12288, 4096 },
+		{ BUFFER, PAGE }, { BUFFER + PAGE, PAGE }, { BUFFER + 3 * PAGE, PAGE },
 	};
 	struct client *owner = &self->owner;
 	int fd;
@@ -207,9 +207,9 @@ TEST_F(dmabuf, is_mapped_shared_within_its_size_and_never_executable)
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(NULL, map(fd, BUFFER, 0, PROT_READ | PROT_EXEC));
 	EXPECT_EQ(EPERM, errno);
-	EXPECT_EQ(NULL, map(fd, BUFFER + 4096, 0, RW));
+	EXPECT_EQ(NULL, map(fd, BUFFER + PAGE, 0, RW));
 	EXPECT_EQ(EINVAL, errno);
-	EXPECT_EQ(NULL, map(fd, BUFFER, 4096, RW));
+	EXPECT_EQ(NULL, map(fd, BUFFER, PAGE, RW));
 	EXPECT_EQ(EINVAL, errno);
 	memory = map(fd, BUFFER, 0, RW);
 	ASSERT_NE(NULL, memory);
@@ -260,26 +260,26 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 		uint32_t flags;
 		struct evpl_range range;
 	} cases[] = {
-		{ -EINVAL, 0, { BUFFER + 1, 4096 } },
-		{ -EINVAL, 0, { BUFFER + 2048, 4096 } },
-		{ -EINVAL, 0, { BUFFER, 4095 } },
+		{ -EINVAL, 0, { BUFFER + 1, PAGE } },
+		{ -EINVAL, 0, { BUFFER + PAGE / 2, PAGE } },
+		{ -EINVAL, 0, { BUFFER, PAGE - 1 } },
 		{ -EINVAL, 0, { BUFFER, 0 } },
-		{ -EINVAL, 0, { BUFFER, BUFFER + 4096 } },
-		{ -EINVAL, 0, { BUFFER + 4096, BUFFER } },
-		{ -EINVAL, 0, { BUFFER, (1ULL << 32) + 4096 } },
-		{ -EINVAL, 0, { BUFFER, -4096ULL } },
-		{ -ENOENT, 0, { SLAB_2M, 4096 } },
-		{ -ENOENT, 0, { 1ULL << 63, 4096 } },
-		{ -ENOENT, 0, { owner->setup.out_refs_offset, 4096 } },
-		{ -ENOENT, 0, { owner->setup.out_guest_offset, 4096 } },
+		{ -EINVAL, 0, { BUFFER, BUFFER + PAGE } },
+		{ -EINVAL, 0, { BUFFER + PAGE, BUFFER } },
+		{ -EINVAL, 0, { BUFFER, (1ULL << 32) + PAGE } },
+		{ -EINVAL, 0, { BUFFER, -PAGE } },
+		{ -ENOENT, 0, { SLAB, PAGE } },
+		{ -ENOENT, 0, { 1ULL << 63, PAGE } },
+		{ -ENOENT, 0, { owner->setup.out_refs_offset, PAGE } },
+		{ -ENOENT, 0, { owner->setup.out_guest_offset, PAGE } },
 		{ -ENOENT, 0, { owner->setup.out_guest_ro_offset +
-				owner->setup.out_guest_size, 4096 } },
-		{ -ESTALE, 0, { 2 * BUFFER, 4096 } },
-		{ -EINVAL, EVPL_EXPORT_SLAB, { 1, 4096 } },
-		{ -EINVAL, EVPL_EXPORT_SLAB, { 4096, SLAB_2M } },
-		{ -EINVAL, EVPL_EXPORT_SLAB, { 4096, -8192ULL } },
-		{ -ENOENT, EVPL_EXPORT_SLAB, { SLAB_2M, 4096 } },
-		{ -ENOENT, EVPL_EXPORT_SLAB, { owner->setup.out_guest_offset, 4096 } },
+				owner->setup.out_guest_size, PAGE } },
+		{ -ESTALE, 0, { 2 * BUFFER, PAGE } },
+		{ -EINVAL, EVPL_EXPORT_SLAB, { 1, PAGE } },
+		{ -EINVAL, EVPL_EXPORT_SLAB, { PAGE, SLAB } },
+		{ -EINVAL, EVPL_EXPORT_SLAB, { PAGE, -2 * PAGE } },
+		{ -ENOENT, EVPL_EXPORT_SLAB, { SLAB, PAGE } },
+		{ -ENOENT, EVPL_EXPORT_SLAB, { owner->setup.out_guest_offset, PAGE } },
 	};
 	struct evpl_range both[2];
 	struct evpl_record got;
@@ -287,7 +287,7 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	fill(owner, 1, 'x');
 	set(&owner->entries[1].word, 5);
 	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
-		both[0] = (struct evpl_range){ BUFFER, 4096 };
+		both[0] = (struct evpl_range){ BUFFER, PAGE };
 		both[1] = cases[i].range;
 		EXPECT_EQ(cases[i].error, evpl_export(owner->fd, both, 2, cases[i].flags))
 			TH_LOG("case %d", i);
@@ -300,7 +300,7 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(-EINVAL, evpl_export(owner->fd, both, 0, 0));
 	EXPECT_EQ(-EINVAL, evpl_export(owner->fd, both, EVPL_EXPORT_RANGES_MAX + 1, 0));
 	EXPECT_EQ(-EFAULT, evpl_export(owner->fd, NULL, 1, 0));
-	EXPECT_EQ(-EFAULT, evpl_export(owner->fd, (void *)-4096UL, 1, 0));
+	EXPECT_EQ(-EFAULT, evpl_export(owner->fd, (void *)-PAGE, 1, 0));
 	EXPECT_EQ(5, get(&owner->entries[1].word));
 	set(&owner->entries[1].word, 0);
 
@@ -314,10 +314,10 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	ASSERT_TRUE(lend(owner, self->ends, 1, 'x', EVPL_RECORD_DEVICE, &got));
 	both[0] = (struct evpl_range){ got.offset, BUFFER };
 	EXPECT_EQ(-EPERM, evpl_export(lessee->fd, both, 1, EVPL_EXPORT_WRITE));
-	both[0].length += 4096;
+	both[0].length += PAGE;
 	EXPECT_EQ(-EINVAL, evpl_export(lessee->fd, both, 1, 0));
-	both[0].length = 4096;
-	both[1] = (struct evpl_range){ both[0].offset + 4096, 4096 };
+	both[0].length = PAGE;
+	both[1] = (struct evpl_range){ both[0].offset + PAGE, PAGE };
 	EXPECT_EQ(-ESTALE, evpl_export(lessee->fd, both, 2, 0));
 	EXPECT_EQ(1, get(&lessee->leases[got.lease].word));
 	EXPECT_EQ(1, get(&owner->entries[1].word));
@@ -336,11 +336,11 @@ TEST_F(dmabuf, ranges_that_overlap_are_EINVAL)
 		int error;
 		struct evpl_range ranges[3];
 	} cases[] = {
-		{ -EINVAL, { { BUFFER, 4096 }, { 3 * BUFFER, 4096 }, { BUFFER, 4096 } } },
-		{ -EINVAL, { { BUFFER + 4096, 8192 }, { 0, 4096 }, { BUFFER, 8192 } } },
-		{ -EINVAL, { { BUFFER, BUFFER }, { 0, 4096 }, { BUFFER + 8192, 4096 } } },
-		{ -EINVAL, { { 0, 4096 }, { 4096, BUFFER - 4096 }, { BUFFER - 4096, 4096 } } },
-		{ 0, { { BUFFER + 4096, 4096 }, { 0, BUFFER }, { BUFFER, 4096 } } },
+		{ -EINVAL, { { BUFFER, PAGE }, { 3 * BUFFER, PAGE }, { BUFFER, PAGE } } },
+		{ -EINVAL, { { BUFFER + PAGE, 2 * PAGE }, { 0, PAGE }, { BUFFER, 2 * PAGE } } },
+		{ -EINVAL, { { BUFFER, BUFFER }, { 0, PAGE }, { BUFFER + 2 * PAGE, PAGE } } },
+		{ -EINVAL, { { 0, PAGE }, { PAGE, BUFFER - PAGE }, { BUFFER - PAGE, PAGE } } },
+		{ 0, { { BUFFER + PAGE, PAGE }, { 0, BUFFER }, { BUFFER, PAGE } } },
 	};
 	struct client *owner = &self->owner;
 	struct evpl_range *same = calloc(EVPL_EXPORT_RANGES_MAX, sizeof(*same));
@@ -361,7 +361,7 @@ TEST_F(dmabuf, ranges_that_overlap_are_EINVAL)
 		}
 
 	for (int i = 0; i < EVPL_EXPORT_RANGES_MAX; i++)
-		same[i] = (struct evpl_range){ 0, SLAB_2M };
+		same[i] = (struct evpl_range){ 0, SLAB };
 	EXPECT_EQ(-EINVAL, evpl_export(owner->fd, same, EVPL_EXPORT_RANGES_MAX,
 				       EVPL_EXPORT_SLAB));
 	for (int n = 0; n < 4; n++)
@@ -373,33 +373,33 @@ TEST_F(dmabuf, carries_as_many_ranges_as_it_says)
 {
 	struct client *owner = &self->owner;
 	struct evpl_range *ranges = calloc(EVPL_EXPORT_RANGES_MAX, sizeof(*ranges));
-	const unsigned int nr = EVPL_EXPORT_RANGES_MAX, buffers = 2 * SLAB_2M / BUFFER;
+	const unsigned int nr = EVPL_EXPORT_RANGES_MAX, buffers = nr * PAGE / BUFFER;
 	uint64_t offset;
 	char *memory, *own;
 	int fd;
 
 	/* Export all pages of the two slabs, from the last to the first. */
-	ASSERT_EQ(0, evpl_slab_alloc(owner->fd, SLAB_2M, &offset));
-	ASSERT_EQ(SLAB_2M, offset);
-	own = map(owner->fd, 2 * SLAB_2M, 0, RW);
+	ASSERT_EQ(0, evpl_slab_alloc(owner->fd, nr * PAGE - SLAB, &offset));
+	ASSERT_EQ(SLAB, offset);
+	own = map(owner->fd, nr * PAGE, 0, RW);
 	ASSERT_NE(NULL, own);
 	for (int i = 0; i < buffers; i++)
-		set(&owner->entries[i].word, BUFFER / 4096);
+		set(&owner->entries[i].word, BUFFER / PAGE);
 	for (int i = 0; i < nr; i++)
-		ranges[i] = (struct evpl_range){ (nr - 1 - i) * 4096, 4096 };
+		ranges[i] = (struct evpl_range){ (nr - 1 - i) * PAGE, PAGE };
 	fd = evpl_export(owner->fd, ranges, nr, EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
-	memory = map(fd, nr * 4096, 0, RW);
+	memory = map(fd, nr * PAGE, 0, RW);
 	ASSERT_NE(NULL, memory);
 	for (int i = 0; i < nr; i++)
-		memcpy(memory + i * 4096, &i, sizeof(i));
+		memcpy(memory + i * PAGE, &i, sizeof(i));
 	for (int i = 0; i < nr; i++)
-		EXPECT_EQ(0, memcmp(own + (nr - 1 - i) * 4096, &i, sizeof(i)));
-	munmap(memory, nr * 4096);
+		EXPECT_EQ(0, memcmp(own + (nr - 1 - i) * PAGE, &i, sizeof(i)));
+	munmap(memory, nr * PAGE);
 	close(fd);
 	for (int i = 0; i < buffers; i++)
 		EXPECT_EQ(0, get(&owner->entries[i].word));
-	munmap(own, 2 * SLAB_2M);
+	munmap(own, nr * PAGE);
 	free(ranges);
 }
 
@@ -469,7 +469,7 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 
 	ASSERT_TRUE(lend(owner, self->ends, 4, 'x', DEVICE_RW, &got));
 	EXPECT_EQ(0, touch_read(memory_of(lessee, &got)));
-	range = (struct evpl_range){ got.offset + 4096, 8192 };
+	range = (struct evpl_range){ got.offset + PAGE, 2 * PAGE };
 	fd = evpl_export(lessee->fd, &range, 1, EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(0, get(&lessee->leases[got.lease].word));
@@ -482,15 +482,15 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 
 	/* The dma-buf works on when the client that exported it has gone. */
 	close_client(lessee);
-	memory = map(fd, 8192, 0, RW);
+	memory = map(fd, 2 * PAGE, 0, RW);
 	ASSERT_NE(NULL, memory);
 	close(fd);
-	memset(memory, 'w', 8192);
-	EXPECT_EQ('x', owner->own[4 * BUFFER + 4095]);
-	EXPECT_TRUE(is_filled_with(owner->own + 4 * BUFFER + 4096, 'w', 8192));
-	EXPECT_EQ('x', owner->own[4 * BUFFER + 3 * 4096]);
+	memset(memory, 'w', 2 * PAGE);
+	EXPECT_EQ('x', owner->own[4 * BUFFER + PAGE - 1]);
+	EXPECT_TRUE(is_filled_with(owner->own + 4 * BUFFER + PAGE, 'w', 2 * PAGE));
+	EXPECT_EQ('x', owner->own[4 * BUFFER + 3 * PAGE]);
 	EXPECT_EQ(1, get(&owner->entries[4].word));
-	munmap(memory, 8192);
+	munmap(memory, 2 * PAGE);
 	EXPECT_EQ(0, get(&owner->entries[4].word));
 	EXPECT_EQ(POLLIN, events_of(owner->fd));
 	EXPECT_TRUE(bit(owner->returned, 4));
@@ -764,10 +764,10 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 {
 	struct client *owner = &self->owner;
 	const struct evpl_range ranges[] = {
-		{ SLAB_2M - 4096, 4096 }, { BUFFER - 4096, 8192 },
-		{ 2 * BUFFER, SLAB_2M - 3 * BUFFER },
+		{ SLAB - PAGE, PAGE }, { BUFFER - PAGE, 2 * PAGE },
+		{ 2 * BUFFER, SLAB - 3 * BUFFER },
 	};
-	const size_t size = 3 * 4096 + SLAB_2M - 3 * BUFFER;
+	const size_t size = 3 * PAGE + SLAB - 3 * BUFFER;
 	struct counters before = read_counters();
 	char *memory;
 	int fd;
@@ -786,11 +786,11 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 	EXPECT_EQ(size, lseek(fd, 0, SEEK_END));
 	memory = map(fd, size, 0, RW);
 	ASSERT_NE(NULL, memory);
-	EXPECT_TRUE(is_filled_with(memory, 'z', 4096));
-	EXPECT_TRUE(is_filled_with(memory + 4096, 'a', 4096));
-	EXPECT_TRUE(is_filled_with(memory + 8192, 'b', 4096));
-	EXPECT_EQ(0, memcmp(memory + 3 * 4096, owner->own + 2 * BUFFER,
-			    SLAB_2M - 3 * BUFFER));
+	EXPECT_TRUE(is_filled_with(memory, 'z', PAGE));
+	EXPECT_TRUE(is_filled_with(memory + PAGE, 'a', PAGE));
+	EXPECT_TRUE(is_filled_with(memory + 2 * PAGE, 'b', PAGE));
+	EXPECT_EQ(0, memcmp(memory + 3 * PAGE, owner->own + 2 * BUFFER,
+			    SLAB - 3 * BUFFER));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
 	EXPECT_EQ(0, touch_write(owner->own));
 
@@ -799,7 +799,7 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 
 	EXPECT_GE(other, 0);
 	close(other);
-	EXPECT_TRUE(is_filled_with(memory + 4096, 'x', 4096));
+	EXPECT_TRUE(is_filled_with(memory + PAGE, 'x', PAGE));
 	munmap(memory, size);
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
 	close(fd);
@@ -811,7 +811,7 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 static int owned_by_child(uint32_t flags, pid_t *child)
 {
 	const struct evpl_range range = flags & EVPL_EXPORT_SLAB ?
-		(struct evpl_range){ 0, SLAB_2M } : buffer(3);
+		(struct evpl_range){ 0, SLAB } : buffer(3);
 	int sockets[2], fd;
 	char byte;
 
@@ -867,7 +867,7 @@ FIXTURE_VARIANT_ADD(orphan, reference) {
 FIXTURE_VARIANT_ADD(orphan, slab) {
 	.flags = EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB,
 	.at = 3 * BUFFER,
-	.kept = SLAB_2M,
+	.kept = SLAB,
 };
 
 TEST_F(orphan, dmabuf_outlives_its_owner_that_is_killed)

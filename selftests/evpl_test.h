@@ -49,6 +49,12 @@
 #define MIB		(1024UL * KIB)
 #define SLAB_2M		EVPL_SLAB_ALIGN
 
+/* The page size of the kernel that the tests are built for. */
+#ifndef PAGE
+#define PAGE		(4 * KIB)
+#endif
+#define ENTRIES_PER_PAGE	(PAGE / sizeof(struct evpl_entry))
+
 /*
  * No test waits for ever. A wait for a condition takes at most this many seconds, and the
  * children of a test live as long (see fork_child()). The test itself has a minute more (see
@@ -377,7 +383,7 @@ static inline int strike(void *page)
 
 	sigaction(SIGBUS, &action, &bus);
 	if (!sigsetjmp(touch_jump, 1))
-		ret = RESULT(madvise(page, 4096, MADV_HWPOISON));
+		ret = RESULT(madvise(page, PAGE, MADV_HWPOISON));
 	sigaction(SIGBUS, &bus, NULL);
 	return ret;
 }
@@ -526,7 +532,7 @@ static inline uint64_t word_of(const char *path, uint64_t index)
 /* The number of the page frame that is mapped here, or 0 if there is none. */
 static inline uint64_t frame_of(const void *page)
 {
-	return word_of("/proc/self/pagemap", (uintptr_t)page / 4096) & ((1ULL << 55) - 1);
+	return word_of("/proc/self/pagemap", (uintptr_t)page / PAGE) & ((1ULL << 55) - 1);
 }
 
 /*
@@ -540,7 +546,7 @@ static inline bool take_offline(void *page)
 	char string[32];
 
 	/* The write gives EBUSY if the page is marked but couldn't be taken away. */
-	snprintf(string, sizeof(string), "0x%llx", (unsigned long long)frame * 4096);
+	snprintf(string, sizeof(string), "0x%llx", (unsigned long long)frame * PAGE);
 	write_string("/sys/devices/system/memory/hard_offline_page", string);
 	return frame && word_of("/proc/kpageflags", frame) >> KPF_HWPOISON & 1;
 }

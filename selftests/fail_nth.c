@@ -11,6 +11,14 @@
 #define CLIENTS		DEBUGFS "evpl/clients"
 #define NODE		"/sys/devices/system/node/node1"
 #define REFS_PAGE	PAGE
+
+/* The charge for the entries of a slab of buffers of one page each. */
+static size_t entries_of(size_t length)
+{
+	size_t bytes = length / PAGE * sizeof(struct evpl_entry);
+
+	return (bytes + PAGE - 1) & -PAGE;
+}
 #define PATTERN		0x5a5a5a5a5aUL
 
 static void nothing(struct __test_metadata *_metadata, struct _test_data_nth *self)
@@ -118,7 +126,7 @@ TEST_F(nth, entries_of_small_buffers_are_had_all_or_none)
 	struct sequence sequence = alloc_sequence;
 
 	self->buffer_size = PAGE;
-	sequence.entries = self->length / PAGE * sizeof(struct evpl_entry);
+	sequence.entries = entries_of(self->length);
 	sweep(_metadata, self, &sequence);
 }
 
@@ -498,7 +506,7 @@ TEST_F(nth, pages_that_end_at_any_point_leave_no_slab)
 
 	self->length = SLAB_2M;
 	self->buffer_size = PAGE;
-	sequence.entries = self->length / PAGE * sizeof(struct evpl_entry);
+	sequence.entries = entries_of(self->length);
 	sweep_space(_metadata, self, &sequence, "fail_page_alloc", 31);
 }
 
@@ -507,7 +515,7 @@ TEST_F(nth, objects_that_end_at_any_point_leave_no_slab)
 	struct sequence sequence = alloc_sequence;
 
 	self->buffer_size = PAGE;
-	sequence.entries = self->length / PAGE * sizeof(struct evpl_entry);
+	sequence.entries = entries_of(self->length);
 	sweep_space(_metadata, self, &sequence, "failslab", 64);
 }
 

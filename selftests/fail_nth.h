@@ -18,7 +18,6 @@
 #define DEBUGFS		"/sys/kernel/debug/"
 
 #define LENGTH		(4 * MIB)
-#define PAGE		4096
 
 /* An address that has no page table yet, since nothing is mapped near it. */
 #define FAR		((char *)(1UL << 45))

@@ -62,11 +62,11 @@ TEST_F(fragmented, gives_small_folios_that_work_the_same_and_none_where_2_MiB_ar
 	memory = evpl_map(self->fd, length, offset);
 	ASSERT_NE(MAP_FAILED, memory);
 	EXPECT_TRUE(is_filled_with(memory, 0, length));
-	for (size_t at = 0; at < length; at += 4096)
+	for (size_t at = 0; at < length; at += PAGE)
 		*(size_t *)(memory + at) = at;
 	munmap(memory, length);
 	memory = evpl_map(self->fd, length, offset);
-	for (size_t at = 0; at < length; at += 4096)
+	for (size_t at = 0; at < length; at += PAGE)
 		ASSERT_EQ(at, *(size_t *)(memory + at));
 	EXPECT_EQ(length / KIB, smaps(memory, "Rss:"));
 

@@ -46,7 +46,7 @@ static inline int fragment(struct fragments *fragments)
 	madvise(memory, length, MADV_NOHUGEPAGE);
 
 	for (size_t at = 0, n = 0; at < length; at += SLAB_2M, n++) {
-		struct iovec page = { memory + at + SLAB_2M / 2, 4096 };
+		struct iovec page = { memory + at + SLAB_2M / 2, PAGE };
 		int *pipe_fds = fragments->pipes[n / PER_PIPE];
 
 		if (madvise(memory + at, SLAB_2M, MADV_POPULATE_WRITE))
@@ -56,7 +56,7 @@ static inline int fragment(struct fragments *fragments)
 				return -errno;
 			fragments->nr_pipes++;
 		}
-		if (vmsplice(pipe_fds[1], &page, 1, 0) != 4096)
+		if (vmsplice(pipe_fds[1], &page, 1, 0) != PAGE)
 			return -errno;
 	}
 	for (size_t at = 0; at < length; at += 2 * SLAB_2M)

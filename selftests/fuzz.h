@@ -21,7 +21,6 @@
 
 #define OWN_SIZE	(1ULL << 43)
 #define REFS_OFFSET	OWN_SIZE
-#define PAGE		4096UL
 #define MAP_SLOT	(8 * MIB)
 
 enum {

@@ -139,7 +139,7 @@ void *place(struct thread *self, void *args, uint32_t known,
 }
 
 static const uint64_t buffer_size_of[] = {
-	0, 4096, 64 * KIB, 2 * MIB, EVPL_BUFFER_SIZE_DEFAULT, 2048, 3, 4097,
+	0, PAGE, 64 * KIB, 2 * MIB, EVPL_BUFFER_SIZE_DEFAULT, PAGE / 2, 3, PAGE + 1,
 	EVPL_BUFFER_SIZE_MAX, 2 * EVPL_BUFFER_SIZE_MAX, ~0ULL, 32 * MIB, 1,
 	4 * MIB, 1ULL << 63,
 };

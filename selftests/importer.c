@@ -161,7 +161,7 @@ static int of_references(struct client *owner)
 
 static int of_slab(struct client *owner)
 {
-	const struct evpl_range range = { 4096, SIZE };
+	const struct evpl_range range = { PAGE, SIZE };
 
 	return evpl_export(owner->fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
 }
@@ -360,7 +360,7 @@ static int import(int dmabuf, const char *kind)
 /* A folio is one DMA segment, unless the device has bounce buffers (swiotlb=force). */
 TEST(device_that_takes_long_runs_takes_a_slab)
 {
-	const struct evpl_range range = { .length = SLAB_2M };
+	const struct evpl_range range = { .length = SLAB };
 	struct counters before = read_counters();
 	struct client owner;
 	int fd, ret;
@@ -368,10 +368,10 @@ TEST(device_that_takes_long_runs_takes_a_slab)
 	ASSERT_TRUE(open_client(&owner, 0));
 	fd = evpl_export(owner.fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
-	memset(owner.own, 'x', SLAB_2M);
+	memset(owner.own, 'x', SLAB);
 	ret = import(fd, "once");
 	close(fd);
-	EXPECT_TRUE(is_filled_with(owner.own, 'x', SLAB_2M));
+	EXPECT_TRUE(is_filled_with(owner.own, 'x', SLAB));
 	close_client(&owner);
 	EXPECT_TRUE(counters_return_to(before));
 	if (ret == -ENOENT)

@@ -40,10 +40,10 @@ union any {
 	struct evpl_quarantine_end quarantine_end;
 	struct evpl_export export;
 	struct evpl_buffer_wait buffer_wait;
-	char bytes[8192];
+	char bytes[2 * PAGE];
 };
 
-static const struct evpl_range a_page = { .length = 4096 };
+static const struct evpl_range a_page = { .length = PAGE };
 
 /*
  * Each ioctl with a valid argument, for a client in the state that the ioctl needs. The result
@@ -372,7 +372,7 @@ TEST_F(client, unknown_ioctl_is_ENOTTY)
 TEST_F(client, unreadable_struct_is_EFAULT)
 {
 	for_each_call(call) {
-		char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE,
+		char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		union any args = call->args;
 		int fd = open_for(call);
@@ -382,11 +382,11 @@ TEST_F(client, unreadable_struct_is_EFAULT)
 
 		/* The size can be read, the rest can't. */
 		args.size = call->size;
-		munmap(page + 4096, 4096);
-		memcpy(page + 4092, &args, 4);
-		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page + 4092)));
+		munmap(page + PAGE, PAGE);
+		memcpy(page + PAGE - 4, &args, 4);
+		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page + PAGE - 4)));
 		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
-		munmap(page, 4096);
+		munmap(page, PAGE);
 		close_for(call, fd);
 	}
 }
@@ -394,7 +394,7 @@ TEST_F(client, unreadable_struct_is_EFAULT)
 TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 {
 	for_each_call(call) {
-		char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+		char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		union any *args = (union any *)page;
 		struct evpl_setup setup;
@@ -406,14 +406,14 @@ TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 		ASSERT_GE(fd, 0);
 		memcpy(page, &call->args, 256);
 		args->size = call->size;
-		mprotect(page, 4096, PROT_READ);
+		mprotect(page, PAGE, PROT_READ);
 		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page)));
 		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
 		EXPECT_EQ(call->slab ? SLAB_2M : 0, fdinfo(fd, "evpl-bytes"));
 		EXPECT_EQ(self->before.channels, read_counters().channels);
 		EXPECT_EQ(self->before.exports, read_counters().exports);
 		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
-		munmap(page, 4096);
+		munmap(page, PAGE);
 		close_for(call, fd);
 	}
 }
@@ -440,7 +440,7 @@ TEST_F(client, set_up_twice_is_EBUSY)
 
 	ASSERT_EQ(0, evpl_setup(self->fd, 64 * KIB, &setup));
 	EXPECT_EQ(-EBUSY, evpl_setup(self->fd, 64 * KIB, &setup));
-	EXPECT_EQ(-EBUSY, evpl_setup(self->fd, 4 * KIB, &setup));
+	EXPECT_EQ(-EBUSY, evpl_setup(self->fd, PAGE, &setup));
 	EXPECT_EQ(64 * KIB, fdinfo(self->fd, "evpl-buffer-size"));
 }
 
@@ -476,8 +476,8 @@ TEST_F(client, set_up_tells_windows_that_do_not_overlap)
 
 	for (int i = 0; i < ARRAY_SIZE(windows); i++) {
 		EXPECT_LT(0, windows[i].size);
-		EXPECT_EQ(0, windows[i].offset % 4096);
-		EXPECT_EQ(0, windows[i].size % 4096);
+		EXPECT_EQ(0, windows[i].offset % PAGE);
+		EXPECT_EQ(0, windows[i].size % PAGE);
 		for (int j = 0; j < i; j++)
 			EXPECT_TRUE(windows[i].offset >= windows[j].offset + windows[j].size ||
 				    windows[j].offset >= windows[i].offset + windows[i].size);
@@ -487,7 +487,7 @@ TEST_F(client, set_up_tells_windows_that_do_not_overlap)
 TEST_F(client, every_power_of_two_is_a_buffer_size_and_nothing_else_is)
 {
 	static const uint64_t bad[] = {
-		1, 2 * KIB, 4 * KIB - 1, 4 * KIB + 1, 6 * KIB, 1 * MIB + 4 * KIB,
+		1, PAGE / 2, PAGE - 1, PAGE + 1, PAGE + PAGE / 2, 1 * MIB + PAGE,
 		3 * MIB, 2048 * MIB, 1UL << 40, 1UL << 63, UINT64_MAX,
 	};
 	struct evpl_setup setup;
@@ -496,7 +496,7 @@ TEST_F(client, every_power_of_two_is_a_buffer_size_and_nothing_else_is)
 		EXPECT_EQ(-EINVAL, evpl_setup(self->fd, bad[i], &setup));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
 
-	for (uint64_t size = 4 * KIB; size <= 1024 * MIB; size *= 2) {
+	for (uint64_t size = PAGE; size <= 1024 * MIB; size *= 2) {
 		int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 
 		ASSERT_EQ(0, evpl_setup(fd, size, &setup));

@@ -110,9 +110,9 @@ TEST_F(lease, lease_for_reading_can_not_be_written_and_one_for_writing_can)
 	memory = memory_of(&self->lessee, &got);
 	EXPECT_EQ(0, touch_read(memory));
 	EXPECT_EQ(SIGSEGV, touch_write(memory));
-	EXPECT_EQ(-EACCES, RESULT(mprotect(self->lessee.guest_ro, 4096,
+	EXPECT_EQ(-EACCES, RESULT(mprotect(self->lessee.guest_ro, PAGE,
 					   PROT_READ | PROT_WRITE)));
-	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
 				   self->lessee.fd,
 				   self->lessee.setup.out_guest_ro_offset));
 	EXPECT_EQ(EACCES, errno);
@@ -173,8 +173,8 @@ TEST_F(lease, revoked_lease_raises_SIGBUS_and_is_reported)
 	EXPECT_EQ(0, get(&self->owner.entries[4].word));
 	/* To revoke a buffer that nobody has is no error. */
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 4 * BUFFER));
-	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, 4 * BUFFER + 4096));
-	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, SLAB_2M));
+	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, 4 * BUFFER + PAGE));
+	EXPECT_EQ(-ENOENT, evpl_revoke(self->owner.fd, SLAB));
 }
 
 TEST_F(lease, revoked_lease_shows_zeros_to_who_asked_for_them)
@@ -232,7 +232,7 @@ TEST_F(lease, release_of_what_is_no_number_is_EINVAL_and_releases_nothing)
 TEST_F(lease, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
 {
 	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
-	struct evpl_record *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+	struct evpl_record *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct evpl_entry *lease;
 	struct rusage before, after;
@@ -257,7 +257,7 @@ TEST_F(lease, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
 	getrusage(RUSAGE_SELF, &after);
 	EXPECT_EQ(before.ru_minflt, after.ru_minflt);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	munmap(page, 4096);
+	munmap(page, PAGE);
 }
 
 TEST_F(lease, idle_lease_ends_when_its_buffer_is_revoked)
@@ -303,7 +303,7 @@ TEST_F(lease, guest_windows_and_words_are_not_inherited)
 		_exit(touch_read(memory) == SIGSEGV &&
 		      touch_read(self->lessee.leases) == SIGSEGV ? 0 : 1);
 	EXPECT_EQ(0, reap(child));
-	EXPECT_EQ(-EINVAL, RESULT(madvise(self->lessee.guest_ro, 4096,
+	EXPECT_EQ(-EINVAL, RESULT(madvise(self->lessee.guest_ro, PAGE,
 					  MADV_DOFORK)));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
@@ -345,7 +345,7 @@ TEST_F(lease, word_of_a_lease_that_changes_while_it_is_looked_at_ends_nothing_to
 
 TEST_F(lease, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 {
-	const uint64_t length = 64 * MIB, places = (1ULL << 25) / (length / 4096);
+	const uint64_t length = 64 * MIB, places = (1ULL << 37) / length;
 	struct evpl_setup setup = { .size = sizeof(setup), .buffer_size = length };
 	struct evpl_record sent = { .length = 1 }, got[2];
 	struct evpl_entry *entries;
@@ -356,7 +356,7 @@ TEST_F(lease, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_EQ(0, RESULT(ioctl(fd, EVPL_SETUP, &setup)));
 	ASSERT_EQ(0, evpl_slab_alloc(fd, length, &offset));
-	entries = map(fd, 4096, setup.out_refs_offset, PROT_READ | PROT_WRITE);
+	entries = map(fd, PAGE, setup.out_refs_offset, PROT_READ | PROT_WRITE);
 	ASSERT_NE(NULL, entries);
 	ASSERT_EQ(0, evpl_channel(fd, 1, ends));
 	ASSERT_EQ(0, evpl_bind(fd, ends[0]));
@@ -382,7 +382,7 @@ TEST_F(lease, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	EXPECT_EQ(got[1].offset, got[0].offset);
 	EXPECT_EQ(0, get(&self->lessee.leases[got[0].lease].word) - 1);
 	EXPECT_EQ(1, let_go(&self->lessee, &got[0]));
-	munmap(entries, 4096);
+	munmap(entries, PAGE);
 	close(ends[0]);
 	close(ends[1]);
 	close(fd);
@@ -394,19 +394,19 @@ TEST_F(lease, device_lease_can_be_pinned_for_what_it_allows)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 3, EVPL_RECORD_DEVICE, &got);
-	char page[4096];
+	char page[PAGE];
 	int zero;
 
 	EXPECT_GE(got.offset, self->lessee.setup.out_guest_io_ro_offset);
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	EXPECT_EQ(SIGSEGV, touch_write(memory));
-	EXPECT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	memset(self->owner.own + 3 * BUFFER, 'y', BUFFER);
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 'y', 4096));
-	EXPECT_EQ(-EACCES, RESULT(mprotect(self->lessee.guest_io_ro, 4096,
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	EXPECT_TRUE(is_filled_with(page, 'y', PAGE));
+	EXPECT_EQ(-EACCES, RESULT(mprotect(self->lessee.guest_io_ro, PAGE,
 					   PROT_READ | PROT_WRITE)));
-	EXPECT_EQ(MAP_FAILED, mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED,
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
 				   self->lessee.fd, self->lessee.setup.out_guest_io_ro_offset));
 	EXPECT_EQ(EACCES, errno);
 	EXPECT_EQ(SIGBUS, touch_read(memory + BUFFER));
@@ -418,9 +418,9 @@ TEST_F(lease, device_lease_can_be_pinned_for_what_it_allows)
 	EXPECT_GE(got.offset, self->lessee.setup.out_guest_io_offset);
 	EXPECT_LT(got.offset, self->lessee.setup.out_guest_io_ro_offset);
 	zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-	EXPECT_EQ(4096, read(zero, memory, 4096));
+	EXPECT_EQ(PAGE, read(zero, memory, PAGE));
 	close(zero);
-	EXPECT_TRUE(is_filled_with(self->owner.own + 3 * BUFFER, 0, 4096));
+	EXPECT_TRUE(is_filled_with(self->owner.own + 3 * BUFFER, 0, PAGE));
 	memset(memory, 'w', BUFFER);
 	EXPECT_TRUE(is_filled_with(self->owner.own + 3 * BUFFER, 'w', BUFFER));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -474,8 +474,8 @@ TEST_F(lease, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
 	EXPECT_EQ(1, get(&self->owner.entries[2].word));
 	/* The leases for the CPU can't be pinned, although there are device leases. */
 	for (int i = 0; i < 4; i++)
-		EXPECT_EQ(kinds[i] & EVPL_RECORD_DEVICE ? 4096 : -EFAULT,
-			  into_pipe(self->pipe[1], memory_of(&self->lessee, &got[i]), 4096));
+		EXPECT_EQ(kinds[i] & EVPL_RECORD_DEVICE ? PAGE : -EFAULT,
+			  into_pipe(self->pipe[1], memory_of(&self->lessee, &got[i]), PAGE));
 	for (int i = 0; i < 4; i++)
 		EXPECT_EQ(1, let_go(&self->lessee, &got[i]));
 	EXPECT_TRUE(is_quarantined(&self->owner, 2));
@@ -484,7 +484,7 @@ TEST_F(lease, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
 TEST_F(lease, touch_of_a_revoked_device_lease_finds_zeros_if_so_chosen)
 {
 	struct evpl_record got;
-	char *memory, page[4096];
+	char *memory, page[PAGE];
 
 	close(self->ends[0]);
 	close(self->ends[1]);
@@ -498,11 +498,11 @@ TEST_F(lease, touch_of_a_revoked_device_lease_finds_zeros_if_so_chosen)
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_TRUE(is_filled_with(memory, 0, BUFFER));
 	/* The page of zeros is the client's own, and may be pinned past the client's end. */
-	EXPECT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	EXPECT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	close_client(&self->lessee);
-	EXPECT_EQ(4096, read_counters().detached);
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 0, 4096));
+	EXPECT_EQ(PAGE, read_counters().detached);
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	EXPECT_TRUE(is_filled_with(page, 0, PAGE));
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
 }
 
@@ -601,7 +601,7 @@ TEST_F(lease, parts_of_a_device_lease_that_are_given_up_are_had_again)
 	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
-	EXPECT_EQ(0, madvise(memory + 4096, 8192, MADV_DONTNEED));
+	EXPECT_EQ(0, madvise(memory + PAGE, 2 * PAGE, MADV_DONTNEED));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	madvise(memory, BUFFER, MADV_PAGEOUT);
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
@@ -665,7 +665,7 @@ TEST_F(lease, marker_in_place_of_a_page_raises_SIGBUS)
 	const uint32_t flags[] = {
 		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
 	};
-	struct evpl_range range = { .length = SLAB_2M };
+	struct evpl_range range = { .length = SLAB };
 	struct evpl_record record;
 	int ret = load_module("evpl_marker"), fd;
 	char *memory;
@@ -676,33 +676,33 @@ TEST_F(lease, marker_in_place_of_a_page_raises_SIGBUS)
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
 		ASSERT_TRUE(lend(&self->owner, self->ends, 3 + i, 0, flags[i], &record));
 		memory = memory_of(&self->lessee, &record);
-		ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
-		EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
+		ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + PAGE));
+		EXPECT_EQ(SIGBUS, touch_read(memory + PAGE));
 		EXPECT_EQ(0, touch_read(memory));
-		EXPECT_EQ(0, touch_read(memory + 8192));
-		EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
-		EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], memory + 4096, 32)));
+		EXPECT_EQ(0, touch_read(memory + 2 * PAGE));
+		EXPECT_EQ(SIGBUS, touch_read(memory + PAGE));
+		EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], memory + PAGE, 32)));
 		EXPECT_EQ(1, let_go(&self->lessee, &record));
 	}
 
 	fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
 	ASSERT_LE(0, fd);
-	memory = evpl_map(fd, SLAB_2M, 0);
+	memory = evpl_map(fd, SLAB, 0);
 	ASSERT_NE(MAP_FAILED, memory);
-	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
-	EXPECT_EQ(SIGBUS, touch_read(memory + 4096));
+	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + PAGE));
+	EXPECT_EQ(SIGBUS, touch_read(memory + PAGE));
 	EXPECT_EQ(0, touch_write(memory));
-	EXPECT_EQ(0, touch_write(memory + 8192));
-	EXPECT_EQ(SIGBUS, touch_write(memory + 4096));
-	munmap(memory, SLAB_2M);
+	EXPECT_EQ(0, touch_write(memory + 2 * PAGE));
+	EXPECT_EQ(SIGBUS, touch_write(memory + PAGE));
+	munmap(memory, SLAB);
 	close(fd);
 
 	/* In the own window the fault replaces the marker by the page. */
-	memory = evpl_map(self->owner.fd, SLAB_2M, 0);
+	memory = evpl_map(self->owner.fd, SLAB, 0);
 	ASSERT_NE(MAP_FAILED, memory);
-	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + 4096));
-	EXPECT_EQ(0, touch_read(memory + 4096));
-	munmap(memory, SLAB_2M);
+	ASSERT_EQ(0, write_number(MARKER, (uintptr_t)memory + PAGE));
+	EXPECT_EQ(0, touch_read(memory + PAGE));
+	munmap(memory, SLAB);
 	syscall(SYS_delete_module, "evpl_marker", 0);
 }
 
@@ -725,14 +725,14 @@ FIXTURE_SETUP(huge)
 
 	limit_sleeps();
 	self->before = read_counters();
-	if (!has_huge())
-		SKIP(return, "a kernel without large folios");
+	if (!has_huge() || PAGE != 4 * KIB)
+		SKIP(return, "a kernel without large folios, or whose PMDs have more than 2 MiB");
 	self->owner = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_EQ(0, evpl_setup(self->owner, SLAB_2M, &self->setup));
 	ASSERT_EQ(0, evpl_slab_alloc_on(self->owner, HUGE_BUFFERS * SLAB_2M, EVPL_NODE_ANY,
 					EVPL_SLAB_HUGE, &offset));
 	self->own = map(self->owner, HUGE_BUFFERS * SLAB_2M, offset, PROT_READ | PROT_WRITE);
-	self->entries = map(self->owner, 4096, self->setup.out_refs_offset,
+	self->entries = map(self->owner, PAGE, self->setup.out_refs_offset,
 			    PROT_READ | PROT_WRITE);
 	ASSERT_NE(NULL, self->own);
 	ASSERT_NE(NULL, self->entries);
@@ -747,7 +747,7 @@ FIXTURE_TEARDOWN(huge)
 	close(self->ends[0]);
 	close(self->ends[1]);
 	munmap(self->own, HUGE_BUFFERS * SLAB_2M);
-	munmap(self->entries, 4096);
+	munmap(self->entries, PAGE);
 	close(self->owner);
 	close_client(&self->lessee);
 	EXPECT_TRUE(counters_return_to(self->before));
@@ -759,7 +759,7 @@ static char *lease_huge(struct __test_metadata *_metadata, struct _test_data_hug
 {
 	struct evpl_record sent = { .offset = n * SLAB_2M, .length = SLAB_2M, .flags = flags };
 
-	for (size_t at = 0; at < SLAB_2M; at += 4096)
+	for (size_t at = 0; at < SLAB_2M; at += PAGE)
 		*(uint64_t *)(self->own + n * SLAB_2M + at) = n * SLAB_2M + at + 1;
 	set(&self->entries[n].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
@@ -770,7 +770,7 @@ static char *lease_huge(struct __test_metadata *_metadata, struct _test_data_hug
 /* Whether these pages are those of buffer n from an offset on. */
 static bool shows(const char *memory, size_t length, unsigned int n, size_t offset)
 {
-	for (size_t at = 0; at < length; at += 4096)
+	for (size_t at = 0; at < length; at += PAGE)
 		if (*(volatile uint64_t *)(memory + at) != n * SLAB_2M + offset + at + 1)
 			return false;
 	return true;
@@ -779,7 +779,7 @@ static bool shows(const char *memory, size_t length, unsigned int n, size_t offs
 /* Whether a touch of each of these pages raises SIGBUS. */
 static bool all_raise_SIGBUS(const char *memory, size_t length)
 {
-	for (size_t at = 0; at < length; at += 4096)
+	for (size_t at = 0; at < length; at += PAGE)
 		if (touch_read(memory + at) != SIGBUS)
 			return false;
 	return true;
@@ -827,7 +827,7 @@ TEST_F(huge, lease_of_2_MiB_is_mapped_by_one_fault)
 		before = faults();
 		for (int n = 0; n < HUGE_BUFFERS; n++) {
 			EXPECT_TRUE(shows(memory[n], SLAB_2M, n, 0));
-			for (size_t at = 0; flags[i] & EVPL_RECORD_WRITE && at < SLAB_2M; at += 4096)
+			for (size_t at = 0; flags[i] & EVPL_RECORD_WRITE && at < SLAB_2M; at += PAGE)
 				memory[n][at + 8] = 1;
 		}
 		EXPECT_EQ(HUGE_BUFFERS, faults() - before);
@@ -850,7 +850,7 @@ TEST_F(huge, lease_that_a_write_maps_is_mapped_by_one_fault_and_can_not_be_pinne
 	char *memory = lease_huge(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
 	long before = faults();
 
-	for (size_t at = 0; at < SLAB_2M; at += 4096)
+	for (size_t at = 0; at < SLAB_2M; at += PAGE)
 		memory[at + 8] = 1;
 	EXPECT_EQ(1, faults() - before);
 	EXPECT_TRUE(shows(memory, SLAB_2M, 0, 0));
@@ -868,7 +868,7 @@ TEST_F(huge, lease_that_a_write_maps_is_mapped_by_one_fault_and_can_not_be_pinne
 TEST_F(huge, parts_of_a_lease_can_be_unmapped_protected_and_moved)
 {
 	const uint32_t flags[] = { EVPL_RECORD_WRITE, DEVICE_RW };
-	const size_t page = 4096, half = SLAB_2M / 2;
+	const size_t page = PAGE, half = SLAB_2M / 2;
 	struct evpl_record got;
 	char *memory, *view, *place, *moved, *aligned;
 
@@ -935,7 +935,7 @@ TEST_F(huge, revoked_lease_shows_zeros_and_its_place_the_next_lease)
 	EXPECT_TRUE(shows(memory, SLAB_2M, 2, 0));
 	EXPECT_EQ(0, evpl_revoke(self->owner, 2 * SLAB_2M));
 	/* A write where a PMD has been, and a read. */
-	EXPECT_EQ(0, touch_write(memory + 4096));
+	EXPECT_EQ(0, touch_write(memory + PAGE));
 	EXPECT_TRUE(is_filled_with(memory, 0, SLAB_2M));
 	EXPECT_TRUE(shows(self->own + 2 * SLAB_2M, SLAB_2M, 2, 0));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -951,7 +951,7 @@ TEST_F(huge, page_with_a_memory_error_is_left_out_of_a_lease)
 	const uint32_t flags[] = {
 		0, EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, DEVICE_RW,
 	};
-	const size_t bad = 7 * 4096;
+	const size_t bad = 7 * PAGE;
 	struct evpl_record got;
 	char *memory;
 
@@ -970,7 +970,7 @@ TEST_F(huge, page_with_a_memory_error_is_left_out_of_a_lease)
 		/* A fault of another page comes first, and must not map the bad page with it. */
 		EXPECT_EQ(0, touch_read(memory + SLAB_2M - 1));
 		EXPECT_EQ(SIGBUS, touch_read(memory + bad));
-		for (size_t at = 0; at < SLAB_2M; at += 4096)
+		for (size_t at = 0; at < SLAB_2M; at += PAGE)
 			EXPECT_EQ(at == bad ? SIGBUS : 0, touch_read(memory + at));
 		EXPECT_EQ(1, let_go(&self->lessee, &got));
 	}

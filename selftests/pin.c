@@ -51,9 +51,9 @@ FIXTURE_TEARDOWN(pin)
 static void detach(struct __test_metadata *_metadata, struct _test_data_pin *self)
 {
 	memset(self->memory, 0x5a, 4 * MIB);
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], self->memory + 8192, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], self->memory + 2 * PAGE, PAGE));
 	EXPECT_EQ(0, evpl_slab_free(self->fd, self->offset));
-	EXPECT_EQ(SIGBUS, touch_read(self->memory + 8192));
+	EXPECT_EQ(SIGBUS, touch_read(self->memory + 2 * PAGE));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-bytes"));
 	EXPECT_LT(0, read_counters().detached);
 	EXPECT_GE(SLAB_2M, read_counters().detached);
@@ -61,12 +61,12 @@ static void detach(struct __test_metadata *_metadata, struct _test_data_pin *sel
 
 TEST_F(pin, slab_freed_while_a_pipe_holds_a_page_stays_charged)
 {
-	char page[4096];
+	char page[PAGE];
 	struct counters now;
 
 	detach(_metadata, self);
 	now = read_counters();
-	EXPECT_EQ(self->before.charged + now.detached + 4096, now.charged);
+	EXPECT_EQ(self->before.charged + now.detached + PAGE, now.charged);
 
 	/* No other slab gets the page meanwhile. */
 	for (int i = 0; i < 100; i++) {
@@ -79,14 +79,14 @@ TEST_F(pin, slab_freed_while_a_pipe_holds_a_page_stays_charged)
 		munmap(memory, SLAB_2M);
 		ASSERT_EQ(0, evpl_slab_free(self->fd, offset));
 	}
-	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 0x5a, 4096));
+	ASSERT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	EXPECT_TRUE(is_filled_with(page, 0x5a, PAGE));
 }
 
 TEST_F(pin, what_was_let_go_of_can_be_had_again_at_once)
 {
 	struct counters now;
-	char page[4096];
+	char page[PAGE];
 	uint64_t offset;
 
 	detach(_metadata, self);
@@ -94,18 +94,18 @@ TEST_F(pin, what_was_let_go_of_can_be_had_again_at_once)
 	now = read_counters();
 	ASSERT_EQ(0, write_number(MAX_BYTES, now.charged + SLAB_2M - now.detached));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
-	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
+	ASSERT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
 	EXPECT_EQ(0, read_counters().detached);
 }
 
 TEST_F(pin, client_that_goes_while_a_pipe_holds_a_page_leaves_the_page_charged)
 {
-	char page[4096];
+	char page[PAGE];
 	struct counters now;
 
 	memset(self->memory, 0x5a, 4 * MIB);
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], self->memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], self->memory, PAGE));
 	munmap(self->memory, 4 * MIB);
 	close(self->fd);
 	self->fd = -1;
@@ -114,26 +114,26 @@ TEST_F(pin, client_that_goes_while_a_pipe_holds_a_page_leaves_the_page_charged)
 	EXPECT_EQ(self->before.slabs, now.slabs);
 	EXPECT_LT(0, now.detached);
 	EXPECT_EQ(self->before.charged + now.detached, now.charged);
-	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 0x5a, 4096));
+	ASSERT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	EXPECT_TRUE(is_filled_with(page, 0x5a, PAGE));
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
 TEST_F(pin, page_of_the_refs_window_that_a_pipe_holds_stays_charged)
 {
-	struct evpl_entry *entries = evpl_map(self->fd, 4096,
+	struct evpl_entry *entries = evpl_map(self->fd, PAGE,
 					      self->setup.out_refs_offset);
 	struct counters now;
 
 	ASSERT_NE(MAP_FAILED, entries);
 	ASSERT_EQ(64, into_pipe(self->pipe[1], entries, 64));
-	munmap(entries, 4096);
+	munmap(entries, PAGE);
 	munmap(self->memory, 4 * MIB);
 	close(self->fd);
 	self->fd = -1;
 	now = read_counters();
-	EXPECT_EQ(4096, now.detached);
-	EXPECT_EQ(self->before.charged + 4096, now.charged);
+	EXPECT_EQ(PAGE, now.detached);
+	EXPECT_EQ(self->before.charged + PAGE, now.charged);
 	close(self->pipe[0]);
 	close(self->pipe[1]);
 	EXPECT_TRUE(counters_return_to(self->before));
@@ -144,7 +144,7 @@ TEST_F(pin, page_of_the_refs_window_that_a_pipe_holds_stays_charged)
 static void fill(char *memory, size_t length, int which)
 {
 	for (size_t i = 0; i < length; i++)
-		memory[i] = i + i / 4096 * 3 + i / MIB * 5 + which;
+		memory[i] = i + i / PAGE * 3 + i / MIB * 5 + which;
 }
 
 TEST_F(pin, direct_writes_and_reads_of_a_disk_move_the_bytes)
@@ -158,7 +158,7 @@ TEST_F(pin, direct_writes_and_reads_of_a_disk_move_the_bytes)
 		SKIP(return, "no disk that may be overwritten in EVPL_TEST_DISK");
 	file = open(disk, O_RDWR | O_DIRECT | O_CLOEXEC);
 	ASSERT_GE(file, 0);
-	ASSERT_EQ(0, posix_memalign((void **)&ordinary, 4096, 4 * MIB));
+	ASSERT_EQ(0, posix_memalign((void **)&ordinary, PAGE, 4 * MIB));
 
 	/* In each direction, compare with ordinary memory. */
 	fill(self->memory, 4 * MIB, 1);
@@ -175,7 +175,7 @@ TEST_F(pin, direct_writes_and_reads_of_a_disk_move_the_bytes)
 
 TEST_F(pin, vmsplice_moves_the_bytes_out_by_reference_and_in)
 {
-	const size_t length = 5 * 4096 - 100;
+	const size_t length = 5 * PAGE - 100;
 	char *bytes = malloc(length), *memory = self->memory + 50;
 
 	/* The pipe holds the page itself: a write after vmsplice(2) is seen by the read. */
@@ -241,16 +241,16 @@ static int done_with(int socket)
 
 TEST_F(pin, socket_sends_without_a_copy_and_says_when_it_is_done)
 {
-	char page[4096];
+	char page[PAGE];
 	int sockets[2];
 
 	if (!connect_pair(sockets))
 		SKIP(return, "no TCP, or no zero-copy");
 	for (int i = 0; i < 3; i++) {
-		memset(self->memory + i * 4096, 'a' + i, 4096);
-		ASSERT_EQ(4096, send(sockets[0], self->memory + i * 4096, 4096, MSG_ZEROCOPY));
-		ASSERT_EQ(4096, recv(sockets[1], page, 4096, MSG_WAITALL));
-		EXPECT_TRUE(is_filled_with(page, 'a' + i, 4096));
+		memset(self->memory + i * PAGE, 'a' + i, PAGE);
+		ASSERT_EQ(PAGE, send(sockets[0], self->memory + i * PAGE, PAGE, MSG_ZEROCOPY));
+		ASSERT_EQ(PAGE, recv(sockets[1], page, PAGE, MSG_WAITALL));
+		EXPECT_TRUE(is_filled_with(page, 'a' + i, PAGE));
 		EXPECT_EQ(i, done_with(sockets[0]));
 	}
 	close(sockets[0]);
@@ -269,14 +269,14 @@ TEST_F(pin, slab_freed_while_a_socket_sends_it_is_sent_whole_and_stays_charged)
 	bytes = malloc(4 * MIB);
 	/* Send more than the receiver's socket takes before it is read. */
 	setsockopt(sockets[0], SOL_SOCKET, SO_SNDBUF, &(int){ 2 * MIB }, sizeof(int));
-	setsockopt(sockets[1], SOL_SOCKET, SO_RCVBUF, &(int){ 4096 }, sizeof(int));
+	setsockopt(sockets[1], SOL_SOCKET, SO_RCVBUF, &(int){ PAGE }, sizeof(int));
 	memset(self->memory, 0x5a, 4 * MIB);
 	sent = send(sockets[0], self->memory, 4 * MIB, MSG_ZEROCOPY | MSG_DONTWAIT);
 	ASSERT_LT(64 * KIB, sent);
 	EXPECT_EQ(0, evpl_slab_free(self->fd, self->offset));
 	now = read_counters();
 	EXPECT_LT(0, now.detached);
-	EXPECT_EQ(self->before.charged + now.detached + 4096, now.charged);
+	EXPECT_EQ(self->before.charged + now.detached + PAGE, now.charged);
 	EXPECT_EQ(SIGBUS, touch_read(self->memory));
 
 	while (got < sent) {
@@ -299,16 +299,16 @@ TEST_F(pin, other_processes_memory_calls_reach_it_and_userfaultfd_refuses_it)
 		.range = { (uintptr_t)self->memory, 4 * MIB },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
-	char page[4096];
+	char page[PAGE];
 	struct iovec here = { page, sizeof(page) }, there = { self->memory, sizeof(page) };
 	int fd;
 
-	memset(self->memory, 0x5a, 4096);
-	EXPECT_EQ(4096, process_vm_readv(getpid(), &here, 1, &there, 1, 0));
-	EXPECT_TRUE(is_filled_with(page, 0x5a, 4096));
-	memset(page, 0x77, 4096);
-	EXPECT_EQ(4096, process_vm_writev(getpid(), &here, 1, &there, 1, 0));
-	EXPECT_TRUE(is_filled_with(self->memory, 0x77, 4096));
+	memset(self->memory, 0x5a, PAGE);
+	EXPECT_EQ(PAGE, process_vm_readv(getpid(), &here, 1, &there, 1, 0));
+	EXPECT_TRUE(is_filled_with(page, 0x5a, PAGE));
+	memset(page, 0x77, PAGE);
+	EXPECT_EQ(PAGE, process_vm_writev(getpid(), &here, 1, &there, 1, 0));
+	EXPECT_TRUE(is_filled_with(self->memory, 0x77, PAGE));
 
 	/* The module serves the faults of this memory itself. */
 	fd = syscall(SYS_userfaultfd, O_CLOEXEC);

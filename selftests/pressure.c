@@ -14,7 +14,6 @@
 #define CGROUP			"/sys/fs/cgroup/evpl-pressure"
 #define NODE			"/sys/devices/system/node/node1"
 
-#define PAGE			4096
 /* The charge for the entries of a small own window. */
 #define REFS_PAGE		PAGE
 #define MAX_SLABS		1024

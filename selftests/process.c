@@ -28,7 +28,7 @@ FIXTURE_SETUP(process)
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &self->offset));
 	self->memory = evpl_map(self->fd, SLAB_2M, self->offset);
 	ASSERT_NE(MAP_FAILED, self->memory);
-	self->entries = evpl_map(self->fd, 4096, self->setup.out_refs_offset);
+	self->entries = evpl_map(self->fd, PAGE, self->setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, self->entries);
 	memset(self->memory, 3, SLAB_2M);
 }
@@ -36,7 +36,7 @@ FIXTURE_SETUP(process)
 FIXTURE_TEARDOWN(process)
 {
 	munmap(self->memory, SLAB_2M);
-	munmap(self->entries, 4096);
+	munmap(self->entries, PAGE);
 	close(self->fd);
 	EXPECT_TRUE(counters_return_to(self->before));
 }
@@ -71,7 +71,7 @@ TEST_F(process, client_lives_until_the_last_of_its_processes_has_gone)
 		_exit(is_filled_with(self->memory, 3, SLAB_2M) ? 0 : 2);
 	}
 	munmap(self->memory, SLAB_2M);
-	munmap(self->entries, 4096);
+	munmap(self->entries, PAGE);
 	close(self->fd);
 	EXPECT_EQ(self->before.clients + 1, read_counters().clients);
 	EXPECT_EQ(self->before.slabs + 1, read_counters().slabs);
@@ -109,7 +109,7 @@ TEST_F(process, descriptor_in_a_socket_that_nobody_reads_keeps_it_alive)
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets));
 	ASSERT_EQ(0, send_fd(sockets[0], 0, self->fd));
 	munmap(self->memory, SLAB_2M);
-	munmap(self->entries, 4096);
+	munmap(self->entries, PAGE);
 	close(self->fd);
 	self->fd = -1;
 	EXPECT_EQ(self->before.clients + 1, read_counters().clients);
@@ -130,7 +130,7 @@ TEST_F(process, module_cannot_be_unloaded_while_a_descriptor_or_mapping_lives)
 }
 
 /* A mutex or semaphore that processes share may lie in any page of a folio. */
-#define SHARED_AT	(37 * 4096 + 64)
+#define SHARED_AT	(7 * PAGE + 64)
 
 static bool shared_mutex(pthread_mutex_t *mutex, int protocol)
 {
@@ -254,7 +254,7 @@ static void live(struct victim *victim)
 
 	if (fd < 0 || evpl_setup(fd, 256 * KIB, &setup))
 		_exit(1);
-	entries = evpl_map(fd, 4096, setup.out_refs_offset);
+	entries = evpl_map(fd, PAGE, setup.out_refs_offset);
 
 	for (;;) {
 		struct evpl_entry *entry;
@@ -334,7 +334,7 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
 {
 	const int clients = scaled(2500), warm = clients / 5, every = 25;
 	double *free_kib = calloc(clients / every + 1, sizeof(*free_kib));
-	struct victim *victim = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+	struct victim *victim = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct counters before = read_counters();
 	unsigned int seed = getenv("EVPL_SEED") ? atoi(getenv("EVPL_SEED")) :

@@ -89,7 +89,7 @@ static bool have_slow_disks(struct _test_data_quarantine *self)
 /* Fill the first blocks of both slow disks, by way of the disk under them. */
 static bool set_disk(char byte)
 {
-	static char _Alignas(4096) block[BUFFER];
+	static char _Alignas(PAGE) block[BUFFER];
 	int fd = open(getenv("EVPL_TEST_DISK"), O_WRONLY | O_DIRECT | O_CLOEXEC);
 	bool ok;
 
@@ -112,8 +112,8 @@ TEST_F(quarantine, buffer_that_nothing_holds_is_never_kept)
 			       i & 1 ? DEVICE_RW : EVPL_RECORD_DEVICE, &got);
 		EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 		/* The owner's own mapping isn't counted, by 2 MiB or by pages. */
-		madvise(self->owner.own + 4096, 4096, MADV_DONTNEED);
-		EXPECT_EQ(0, touch_read(self->owner.own + 8192));
+		madvise(self->owner.own + PAGE, PAGE, MADV_DONTNEED);
+		EXPECT_EQ(0, touch_read(self->owner.own + 2 * PAGE));
 		EXPECT_EQ(1, let_go(&self->lessee, &got));
 		ASSERT_EQ(0, get(&self->owner.entries[n].word));
 		ASSERT_EQ(0, read_counters().quarantined);
@@ -125,9 +125,9 @@ TEST_F(quarantine, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory + 4096, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory + PAGE, PAGE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory));
@@ -135,8 +135,8 @@ TEST_F(quarantine, what_a_pipe_holds_is_kept_until_the_pipe_is_drained)
 	EXPECT_EQ(0, get(&self->owner.header->returned));
 	/* A slab isn't freed while one of its buffers is in quarantine. */
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	EXPECT_TRUE(is_filled_with(page, 'x', PAGE));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
 }
@@ -145,13 +145,13 @@ TEST_F(quarantine, what_a_dead_client_left_in_a_pipe_is_kept_until_it_is_drained
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	close_client(&self->lessee);
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 }
 
@@ -173,41 +173,41 @@ TEST_F(quarantine, trace_tells_what_comes_and_goes_and_why_a_buffer_is_kept)
 {
 	struct evpl_record got;
 	uint64_t offset;
-	char page[4096];
+	char fifth[64], page[PAGE];
 	char *memory;
 
 	if (write_string(TRACING "events/evpl/enable", "1"))
 		SKIP(return, "a kernel without events that can be traced");
 	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, 2 * SLAB_2M, &offset));
 	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, offset));
 	EXPECT_EQ(0, write_string(TRACING "events/evpl/enable", "0"));
-	/* Buffer 5 is at 0x50000. */
-	EXPECT_TRUE(is_traced("evpl_lease_begin:", "buffer 0x50000"));
-	EXPECT_TRUE(is_traced("evpl_lease_end:", "buffer 0x50000"));
+	snprintf(fifth, sizeof(fifth), "buffer 0x%lx", 5 * BUFFER);
+	EXPECT_TRUE(is_traced("evpl_lease_begin:", fifth));
+	EXPECT_TRUE(is_traced("evpl_lease_end:", fifth));
 	EXPECT_TRUE(is_traced("evpl_slab_begin:", "bytes 4194304 in "));
 	EXPECT_TRUE(is_traced("evpl_slab_end:", "bytes 4194304 in "));
-	EXPECT_TRUE(is_traced("evpl_folio_held:", "buffer 0x50000"));
+	EXPECT_TRUE(is_traced("evpl_folio_held:", fifth));
 	EXPECT_TRUE(is_traced("evpl_folio_held:", "has 1 references, baseline 0"));
-	EXPECT_TRUE(is_traced("evpl_quarantine_begin:", "buffer 0x50000"));
-	EXPECT_TRUE(is_traced("evpl_quarantine_end:", "buffer 0x50000"));
+	EXPECT_TRUE(is_traced("evpl_quarantine_begin:", fifth));
+	EXPECT_TRUE(is_traced("evpl_quarantine_end:", fifth));
 }
 
 TEST_F(quarantine, owner_that_pulls_has_the_kernel_recheck_at_once)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	/* After a second the kernel's own passes are rare. */
 	sleep(1);
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, read_counters().quarantined);
@@ -218,13 +218,13 @@ TEST_F(quarantine, owner_can_end_a_quarantine_itself)
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER + 4096));
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 5 * BUFFER + PAGE));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, 4 * BUFFER));
-	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, SLAB_2M));
+	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, SLAB));
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->lessee.fd, 5 * BUFFER));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
@@ -239,9 +239,9 @@ TEST_F(quarantine, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 	struct evpl_record got, again;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER };
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	/* The owner keeps a reference. */
 	set(&self->owner.entries[5].word, 2);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -249,7 +249,7 @@ TEST_F(quarantine, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 	EXPECT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, evpl_recv(self->ends[1], &again, 1));
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	/* The buffer is leased, but isn't in quarantine any more. */
 	EXPECT_EQ(0, read_counters().quarantined);
@@ -264,9 +264,9 @@ TEST_F(quarantine, revoked_buffer_that_something_holds_is_kept)
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	struct evpl_record sent = { .offset = 5 * BUFFER, .length = BUFFER };
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(1, evpl_revoke(self->owner.fd, 5 * BUFFER));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
@@ -275,7 +275,7 @@ TEST_F(quarantine, revoked_buffer_that_something_holds_is_kept)
 	/* Nothing of the revoked lease is left but its word. */
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 
 	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
@@ -289,9 +289,9 @@ TEST_F(quarantine, revoke_of_what_is_in_quarantine_takes_it_over)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_EQ(1, evpl_revoke(self->owner.fd, 5 * BUFFER));
@@ -299,37 +299,37 @@ TEST_F(quarantine, revoke_of_what_is_in_quarantine_takes_it_over)
 	EXPECT_EQ(0, evpl_quarantine_end(self->owner.fd, 5 * BUFFER));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, read_counters().shares);
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 }
 
 TEST_F(quarantine, quarantine_ends_with_the_owner_and_the_memory_stays_charged)
 {
 	struct evpl_record got;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	close_client(&self->owner);
 	EXPECT_EQ(0, read_counters().quarantined);
 	EXPECT_EQ(0, read_counters().shares);
 	EXPECT_LT(0, read_counters().detached);
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	EXPECT_TRUE(is_filled_with(page, 'x', PAGE));
 }
 
 TEST_F(quarantine, baseline_is_what_the_owners_registrations_hold)
 {
 	struct evpl_record got;
-	char *memory, page[4096];
+	char *memory, page[PAGE];
 	int own_pipe[2];
 
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
-	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 0, SLAB));
 
 	/* The pipe stands for a registration, whose references stay and fail the check. */
-	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
+	ASSERT_EQ(PAGE, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, PAGE));
 	lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
@@ -345,17 +345,17 @@ TEST_F(quarantine, baseline_is_what_the_owners_registrations_hold)
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
 	__atomic_fetch_and(&self->owner.returned[0], 0, __ATOMIC_RELAXED);
 	memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 
 	/* The owner takes its registration away: then only the lessee's pipe holds the page. */
 	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ZERO, 5 * BUFFER, BUFFER));
-	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
+	ASSERT_EQ(PAGE, read(own_pipe[0], page, PAGE));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
+	ASSERT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
-	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 0, SLAB_2M));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 0, SLAB));
 	close(own_pipe[0]);
 	close(own_pipe[1]);
 }
@@ -363,26 +363,26 @@ TEST_F(quarantine, baseline_is_what_the_owners_registrations_hold)
 TEST_F(quarantine, baseline_of_what_is_in_use_is_not_raised)
 {
 	struct evpl_record got;
-	char page[4096];
+	char page[PAGE];
 	int own_pipe[2];
 
 	/* The pipe stands for I/O of the owner's, which must not become a part of the baseline. */
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
-	ASSERT_EQ(4096, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, 4096));
+	ASSERT_EQ(PAGE, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, PAGE));
 	set(&self->owner.entries[5].word, 1);
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, BUFFER));
-	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 0, SLAB_2M));
-	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ZERO, 0, SLAB_2M));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 0, SLAB));
+	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ZERO, 0, SLAB));
 	set(&self->owner.entries[5].word, 1ULL << 63);
-	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, 4096));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, PAGE));
 	lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	/* The buffer is in use even if the owner takes the kernel's reference off the word. */
 	set(&self->owner.entries[5].word, 0);
-	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, 4096));
+	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, PAGE));
 	set(&self->owner.entries[5].word, 1);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
+	ASSERT_EQ(PAGE, read(own_pipe[0], page, PAGE));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	close(own_pipe[0]);
@@ -395,13 +395,13 @@ TEST_F(quarantine, baseline_of_folios_that_are_held_alike_is_that_of_the_idle_on
 	struct iovec slab = { .iov_len = 2 * SLAB_2M };
 	int own_pipe[2], other;
 	uint64_t offset;
-	char page[4096];
+	char page[PAGE];
 
 	/* Two folios of 2 MiB, or many small folios, are held alike: all pages are in the pipe. */
 	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, 2 * SLAB_2M, &offset));
 	slab.iov_base = map(self->owner.fd, 2 * SLAB_2M, offset, PROT_READ | PROT_WRITE);
 	ASSERT_NE(NULL, slab.iov_base);
-	munmap(self->owner.own, SLAB_2M);
+	munmap(self->owner.own, SLAB);
 	self->owner.own = slab.iov_base - offset;
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
 	ASSERT_LT(0, fcntl(own_pipe[1], F_SETPIPE_SZ, 2 * SLAB_2M));
@@ -418,12 +418,12 @@ TEST_F(quarantine, baseline_of_folios_that_are_held_alike_is_that_of_the_idle_on
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(&self->owner.entries[other].word));
 	EXPECT_EQ(0, read_counters().quarantined);
-	for (int i = 0; i < 2 * SLAB_2M / 4096; i++)
-		ASSERT_EQ(4096, read(own_pipe[0], page, 4096));
+	for (int i = 0; i < 2 * SLAB_2M / PAGE; i++)
+		ASSERT_EQ(PAGE, read(own_pipe[0], page, PAGE));
 	close(own_pipe[0]);
 	close(own_pipe[1]);
 	munmap(slab.iov_base, 2 * SLAB_2M);
-	self->owner.own = map(self->owner.fd, SLAB_2M, 0, PROT_READ);
+	self->owner.own = map(self->owner.fd, SLAB, 0, PROT_READ);
 }
 
 TEST_F(quarantine, baseline_of_what_is_no_range_of_a_slab_is_an_error)
@@ -431,15 +431,15 @@ TEST_F(quarantine, baseline_of_what_is_no_range_of_a_slab_is_an_error)
 	int fd = self->owner.fd;
 
 	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 0, 0));
-	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 1, 4096));
-	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 0, 4097));
-	EXPECT_EQ(-EINVAL, evpl_baseline(fd, EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE, 0, 4096));
-	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 4096, -4096ULL));
-	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, SLAB_2M, 4096));
-	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, 0, SLAB_2M + 4096));
-	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, 4096, SLAB_2M));
-	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, self->owner.setup.out_guest_io_offset, 4096));
-	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, -8192ULL, 4096));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 1, PAGE));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, 0, PAGE + 1));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, EVPL_BASELINE_ZERO | EVPL_BASELINE_ALIKE, 0, PAGE));
+	EXPECT_EQ(-EINVAL, evpl_baseline(fd, 0, PAGE, -PAGE));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, SLAB, PAGE));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, 0, SLAB + PAGE));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, PAGE, SLAB));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, self->owner.setup.out_guest_io_offset, PAGE));
+	EXPECT_EQ(-ENOENT, evpl_baseline(fd, 0, -2 * PAGE, PAGE));
 }
 
 TEST_F(quarantine, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
@@ -767,9 +767,9 @@ TEST_F(quarantine, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 {
 	struct evpl_record got, home;
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
 	ASSERT_EQ(0, read_counters().leases);
 	ASSERT_EQ(1, evpl_recv(self->ends[0], &home, 1));
@@ -781,8 +781,8 @@ TEST_F(quarantine, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 
-	EXPECT_EQ(4096, read(self->pipe[0], page, 4096));
-	EXPECT_TRUE(is_filled_with(page, 'x', 4096));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	EXPECT_TRUE(is_filled_with(page, 'x', PAGE));
 	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, read_counters().quarantined);
@@ -907,10 +907,10 @@ TEST_F(quarantine, wait_for_what_is_no_buffer_is_an_error)
 {
 	int fd = self->owner.fd;
 
-	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, SLAB_2M, 0));
-	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, 4096, 0));
+	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, SLAB, 0));
+	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, PAGE, 0));
 	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, self->owner.setup.out_guest_offset, 0));
-	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, -4096ULL, 0));
+	EXPECT_EQ(-ENOENT, evpl_buffer_wait(fd, -PAGE, 0));
 	EXPECT_EQ(-EOPNOTSUPP, evpl_buffer_wait(fd, 0, 2));
 	EXPECT_EQ(0, evpl_buffer_wait(fd, 0, 0));
 }
@@ -926,7 +926,7 @@ TEST_F(quarantine, wait_for_a_buffer_ends_with_a_signal)
 	char *memory = lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
 	const struct itimerval often = { { 0, 100000 }, { 0, 100000 } }, never = { 0 };
 
-	ASSERT_EQ(4096, into_pipe(self->pipe[1], memory, 4096));
+	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	sigaction(SIGALRM, &action, NULL);
 	/* Send signals again and again, so that one comes during the wait. */
@@ -936,19 +936,20 @@ TEST_F(quarantine, wait_for_a_buffer_ends_with_a_signal)
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 }
 
-#define SMALL		4096
+#define SMALL		PAGE
 #define MANY_SLAB	(scaled(1024) / 2 * SLAB_2M)
 #define MANY_BUFFERS	(MANY_SLAB / SMALL)
+#define BATCH		(SMALL > 32 * KIB ? 32 : 64)
 
 TEST(pass_checks_each_folio_once_however_many_buffers_wait_for_it)
 {
 	struct counters before = read_counters();
 	struct evpl_setup setup[2];
-	struct evpl_record records[64];
-	uint32_t leases[64];
+	struct evpl_record records[BATCH];
+	uint32_t leases[BATCH];
 	long long folios, rechecks, quarantined;
 	struct evpl_entry *entries, *words;
-	char *own, *guest, page[4096];
+	char *own, *guest, page[PAGE];
 	int fd[2], ends[2], pipe[2], tries;
 	uint64_t offset, i;
 
@@ -966,15 +967,15 @@ TEST(pass_checks_each_folio_once_however_many_buffers_wait_for_it)
 	words = map(fd[1], setup[1].out_leases_size, setup[1].out_leases_offset,
 		    PROT_READ | PROT_WRITE);
 	ASSERT_TRUE(own != MAP_FAILED && entries != MAP_FAILED && guest && words);
-	ASSERT_EQ(0, evpl_channel(fd[0], 64, ends));
+	ASSERT_EQ(0, evpl_channel(fd[0], BATCH, ends));
 	ASSERT_EQ(0, evpl_bind(fd[0], ends[0]));
 	ASSERT_EQ(0, evpl_bind(fd[1], ends[1]));
 	ASSERT_EQ(0, pipe2(pipe, O_CLOEXEC | O_NONBLOCK));
-	ASSERT_LE(0, fcntl(pipe[1], F_SETPIPE_SZ, MANY_SLAB / SLAB_2M * 4096));
+	ASSERT_LE(0, fcntl(pipe[1], F_SETPIPE_SZ, MANY_SLAB / SLAB_2M * PAGE));
 
 	/* Put a page of each folio into a pipe, and end all leases. */
-	for (offset = 0; offset < MANY_SLAB; offset += sizeof(records) / 32 * SMALL) {
-		for (i = 0; i < 64; i++) {
+	for (offset = 0; offset < MANY_SLAB; offset += BATCH * SMALL) {
+		for (i = 0; i < BATCH; i++) {
 			records[i] = (struct evpl_record){
 				.offset = offset + i * SMALL,
 				.length = SMALL,
@@ -982,16 +983,16 @@ TEST(pass_checks_each_folio_once_however_many_buffers_wait_for_it)
 			};
 			set(&entries[offset / SMALL + i].word, 1);
 		}
-		ASSERT_EQ(64, evpl_send(ends[0], records, 64));
-		ASSERT_EQ(64, evpl_recv(ends[1], records, 64));
+		ASSERT_EQ(BATCH, evpl_send(ends[0], records, BATCH));
+		ASSERT_EQ(BATCH, evpl_recv(ends[1], records, BATCH));
 		if (!(offset % SLAB_2M))
-			ASSERT_EQ(4096, into_pipe(pipe[1], guest + records[0].offset -
-						  setup[1].out_guest_io_ro_offset, 4096));
-		for (i = 0; i < 64; i++) {
+			ASSERT_EQ(PAGE, into_pipe(pipe[1], guest + records[0].offset -
+						  setup[1].out_guest_io_ro_offset, PAGE));
+		for (i = 0; i < BATCH; i++) {
 			leases[i] = records[i].lease;
 			set(&words[leases[i]].word, 0);
 		}
-		ASSERT_EQ(64, evpl_lease_release(fd[1], leases, 64));
+		ASSERT_EQ(BATCH, evpl_lease_release(fd[1], leases, BATCH));
 	}
 	quarantined = read_counters().quarantined;
 	EXPECT_EQ((long long)MANY_BUFFERS, quarantined);

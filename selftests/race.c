@@ -199,7 +199,7 @@ static void *strike_page(void *arg)
 TEST_F(race, memory_error_during_a_fault_raises_SIGBUS_in_every_mapping)
 {
 	char *memory = evpl_map(self->fd, SLAB_2M, 0);
-	struct error error = { .page = memory + 7 * 4096 };
+	struct error error = { .page = memory + 7 * PAGE };
 	pthread_t thread;
 	pid_t toucher;
 
@@ -223,7 +223,7 @@ TEST_F(race, memory_error_during_a_fault_raises_SIGBUS_in_every_mapping)
 
 	/* The fault met the marked page, and the core unmapped it everywhere, here too. */
 	EXPECT_EQ(SIGBUS, touch_read(error.page));
-	EXPECT_EQ(0, touch_write(error.page + 4096));
+	EXPECT_EQ(0, touch_write(error.page + PAGE));
 	munmap(memory, SLAB_2M);
 }
 
@@ -246,7 +246,7 @@ TEST_F(race, calls_while_a_mapping_sets_up_find_the_client_as_it_was)
 
 	second = fork_child();
 	if (!second)
-		_exit(evpl_setup(self->fd, 4096, &setup) == -EBUSY ? 0 : 1);
+		_exit(evpl_setup(self->fd, PAGE, &setup) == -EBUSY ? 0 : 1);
 	EXPECT_TRUE(is_held_up(second));
 
 	/* A process that reads the fdinfo of a busy client waits, and can be killed. */
@@ -348,7 +348,7 @@ static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
 
 	ASSERT_EQ(0, evpl_setup(self->fd, SLAB_2M, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
-	entries = evpl_map(self->fd, 4096, setup.out_refs_offset);
+	entries = evpl_map(self->fd, PAGE, setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, entries);
 	entries[0].word = 1;
 	ASSERT_EQ(0, evpl_channel(self->fd, 0, ends));
@@ -370,7 +370,7 @@ static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
 	EXPECT_EQ(0, entries[0].word);
 	ASSERT_EQ(1, write(pipe_fds[1], "", 1));
 	EXPECT_EQ(0, reap(toucher));
-	munmap(entries, 4096);
+	munmap(entries, PAGE);
 	for (int i = 0; i < 2; i++) {
 		close(ends[i]);
 		close(pipe_fds[i]);
@@ -379,7 +379,7 @@ static void revoke_while_a_fault_has_found_it(struct __test_metadata *_metadata,
 
 TEST_F(race, lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 {
-	revoke_while_a_fault_has_found_it(_metadata, self, 4096, 0);
+	revoke_while_a_fault_has_found_it(_metadata, self, PAGE, 0);
 }
 
 /* A PMD maps this lease, where the kernel can. */
@@ -391,7 +391,7 @@ TEST_F(race, huge_lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 /* The references that the fault had mustn't look like something that holds the buffer. */
 TEST_F(race, device_lease_revoked_while_a_fault_has_found_it_is_never_seen_after)
 {
-	revoke_while_a_fault_has_found_it(_metadata, self, 4096, EVPL_RECORD_DEVICE);
+	revoke_while_a_fault_has_found_it(_metadata, self, PAGE, EVPL_RECORD_DEVICE);
 	EXPECT_EQ(0, read_counters().quarantined);
 }
 
@@ -438,7 +438,7 @@ static int replace_a_lease_between_two_touches(int end, struct waiting_toucher *
 	if (!memory || !leases)
 		return 2;
 	for (int i = 0; i < 2; i++) {
-		touchers[i].memory = memory + i * 4096;
+		touchers[i].memory = memory + i * PAGE;
 		if (pthread_create(&touchers[i].thread, NULL, touch_when_told, &touchers[i]))
 			return 3;
 		while (!get(&touchers[i].tid))
@@ -474,7 +474,7 @@ TEST_F(race, huge_lease_is_not_mapped_by_a_PMD_where_a_fault_allocates_a_page_ta
 	ASSERT_EQ(0, evpl_setup(self->fd, SLAB_2M, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc_on(self->fd, SLAB_2M, EVPL_NODE_ANY, EVPL_SLAB_HUGE,
 					&offset));
-	entries = evpl_map(self->fd, 4096, setup.out_refs_offset);
+	entries = evpl_map(self->fd, PAGE, setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, entries);
 	ASSERT_EQ(0, evpl_channel(self->fd, 0, ends));
 	ASSERT_EQ(0, evpl_bind(self->fd, ends[0]));
@@ -502,7 +502,7 @@ TEST_F(race, huge_lease_is_not_mapped_by_a_PMD_where_a_fault_allocates_a_page_ta
 	EXPECT_TRUE(is_held_up(tid));
 	ASSERT_EQ(0, write_string(TABLES, "0"));
 	EXPECT_EQ(0, reap(child));
-	munmap(entries, 4096);
+	munmap(entries, PAGE);
 	close(up[0]);
 	for (int i = 0; i < 2; i++) {
 		close(ends[i]);
@@ -559,7 +559,7 @@ TEST_F(race, who_is_killed_while_entries_are_had_takes_none)
 
 TEST_F(race, who_is_killed_while_an_export_takes_its_ranges_gives_up_none)
 {
-	const struct evpl_range ranges[] = { { 0, 4096 }, { MIB, 4096 } };
+	const struct evpl_range ranges[] = { { 0, PAGE }, { MIB, PAGE } };
 	struct evpl_setup setup;
 	struct evpl_entry *entries;
 	uint64_t offset;
@@ -567,7 +567,7 @@ TEST_F(race, who_is_killed_while_an_export_takes_its_ranges_gives_up_none)
 
 	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
-	entries = evpl_map(self->fd, 4096, setup.out_refs_offset);
+	entries = evpl_map(self->fd, PAGE, setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, entries);
 	entries[0].word = 1;
 	entries[1].word = 1;
@@ -582,7 +582,7 @@ TEST_F(race, who_is_killed_while_an_export_takes_its_ranges_gives_up_none)
 	EXPECT_EQ(1, get(&entries[0].word));
 	EXPECT_EQ(1, get(&entries[1].word));
 	EXPECT_EQ(self->before.exports, read_counters().exports);
-	munmap(entries, 4096);
+	munmap(entries, PAGE);
 }
 
 TEST_F(race, who_is_killed_while_a_dmabuf_is_mapped_maps_nothing)
@@ -620,15 +620,15 @@ TEST_F(race, who_is_killed_while_a_dmabuf_is_mapped_maps_nothing)
 TEST_F(race, what_another_frees_just_now_can_be_had)
 {
 	char *memory = evpl_map(self->fd, SLAB_2M, 0);
-	struct iovec page = { memory, 4096 };
-	char page_read[4096];
+	struct iovec page = { memory, PAGE };
+	char page_read[PAGE];
 	int pipe_fds[2];
 	pid_t child;
 
 	/* A page in a pipe keeps the memory of a freed slab. */
 	ASSERT_NE(MAP_FAILED, memory);
 	ASSERT_EQ(0, pipe(pipe_fds));
-	ASSERT_EQ(4096, vmsplice(pipe_fds[1], &page, 1, 0));
+	ASSERT_EQ(PAGE, vmsplice(pipe_fds[1], &page, 1, 0));
 	munmap(memory, SLAB_2M);
 	ASSERT_EQ(0, write_number(MAX_BYTES, read_counters().charged));
 	ASSERT_EQ(0, evpl_slab_free(self->fd, 0));
@@ -636,7 +636,7 @@ TEST_F(race, what_another_frees_just_now_can_be_had)
 
 	/* The pipe lets go of the page, and the work that frees the folio is held up. */
 	ASSERT_EQ(0, write_string(REAP, "1"));
-	ASSERT_EQ(4096, read(pipe_fds[0], page_read, 4096));
+	ASSERT_EQ(PAGE, read(pipe_fds[0], page_read, PAGE));
 	ASSERT_TRUE(wait_at(REAP, 1));
 
 	child = fork_child();
@@ -699,16 +699,16 @@ static struct evpl_record lease_again(struct __test_metadata *_metadata,
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &record, 1));
 	ASSERT_EQ(0, touch_read(memory_of(&self->lessee, &record)));
 	if (hold)
-		ASSERT_EQ(4096, into_pipe(self->pipe[1], memory_of(&self->lessee, &record),
-					  4096));
+		ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory_of(&self->lessee, &record),
+					  PAGE));
 	return record;
 }
 
 static void drain(struct __test_metadata *_metadata, struct _test_data_quarantine *self)
 {
-	char page[4096];
+	char page[PAGE];
 
-	ASSERT_EQ(4096, read(self->pipe[0], page, 4096));
+	ASSERT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 }
 
 /* Start a process that releases a lease, and wait until it has checked the pages. */
@@ -1102,7 +1102,7 @@ static pid_t toucher(struct _test_data_stalled *self, const struct evpl_record *
 	if (pid)
 		return pid;
 	close_client(&self->owner);
-	memory = map(self->lessee.fd, 4096, record->offset, PROT_READ);
+	memory = map(self->lessee.fd, PAGE, record->offset, PROT_READ);
 	_exit(memory ? touch_read(memory) : 1);
 }
 

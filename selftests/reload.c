@@ -10,7 +10,6 @@
 
 #define TIMES	20
 #define OPENERS	2
-#define PAGE	4096
 
 /* The openers count here, in memory that all processes share. */
 struct shared {

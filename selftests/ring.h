@@ -21,17 +21,17 @@ static inline bool ring_open(struct ring *ring)
 	ring->fd = syscall(__NR_io_uring_setup, 1, &ring->params);
 	if (ring->fd < 0)
 		return false;
-	ring->rings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
+	ring->rings = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
 			   IORING_OFF_SQ_RING);
-	ring->sqe = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
+	ring->sqe = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
 			 IORING_OFF_SQES);
 	return ring->rings != MAP_FAILED && ring->sqe != MAP_FAILED;
 }
 
 static inline void ring_close(struct ring *ring)
 {
-	munmap(ring->rings, 4096);
-	munmap(ring->sqe, 4096);
+	munmap(ring->rings, PAGE);
+	munmap(ring->sqe, PAGE);
 	close(ring->fd);
 }
 

@@ -256,16 +256,16 @@ TEST_F(share, leased_memory_outlives_its_owner_folio_by_folio)
 	uint64_t offset;
 
 	/* Lease a buffer of each of two slabs. */
-	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, SLAB_2M, &offset));
-	munmap(self->owner.own, SLAB_2M);
-	self->owner.own = map(self->owner.fd, 2 * SLAB_2M, 0, PROT_READ | PROT_WRITE);
+	ASSERT_EQ(0, evpl_slab_alloc(self->owner.fd, SLAB, &offset));
+	munmap(self->owner.own, SLAB);
+	self->owner.own = map(self->owner.fd, 2 * SLAB, 0, PROT_READ | PROT_WRITE);
 	sent = fill(&self->owner, 0, 'x');
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	sent = fill(&self->owner, SLAB_2M / BUFFER, 'y');
+	sent = fill(&self->owner, SLAB / BUFFER, 'y');
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(2, evpl_recv(self->ends[1], got, 2));
 
-	munmap(self->owner.own + SLAB_2M, SLAB_2M);
+	munmap(self->owner.own + SLAB, SLAB);
 	close(self->ends[0]);
 	close_client(&self->owner);
 	EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got[0]), 'x', BUFFER));
@@ -290,18 +290,19 @@ TEST_F(share, leased_memory_outlives_its_owner_folio_by_folio)
 static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
 				       struct _test_data_share *self, bool read)
 {
-	const long long folio = has_huge() ? SLAB_2M : 4 * KIB, few_pages = 16 * 4 * KIB;
+	const long long folio = has_huge() ? SLAB_2M : PAGE, few_pages = 16 * PAGE;
+	const long long own = 64 * MIB + 64 * MIB / PAGE * sizeof(struct evpl_entry);
 	struct counters before = read_counters();
-	struct evpl_record record = { .length = 4 * KIB };
+	struct evpl_record record = { .length = PAGE };
 	struct evpl_entry *entries;
 	struct evpl_setup setup;
 	int fd, ends[2];
 	uint64_t offset;
 
 	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-	ASSERT_EQ(0, evpl_setup(fd, 4 * KIB, &setup));
+	ASSERT_EQ(0, evpl_setup(fd, PAGE, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(fd, 64 * MIB, &offset));
-	entries = map(fd, 4096, setup.out_refs_offset, PROT_READ | PROT_WRITE);
+	entries = map(fd, PAGE, setup.out_refs_offset, PROT_READ | PROT_WRITE);
 	ASSERT_NE(NULL, entries);
 	set(&entries[0].word, 1);
 	ASSERT_EQ(0, evpl_channel(fd, 1, ends));
@@ -310,8 +311,8 @@ static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
 	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
 	if (read)
 		ASSERT_EQ(1, evpl_recv(ends[1], &record, 1));
-	EXPECT_LE(before.charged + 65 * (long long)MIB, read_counters().charged);
-	munmap(entries, 4096);
+	EXPECT_LE(before.charged + own, read_counters().charged);
+	munmap(entries, PAGE);
 	close(fd);
 	EXPECT_LE(before.charged + folio, read_counters().charged);
 	EXPECT_GE(before.charged + folio + few_pages, read_counters().charged);

@@ -23,14 +23,14 @@ static inline void open_single(struct __test_metadata *_metadata, struct single 
 	single->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(single->fd, 0);
 	ASSERT_EQ(0, evpl_setup(single->fd, 0, &single->setup));
-	single->entries = evpl_map(single->fd, 4096, single->setup.out_refs_offset);
+	single->entries = evpl_map(single->fd, PAGE, single->setup.out_refs_offset);
 	ASSERT_NE(MAP_FAILED, single->entries);
 }
 
 /* At the end of a test the counters then return to single->before. */
 static inline void close_single(struct single *single)
 {
-	munmap(single->entries, 4096);
+	munmap(single->entries, PAGE);
 	close(single->fd);
 }
 

@@ -25,7 +25,7 @@ FIXTURE_TEARDOWN(slab)
 TEST_F(slab, bad_lengths_are_EINVAL)
 {
 	const uint64_t bad[] = {
-		0, 1, 4 * KIB, 1 * MIB, SLAB_2M - 1, SLAB_2M + 1, SLAB_2M + 4 * KIB,
+		0, 1, PAGE, 1 * MIB, SLAB_2M - 1, SLAB_2M + 1, SLAB_2M + PAGE,
 		3 * MIB, UINT64_MAX, UINT64_MAX - SLAB_2M + 1,
 		self->setup.out_own_size + SLAB_2M, 1UL << 63,
 	};
@@ -172,7 +172,7 @@ TEST_F(slab, only_its_start_frees_it)
 
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 4 * MIB, &offset));
 	EXPECT_EQ(-ENOENT, evpl_slab_free(self->fd, offset + SLAB_2M));
-	EXPECT_EQ(-ENOENT, evpl_slab_free(self->fd, offset + 4096));
+	EXPECT_EQ(-ENOENT, evpl_slab_free(self->fd, offset + PAGE));
 	EXPECT_EQ(-ENOENT, evpl_slab_free(self->fd, offset + 1));
 	EXPECT_EQ(-ENOENT, evpl_slab_free(self->fd, offset + 4 * MIB));
 	EXPECT_EQ(-ENOENT, evpl_slab_free(self->fd, UINT64_MAX));
@@ -251,7 +251,7 @@ TEST_F(slab, freed_while_another_thread_touches_it_is_never_seen_after)
 		/* The child has page tables of its own: the pages must leave both. */
 		child = fork_child();
 		if (!child) {
-			while (!touch_read(window + 4096))
+			while (!touch_read(window + PAGE))
 				;
 			_exit(touch_read(window) == SIGBUS ? 0 : 1);
 		}

@@ -16,7 +16,7 @@
 
 #include "evpl_test.h"
 
-#define BUFFER		(16 * KIB)
+#define BUFFER		(PAGE > 16 * KIB ? PAGE : 16 * KIB)
 #define STEP		0x9e3779b97f4a7c15ULL
 
 enum { WORKERS = 8, NR_BUFFERS = SLAB_2M / BUFFER, MAX_HELD = 24 };
