@@ -1493,8 +1493,8 @@ static inline int evpl_device_attach(struct evpl_pool *pool, const struct evpl_d
  * @device: the device, or NULL
  *
  * Waits for the device's callbacks that are running, and has all slabs unregistered. Afterwards
- * no callback is called, and no call of evpl_device_let_go() is waited for. Don't call this from
- * a callback.
+ * no callback is called, and no call of evpl_device_let_go() is waited for. So the device must
+ * drop its references on the slabs' pages before this returns. Don't call this from a callback.
  */
 static inline void evpl_device_detach(struct evpl_device *device)
 {

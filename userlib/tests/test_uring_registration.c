@@ -3,7 +3,26 @@
  * libevplmem-uring: each slab is registered once, and its slot comes back; I/O works where
  * memory can't be registered.
  */
+#include <dlfcn.h>
+
 #include "uring.h"
+
+/* Slots that were cleared while this pool waited for a device to let go of its slab 0. */
+static struct evpl_pool *watched;
+static unsigned int cleared_in_time;
+
+/* Replaces liburing's function, and calls it. */
+int io_uring_register_buffers_update_tag(struct io_uring *ring, unsigned int first,
+					 const struct iovec *iovecs, const __u64 *tags,
+					 unsigned int n)
+{
+	int (*update)(struct io_uring *ring, unsigned int first, const struct iovec *iovecs,
+		      const __u64 *tags, unsigned int n) = dlsym(RTLD_NEXT, __func__);
+
+	if (watched && !iovecs->iov_len && slab_ids_is_awaited(&watched->slab_ids, 0))
+		cleared_in_time++;
+	return update(ring, first, iovecs, tags, n);
+}
 
 TEST_F(uring, a_slab_is_registered_once_and_its_index_stays)
 {
@@ -69,6 +88,23 @@ TEST_F(uring, the_slot_of_a_trimmed_slab_is_cleared_later_and_used_again)
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[3][0], &info));
 	EXPECT_EQ(gone.number, info.number);
 	EXPECT_EQ(2, copy_by(self, &self->ring, self->uring));
+}
+
+/* A slot that is cleared later would have its references counted in the slab's baseline. */
+TEST_F(uring, destroy_clears_slots_before_the_device_is_detached)
+{
+	struct evpl_uring *uring;
+	struct evpl_iovec iovec;
+
+	NEEDS_REGISTRATION();
+	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &self->ring, 1, 1, 0));
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec));
+	ASSERT_EQ(1, evpl_uring_index(uring, &iovec));
+	watched = self->pool;
+	evpl_uring_destroy(uring);
+	watched = NULL;
+	EXPECT_EQ(1, cleared_in_time);
+	evpl_iovec_release(&iovec);
 }
 
 TEST_F(uring, flush_clears_slots)

@@ -57,6 +57,7 @@ struct slot {
  *	called yet; or NO_SLOT
  * @gone: the first slot to clear, or NO_SLOT. Any thread pushes; the ring's thread takes the
  *	whole list by one exchange, so that the list has no ABA problem
+ * @ending: evpl_uring_destroy() was called
  * @has_readv_fixed: the kernel has READV_FIXED and WRITEV_FIXED; valid if @probed is set
  * @probed: the kernel was asked for its operations
  * @refused: the error by which the kernel refuses every slab, for good or, if it is -ENOMEM,
@@ -76,6 +77,7 @@ struct evpl_uring {
 	uint32_t free;
 	uint32_t cloned;
 	_Atomic uint32_t gone;
+	atomic_bool ending;
 	bool has_readv_fixed;
 	bool probed;
 	int refused;
@@ -99,15 +101,6 @@ static void push_gone(struct evpl_uring *uring, uint32_t slot)
 		uring->slots[slot].next = first;
 	while (!atomic_compare_exchange_weak_explicit(&uring->gone, &first, slot,
 						      memory_order_release, memory_order_relaxed));
-}
-
-static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
-{
-	(void)slab;
-	if (cookie == UNREGISTERED)
-		return 0;
-	push_gone(arg, (uint32_t)cookie);
-	return EVPL_DEVICE_LATER;
 }
 
 static int table_update(struct evpl_uring *uring, uint32_t slot, void *base, size_t length)
@@ -158,6 +151,20 @@ static void clear_gone(struct evpl_uring *uring, bool detached)
 			uring->refused = 0;
 	}
 	pthread_mutex_unlock(&uring->lock);
+}
+
+static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	struct evpl_uring *uring = arg;
+
+	(void)slab;
+	if (cookie == UNREGISTERED)
+		return 0;
+	push_gone(uring, (uint32_t)cookie);
+	/* After the detach, the library would count the ring's references in the slab's baseline. */
+	if (atomic_load(&uring->ending))
+		clear_gone(uring, false);
+	return EVPL_DEVICE_LATER;
 }
 
 /*
@@ -586,7 +593,8 @@ void evplmem_uring_destroy(struct evpl_uring *uring)
 {
 	if (!uring || pool_is_inherited(uring->pool))
 		return;
-	/* This puts the slots of all slabs on the list of slots to clear. */
+	atomic_store(&uring->ending, true);
+	/* This clears the slots of all slabs, or leaves them on the list of slots to clear. */
 	evpl_device_detach(uring->device);
 	clear_gone(uring, true);
 	enter_idle_ring(uring);
