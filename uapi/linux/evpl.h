@@ -175,7 +175,7 @@
  * its owner's own buffers pass the check, and no others.
  *
  * An owner registers a slab with its device, then raises the baseline. It sets the baseline
- * to 0 before it removes the registration.
+ * to 0 before it removes the registration, and doesn't raise it until that is done.
  */
 
 /**

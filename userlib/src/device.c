@@ -26,9 +26,16 @@ static struct reg *device_reg(struct evpl_device *device, struct slab *slab)
  * (linux/evpl.h, DOC: quarantine). By the baseline the kernel tells them from the references of
  * other processes' devices. It can count them only on folios of which nothing is in use.
  *
- * A slab's baseline is stale until it counts all of these references. devices_set_baseline() has
- * the kernel set the baselines when a device has registered the slab. If a part of the slab was in
- * use then, it does so again when a buffer of the slab is next sent for devices.
+ * A baseline that is too low keeps a buffer in quarantine for a while. One that is too high would
+ * let a buffer through that another process's device still holds. So clear_baseline() sets it to 0
+ * before a device lets go of the slab, and raise_baseline() doesn't raise it until the device has
+ * let go. Both are called under the pool's lock, so no raise is under way when the baseline is
+ * cleared. A slab that is SLAB_DYING isn't left out: the kernel may refuse to free it, and then it
+ * is used again.
+ *
+ * A slab's baseline is stale until it counts all of these references. It is raised when a device
+ * has registered the slab. If that couldn't be done for all of the slab, devices_set_baseline()
+ * raises it when a buffer of the slab is next sent for devices.
  */
 static void clear_baseline(struct slab *slab)
 {
@@ -37,29 +44,43 @@ static void clear_baseline(struct slab *slab)
 	if (!backing->ops->slab_baseline)
 		return;
 	backing->ops->slab_baseline(backing, &slab->extent, EVPL_BASELINE_ZERO);
-	atomic_store(&slab->baseline_stale, true);
+	slab->baseline_stale = true;
 }
 
-void devices_set_baseline(struct slab *slab)
+/*
+ * Whether a device may be about to drop references on the slab. A callback that registers the slab
+ * may fail, and then it drops those that it has taken.
+ */
+static bool references_may_go(struct slab *slab)
+{
+	unsigned int i;
+
+	for (i = 0; i < EVPL_DEVICES_MAX; i++)
+		if (reg_is(&slab->regs[i], REG_BUSY))
+			return true;
+	return slab_ids_is_awaited(&slab->pool->slab_ids, slab->info.number);
+}
+
+static void raise_baseline(struct slab *slab)
 {
 	struct backing *backing = &slab->pool->backing;
 
-	if (!backing->ops->slab_baseline || !atomic_load(&slab->baseline_stale))
+	if (!backing->ops->slab_baseline)
 		return;
-	/*
-	 * An exchange reads what registered() has written on another thread, so the kernel counts
-	 * that thread's device. A store wouldn't do.
-	 */
-	atomic_exchange(&slab->baseline_stale, false);
-	if (backing->ops->slab_baseline(backing, &slab->extent, EVPL_BASELINE_ALIKE))
-		atomic_store(&slab->baseline_stale, true);
+	slab->baseline_stale = references_may_go(slab) ||
+			       backing->ops->slab_baseline(backing, &slab->extent,
+							   EVPL_BASELINE_ALIKE);
 }
 
-/* A device has registered the slab. */
-static void registered(struct slab *slab)
+/* Raises a baseline that is stale. The caller doesn't hold the pool's lock. */
+void devices_set_baseline(struct slab *slab)
 {
-	atomic_store(&slab->baseline_stale, true);
-	devices_set_baseline(slab);
+	if (!atomic_load_explicit(&slab->baseline_stale, memory_order_relaxed))
+		return;
+	pool_lock(slab->pool);
+	if (slab->baseline_stale)
+		raise_baseline(slab);
+	pool_unlock(slab->pool);
 }
 
 /*
@@ -100,9 +121,9 @@ static void slab_register(struct evpl_device *device, struct slab *slab)
 	device_call_begin(device, reg);
 	err = device->ops.register_slab(device->arg, &slab->info, &cookie);
 	atomic_store_explicit(&reg->cookie, cookie, memory_order_relaxed);
-	if (!err)
-		registered(slab);
 	device_call_end(device, reg, err ? REG_FAILED : REG_DONE);
+	if (!err)
+		raise_baseline(slab);
 }
 
 /*
@@ -116,20 +137,12 @@ static void slab_unregister(struct evpl_device *device, struct slab *slab)
 	uint64_t cookie = atomic_load_explicit(&reg->cookie, memory_order_relaxed);
 	struct slab_ids *ids = &device->pool->slab_ids;
 	unsigned int number = slab->info.number;
-	bool dying = slab->state == SLAB_DYING;
 	NO_CANCELLATION;
 	int ret = 0;
 
 	slab_ids_await(ids, number, device->slot);
+	clear_baseline(slab);
 	device_call_begin(device, reg);
-	/*
-	 * Set the baselines to 0 before the device lets go. A baseline that is too low keeps a
-	 * buffer in quarantine for a while. One that is too high would let a buffer through that
-	 * another process's device still holds. No process has a lease on a slab that is
-	 * SLAB_DYING.
-	 */
-	if (!dying)
-		clear_baseline(slab);
 	if (device->ops.unregister_slab)
 		ret = device->ops.unregister_slab(device->arg, &slab->info, cookie);
 	device_call_end(device, reg, REG_NONE);
@@ -345,10 +358,9 @@ int evplmem_device_set_cookie(struct evpl_device *device, const struct evpl_iove
 	} else {
 		atomic_store_explicit(&reg->cookie, cookie, memory_order_relaxed);
 		reg_set(reg, REG_DONE);
+		raise_baseline(slab);
 	}
 	pool_unlock(pool);
-	if (!err)
-		registered(slab);
 	return err;
 }
 

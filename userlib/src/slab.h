@@ -67,8 +67,8 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @hand_first: the first of these, chained by @next
  * @hand_last: the last of the chain
  * @next_dying: a private list of the thread that unpublishes several slabs, or makes several
- * @baseline_stale: the kernel's baselines may not count all that devices hold; see
- * devices_set_baseline()
+ * @baseline_stale: the kernel's baselines may not count all that devices hold; see device.c;
+ *	written under the lock, read without
  * @regs: its registrations, by the device's slot
  */
 struct slab {

@@ -49,6 +49,12 @@ void slab_ids_await(struct slab_ids *ids, unsigned int id, unsigned int slot)
 	ids->table[id].awaited |= 1U << slot;
 }
 
+/* Whether a device still has to let go of an ID. */
+bool slab_ids_is_awaited(const struct slab_ids *ids, unsigned int id)
+{
+	return ids->table[id].awaited;
+}
+
 /* The device of @slot lets go of an ID. Returns false if it didn't have to. */
 bool slab_ids_let_go(struct slab_ids *ids, unsigned int id, unsigned int slot)
 {

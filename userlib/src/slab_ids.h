@@ -27,6 +27,7 @@ struct slab_ids {
 int slab_ids_alloc(struct slab_ids *ids, unsigned int *r_id);
 void slab_ids_free(struct slab_ids *ids, unsigned int id);
 void slab_ids_await(struct slab_ids *ids, unsigned int id, unsigned int slot);
+bool slab_ids_is_awaited(const struct slab_ids *ids, unsigned int id);
 bool slab_ids_let_go(struct slab_ids *ids, unsigned int id, unsigned int slot);
 void slab_ids_forget(struct slab_ids *ids, unsigned int slot);
 void slab_ids_destroy(struct slab_ids *ids);

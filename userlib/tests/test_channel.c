@@ -655,6 +655,290 @@ TEST_F(owner, that_waits_is_told_of_what_it_sent_after_it_began_to)
 	EXPECT_EQ(1, told_in_time(self->pool));
 }
 
+/* A device that has put all pages of a slab into a pipe. The cookie is the pipe's read end. */
+struct pinner {
+	struct evpl_device *device;
+	int result;			/* of pin() */
+	bool later;			/* unpin() leaves the pipe open, in @left */
+	int left;
+	struct evpl_channel *channel;	/* not NULL: a callback with a full pipe sends @message */
+	struct evpl_message message;
+	int sent;
+};
+
+static void send_message(struct pinner *pinner)
+{
+	if (pinner->channel)
+		pinner->sent = evpl_channel_send(pinner->channel, &pinner->message, 1);
+	pinner->channel = NULL;
+}
+
+static int pin(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	struct iovec iovec = { slab->base, slab->length };
+	struct pinner *pinner = arg;
+	ssize_t pinned = -1;
+	int pipe_fds[2];
+
+	if (pipe(pipe_fds))
+		return -errno;
+	if (fcntl(pipe_fds[1], F_SETPIPE_SZ, slab->length) >= (int)slab->length)
+		pinned = vmsplice(pipe_fds[1], &iovec, 1, 0);
+	close(pipe_fds[1]);
+	if (pinned != (ssize_t)slab->length)
+		abort();
+	send_message(pinner);
+	*cookie = (uint64_t)pipe_fds[0];
+	if (pinner->result)
+		close(pipe_fds[0]);
+	return pinner->result;
+}
+
+static int unpin(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	struct pinner *pinner = arg;
+
+	(void)slab;
+	send_message(pinner);
+	if (pinner->later) {
+		pinner->left = (int)cookie;
+		return EVPL_DEVICE_LATER;
+	}
+	return close((int)cookie);
+}
+
+static const struct evpl_device_ops pinner_ops = {
+	.size = sizeof(pinner_ops),
+	.register_slab = pin,
+	.unregister_slab = unpin,
+};
+
+/*
+ * A pool whose slabs have two folios of 2 MiB, or more smaller ones. So the kernel can raise the
+ * baseline of a folio that is in use: it takes that of one which isn't.
+ */
+FIXTURE(baseline)
+{
+	struct evpl_pool *pool, *other_pool;
+	struct evpl *evpl;
+	struct evpl_channel *channel, *other_channel;
+	struct pinner pinner, other;
+	struct evpl_iovec iovecs[4 * PER_SLAB];
+	int pipe[2];
+};
+
+FIXTURE_SETUP(baseline)
+{
+	const struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.buffer_size = BUFFER,
+		.slab_size = 2 * SLAB,
+		.slab_size_max = 2 * SLAB,
+		.max_bytes = 4 * SLAB,
+	};
+	int peer;
+
+	if (!getenv("EVPL_BACKEND") || strcmp(getenv("EVPL_BACKEND"), "module"))
+		SKIP(return, "the module's alone");
+	memset(&self->pinner, 0, sizeof(self->pinner));
+	memset(&self->other, 0, sizeof(self->other));
+	ASSERT_EQ(0, evpl_pool_open(&self->pool, &config));
+	ASSERT_EQ(0, open_pool(&self->other_pool, BUFFER, SLAB));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+	ASSERT_EQ(0, evpl_channel_create(&self->channel, self->pool, 1, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&self->other_channel, self->other_pool, peer, 0));
+	ASSERT_EQ(0, pipe(self->pipe));
+	ASSERT_EQ(0, evpl_device_attach(self->pool, &pinner_ops, &self->pinner,
+					&self->pinner.device));
+}
+
+FIXTURE_TEARDOWN(baseline)
+{
+	if (!self->pool)
+		return;
+	evpl_device_detach(self->pinner.device);
+	evpl_device_detach(self->other.device);
+	evpl_channel_close(self->channel);
+	evpl_channel_close(self->other_channel);
+	evpl_destroy(self->evpl);
+	EXPECT_EQ(0, evpl_pool_close(self->other_pool));
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+	close(self->pipe[0]);
+	close(self->pipe[1]);
+}
+
+static struct evpl_message clone_for_devices(const struct evpl_iovec *iovec)
+{
+	struct evpl_message message = { .flags = EVPL_MESSAGE_DEVICE };
+
+	evpl_iovec_clone(&message.iovec, iovec);
+	return message;
+}
+
+/*
+ * Receives a clone of @iovec and releases it, with or without a page of it in the fixture's pipe.
+ * Returns whether its owner has it back.
+ */
+static bool comes_back(struct _test_data_baseline *self, const struct evpl_iovec *iovec, bool held)
+{
+	struct evpl_message got;
+	struct iovec page;
+
+	if (evpl_channel_recv(self->other_channel, &got, 1) != 1)
+		abort();
+	page = (struct iovec){ got.iovec.data, 4096 };
+	if (held && vmsplice(self->pipe[1], &page, 1, 0) != 4096)
+		abort();
+	evpl_iovec_release(&got.iovec);
+	evpl_pool_trim(self->pool);
+	return word_of(iovec) == 1;
+}
+
+/* Whether @iovec is its owner's again when its page has left the fixture's pipe. */
+static bool comes_back_unheld(struct _test_data_baseline *self, const struct evpl_iovec *iovec)
+{
+	char page[4096];
+
+	if (word_of(iovec) != 2 || read(self->pipe[0], page, sizeof(page)) != sizeof(page))
+		return false;
+	evpl_pool_trim(self->pool);
+	return word_of(iovec) == 1;
+}
+
+TEST_F(baseline, counts_no_device_that_is_about_to_unregister_the_slab)
+{
+	struct evpl_message sent;
+	struct evpl_iovec iovec;
+
+	ASSERT_EQ(0, evpl_device_attach(self->pool, &pinner_ops, &self->other,
+					&self->other.device));
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec));
+	sent = clone_for_devices(&iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_TRUE(comes_back(self, &iovec, false));
+
+	self->pinner.message = clone_for_devices(&iovec);
+	self->pinner.channel = self->channel;
+	self->pinner.sent = -1;
+	evpl_device_detach(self->pinner.device);
+	self->pinner.device = NULL;
+	ASSERT_EQ(0, self->pinner.sent);
+	EXPECT_FALSE(comes_back(self, &iovec, true));
+
+	/* With the next send the baseline counts the other device again, and nothing else. */
+	sent = clone_for_devices(&iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_FALSE(comes_back(self, &iovec, false));
+	EXPECT_TRUE(comes_back_unheld(self, &iovec));
+	sent = clone_for_devices(&iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_TRUE(comes_back(self, &iovec, false));
+	evpl_iovec_release(&iovec);
+}
+
+TEST_F(baseline, counts_no_device_that_may_yet_refuse_the_slab)
+{
+	struct evpl_iovec iovec;
+
+	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec));
+	/* After this the baseline is raised by the next send. */
+	evpl_device_detach(self->pinner.device);
+	self->pinner.device = NULL;
+	self->other.message = clone_for_devices(&iovec);
+	self->other.channel = self->channel;
+	self->other.sent = -1;
+	self->other.result = -EIO;
+	ASSERT_EQ(0, evpl_device_attach(self->pool, &pinner_ops, &self->other,
+					&self->other.device));
+	ASSERT_EQ(0, self->other.sent);
+	EXPECT_FALSE(comes_back(self, &iovec, true));
+	EXPECT_TRUE(comes_back_unheld(self, &iovec));
+	evpl_iovec_release(&iovec);
+}
+
+/* Allocates a buffer of the slab that has this number, or aborts. */
+static struct evpl_iovec allocate_in(struct _test_data_baseline *self, unsigned int number)
+{
+	struct evpl_iovec iovec = {};
+	struct evpl_slab_info info;
+
+	for (unsigned int i = 0; i < 4 * PER_SLAB; i++)
+		if (evpl_buffer_alloc(self->evpl, &self->iovecs[i]) != 1 ||
+		    evpl_iovec_slab(&self->iovecs[i], &info))
+			abort();
+		else if (info.number == number && !iovec.data)
+			evpl_iovec_clone(&iovec, &self->iovecs[i]);
+	evpl_iovecs_release(self->iovecs, 4 * PER_SLAB);
+	return iovec;
+}
+
+/*
+ * Has the pool unregister its slab 1 to give it back, and the kernel refuse that, for a dma-buf of
+ * the slab. So the pool has the slab registered once more. Returns a buffer of it.
+ */
+static struct evpl_iovec keep_slab(struct _test_data_baseline *self)
+{
+	struct evpl_iovec iovec = allocate_in(self, 1);
+	struct evpl_slab_info info;
+	int fd;
+
+	if (evpl_iovec_slab(&iovec, &info))
+		abort();
+	fd = evpl_slab_export(self->pool, &info, 0);
+	if (fd < 0)
+		abort();
+	evpl_iovec_release(&iovec);
+	evpl_pool_trim(self->pool);
+	if (stats_of(self->pool).slabs != 2)
+		abort();
+	close(fd);
+	return allocate_in(self, 1);
+}
+
+TEST_F(baseline, counts_no_device_that_has_yet_to_let_go_of_the_slab)
+{
+	struct evpl_message sent;
+	struct evpl_iovec iovec;
+	char page[4096];
+
+	/* The device has the slab's pages twice now. */
+	self->pinner.later = true;
+	iovec = keep_slab(self);
+	self->pinner.later = false;
+
+	sent = clone_for_devices(&iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	close(self->pinner.left);
+	EXPECT_EQ(0, evpl_device_let_go(self->pinner.device, 1));
+	EXPECT_FALSE(comes_back(self, &iovec, true));
+	EXPECT_EQ(4096, read(self->pipe[0], page, sizeof(page)));
+
+	/* The next send has the kernel count the registration that is left. */
+	sent = clone_for_devices(&iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_TRUE(comes_back(self, &iovec, false));
+	sent = clone_for_devices(&iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_FALSE(comes_back(self, &iovec, true));
+	EXPECT_TRUE(comes_back_unheld(self, &iovec));
+	evpl_iovec_release(&iovec);
+}
+
+TEST_F(baseline, counts_no_device_that_refuses_a_slab_which_stays)
+{
+	struct evpl_message sent;
+	struct evpl_iovec iovec = allocate_in(self, 1);
+
+	evpl_iovec_release(&iovec);
+	self->pinner.result = -EIO;
+	iovec = keep_slab(self);
+	sent = clone_for_devices(&iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_FALSE(comes_back(self, &iovec, true));
+	EXPECT_TRUE(comes_back_unheld(self, &iovec));
+	evpl_iovec_release(&iovec);
+}
+
 static void *release_one(void *arg)
 {
 	evpl_iovec_release(arg);
