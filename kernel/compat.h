@@ -94,13 +94,20 @@ static inline void dma_buf_invalidate_mappings(struct dma_buf *dmabuf)
 /*
  * Newer kernels have a file describe a mapping before it exists, by ->mmap_prepare(), and make
  * state for it afterwards, by vm_ops->mapped(). Older ones do both by ->mmap(). Here they get
- * the description, its flags, and an ->mmap() that calls the two functions.
+ * the description, its flags, and an ->mmap() that calls the two functions. Some kernels between
+ * have a part of that, so the names here are evpl's own.
  */
 #ifdef EVPL_HAS_VM_OPS_MAPPED
 #define evpl_vma_desc			vm_area_desc
 #define EVPL_VM_OPS_MAPPED(function)	.mapped = function,
+#define EVPL_VMA(flag)			VMA_##flag##_BIT
+
+#define evpl_desc_test(desc, flag)	vma_desc_test(desc, flag)
+#define evpl_desc_set(desc, flag)	vma_desc_set_flags(desc, flag)
+#define evpl_desc_clear(desc, flag)	vma_desc_clear_flags(desc, flag)
 #else
 #define EVPL_VM_OPS_MAPPED(...)
+#define EVPL_VMA(flag)			VM_##flag
 
 struct evpl_vma_desc {
 	struct file *file;
@@ -111,28 +118,9 @@ struct evpl_vma_desc {
 	const struct vm_operations_struct *vm_ops;
 };
 
-#define VMA_WRITE_BIT		VM_WRITE
-#define VMA_EXEC_BIT		VM_EXEC
-#define VMA_MAYWRITE_BIT	VM_MAYWRITE
-#define VMA_MAYEXEC_BIT		VM_MAYEXEC
-#define VMA_MAYSHARE_BIT	VM_MAYSHARE
-#define VMA_PFNMAP_BIT		VM_PFNMAP
-#define VMA_IO_BIT		VM_IO
-#define VMA_MIXEDMAP_BIT	VM_MIXEDMAP
-#define VMA_DONTCOPY_BIT	VM_DONTCOPY
-#define VMA_DONTEXPAND_BIT	VM_DONTEXPAND
-#define VMA_DONTDUMP_BIT	VM_DONTDUMP
-
-#undef vma_desc_set_flags
-#undef vma_desc_clear_flags
-#define vma_desc_test(desc, flag)		((desc)->flags & (flag))
-#define vma_desc_set_flags(desc, flag)		((desc)->flags |= (flag))
-#define vma_desc_clear_flags(desc, flag)	((desc)->flags &= ~(flag))
-
-static inline unsigned long vma_desc_pages(const struct evpl_vma_desc *desc)
-{
-	return (desc->end - desc->start) >> PAGE_SHIFT;
-}
+#define evpl_desc_test(desc, flag)	((desc)->flags & (flag))
+#define evpl_desc_set(desc, flag)	((desc)->flags |= (flag))
+#define evpl_desc_clear(desc, flag)	((desc)->flags &= ~(flag))
 
 static inline int evpl_mmap_by_desc(struct file *file, struct vm_area_struct *vma,
 				    int (*prepare)(struct evpl_vma_desc *desc),

@@ -506,32 +506,32 @@ static const struct vm_operations_struct guest_io_vm_ops = {
 
 static bool desc_within(const struct evpl_vma_desc *desc, pgoff_t start, unsigned long nr_pages)
 {
-	unsigned long nr = vma_desc_pages(desc);
+	unsigned long nr = (desc->end - desc->start) >> PAGE_SHIFT;
 
 	return desc->pgoff >= start && nr <= nr_pages && desc->pgoff - start <= nr_pages - nr;
 }
 
 /*
- * Without VMA_MAYWRITE_BIT, no write fault makes a page of guest-ro writable. VMA_IO_BIT makes
+ * Without VM_MAYWRITE, no write fault makes a page of guest-ro writable. VM_IO makes
  * the kernel refuse to pin pages of the VMA.
  */
 static int guest_mmap_prepare(struct evpl_vma_desc *desc, enum evpl_lease_kind kind)
 {
 	bool readonly = kind == EVPL_LEASE_RO || kind == EVPL_LEASE_IO_RO;
 
-	if (readonly && vma_desc_test(desc, VMA_WRITE_BIT))
+	if (readonly && evpl_desc_test(desc, EVPL_VMA(WRITE)))
 		return -EACCES;
 	if (kind == EVPL_LEASE_RW || kind == EVPL_LEASE_RO) {
-		vma_desc_set_flags(desc, VMA_PFNMAP_BIT);
-		vma_desc_set_flags(desc, VMA_IO_BIT);
+		evpl_desc_set(desc, EVPL_VMA(PFNMAP));
+		evpl_desc_set(desc, EVPL_VMA(IO));
 		desc->vm_ops = &guest_vm_ops;
 	} else {
-		vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT);
+		evpl_desc_set(desc, EVPL_VMA(MIXEDMAP));
 		desc->vm_ops = &guest_io_vm_ops;
 	}
-	vma_desc_set_flags(desc, VMA_DONTCOPY_BIT);
+	evpl_desc_set(desc, EVPL_VMA(DONTCOPY));
 	if (readonly)
-		vma_desc_clear_flags(desc, VMA_MAYWRITE_BIT);
+		evpl_desc_clear(desc, EVPL_VMA(MAYWRITE));
 	return 0;
 }
 
@@ -556,7 +556,7 @@ static int refs_or_guest_mmap_prepare(struct evpl_client *client, struct evpl_vm
 		if (!desc_within(desc, EVPL_REFS_START + refs[i].start, refs[i].nr_pages))
 			continue;
 		desc->vm_ops = &refs_vm_ops;
-		vma_desc_set_flags(desc, VMA_DONTCOPY_BIT);
+		evpl_desc_set(desc, EVPL_VMA(DONTCOPY));
 		return 0;
 	}
 
@@ -581,10 +581,10 @@ int evpl_mmap_prepare(struct evpl_vma_desc *desc)
 	bool is_own = desc_within(desc, 0, EVPL_OWN_PAGES);
 	int ret;
 
-	/* A file that was opened read-only has VMA_MAYSHARE_BIT without VMA_SHARED_BIT. */
-	if (!vma_desc_test(desc, VMA_MAYSHARE_BIT))
+	/* A file that was opened read-only has VM_MAYSHARE without VM_SHARED. */
+	if (!evpl_desc_test(desc, EVPL_VMA(MAYSHARE)))
 		return -EINVAL;
-	if (vma_desc_test(desc, VMA_EXEC_BIT))
+	if (evpl_desc_test(desc, EVPL_VMA(EXEC)))
 		return -EPERM;
 	if (!evpl_client_is_set_up(client) && (desc->pgoff || !is_own))
 		return -ENXIO;
@@ -596,9 +596,9 @@ int evpl_mmap_prepare(struct evpl_vma_desc *desc)
 		if (ret)
 			return ret;
 	}
-	vma_desc_set_flags(desc, VMA_DONTEXPAND_BIT);
-	vma_desc_set_flags(desc, VMA_DONTDUMP_BIT);
-	vma_desc_clear_flags(desc, VMA_MAYEXEC_BIT);
+	evpl_desc_set(desc, EVPL_VMA(DONTEXPAND));
+	evpl_desc_set(desc, EVPL_VMA(DONTDUMP));
+	evpl_desc_clear(desc, EVPL_VMA(MAYEXEC));
 	return 0;
 }
 
