@@ -489,8 +489,15 @@ bool evpl_export_is_unused(struct export *export, bool wait)
 {
 	unsigned long timeout = wait ? MAX_SCHEDULE_TIMEOUT : 0;
 
+	/*
+	 * A revoked export gets no new user, and an importer that has unmapped the pages doesn't
+	 * touch them any more. So fences say nothing then. Whatever has a descriptor of the
+	 * dma-buf can go on adding fences.
+	 */
 	if (READ_ONCE(export->fixed))
 		return false;
+	if (!atomic_read_acquire(&export->users))
+		return true;
 	/* dma_buf_invalidate_mappings() asks for both: the fences first, and then the unmapping. */
 	if (dma_resv_wait_timeout(&export->resv, DMA_RESV_USAGE_BOOKKEEP, wait, timeout) <= 0)
 		return false;

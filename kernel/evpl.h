@@ -46,7 +46,8 @@
  *
  * Importers hold the resv of a dma-buf for as long as they like. So a task that revokes the
  * dma-buf for another client's sake holds no lock when it waits for the resv, for the importers'
- * fences or for their unmapping, and a signal ends each of these waits.
+ * fences or for their unmapping, and a signal ends each of these waits. Their callbacks run with
+ * the resv held, and with recheck_mutex if a signal came first: how long they take is up to them.
  *
  * clients_mutex (client.c) is never held with another of these locks.
  */

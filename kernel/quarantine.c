@@ -442,7 +442,8 @@ void evpl_quarantine_exit(struct evpl_client *client)
  * @client: the owner
  * @offset: where the buffer starts in the own window
  *
- * Return: 0; -ENOENT; -EBUSY if importers of a dma-buf have the buffer.
+ * Return: 0; -ENOENT; -EBUSY if importers of a dma-buf have the buffer; -EINTR for a task that
+ * is being killed.
  */
 int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 {
@@ -458,11 +459,15 @@ int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 	 * Wait for a check in progress. It has a reference on the share, so the owner's word
 	 * would go down only after this call.
 	 */
-	mutex_lock(&slab->recheck_mutex);
+	if (mutex_lock_killable(&slab->recheck_mutex)) {
+		ret = -EINTR;
+		goto put_slab;
+	}
 	share = quarantine_next(slab, &index, index);
 	if (share)
 		ret = quarantine_end_anyway(share);
 	mutex_unlock(&slab->recheck_mutex);
+put_slab:
 	evpl_slab_put(slab);
 	return ret;
 }

@@ -531,7 +531,8 @@ static void share_mark_export(struct evpl_piece *piece)
  * @share: the share; the caller has a reference on it
  * @wait: wait until their importers have let go, but not beyond a signal
  *
- * No dma-buf is added any more: evpl_share_export() refuses a revoked share.
+ * No dma-buf is added any more: evpl_share_export() refuses a revoked share. But a lessee may have
+ * made many, so a signal ends this between two of them too.
  *
  * Return: false if an importer may still reach the buffer.
  */
@@ -546,6 +547,7 @@ bool evpl_share_end_exports(struct evpl_share *share, bool wait)
 		if (done)
 			share_mark_export(piece);
 		evpl_export_put(piece->export);
+		done = done && !(wait && signal_pending(current));
 		cond_resched();
 	}
 	while (done && (piece = share_first_export(share, true))) {
@@ -553,6 +555,7 @@ bool evpl_share_end_exports(struct evpl_share *share, bool wait)
 		if (done)
 			evpl_share_unexport(piece);
 		evpl_export_put(piece->export);
+		done = done && !(wait && signal_pending(current));
 		cond_resched();
 	}
 	return done;
