@@ -18,7 +18,7 @@ help:
 	@echo 'make check-debug    the tests of the module, on a kernel that looks for bugs'
 	@echo 'make check-long     the rest: data races, PREEMPT_RT, a long storm, bare machines'
 	@echo 'make coverage       the lines of the module that check-debug did not reach'
-	@echo 'make check-mutants     plants bugs on purpose, and checks that the tests find them; MUTANTS='
+	@echo 'make check-mutants  plants bugs on purpose, and checks that the tests find them; MUTANTS='
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
 	@echo 'make bench          the costs, compared with others; KEEP=1: for the README'
 	@echo 'make bench-check    instructions of the hot paths, compared with the kept counts'

@@ -581,10 +581,13 @@ static inline int load_module(const char *name)
 	return ret == -EEXIST ? 0 : ret;
 }
 
+/* Whether this kernel has a function. */
+#define kernel_has(function)	(!system("grep -qw " function " /proc/kallsyms"))
+
 /* Whether this kernel can tell importers of dma-bufs to let go of them for good. */
 static inline bool can_tell_importers(void)
 {
-	return !system("grep -qw dma_buf_attach_revocable /proc/kallsyms");
+	return kernel_has("dma_buf_attach_revocable");
 }
 
 /* Wait until a task sleeps in this system call. Return false if it doesn't come to that. */

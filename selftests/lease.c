@@ -791,15 +791,7 @@ static bool all_raise_SIGBUS(const char *memory, size_t length)
  */
 static bool has_special_pmds(void)
 {
-	char line[512];
-	FILE *file = fopen("/proc/kallsyms", "re");
-	bool found = false;
-
-	while (file && !found && fgets(line, sizeof(line), file))
-		found = strstr(line, " follow_pfnmap_start");
-	if (file)
-		fclose(file);
-	return found;
+	return kernel_has("follow_pfnmap_start");
 }
 
 static long faults(void)
