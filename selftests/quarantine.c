@@ -694,19 +694,29 @@ TEST_F(quarantine, revoke_of_a_writable_lease_that_kvm_holds_a_page_of_says_so)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 }
 
-TEST_F(quarantine, revoke_of_a_writable_dma_buf_that_kvm_holds_a_page_of_says_so)
+/* Export buffer 0 as a writable dma-buf, and map that. */
+static char *map_writable_dmabuf(struct __test_metadata *_metadata,
+				 struct _test_data_quarantine *self, int *fd)
 {
 	struct evpl_range range = { .offset = 0, .length = BUFFER };
+	char *memory;
+
+	fill(&self->owner, 0, 'x');
+	*fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_WRITE);
+	ASSERT_LE(0, *fd);
+	memory = map(*fd, BUFFER, 0, PROT_READ | PROT_WRITE);
+	ASSERT_NE(NULL, memory);
+	return memory;
+}
+
+TEST_F(quarantine, revoke_of_a_writable_dma_buf_that_kvm_holds_a_page_of_says_so)
+{
 	char *memory;
 	int fd, ret;
 
 	if (!can_tell_importers())
 		SKIP(return, "a kernel that can't tell importers");
-	fill(&self->owner, 0, 'x');
-	fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_WRITE);
-	ASSERT_LE(0, fd);
-	memory = map(fd, BUFFER, 0, PROT_READ | PROT_WRITE);
-	ASSERT_NE(NULL, memory);
+	memory = map_writable_dmabuf(_metadata, self, &fd);
 	ret = hold_page(self->owner.own);
 	if (!ret) {
 		EXPECT_EQ(0, touch_write(memory));
@@ -725,15 +735,10 @@ TEST_F(quarantine, revoke_of_a_writable_dma_buf_that_kvm_holds_a_page_of_says_so
 
 TEST_F(quarantine, page_of_a_writable_dma_buf_that_kvm_holds_keeps_the_buffer)
 {
-	struct evpl_range range = { .offset = 0, .length = BUFFER };
 	char *memory;
 	int fd, ret;
 
-	fill(&self->owner, 0, 'x');
-	fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_WRITE);
-	ASSERT_LE(0, fd);
-	memory = map(fd, BUFFER, 0, PROT_READ | PROT_WRITE);
-	ASSERT_NE(NULL, memory);
+	memory = map_writable_dmabuf(_metadata, self, &fd);
 	ret = hold_page(self->owner.own);
 	EXPECT_EQ(0, touch_write(memory));
 	EXPECT_EQ(0, munmap(memory, BUFFER));
