@@ -29,6 +29,7 @@
 #include "share.h"
 #include "slab.h"
 #include "syncpoint.h"
+#include "uring.h"
 #include "window.h"
 
 /* Guards the list of clients and its length. */
@@ -284,7 +285,10 @@ static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "evpl-buffers-shared:\t%lu\n", shared);
 	seq_printf(m, "evpl-buffers-in-quarantine:\t%lu\n", quarantined);
 	seq_printf(m, "evpl-leases:\t%lu\n", READ_ONCE(client->nr_leases));
-	seq_printf(m, "evpl-exports:\t%ld\n", atomic_long_read(&client->nr_exports));
+	seq_printf(m, "evpl-exports:\t%ld\n",
+		   atomic_long_read(&client->nr_ranges[EVPL_RANGE_EXPORTED]));
+	seq_printf(m, "evpl-registrations:\t%ld\n",
+		   atomic_long_read(&client->nr_ranges[EVPL_RANGE_REGISTERED]));
 	for (order = EVPL_FOLIO_ORDER_MAX; order >= EVPL_FOLIO_ORDER_MIN; order--)
 		if (folios[order])
 			seq_printf(m, "evpl-folios-%lukB:\t%lu\n",
@@ -299,15 +303,16 @@ void evpl_client_show_all(struct seq_file *m)
 {
 	struct evpl_client *client;
 
-	seq_puts(m, "pid uid slabs bytes leases exports\n");
+	seq_puts(m, "pid uid slabs bytes leases exports registrations\n");
 	mutex_lock(&clients_mutex);
 	list_for_each_entry(client, &clients, list)
-		seq_printf(m, "%d %u %lu %lu %lu %ld\n", pid_vnr(client->pid),
+		seq_printf(m, "%d %u %lu %lu %lu %ld %ld\n", pid_vnr(client->pid),
 			   from_kuid_munged(&init_user_ns, client->user->uid),
 			   READ_ONCE(client->nr_slabs),
 			   READ_ONCE(client->nr_pages) << PAGE_SHIFT,
 			   READ_ONCE(client->nr_leases),
-			   atomic_long_read(&client->nr_exports));
+			   atomic_long_read(&client->nr_ranges[EVPL_RANGE_EXPORTED]),
+			   atomic_long_read(&client->nr_ranges[EVPL_RANGE_REGISTERED]));
 	mutex_unlock(&clients_mutex);
 }
 
@@ -333,4 +338,7 @@ const struct file_operations evpl_fops = {
 	.fsync = noop_fsync,
 	.get_unmapped_area = thp_get_unmapped_area,
 	.show_fdinfo = evpl_show_fdinfo,
+#ifdef EVPL_HAS_URING_BVEC
+	.uring_cmd = evpl_uring_cmd,
+#endif
 };

@@ -18,6 +18,13 @@ struct evpl_user;
 struct pid;
 struct seq_file;
 
+/* The uses that keep a range of memory without a reference that a word counts. */
+enum evpl_range_use {
+	EVPL_RANGE_EXPORTED,	/* a dma-buf */
+	EVPL_RANGE_REGISTERED,	/* a registered buffer of rings */
+	EVPL_RANGE_USES,
+};
+
 /**
  * struct evpl_client - one open file description of /dev/evpl
  * @kref: one for the file, one for each slab, lease and bound end, and one for each write in
@@ -48,7 +55,7 @@ struct seq_file;
  * @leases: by number
  * @lease_tree: the leases that records can be delivered to, by share and kind
  * @nr_leases: leases in @leases; written with @lease_sem, may be read without
- * @nr_exports: ranges of the client's memory that dma-bufs export
+ * @nr_ranges: ranges of the client's memory, by their use
  * @nr_guest_vmas: VMAs over the client's guest windows, in all processes
  * @zeros: the page that a touch of a revoked lease finds, or NULL
  * @recheck_lock: guards @recheck_off to @recheck_work
@@ -85,7 +92,7 @@ struct evpl_client {
 	struct xarray leases;
 	struct rb_root lease_tree;
 	unsigned long nr_leases;
-	atomic_long_t nr_exports;
+	atomic_long_t nr_ranges[EVPL_RANGE_USES];
 	atomic_t nr_guest_vmas;
 	struct page *zeros;
 	spinlock_t recheck_lock; /* see above */

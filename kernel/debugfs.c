@@ -19,6 +19,7 @@
 #include "share.h"
 #include "slab.h"
 #include "syncpoint.h"
+#include "uring.h"
 
 static struct dentry *root;
 
@@ -33,6 +34,7 @@ static int evpl_counters_show(struct seq_file *m, void *unused)
 	seq_printf(m, "rechecks %lu\n", atomic_long_read(&evpl_nr_rechecks));
 	seq_printf(m, "leases %lu\n", atomic_long_read(&evpl_nr_leases));
 	seq_printf(m, "exports %lu\n", atomic_long_read(&evpl_nr_exports));
+	seq_printf(m, "registrations %lu\n", atomic_long_read(&evpl_nr_registrations));
 	seq_printf(m, "charged-bytes %llu\n", evpl_charged_bytes());
 	seq_printf(m, "detached-bytes %llu\n",
 		   (u64)atomic64_read(&evpl_detached_bytes));

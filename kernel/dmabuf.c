@@ -384,7 +384,7 @@ static void export_release(struct dma_buf *dmabuf)
 			evpl_share_unexport(piece);
 			evpl_share_put(piece->share);
 		} else {
-			evpl_slab_unexport(piece->slab);
+			evpl_slab_put_range(piece->slab, EVPL_RANGE_EXPORTED);
 		}
 		cond_resched();
 	}
@@ -539,7 +539,8 @@ static int piece_from_slab(struct evpl_piece *piece, struct evpl_client *client,
 {
 	struct evpl_slab *slab;
 
-	slab = evpl_slab_export(client, range->offset, range->length, write);
+	slab = evpl_slab_get_range(client, range->offset, range->length, write,
+				   EVPL_RANGE_EXPORTED);
 	if (IS_ERR(slab))
 		return PTR_ERR(slab);
 	piece->slab = slab;
@@ -553,7 +554,7 @@ static void piece_cancel(struct evpl_piece *piece)
 		evpl_share_unexport(piece);
 		evpl_ref_cancel_transfer(piece->share, piece->lease);
 	} else {
-		evpl_slab_unexport(piece->slab);
+		evpl_slab_put_range(piece->slab, EVPL_RANGE_EXPORTED);
 	}
 }
 

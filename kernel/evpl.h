@@ -49,6 +49,10 @@
  * fences or for their unmapping, and a signal ends each of these waits. Their callbacks run with
  * the resv held, and with recheck_mutex if a signal came first: how long they take is up to them.
  *
+ * io_uring holds the lock of a ring when it has the module register memory, and when it lets go of
+ * a registration (uring.c). That lock comes before all of these. No task takes it under one of
+ * them.
+ *
  * clients_mutex (client.c) is never held with another of these locks.
  */
 #ifndef EVPL_H

@@ -34,6 +34,7 @@
 #include "share.h"
 #include "slab.h"
 #include "trace.h"
+#include "uring.h"
 #include "window.h"
 #include "word.h"
 
@@ -495,6 +496,40 @@ void evpl_lease_finish_transfer(struct evpl_lease *lease)
 	evpl_lease_put(lease);
 }
 
+static bool is_guest_offset(u64 offset)
+{
+	return offset >> PAGE_SHIFT >= EVPL_GUEST_START &&
+	       offset >> PAGE_SHIFT < EVPL_GUEST_START +
+				      EVPL_LEASE_KINDS * EVPL_GUEST_PAGES;
+}
+
+/*
+ * Find the lease that a range of a guest window belongs to, if it allows what @flags
+ * (EVPL_RECORD_*) asks for. Set *@in_buffer to the page of the buffer where the range starts. The
+ * caller holds lease_sem.
+ */
+static struct evpl_lease *lease_of_range(struct evpl_client *client, u64 offset, u32 length,
+					 u32 flags, pgoff_t *in_buffer)
+{
+	struct evpl_lease *lease;
+	u64 size;
+
+	if (client->gone)
+		return ERR_PTR(-ENOTCONN);
+	if (!is_guest_offset(offset))
+		return ERR_PTR(-ENOENT);
+	lease = evpl_lease_at(client, offset >> PAGE_SHIFT, in_buffer);
+	if (!lease || lease->revoked || evpl_share_is_revoked(lease->share))
+		return ERR_PTR(-ENOENT);
+	size = PAGE_SIZE << number_order(lease->number);
+	if (length > size - (offset & (size - 1)))
+		return ERR_PTR(-EINVAL);
+	if (flags & ~kind_flags(lease->kind) ||
+	    (flags & EVPL_RECORD_WRITE && !client->writable))
+		return ERR_PTR(-EACCES);
+	return lease;
+}
+
 /*
  * Return the lease, for evpl_lease_finish_transfer(), with a reference on its share that the caller
  * owns.
@@ -504,44 +539,53 @@ static struct evpl_lease *lease_transfer(struct evpl_client *client, u64 offset,
 {
 	struct evpl_lease *lease;
 	pgoff_t unused;
-	u64 size;
-	int ret;
 
 	down_write(&client->lease_sem);
-	ret = -ENOTCONN;
-	if (client->gone)
-		goto unlock;
-	ret = -ENOENT;
-	lease = evpl_lease_at(client, offset >> PAGE_SHIFT, &unused);
-	if (!lease || lease->revoked || evpl_share_is_revoked(lease->share))
-		goto unlock;
-	ret = -EINVAL;
-	size = PAGE_SIZE << number_order(lease->number);
-	if (length > size - (offset & (size - 1)))
-		goto unlock;
-	ret = -EACCES;
-	if (flags & ~kind_flags(lease->kind) ||
-	    (flags & EVPL_RECORD_WRITE && !client->writable))
-		goto unlock;
-	ret = -ESTALE;
-	if (!(evpl_word_read(lease->word) & EVPL_WORD_COUNT))
-		goto unlock;
-
-	evpl_share_get(lease->share);
-	evpl_word_dec(lease->word);
-	lease->pending++;
-	refcount_inc(&lease->refs);
-	ret = 0;
-unlock:
+	lease = lease_of_range(client, offset, length, flags, &unused);
+	if (!IS_ERR(lease) && !(evpl_word_read(lease->word) & EVPL_WORD_COUNT))
+		lease = ERR_PTR(-ESTALE);
+	if (!IS_ERR(lease)) {
+		evpl_share_get(lease->share);
+		evpl_word_dec(lease->word);
+		lease->pending++;
+		refcount_inc(&lease->refs);
+	}
 	up_write(&client->lease_sem);
-	return ret ? ERR_PTR(ret) : lease;
+	return lease;
 }
 
-static bool is_guest_offset(u64 offset)
+/**
+ * evpl_lease_register() - let rings use pages of a leased buffer
+ * @registration: of the pages. Its client has the lease; nr_pages is set. This sets the share,
+ *	on which it owns a reference then, the slab and the start.
+ * @offset: of the first byte, in a guest window
+ * @write: rings may write to the pages
+ *
+ * The registration may outlive the lease.
+ *
+ * Return: 0, -ENOENT, -EINVAL or -EPERM.
+ */
+int evpl_lease_register(struct evpl_registration *registration, u64 offset, bool write)
 {
-	return offset >> PAGE_SHIFT >= EVPL_GUEST_START &&
-	       offset >> PAGE_SHIFT < EVPL_GUEST_START +
-				      EVPL_LEASE_KINDS * EVPL_GUEST_PAGES;
+	struct evpl_client *client = registration->client;
+	u32 flags = EVPL_RECORD_DEVICE | (write ? EVPL_RECORD_WRITE : 0);
+	struct evpl_lease *lease;
+	pgoff_t in_buffer;
+	int ret;
+
+	/* The lock keeps the lease's reference on its share. */
+	down_read(&client->lease_sem);
+	lease = lease_of_range(client, offset, registration->nr_pages << PAGE_SHIFT, flags,
+			       &in_buffer);
+	ret = PTR_ERR_OR_ZERO(lease);
+	if (!ret) {
+		registration->share = lease->share;
+		registration->slab = lease->share->slab;
+		registration->start = evpl_share_start(lease->share) + in_buffer;
+		ret = evpl_share_register(registration);
+	}
+	up_read(&client->lease_sem);
+	return ret == -EACCES ? -EPERM : ret;
 }
 
 /**
@@ -562,8 +606,6 @@ struct evpl_share *evpl_ref_transfer(struct evpl_client *client, u64 offset, u32
 	*lease = NULL;
 	if (offset < EVPL_OWN_SIZE)
 		return evpl_share_transfer(client, offset, length, flags);
-	if (!is_guest_offset(offset))
-		return ERR_PTR(-ENOENT);
 	*lease = lease_transfer(client, offset, length, flags);
 	return IS_ERR(*lease) ? ERR_CAST(*lease) : (*lease)->share;
 }

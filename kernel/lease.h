@@ -9,6 +9,7 @@
 
 struct evpl_client;
 struct evpl_inflight;
+struct evpl_registration;
 struct evpl_share;
 struct iov_iter;
 
@@ -67,6 +68,7 @@ void evpl_lease_finish_transfer(struct evpl_lease *lease);
 struct evpl_share *evpl_ref_transfer(struct evpl_client *client, u64 offset, u32 length,
 				     u32 flags, struct evpl_lease **lease);
 void evpl_ref_cancel_transfer(struct evpl_share *share, struct evpl_lease *lease);
+int evpl_lease_register(struct evpl_registration *registration, u64 offset, bool write);
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon);
 void evpl_lease_revoke(struct evpl_lease *lease);
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count);

@@ -20,6 +20,7 @@
 #include "debugfs.h"
 #include "evpl.h"
 #include "folio.h"
+#include "uring.h"
 
 /* For rechecks of quarantines and detached folios, so that they hold up nobody else's work. */
 struct workqueue_struct *evpl_wq;
@@ -105,8 +106,8 @@ destroy_wq:
 }
 
 /*
- * Each open file holds a reference on the module. An open() that begins from here on gets none.
- * So no client is left, and none comes.
+ * Each open file holds a reference on the module, and so does each registration. An open() that
+ * begins from here on gets none. So no client is left, and none comes.
  */
 static void __exit evpl_exit(void)
 {
@@ -114,6 +115,7 @@ static void __exit evpl_exit(void)
 	__unregister_chrdev(major, 0, 1, NAME);
 	class_unregister(&evpl_class);
 	evpl_debugfs_exit();
+	evpl_uring_exit();
 	evpl_client_exit();
 	evpl_folio_exit();
 	destroy_workqueue(evpl_wq);

@@ -247,8 +247,8 @@ static bool quarantine_end_checked(struct evpl_share *share, bool passes)
 
 	evpl_share_end_exports(share, false);
 	xa_lock(shares);
-	/* If nothing but importers kept the buffer, its pages needn't pass. */
-	ended = evpl_quarantine_has(share) && !evpl_share_has_importers(share) &&
+	/* If nothing but importers or rings kept the buffer, its pages needn't pass. */
+	ended = evpl_quarantine_has(share) && !evpl_share_is_in_use(share) &&
 		(passes || !share->may_be_held) && share->seen == share->next_serial;
 	if (ended) {
 		after = quarantine_finish(share);
@@ -263,13 +263,35 @@ static bool quarantine_end_checked(struct evpl_share *share, bool passes)
 	return ended;
 }
 
+/**
+ * evpl_quarantine_check() - end the quarantine of a share if its buffer passes the check now
+ * @share: the share, on which the caller has a reference. Something that kept the buffer in
+ *	quarantine has just ended.
+ *
+ * If the buffer fails, it's left to the rechecks. They may be far apart, or run just now with
+ * recheck_mutex held. A task that ends something of its own mustn't wait for that.
+ */
+void evpl_quarantine_check(struct evpl_share *share)
+{
+	struct xarray *shares = &share->slab->shares;
+	enum evpl_share_after after = EVPL_AFTER_NOTHING;
+
+	xa_lock(shares);
+	if (evpl_quarantine_is_clear(share) && evpl_quarantine_has(share) &&
+	    !evpl_share_is_in_use(share))
+		after = quarantine_finish(share);
+	xa_unlock(shares);
+	evpl_share_after_return(share, after);
+}
+
 /*
  * The same, whatever holds the buffer. The owner accepts the references that ended leases have
  * left behind, so only present holders matter for ->may_be_held.
  *
  * Return -ENOENT if the buffer isn't in quarantine any more, and -EBUSY while importers of a
- * dma-buf have the buffer. It stays theirs in any case, and without the rechecks nothing would
- * see them let go. Once the owner has gone, nobody has to see that: the dma-buf's end is enough.
+ * dma-buf or rings have the buffer. It stays theirs in any case, and without the rechecks nothing
+ * would see importers let go. Once the owner has gone, nobody has to see that: the end of the
+ * dma-buf or the registration is enough.
  */
 static int quarantine_end_anyway(struct evpl_share *share)
 {
@@ -280,7 +302,7 @@ static int quarantine_end_anyway(struct evpl_share *share)
 	xa_lock(shares);
 	if (!evpl_quarantine_has(share))
 		ret = -ENOENT;
-	else if (evpl_share_has_importers(share) && !share->slab->orphaned)
+	else if (evpl_share_is_in_use(share) && !share->slab->orphaned)
 		ret = -EBUSY;
 	if (!ret) {
 		after = quarantine_finish(share);
@@ -442,8 +464,8 @@ void evpl_quarantine_exit(struct evpl_client *client)
  * @client: the owner
  * @offset: where the buffer starts in the own window
  *
- * Return: 0; -ENOENT; -EBUSY if importers of a dma-buf have the buffer; -EINTR for a task that
- * is being killed.
+ * Return: 0; -ENOENT; -EBUSY if importers of a dma-buf or rings have the buffer; -EINTR for a task
+ * that is being killed.
  */
 int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 {

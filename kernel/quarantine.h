@@ -20,6 +20,7 @@ struct evpl_slab *evpl_quarantine_begin(struct evpl_share *share);
 void evpl_quarantine_begun(struct evpl_slab *slab);
 void evpl_quarantine_take_over(struct evpl_share *share);
 void evpl_quarantine_schedule(struct evpl_client *client);
+void evpl_quarantine_check(struct evpl_share *share);
 bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
 				  unsigned long end, bool *left);
 bool evpl_quarantine_recheck_slab(struct evpl_slab *slab);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Shares. A share stands for all that others than the owner have of a buffer: records in
- * flight, leases, dma-bufs, a quarantine. It is created when the owner first gives up a
- * reference on the buffer, and freed with the last reference on the share. User space can
+ * flight, leases, dma-bufs, registrations, a quarantine. It is created when the owner first gives
+ * up a reference on the buffer, and freed with the last reference on the share. User space can
  * neither see nor change the share's refcount. That refcount keeps the buffer's memory; a word,
  * which user space can write, never does.
  *
@@ -28,6 +28,7 @@
 #include "refs.h"
 #include "share.h"
 #include "slab.h"
+#include "uring.h"
 #include "word.h"
 
 atomic_long_t evpl_nr_shares;
@@ -135,6 +136,7 @@ static struct evpl_share *share_find_or_create(struct evpl_slab *slab, unsigned 
 	new->lent = lend;
 	INIT_LIST_HEAD(&new->leases);
 	INIT_LIST_HEAD(&new->exports);
+	INIT_LIST_HEAD(&new->registrations);
 
 	xa_lock(&slab->shares);
 	do {
@@ -456,7 +458,7 @@ int evpl_share_export(struct evpl_piece *piece)
 	xa_unlock(&share->slab->shares);
 	if (revoked)
 		return -ENOENT;
-	atomic_long_inc(&share->slab->client->nr_exports);
+	atomic_long_inc(&share->slab->client->nr_ranges[EVPL_RANGE_EXPORTED]);
 	return 0;
 }
 
@@ -472,7 +474,7 @@ void evpl_share_unexport(struct evpl_piece *piece)
 	xa_lock(&share->slab->shares);
 	if (!list_empty(&piece->list)) {
 		list_del_init(&piece->list);
-		atomic_long_dec(&share->slab->client->nr_exports);
+		atomic_long_dec(&share->slab->client->nr_ranges[EVPL_RANGE_EXPORTED]);
 		share->fixed -= piece->fixed;
 		share->holders -= piece->write;
 		/* A check may have seen the pages while VMAs of the dma-buf still showed them. */
@@ -561,6 +563,65 @@ bool evpl_share_end_exports(struct evpl_share *share, bool wait)
 	return done;
 }
 
+/**
+ * evpl_share_register() - let rings use pages of a buffer
+ * @registration: of the pages; the caller has a reference on its share, or holds a lock that keeps
+ *	one. It gets a reference of its own, until evpl_share_unregister().
+ *
+ * Return: 0, or -ENOENT if the share has been revoked.
+ */
+int evpl_share_register(struct evpl_registration *registration)
+{
+	struct evpl_share *share = registration->share;
+	bool revoked;
+
+	xa_lock(&share->slab->shares);
+	revoked = share->revoked;
+	if (!revoked) {
+		share->refs++;
+		share->unrevocable++;
+		share->holders++;
+		share->may_be_held = true;
+		share->next_serial++;
+		list_add_tail(&registration->list, &share->registrations);
+	}
+	xa_unlock(&share->slab->shares);
+	if (revoked)
+		return -ENOENT;
+	atomic_long_inc(&share->slab->client->nr_ranges[EVPL_RANGE_REGISTERED]);
+	return 0;
+}
+
+/* Undo evpl_share_register(): no ring has the pages any more. */
+void evpl_share_unregister(struct evpl_registration *registration)
+{
+	struct evpl_share *share = registration->share;
+	enum evpl_share_after after;
+	struct evpl_slab *slab = share->slab;
+	pgoff_t start = evpl_share_start(share);
+	bool orphaned, check;
+
+	evpl_slab_get(slab);
+	atomic_long_dec(&slab->client->nr_ranges[EVPL_RANGE_REGISTERED]);
+	xa_lock(&slab->shares);
+	list_del(&registration->list);
+	share->holders--;
+	share->next_serial++;
+	after = evpl_share_dec_unrevocable(share);
+	check = list_empty(&share->registrations) && evpl_quarantine_has(share);
+	orphaned = slab->orphaned;
+	xa_unlock(&slab->shares);
+
+	evpl_share_after_return(share, after);
+	if (check)
+		evpl_quarantine_check(share);
+	evpl_share_put(share);
+	/* As for a lease that ends: what the drop has freed is charged to nobody else. */
+	if (orphaned)
+		evpl_slab_recharge(slab, start, start + BIT(slab->buffer_order) - 1);
+	evpl_slab_put(slab);
+}
+
 static struct evpl_lease *share_first_lease(struct evpl_share *share)
 {
 	struct evpl_lease *lease;
@@ -613,7 +674,7 @@ static bool share_revoke(struct evpl_share *share)
 	evpl_share_end_exports(share, true);
 
 	xa_lock(&slab->shares);
-	clear = evpl_quarantine_is_clear(share) && !evpl_share_has_importers(share);
+	clear = evpl_quarantine_is_clear(share) && !evpl_share_is_in_use(share);
 	if (!slab->orphaned && !clear)
 		quarantined = evpl_quarantine_begin(share);
 	if (!quarantined)

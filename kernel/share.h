@@ -11,6 +11,7 @@
 struct evpl_client;
 struct evpl_lease;
 struct evpl_piece;
+struct evpl_registration;
 
 /**
  * struct evpl_share - all that others than the owner have of a buffer
@@ -18,7 +19,7 @@ struct evpl_piece;
  *	as long as anybody may touch the buffer through it.
  * @word: of the owner's entry
  * @index: place of the buffer in the slab
- * @revoked: nobody may touch the buffer through this share any more, except dma-bufs
+ * @revoked: nobody may touch the buffer through this share any more, except dma-bufs and rings
  * @recalled: nor by a dma-buf: those that export the buffer are to end
  * @may_be_held: something may hold the buffer's pages, because the share has had one of @holders
  *	since it last passed the check, or its owner last ended a quarantine
@@ -28,24 +29,28 @@ struct evpl_piece;
  *	share gives its reference back, that is reported even if the owner has others.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @refs: the share's refcount, and so the kernel's count of the buffer: one for each record in
- *	flight, each lease, each time that a dma-buf exports the buffer, a quarantine, and each
- *	task that works on the share. All of them are one reference in the owner's word. It goes
- *	back when @refs comes to 0; or, once the share is revoked, when @unrevocable does.
+ *	flight, each lease, each time that a dma-buf exports the buffer, each registration, a
+ *	quarantine, and each task that works on the share. All of them are one reference in the
+ *	owner's word. It goes back when @refs comes to 0; or, once the share is revoked, when
+ *	@unrevocable does.
  * @unrevocable: how many of @refs a revoke doesn't end: one for each time that a dma-buf exports
- *	the buffer, for a quarantine, and for a task that revokes the share
+ *	the buffer, for each registration, for a quarantine, and for a task that revokes the share
  * @fixed: how many of @exports can't be revoked now (see dmabuf.c)
- * @holders: the leases and dma-bufs through which pages can come to be held (see quarantine.c)
- * @next_serial: of the next lease. It also grows with each writable dma-buf, with a revoke, and
- *	when a writable dma-buf of a recalled share ends. So a check of the buffer is outdated
- *	if this has changed since the check began.
+ * @holders: the leases, dma-bufs and registrations through which pages can come to be held (see
+ *	quarantine.c)
+ * @next_serial: of the next lease. It also grows with each writable dma-buf, with a revoke, when
+ *	a writable dma-buf of a recalled share ends, and when a registration begins or ends. So a
+ *	check of the buffer is outdated if this has changed since the check began.
  * @seen: what @next_serial was when the current pass began to check this buffer's folio;
  *	guarded by evpl_slab.recheck_mutex as well
  * @leases: in the order of their serials
  * @exports: the pieces of dma-bufs through which the buffer can be reached. Those that were
  *	revoked come last.
+ * @registrations: what rings have of the buffer (see uring.c)
  *
- * The xa_lock of evpl_slab.shares guards @revoked to @exports, and evpl_lease.list. It also guards
- * the mark EVPL_QUARANTINED in evpl_slab.shares, which says that the buffer is in quarantine.
+ * The xa_lock of evpl_slab.shares guards @revoked to @registrations, and evpl_lease.list. It
+ * also guards the mark EVPL_QUARANTINED in evpl_slab.shares, which says that the buffer is in
+ * quarantine.
  */
 struct evpl_share {
 	struct evpl_slab *slab;
@@ -66,6 +71,7 @@ struct evpl_share {
 	u64 seen;
 	struct list_head leases;
 	struct list_head exports;
+	struct list_head registrations;
 };
 
 /* A task that returned a share's buffer to its owner does this once it has dropped the xa_lock. */
@@ -92,15 +98,21 @@ int evpl_share_export(struct evpl_piece *piece);
 void evpl_share_unexport(struct evpl_piece *piece);
 void evpl_share_fix_export(struct evpl_piece *piece, bool fixed);
 bool evpl_share_end_exports(struct evpl_share *share, bool wait);
+int evpl_share_register(struct evpl_registration *registration);
+void evpl_share_unregister(struct evpl_registration *registration);
 int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
 
-/* Whether importers of a dma-buf may still reach a buffer that was taken back from them too. */
-static inline bool evpl_share_has_importers(struct evpl_share *share)
+/*
+ * Whether importers of a dma-buf may still reach a buffer that was taken back from them too, or
+ * rings one that was revoked.
+ */
+static inline bool evpl_share_is_in_use(struct evpl_share *share)
 {
-	return share->recalled && !list_empty(&share->exports);
+	return (share->recalled && !list_empty(&share->exports)) ||
+	       (share->revoked && !list_empty(&share->registrations));
 }
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)

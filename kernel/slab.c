@@ -14,6 +14,7 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 
 #include "account.h"
 #include "client.h"
@@ -25,6 +26,7 @@
 #include "share.h"
 #include "slab.h"
 #include "trace.h"
+#include "uring.h"
 #include "window.h"
 
 #define HUGE_PAGES	BIT(EVPL_HUGE_ORDER)
@@ -212,6 +214,12 @@ static void folio_leave_mapping(struct folio *folio)
 	folio_unlock(folio);
 }
 
+/* Whether anything uses a range of the slab without a reference on a buffer. */
+static bool slab_has_ranges(struct evpl_slab *slab)
+{
+	return memchr_inv(slab->nr_ranges, 0, sizeof(slab->nr_ranges));
+}
+
 /**
  * evpl_slab_free_folios() - free the folios of an orphaned slab that nobody can touch any more
  * @slab: the slab, on which the caller has a reference
@@ -228,7 +236,7 @@ void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 		struct folio *folio = NULL;
 
 		xa_lock(&slab->shares);
-		if (slab_folio->folio && !slab->exports &&
+		if (slab_folio->folio && !slab_has_ranges(slab) &&
 		    !evpl_slab_folio_has(slab, slab_folio, XA_PRESENT)) {
 			swap(folio, slab_folio->folio);
 			swap(user, slab_folio->user);
@@ -245,11 +253,15 @@ void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 	}
 }
 
-/* The user of the first lease on a buffer that lies in this folio, or NULL. */
+/*
+ * The user of the first client that has a lease on a buffer in this folio, or that has registered
+ * one with a ring; or NULL.
+ */
 static struct evpl_user *slab_folio_lessee(struct evpl_slab *slab,
 					   struct evpl_slab_folio *slab_folio)
 {
 	unsigned long first = (slab_folio->index - slab->start) >> slab->buffer_order, index;
+	struct evpl_registration *registration;
 	struct evpl_lease *lease;
 	struct evpl_share *share;
 
@@ -259,6 +271,10 @@ static struct evpl_user *slab_folio_lessee(struct evpl_slab *slab,
 		lease = list_first_entry_or_null(&share->leases, struct evpl_lease, list);
 		if (lease)
 			return lease->client->user;
+		registration = list_first_entry_or_null(&share->registrations,
+							struct evpl_registration, list);
+		if (registration)
+			return registration->client->user;
 	}
 	return NULL;
 }
@@ -295,9 +311,10 @@ static struct evpl_user *slab_folio_charge(struct evpl_slab *slab,
  * @first: first page of the range to go over, in the own window
  * @last: last page of the range
  *
- * Each folio is charged to the user of a client that has a lease on a buffer in it, if that
- * user's cap has room. A folio that only records in flight or dma-bufs keep stays charged to the
- * user of the slab's client. To be called after a lease on such a slab was added or has ended.
+ * Each folio is charged to the user of a client that has a lease on a buffer in it, or a
+ * registration of one, if that user's cap has room. A folio that only records in flight or dma-bufs
+ * keep stays charged to the user of the slab's client. To be called after a lease on such a slab
+ * was added, and after a lease or a registration has ended.
  */
 void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 {
@@ -342,21 +359,22 @@ void evpl_slab_orphan(struct evpl_slab *slab)
 }
 
 /**
- * evpl_slab_export() - let a dma-buf export pages of a slab
+ * evpl_slab_get_range() - let something use pages of a slab
  * @client: the slab's client
  * @offset: of the first byte, in the own window
  * @length: bytes
- * @write: importers may write
+ * @write: whether it may write to them
+ * @use: the use
  *
- * Return: the slab, with a reference and a count in ->exports until evpl_slab_unexport(); or an
+ * Return: the slab, with a reference and a count in ->nr_ranges until evpl_slab_put_range(); or an
  * error pointer.
  */
-struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
-				   u64 length, bool write)
+struct evpl_slab *evpl_slab_get_range(struct evpl_client *client, u64 offset, u64 length,
+				      bool write, enum evpl_range_use use)
 {
 	struct evpl_slab *slab;
 
-	/* evpl_slab_free() clears ->live under tree_lock: it sees our export, or we see !live. */
+	/* evpl_slab_free() clears ->live under tree_lock: it sees our range, or we see !live. */
 	down_read(&client->tree_lock);
 	slab = evpl_slab_find(client, offset >> PAGE_SHIFT);
 	if (!slab || !slab->live) {
@@ -368,22 +386,22 @@ struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
 	} else {
 		xa_lock(&slab->shares);
 		slab->refs++;
-		slab->exports++;
+		slab->nr_ranges[use]++;
 		xa_unlock(&slab->shares);
-		atomic_long_inc(&client->nr_exports);
+		atomic_long_inc(&client->nr_ranges[use]);
 	}
 	up_read(&client->tree_lock);
 	return slab;
 }
 
-/* Undo evpl_slab_export(). */
-void evpl_slab_unexport(struct evpl_slab *slab)
+/* Undo evpl_slab_get_range(). */
+void evpl_slab_put_range(struct evpl_slab *slab, enum evpl_range_use use)
 {
 	bool unused;
 
-	atomic_long_dec(&slab->client->nr_exports);
+	atomic_long_dec(&slab->client->nr_ranges[use]);
 	xa_lock(&slab->shares);
-	unused = !--slab->exports && slab->orphaned;
+	unused = !--slab->nr_ranges[use] && slab->orphaned;
 	xa_unlock(&slab->shares);
 	if (unused)
 		evpl_slab_free_folios(slab, slab->start, slab_end_pgoff(slab) - 1);
@@ -680,7 +698,8 @@ int evpl_slab_free(struct evpl_client *client, pgoff_t start)
 		 * this.
 		 */
 		down_write(&client->tree_lock);
-		busy = READ_ONCE(slab->exports) || !xa_empty(&slab->shares);
+		busy = READ_ONCE(slab->nr_ranges[EVPL_RANGE_EXPORTED]) ||
+		       !xa_empty(&slab->shares);
 		slab->live = busy;
 		up_write(&client->tree_lock);
 	}

@@ -7,7 +7,8 @@
 #include <linux/rwsem.h>
 #include <linux/xarray.h>
 
-struct evpl_client;
+#include "client.h"
+
 struct evpl_user;
 struct folio;
 
@@ -45,9 +46,9 @@ struct evpl_slab_folio {
  *	writes evpl_share.seen. The owner's task also holds it to end a quarantine. So no check
  *	has a reference on the share then, and the owner's reference has gone back when the call
  *	returns.
- * @exports: ranges of the slab that dma-bufs export without a reference; guarded by the xa_lock
- *	of @shares
- * @refs: one for the client, one for each of @shares and @exports, and one for each task that
+ * @nr_ranges: ranges of the slab that are used without a reference on a buffer, by their use;
+ *	guarded by the xa_lock of @shares
+ * @refs: one for the client, one for each of @shares and @nr_ranges, and one for each task that
  *	works on the slab; guarded by the xa_lock of @shares
  * @shares: the buffers' shares, by the place of the buffer in the slab
  * @nr_folios: entries of @folios
@@ -66,7 +67,7 @@ struct evpl_slab {
 	bool orphaned;
 	struct rw_semaphore orphan_sem;
 	struct mutex recheck_mutex; /* see above */
-	unsigned int exports;
+	unsigned int nr_ranges[EVPL_RANGE_USES];
 	unsigned int refs;
 	struct xarray shares;
 	unsigned int nr_folios;
@@ -94,9 +95,9 @@ void evpl_slab_put(struct evpl_slab *slab);
 void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
 void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last);
 void evpl_slab_orphan(struct evpl_slab *slab);
-struct evpl_slab *evpl_slab_export(struct evpl_client *client, u64 offset,
-				   u64 length, bool write);
-void evpl_slab_unexport(struct evpl_slab *slab);
+struct evpl_slab *evpl_slab_get_range(struct evpl_client *client, u64 offset, u64 length,
+				      bool write, enum evpl_range_use use);
+void evpl_slab_put_range(struct evpl_slab *slab, enum evpl_range_use use);
 void evpl_slab_orphan_all(struct evpl_client *client);
 
 #endif /* EVPL_SLAB_H */

@@ -1,33 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Quarantine: the owner gets a buffer back when no device, pipe or ring holds it any more, and
- * not before. dm-delay makes I/O slow, with a delay that ends only when the test ends it.
+ * not before.
  */
-#include <stdarg.h>
 #include <sys/time.h>
 
 #include "pair.h"
 #include "ring.h"
+#include "slow.h"
 
 #define TRACING		"/sys/kernel/tracing/"
-
-/* Run a command, for a minute at most. Return its exit status, or -signal. */
-static int run(const char *format, ...)
-{
-	char command[256];
-	va_list args;
-	pid_t child;
-
-	va_start(args, format);
-	vsnprintf(command, sizeof(command), format, args);
-	va_end(args);
-	child = fork_child();
-	if (!child) {
-		execlp("timeout", "timeout", "60", "sh", "-c", command, NULL);
-		_exit(127);
-	}
-	return reap(child);
-}
 
 FIXTURE(quarantine)
 {
@@ -42,62 +24,13 @@ FIXTURE_SETUP(quarantine)
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
 }
 
-/* Have the slow I/O on a disk finish. */
-static void hurry(struct _test_data_quarantine *self, int nr)
-{
-	run("dmsetup suspend evpl-slow%d && dmsetup resume evpl-slow%d", nr, nr);
-}
-
 FIXTURE_TEARDOWN(quarantine)
 {
-	for (int i = 0; i < 2; i++) {
-		if (self->slow[i] < 0)
-			continue;
-		close(self->slow[i]);
-		run("dmsetup suspend evpl-slow%d; dmsetup remove --retry evpl-slow%d", i, i);
-	}
+	close_slow_disks(self->slow);
 	close(self->pipe[0]);
 	close(self->pipe[1]);
 	close_pair(&self->pair);
 	EXPECT_TRUE(counters_return_to(self->before));
-}
-
-/* Make disks of 16 MiB whose reads take as long as the test likes; false if that fails. */
-static bool have_slow_disks(struct _test_data_quarantine *self)
-{
-	const char *disk = getenv("EVPL_TEST_DISK");
-	char path[64];
-
-	if (!disk || !strcmp(disk, "none"))
-		return false;
-	/* dmsetup itself makes the device nodes, also where udev doesn't run. */
-	setenv("DM_DISABLE_UDEV", "1", 1);
-	run("modprobe -q dm-delay");
-	for (int i = 0; i < 2; i++) {
-		run("dmsetup remove evpl-slow%d 2>/dev/null", i);
-		if (run("dmsetup create evpl-slow%d --table '0 32768 delay %s %d 600000'",
-			i, disk, i * 32768))
-			return false;
-		snprintf(path, sizeof(path), "/dev/mapper/evpl-slow%d", i);
-		self->slow[i] = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-		if (self->slow[i] < 0)
-			return false;
-	}
-	return true;
-}
-
-/* Fill the first blocks of both slow disks, by way of the disk under them. */
-static bool set_disk(char byte)
-{
-	static char _Alignas(PAGE) block[BUFFER];
-	int fd = open(getenv("EVPL_TEST_DISK"), O_WRONLY | O_DIRECT | O_CLOEXEC);
-	bool ok;
-
-	memset(block, byte, sizeof(block));
-	ok = pwrite(fd, block, sizeof(block), 0) == sizeof(block) &&
-	     pwrite(fd, block, sizeof(block), 16 * MIB) == sizeof(block);
-	close(fd);
-	return ok;
 }
 
 TEST_F(quarantine, buffer_that_nothing_holds_is_never_kept)
@@ -465,67 +398,6 @@ TEST_F(quarantine, what_a_ring_has_registered_is_kept_until_it_is_unregistered)
 	ring_close(&ring);
 }
 
-/*
- * Start a process that binds the end, receives a record, and reads from a slow disk into the
- * leased buffer. Return 0 when it has submitted the read; then it waits to be killed.
- */
-static int lessee_that_reads(int end, int disk, bool fixed, pid_t *pid)
-{
-	struct evpl_record got;
-	struct client client;
-	struct ring ring;
-	int told[2], ret = -EPIPE;
-
-	if (pipe2(told, O_CLOEXEC))
-		return -errno;
-	*pid = fork_child();
-	if (*pid) {
-		close(told[1]);
-		if (read(told[0], &ret, sizeof(ret)) != sizeof(ret))
-			ret = -EPIPE;
-		close(told[0]);
-		return ret;
-	}
-	if (!open_client(&client, 0) || !ring_open(&ring))
-		_exit(1);
-	ret = evpl_bind(client.fd, end);
-	if (!ret && evpl_recv(end, &got, 1) != 1)
-		ret = -EIO;
-	if (!ret && fixed)
-		ret = ring_register(&ring, memory_of(&client, &got), BUFFER);
-	if (!ret)
-		ret = ring_read(&ring, disk, memory_of(&client, &got), BUFFER, fixed);
-	if (write(told[1], &ret, sizeof(ret)) != sizeof(ret))
-		_exit(1);
-	for (;;)
-		pause();
-}
-
-/* How many reads are in flight on a slow disk, or -1 if dmsetup doesn't say. */
-static int in_flight(int nr)
-{
-	char command[64];
-	int reads = -1;
-	FILE *status;
-
-	snprintf(command, sizeof(command), "timeout 60 dmsetup status evpl-slow%d", nr);
-	status = popen(command, "re");
-	if (!status)
-		return -1;
-	if (fscanf(status, "%*d %*d delay %d", &reads) != 1)
-		reads = -1;
-	pclose(status);
-	return reads;
-}
-
-/* Wait until a worker of the ring has passed the read on to the slow disk. */
-static bool gets_under_way(int nr)
-{
-	for (int tries = 0; tries < 600 && !in_flight(nr); tries++)
-		usleep(100 * 1000);
-	return in_flight(nr) == 1;
-}
-
 /* Kill the lessee, and wait for its client to have gone. */
 static bool kill_lessee(struct _test_data_quarantine *self, pid_t pid)
 {
@@ -540,7 +412,7 @@ static bool kill_lessee(struct _test_data_quarantine *self, pid_t pid)
 
 /* Have a process lease buffer 5, start a slow read into it, and die. */
 static void die_reading(struct __test_metadata *_metadata, struct _test_data_quarantine *self,
-			int slow, bool fixed)
+			int slow, enum slow_read how)
 {
 	struct evpl_record sent = fill(&self->owner, 5, 'x');
 	int ends[2];
@@ -550,7 +422,7 @@ static void die_reading(struct __test_metadata *_metadata, struct _test_data_qua
 	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
 	ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
-	ASSERT_EQ(0, lessee_that_reads(ends[1], self->slow[slow], fixed, &pid));
+	ASSERT_EQ(0, lessee_that_reads(ends[1], self->slow[slow], how, &pid));
 	ASSERT_TRUE(gets_under_way(slow));
 	EXPECT_EQ(1, read_counters().leases);
 	ASSERT_TRUE(kill_lessee(self, pid));
@@ -569,17 +441,17 @@ static bool has_fixed_buffers(struct _test_data_quarantine *self)
 }
 
 static void dead_reader(struct __test_metadata *_metadata, struct _test_data_quarantine *self,
-			bool fixed)
+			enum slow_read how)
 {
-	if (!have_slow_disks(self))
+	if (!have_slow_disks(self->slow))
 		SKIP(return, "no disk in EVPL_TEST_DISK that dm-delay can slow down");
-	if (fixed && !has_fixed_buffers(self))
+	if (how == FIXED && !has_fixed_buffers(self))
 		SKIP(return, "this kernel registers no file-backed memory");
 	ASSERT_TRUE(set_disk('d'));
-	die_reading(_metadata, self, 0, fixed);
+	die_reading(_metadata, self, 0, how);
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
-	hurry(self, 0);
+	hurry(0);
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	/* The disk has written to the buffer after the process died. */
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
@@ -587,12 +459,12 @@ static void dead_reader(struct __test_metadata *_metadata, struct _test_data_qua
 
 TEST_F(quarantine, read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
 {
-	dead_reader(_metadata, self, false);
+	dead_reader(_metadata, self, PLAIN);
 }
 
 TEST_F(quarantine, fixed_read_of_a_dead_client_into_a_lease_keeps_the_buffer_until_it_ends)
 {
-	dead_reader(_metadata, self, true);
+	dead_reader(_metadata, self, FIXED);
 }
 
 /* I/O of the owner's own in the same folio, begun before, doesn't hide the lessee's I/O. */
@@ -600,7 +472,7 @@ TEST_F(quarantine, owners_own_read_in_the_same_folio_opens_no_gap)
 {
 	struct ring ring;
 
-	if (!have_slow_disks(self))
+	if (!have_slow_disks(self->slow))
 		SKIP(return, "no disk in EVPL_TEST_DISK that dm-delay can slow down");
 	ASSERT_TRUE(set_disk('d'));
 	ASSERT_TRUE(ring_open(&ring));
@@ -611,14 +483,14 @@ TEST_F(quarantine, owners_own_read_in_the_same_folio_opens_no_gap)
 	/* The owner's I/O doesn't become a part of the baseline. */
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 4 * BUFFER, BUFFER));
 
-	die_reading(_metadata, self, 0, false);
+	die_reading(_metadata, self, 0, PLAIN);
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
-	hurry(self, 1);
+	hurry(1);
 	EXPECT_EQ(BUFFER, ring_wait(&ring));
 	set(&self->owner.entries[4].word, 0);
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
-	hurry(self, 0);
+	hurry(0);
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'd', BUFFER));
 	ring_close(&ring);

@@ -111,4 +111,44 @@ static inline int ring_wait(struct ring *ring)
 	return ring_result(ring, &user_data);
 }
 
+/* Give the ring an empty table of registered buffers. */
+static inline int ring_table(struct ring *ring, unsigned int slots)
+{
+	struct io_uring_rsrc_register args = { .nr = slots, .flags = IORING_RSRC_REGISTER_SPARSE };
+
+	return RESULT(syscall(__NR_io_uring_register, ring->fd, IORING_REGISTER_BUFFERS2, &args,
+			      sizeof(args)));
+}
+
+/* Send a command of /dev/evpl through the ring, and return its result. */
+static inline int ring_command(struct ring *ring, int fd, uint32_t command,
+			       struct evpl_uring_buffer args)
+{
+	struct io_uring_sqe sqe = { .opcode = 46 /* IORING_OP_URING_CMD */, .fd = fd };
+	int ret;
+
+	/* cmd_op and cmd, which older headers don't have. */
+	sqe.off = command;
+	memcpy((char *)&sqe + 48, &args, sizeof(args));
+	ret = ring_submit(ring, &sqe);
+	return ret ?: ring_wait(ring);
+}
+
+static inline int ring_take(struct ring *ring, int fd, unsigned int slot, uint64_t offset,
+			    uint32_t length, uint16_t flags)
+{
+	return ring_command(ring, fd, EVPL_URING_REGISTER, (struct evpl_uring_buffer){
+		.offset = offset,
+		.length = length,
+		.index = slot,
+		.flags = flags,
+	});
+}
+
+static inline int ring_drop(struct ring *ring, int fd, unsigned int slot)
+{
+	return ring_command(ring, fd, EVPL_URING_UNREGISTER,
+			    (struct evpl_uring_buffer){ .index = slot });
+}
+
 #endif /* EVPL_RING_H */

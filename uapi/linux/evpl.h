@@ -57,10 +57,10 @@
  * A client, its slabs and all that it is charged for live until the last descriptor
  * and the last mapping of its open file description are gone. Buffers that others have
  * a lease on live until the lease ends. From the client's end on, each folio of such a
- * buffer is charged to the user of a client that has one of these leases, if that
- * user's cap has room for it. It stays charged to the memory cgroup that it was charged
- * to before. An owner that mustn't go on paying for memory that others keep is set up
- * with %EVPL_SETUP_REVOKE.
+ * buffer is charged to the user of a client that has one of these leases, or has
+ * registered the buffer with a ring, if that user's cap has room for it. It stays charged to
+ * the memory cgroup that it was charged to before. An owner that mustn't go on paying for
+ * memory that others keep is set up with %EVPL_SETUP_REVOKE.
  */
 
 /**
@@ -160,7 +160,7 @@
  *
  * A lessee can also send the buffer home to its owner. The record that the owner reads then
  * has %EVPL_RECORD_HELD if the buffer may be held and others may still have a part in it:
- * another record in flight, a lease, a dma-buf, or pages that something holds. Without
+ * another record in flight, a lease, a dma-buf, a ring, or pages that something holds. Without
  * that flag, nothing of this is left of such a buffer when its record is read. With it, the
  * owner waits for the end of the part that is left by EVPL_BUFFER_WAIT, or by poll(2).
  * Records in flight to the owner itself are such parts too, so an owner reads them before it
@@ -389,8 +389,8 @@ struct evpl_slab_alloc {
  * @offset: where the slab starts in the own window
  *
  * Frees a slab. Once the call has returned, its range raises SIGBUS; while it
- * runs, another thread sees the old memory or SIGBUS. Memory that is still pinned
- * by something else (a registration, a pipe) stays charged until that lets it go.
+ * runs, another thread sees the old memory or SIGBUS. Memory that something else still
+ * has (a ring, a registration, a pipe) stays charged until that lets it go.
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no slab starts at @offset; EBUSY
  * if one of its words isn't 0, one of its buffers is in flight or leased, or a
@@ -568,12 +568,12 @@ struct evpl_lease_pull {
  * returns 1: the drivers then keep the buffer in quarantine until they have let go of it.
  * The references that the dma-buf has on other buffers go back when the dma-buf ends.
  *
- * Return: 0, also if nobody has the buffer; 1 if something still holds it, so that it is
- * in quarantine, and can't be sent before that ends; or -1 and errno: ENXIO; ENOENT if
- * no buffer of a slab starts there; EBUSY while another call revokes the buffer, while it
- * is in quarantine since a revoke, or while a dma-buf that can't be revoked carries
- * references on it; EINTR, with nothing revoked, if a fatal signal came while another thread
- * was sending.
+ * Return: 0, also if nobody has the buffer; 1 if something still holds it, or a ring has
+ * registered it, so that it is in quarantine, and can't be sent before that ends; or -1 and
+ * errno: ENXIO; ENOENT if no buffer of a slab starts there; EBUSY while another call revokes
+ * the buffer, while it is in quarantine since a revoke, or while a dma-buf that can't be
+ * revoked carries references on it; EINTR, with nothing revoked, if a fatal signal came while
+ * another thread was sending.
  */
 struct evpl_revoke {
 	__u32 size;
@@ -627,7 +627,7 @@ struct evpl_baseline {
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there, or it
  * isn't in quarantine; EBUSY while a driver that was told to unmap a dma-buf of the buffer
- * hasn't done so (see EVPL_REVOKE).
+ * hasn't done so (see EVPL_REVOKE), or a ring has registered it.
  */
 struct evpl_quarantine_end {
 	__u32 size;
@@ -712,7 +712,8 @@ struct evpl_export {
  * @offset: where a buffer starts in the own window
  *
  * Waits until nobody but the client has a part in the buffer: no record of it is in flight,
- * nobody has a lease on it, no dma-buf carries it, and it isn't in quarantine. The client's
+ * nobody has a lease on it, no dma-buf carries it, no ring has registered it as a lessee's, and
+ * it isn't in quarantine. The client's
  * own references don't matter.
  *
  * Leases on the buffer whose words are 0 are ended. The others get %EVPL_WORD_WANTED, as by
@@ -733,5 +734,72 @@ struct evpl_buffer_wait {
 };
 
 #define EVPL_BUFFER_WAIT _IOWR(EVPL_IOC_TYPE, 0x0b, struct evpl_buffer_wait)
+
+/**
+ * DOC: registered buffers
+ *
+ * From Linux 7.3 on, a ring of io_uring(7) can take the client's memory as registered
+ * ("fixed") buffers with nothing charged to RLIMIT_MEMLOCK: the kernel pins no page for it.
+ * These two commands, sent through the ring by %IORING_OP_URING_CMD with the client's
+ * descriptor, fill and clear a slot of that ring's table of registered buffers. The table exists
+ * already, and may be an empty one (%IORING_RSRC_REGISTER_SPARSE). &struct evpl_uring_buffer lies
+ * in the SQE's cmd field, and its @cmd_op is the command. The SQE's addr and len are 0.
+ *
+ * In a request that uses the buffer, the address is the offset of a byte in the registered
+ * range: the first byte has 0. io_uring gives EFAULT for a request that goes past the range, and
+ * for one that would write to memory which isn't registered with %EVPL_URING_WRITE.
+ *
+ * As long as a ring has a registered buffer, its memory stays: until the slot has been cleared,
+ * by %EVPL_URING_UNREGISTER or as io_uring clears any slot, in each ring that has a copy of it,
+ * and all requests that use it are done. A ring goes with its last descriptor. So
+ *
+ *  - memory of a slab that was freed stays charged until then;
+ *  - a leased buffer doesn't go back to its owner before, even if the lease has ended or the
+ *    client has gone. If it is revoked meanwhile, it is in quarantine until then.
+ *
+ * The kernel counts the registered buffers. It doesn't find them by the references of pages, so
+ * a baseline doesn't matter for them, and one registered buffer keeps no other.
+ */
+
+/* Requests may write to the memory: read(2) into it, for one. */
+#define EVPL_URING_WRITE	_BITUL(0)
+
+/**
+ * struct evpl_uring_buffer - a command for a slot of a ring
+ * @offset: mmap offset of the first byte: a multiple of the page size
+ * @length: bytes: a multiple of the page size, not 0
+ * @index: the slot
+ * @flags: %EVPL_URING_WRITE or 0
+ *
+ * EVPL_URING_REGISTER registers a range of the own window that lies in one slab, or a range of a
+ * device lease. It takes no reference from a word. Another client's buffer can be registered as
+ * long as the lease exists, whatever its word says.
+ *
+ * EVPL_URING_UNREGISTER clears a slot. The other fields are 0. Any client's descriptor will do.
+ *
+ * The CQE's res is 0, or a negative errno:
+ *
+ *  - EOPNOTSUPP: the kernel doesn't know the command, or the flag; in Linux before 7.3 it knows
+ *    neither command
+ *  - ENXIO: the client isn't set up yet
+ *  - EINVAL: the ring has no such slot; a field is misaligned, or isn't 0 where it must be; the
+ *    range goes past the end of its slab, or its buffer; to unregister, the slot is empty
+ *  - EBUSY: the slot is in use; to unregister, io_uring itself has filled it
+ *  - ENOENT: @offset is in no slab and no lease of the client, or in a revoked one
+ *  - EPERM: the lease isn't one for devices; %EVPL_URING_WRITE, and the lease, or the client, is
+ *    read-only
+ *  - EFAULT: a page of the range has a memory error
+ *  - ENOMEM: memory is short
+ *  - EINTR: a fatal signal came before the command was done
+ */
+struct evpl_uring_buffer {
+	__aligned_u64 offset;
+	__u32 length;
+	__u16 index;
+	__u16 flags;
+};
+
+#define EVPL_URING_REGISTER _IOW(EVPL_IOC_TYPE, 0x0c, struct evpl_uring_buffer)
+#define EVPL_URING_UNREGISTER _IOW(EVPL_IOC_TYPE, 0x0d, struct evpl_uring_buffer)
 
 #endif /* _UAPI_LINUX_EVPL_H */
