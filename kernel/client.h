@@ -18,7 +18,7 @@ struct evpl_user;
 struct pid;
 struct seq_file;
 
-/* The uses that keep a range of memory without a reference that a word counts. */
+/* The uses of a client's memory that take no reference off a word. */
 enum evpl_range_use {
 	EVPL_RANGE_EXPORTED,	/* a dma-buf */
 	EVPL_RANGE_REGISTERED,	/* a registered buffer of rings */

@@ -100,7 +100,7 @@ static bool quarantine_check_pages(struct evpl_share *share)
 /*
  * Whether nothing holds the buffer's pages. The caller has a reference on the share, and holds
  * the xa_lock, which is dropped during the check. The answer is false if a lease was added, a
- * writable dma-buf made, or the share revoked during the check.
+ * writable dma-buf made, the share revoked, or a registration begun or ended during the check.
  */
 bool evpl_quarantine_is_clear(struct evpl_share *share)
 {
@@ -247,7 +247,7 @@ static bool quarantine_end_checked(struct evpl_share *share, bool passes)
 
 	evpl_share_end_exports(share, false);
 	xa_lock(shares);
-	/* If nothing but importers or rings kept the buffer, its pages needn't pass. */
+	/* If nothing but importers kept the buffer, its pages needn't pass. */
 	ended = evpl_quarantine_has(share) && !evpl_share_is_in_use(share) &&
 		(passes || !share->may_be_held) && share->seen == share->next_serial;
 	if (ended) {
@@ -268,7 +268,7 @@ static bool quarantine_end_checked(struct evpl_share *share, bool passes)
  * @share: the share, on which the caller has a reference. Something that kept the buffer in
  *	quarantine has just ended.
  *
- * If the buffer fails, it's left to the rechecks. They may be far apart, or run just now with
+ * If the buffer fails, it is left to the rechecks. They may be far apart, or run just now with
  * recheck_mutex held. A task that ends something of its own mustn't wait for that.
  */
 void evpl_quarantine_check(struct evpl_share *share)
@@ -317,11 +317,13 @@ static int quarantine_end_anyway(struct evpl_share *share)
 }
 
 /*
- * Before a folio is checked, record next_serial of each buffer there that is in quarantine.
+ * Before a folio is checked, record next_serial of each buffer there that is in quarantine. Set
+ * *@futile if rings have all of these buffers, so that the check can't end any quarantine. The last
+ * ring checks a buffer by itself (evpl_quarantine_check()).
  * Return the place of the last buffer that lies in the folio; or that of this buffer, if the
  * owner has gone.
  */
-static unsigned long quarantine_note_serials(struct evpl_share *share)
+static unsigned long quarantine_note_serials(struct evpl_share *share, bool *futile)
 {
 	struct evpl_slab *slab = share->slab;
 	unsigned long index = share->index, last = share->index;
@@ -338,6 +340,7 @@ static unsigned long quarantine_note_serials(struct evpl_share *share)
 	     other = xa_find_after(&slab->shares, &index, last, EVPL_QUARANTINED)) {
 		other->seen = other->next_serial;
 		other->quiet = !other->holders;
+		*futile &= evpl_share_has_rings(other);
 	}
 	xa_unlock(&slab->shares);
 	return last;
@@ -352,9 +355,9 @@ static unsigned long quarantine_note_serials(struct evpl_share *share)
 bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
 				  unsigned long end, bool *left)
 {
+	bool passes, futile = true;
 	struct evpl_share *share;
 	unsigned long last;
-	bool passes;
 
 	mutex_lock(&slab->recheck_mutex);
 	share = quarantine_next(slab, index, end);
@@ -363,8 +366,8 @@ bool evpl_quarantine_recheck_next(struct evpl_slab *slab, unsigned long *index,
 		return false;
 	}
 	evpl_syncpoint(EVPL_SYNCPOINT_RECHECK);
-	last = quarantine_note_serials(share);
-	passes = quarantine_check_pages(share);
+	last = quarantine_note_serials(share, &futile);
+	passes = !futile && quarantine_check_pages(share);
 	evpl_syncpoint(EVPL_SYNCPOINT_CHECKED);
 	do {
 		*left |= !quarantine_end_checked(share, passes);
@@ -478,7 +481,7 @@ int evpl_quarantine_end(struct evpl_client *client, u64 offset)
 	if (!slab)
 		return -ENOENT;
 	/*
-	 * Wait for a check in progress. It has a reference on the share, so the owner's word
+	 * Wait for a pass in progress. It has a reference on the share, so the owner's word
 	 * would go down only after this call.
 	 */
 	if (mutex_lock_killable(&slab->recheck_mutex)) {

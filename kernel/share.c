@@ -354,7 +354,7 @@ static noinline void share_put_last(struct evpl_share *share)
 	if (!last)
 		return;
 	evpl_share_after_return(share, after);
-	WARN_ON_ONCE(!list_empty(&share->leases));
+	WARN_ON_ONCE(!list_empty(&share->leases) || !list_empty(&share->registrations));
 	kfree(share);
 	atomic_long_dec(&evpl_nr_shares);
 	evpl_slab_put(slab);
@@ -399,8 +399,8 @@ enum evpl_share_after evpl_share_dec_unrevocable(struct evpl_share *share)
  * a quarantine begins here. If the buffer was never given so that something can hold its
  * pages, nothing is checked, and the answer is false.
  *
- * Return: true if another record, a lease or a dma-buf may still lead to the buffer, or if
- * something holds its pages. The owner will be told when that ends.
+ * Return: true if another record, a lease, a dma-buf or a ring may still lead to the buffer, or
+ * if something holds its pages. The owner will be told when that ends.
  */
 bool evpl_share_is_held(struct evpl_share *share)
 {

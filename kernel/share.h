@@ -105,14 +105,21 @@ void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
 
-/*
- * Whether importers of a dma-buf may still reach a buffer that was taken back from them too, or
- * rings one that was revoked.
- */
+/* Whether importers of a dma-buf may still reach a buffer that was taken back from them too. */
+static inline bool evpl_share_has_importers(struct evpl_share *share)
+{
+	return share->recalled && !list_empty(&share->exports);
+}
+
+/* Whether rings may still reach a buffer that was revoked. */
+static inline bool evpl_share_has_rings(struct evpl_share *share)
+{
+	return share->revoked && !list_empty(&share->registrations);
+}
+
 static inline bool evpl_share_is_in_use(struct evpl_share *share)
 {
-	return (share->recalled && !list_empty(&share->exports)) ||
-	       (share->revoked && !list_empty(&share->registrations));
+	return evpl_share_has_importers(share) || evpl_share_has_rings(share);
 }
 
 static inline u64 evpl_share_buffer(struct evpl_share *share)

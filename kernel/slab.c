@@ -342,8 +342,8 @@ void evpl_slab_recharge(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
  *	on it is consumed
  *
  * A folio that others have a part in stays until they let go of it, and is charged to the user
- * of a lease. The other folios are freed. An orphaned slab needs no quarantine, since a folio
- * that something still holds goes to nobody else (folio.c).
+ * of a lease or a registration. The other folios are freed. An orphaned slab needs no quarantine,
+ * since a folio that something still holds goes to nobody else (folio.c).
  */
 void evpl_slab_orphan(struct evpl_slab *slab)
 {
@@ -694,8 +694,8 @@ int evpl_slab_free(struct evpl_client *client, pgoff_t start)
 	busy = evpl_refs_in_use(client, slab);
 	if (!busy) {
 		/*
-		 * A task that sends or exports checks ->live under tree_lock: none does after
-		 * this.
+		 * A task that sends, exports or registers checks ->live under tree_lock: none
+		 * does after this.
 		 */
 		down_write(&client->tree_lock);
 		busy = READ_ONCE(slab->nr_ranges[EVPL_RANGE_EXPORTED]) ||

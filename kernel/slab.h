@@ -42,10 +42,10 @@ struct evpl_slab_folio {
  *	afterwards.
  * @orphan_sem: held for write to set @orphaned, after which folios are given back; held for
  *	read to count the references of the folios
- * @recheck_mutex: held by the one task that checks the buffers in quarantine, because a check
- *	writes evpl_share.seen. The owner's task also holds it to end a quarantine. So no check
+ * @recheck_mutex: held by the one task that runs a pass over the buffers in quarantine, because a
+ *	pass writes evpl_share.seen. The owner's task also holds it to end a quarantine. So no pass
  *	has a reference on the share then, and the owner's reference has gone back when the call
- *	returns.
+ *	returns, unless a lease or a registration of the buffer is just ending.
  * @nr_ranges: ranges of the slab that are used without a reference on a buffer, by their use;
  *	guarded by the xa_lock of @shares
  * @refs: one for the client, one for each of @shares and @nr_ranges, and one for each task that

@@ -32,10 +32,11 @@ atomic_long_t evpl_nr_registrations;
 #include "slab.h"
 #include "window.h"
 
+/* A registration was made since the module was loaded. */
+static bool registered_once;
+
 static bool folio_range_is_poisoned(struct folio *folio, unsigned long first, unsigned long end)
 {
-	if (likely(!folio_contain_hwpoisoned_page(folio)))
-		return false;
 	for (; first < end; first++)
 		if (PageHWPoison(folio_page(folio, first)))
 			return true;
@@ -43,39 +44,30 @@ static bool folio_range_is_poisoned(struct folio *folio, unsigned long first, un
 }
 
 /*
- * Describe the pages by runs that are contiguous in memory. Return how many runs there are; -EFAULT
- * if a page has a memory error; or -EINTR. A ring that uses the buffer goes over the runs before
- * the first one that it needs, so fewer are better.
+ * Describe the pages, by an entry for each folio. Entries of adjacent folios aren't merged: the
+ * network stack takes references on the first folio of an entry, and charges a socket for the
+ * bytes of the entry before those that it sends. Return how many entries there are; -EFAULT if a
+ * page has a memory error; or -EINTR.
  */
 static int registration_fill(struct evpl_registration *registration, struct bio_vec *bvecs)
 {
-	struct evpl_slab *slab = registration->slab;
 	pgoff_t at = registration->start, end = at + registration->nr_pages, next;
-	struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(slab, at);
-	struct bio_vec *last = NULL;
+	struct evpl_slab_folio *slab_folio = evpl_slab_folio_at(registration->slab, at);
+	int nr;
 
-	for (; at < end; at = next, slab_folio++) {
+	for (nr = 0; at < end; at = next, slab_folio++, nr++) {
 		struct folio *folio = slab_folio->folio;
 		unsigned long first = at - slab_folio->index;
-		struct page *page = folio_page(folio, first);
-		unsigned int bytes;
 
 		next = min(end, slab_folio->index + folio_nr_pages(folio));
 		if (folio_range_is_poisoned(folio, first, next - slab_folio->index))
 			return -EFAULT;
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		bytes = (next - at) << PAGE_SHIFT;
-		if (last && page_to_pfn(last->bv_page) + (last->bv_len >> PAGE_SHIFT) ==
-			    page_to_pfn(page)) {
-			last->bv_len += bytes;
-		} else {
-			last = last ? last + 1 : bvecs;
-			bvec_set_page(last, page, bytes, 0);
-		}
+		bvec_set_page(&bvecs[nr], folio_page(folio, first), (next - at) << PAGE_SHIFT, 0);
 		cond_resched();
 	}
-	return last - bvecs + 1;
+	return nr;
 }
 
 /* Have the registration keep its pages. On success registration_release() undoes this. */
@@ -100,13 +92,15 @@ static int registration_begin(struct evpl_registration *registration, u64 offset
 	}
 	evpl_client_get(client);
 	__module_get(THIS_MODULE);
+	WRITE_ONCE(registered_once, true);
 	atomic_long_inc(&evpl_nr_registrations);
 	return 0;
 }
 
 /*
- * No ring has the pages any more. io_uring calls this in any task, with the lock of a ring held.
- * After module_put() the module may be unloaded, which waits for this call: see evpl_uring_exit().
+ * No ring has the pages any more. io_uring calls this in any task, with the lock of one or two
+ * rings held. After module_put() the module may be unloaded, which waits for this call: see
+ * evpl_uring_exit().
  */
 static void registration_release(void *data)
 {
@@ -207,12 +201,15 @@ int evpl_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 }
 
 /*
- * Wait for a task that is about to return from registration_release(). It doesn't sleep there, so
- * it is gone when each task has been switched out or has been in user space.
+ * Wait for a task that has put the module and is about to return from registration_release(). It
+ * may be preempted there, but doesn't sleep, so it is gone when each task has slept or has been
+ * in user space. Any program can make that take long, by a ring with a kernel thread that polls.
+ * So don't wait for nothing.
  */
 void evpl_uring_exit(void)
 {
-	synchronize_rcu_tasks();
+	if (READ_ONCE(registered_once))
+		synchronize_rcu_tasks();
 }
 
 #endif /* EVPL_HAS_URING_BVEC */

@@ -627,7 +627,7 @@ struct evpl_baseline {
  *
  * Return: 0, or -1 and errno: ENXIO; ENOENT if no buffer of a slab starts there, or it
  * isn't in quarantine; EBUSY while a driver that was told to unmap a dma-buf of the buffer
- * hasn't done so (see EVPL_REVOKE), or a ring has registered it.
+ * hasn't done so (see EVPL_REVOKE), or, if the buffer is revoked, while a ring has it.
  */
 struct evpl_quarantine_end {
 	__u32 size;
@@ -751,14 +751,16 @@ struct evpl_buffer_wait {
  *
  * As long as a ring has a registered buffer, its memory stays: until the slot has been cleared,
  * by %EVPL_URING_UNREGISTER or as io_uring clears any slot, in each ring that has a copy of it,
- * and all requests that use it are done. A ring goes with its last descriptor. So
+ * and io_uring has freed all requests that use it. It frees a request soon after it has posted
+ * the CQE. A ring itself goes some time after its last descriptor and mapping. So
  *
- *  - memory of a slab that was freed stays charged until then;
+ *  - a slab of which a ring has a part stays, and stays charged to the user who opened its
+ *    client, although it was freed or the client has gone;
  *  - a leased buffer doesn't go back to its owner before, even if the lease has ended or the
  *    client has gone. If it is revoked meanwhile, it is in quarantine until then.
  *
  * The kernel counts the registered buffers. It doesn't find them by the references of pages, so
- * a baseline doesn't matter for them, and one registered buffer keeps no other.
+ * a baseline doesn't matter for them, and a registered buffer keeps no other in quarantine.
  */
 
 /* Requests may write to the memory: read(2) into it, for one. */
@@ -789,7 +791,8 @@ struct evpl_buffer_wait {
  *  - EPERM: the lease isn't one for devices; %EVPL_URING_WRITE, and the lease, or the client, is
  *    read-only
  *  - EFAULT: a page of the range has a memory error
- *  - ENOMEM: memory is short
+ *  - ENOMEM: memory is short. io_uring's own part of the allocation may call the OOM killer of
+ *    the memory cgroup, as any of its allocations may.
  *  - EINTR: a fatal signal came before the command was done
  */
 struct evpl_uring_buffer {
