@@ -65,7 +65,7 @@
 /** EVPLMEM_VERSION_MAJOR - this header's major version; each has a soname of its own */
 #define EVPLMEM_VERSION_MAJOR	1
 /** EVPLMEM_VERSION_MINOR - this header's minor version; it goes up with each addition */
-#define EVPLMEM_VERSION_MINOR	1
+#define EVPLMEM_VERSION_MINOR	2
 /** EVPLMEM_VERSION - both versions in one number, to be compared with evplmem_version() */
 #define EVPLMEM_VERSION		((EVPLMEM_VERSION_MAJOR << 16) | EVPLMEM_VERSION_MINOR)
 
@@ -499,6 +499,8 @@ int evplmem_pool_fd(struct evpl_pool *pool);
 int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int flags);
 int evplmem_slab_export(struct evpl_pool *pool, const struct evpl_slab_info *info,
 			unsigned int flags);
+int evplmem_slab_offset(struct evpl_pool *pool, const struct evpl_slab_info *info,
+			uint64_t *r_offset);
 int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd);
 ssize_t evplmem_zerocopy_send(struct evpl_zerocopy *zerocopy, const struct evpl_iovec *iovecs,
 			      int niov, int flags);
@@ -1366,6 +1368,26 @@ static inline int evpl_slab_export(struct evpl_pool *pool, const struct evpl_sla
 				   unsigned int flags)
 {
 	return evplmem_slab_export(pool, slab, flags);
+}
+
+/**
+ * evpl_slab_offset() - get where a slab is in the file of evpl_pool_fd()
+ * @pool: the slab's pool
+ * @slab: the description that evpl_iovec_slab() or a device's register_slab() got of the slab,
+ *	or of the leased buffer
+ * @r_offset: the mmap offset of its first byte
+ *
+ * This is for a device that knows linux/evpl.h, and gives the module commands of its own.
+ *
+ * Return: 0, or
+ *  - -ENOENT: there is no such slab
+ *  - -EOPNOTSUPP: the anon back end
+ *  - -EPERM: @pool was closed, or was inherited over fork(2)
+ */
+static inline int evpl_slab_offset(struct evpl_pool *pool, const struct evpl_slab_info *slab,
+				   uint64_t *r_offset)
+{
+	return evplmem_slab_offset(pool, slab, r_offset);
 }
 
 /**

@@ -88,23 +88,56 @@ int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int
 	return ret;
 }
 
+/* Finds the memory of a slab in the own window. */
+static int find_slab(struct evpl_pool *pool, const struct evpl_slab_info *info,
+		     struct evpl_range *range)
+{
+	struct slab *slab;
+	int err = -ENOENT;
+
+	pool_lock(pool);
+	for (slab = pool->slabs; slab; slab = slab->next) {
+		if (slab->info.number == info->number && slab->info.base == info->base) {
+			*range = (struct evpl_range){ slab->extent.offset, slab->extent.length };
+			err = 0;
+		}
+	}
+	pool_unlock(pool);
+	return err;
+}
+
 int evplmem_slab_export(struct evpl_pool *pool, const struct evpl_slab_info *info,
 			unsigned int flags)
 {
-	struct evpl_range range = { .length = 0 };
-	struct slab *slab;
+	struct evpl_range range;
+	int err;
 
 	if (pool_is_inherited(pool))
 		return -EPERM;
 	if (flags & ~EVPL_DMABUF_WRITE || pool->backing.ops->id != EVPL_BACKEND_MODULE)
 		return -EOPNOTSUPP;
-	pool_lock(pool);
-	for (slab = pool->slabs; slab; slab = slab->next)
-		if (slab->info.number == info->number && slab->info.base == info->base)
-			range = (struct evpl_range){ slab->extent.offset, slab->extent.length };
-	pool_unlock(pool);
-	if (!range.length)
-		return -ENOENT;
+	err = find_slab(pool, info, &range);
+	if (err)
+		return err;
 	return export(pool, &range, 1,
 		      EVPL_EXPORT_SLAB | (flags & EVPL_DMABUF_WRITE ? EVPL_EXPORT_WRITE : 0));
+}
+
+int evplmem_slab_offset(struct evpl_pool *pool, const struct evpl_slab_info *info,
+			uint64_t *r_offset)
+{
+	struct evpl_range range = { .offset = UINT64_MAX };
+
+	if (pool_is_inherited(pool))
+		return -EPERM;
+	if (pool->backing.ops->id != EVPL_BACKEND_MODULE)
+		return -EOPNOTSUPP;
+	if (!(info->flags & EVPL_SLAB_LEASED))
+		find_slab(pool, info, &range);
+	else if (pool_sharing(pool))
+		range.offset = windows_offset(pool, info->base);
+	if (range.offset == UINT64_MAX)
+		return -ENOENT;
+	*r_offset = range.offset;
+	return 0;
 }

@@ -30,6 +30,7 @@ TEST(anon_memory_is_exported_to_nobody)
 	struct evpl_iovec iovec;
 	struct evpl_pool *pool;
 	struct evpl *evpl;
+	uint64_t offset;
 
 	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
@@ -37,6 +38,7 @@ TEST(anon_memory_is_exported_to_nobody)
 	EXPECT_EQ(-EOPNOTSUPP, evpl_iovec_export(&iovec, 1, 0));
 	ASSERT_EQ(0, evpl_iovec_slab(&iovec, &slab));
 	EXPECT_EQ(-EOPNOTSUPP, evpl_slab_export(pool, &slab, 0));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_slab_offset(pool, &slab, &offset));
 	evpl_iovec_release(&iovec);
 	evpl_destroy(evpl);
 	EXPECT_EQ(0, evpl_pool_close(pool));
@@ -323,6 +325,27 @@ TEST_F(export, slab_stays_until_its_dmabuf_has_gone)
 	EXPECT_GE(1, stats_of(self->pool).slabs);
 }
 
+TEST_F(export, slab_is_mapped_by_its_offset)
+{
+	struct evpl_iovec iovec = allocate(self->evpl, PAGE, 'x');
+	struct evpl_slab_info slab, other = {}, leased = { .flags = EVPL_SLAB_LEASED };
+	uint64_t offset = 1;
+	char *memory;
+
+	ASSERT_EQ(0, evpl_iovec_slab(&iovec, &slab));
+	leased.base = slab.base;
+	EXPECT_EQ(-ENOENT, evpl_slab_offset(self->pool, &other, &offset));
+	EXPECT_EQ(-ENOENT, evpl_slab_offset(self->pool, &leased, &offset));
+	EXPECT_EQ(1, offset);
+	ASSERT_EQ(0, evpl_slab_offset(self->pool, &slab, &offset));
+	memory = mmap(NULL, slab.length, PROT_READ, MAP_SHARED, evpl_pool_fd(self->pool),
+		      (off_t)offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	EXPECT_TRUE(is_filled(memory + ((char *)iovec.data - (char *)slab.base), 'x', PAGE));
+	munmap(memory, slab.length);
+	evpl_iovec_release(&iovec);
+}
+
 /* A device that exports each slab as a dma-buf. */
 struct importer {
 	struct evpl_pool *pool;
@@ -382,6 +405,7 @@ TEST_F(export, child_of_a_fork_exports_nothing_of_its_parents)
 {
 	struct evpl_iovec iovec = allocate(self->evpl, PAGE, 'x');
 	struct evpl_slab_info slab;
+	uint64_t offset;
 	int status;
 	pid_t pid;
 
@@ -389,7 +413,8 @@ TEST_F(export, child_of_a_fork_exports_nothing_of_its_parents)
 	pid = fork();
 	if (!pid)
 		_exit(evpl_iovec_export(&iovec, 1, 0) == -EPERM &&
-		      evpl_slab_export(self->pool, &slab, 0) == -EPERM ? 0 : 1);
+		      evpl_slab_export(self->pool, &slab, 0) == -EPERM &&
+		      evpl_slab_offset(self->pool, &slab, &offset) == -EPERM ? 0 : 1);
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
 	evpl_iovec_release(&iovec);
