@@ -15,9 +15,20 @@
  * I/O works with memory that can't be registered, too: evpl_uring_prep_read() and
  * evpl_uring_prep_write() prepare an ordinary read or write then. The kernel may refuse all
  * memory of this kind: Linux 6.1 refuses the module's, and 6.12 takes it. It may also refuse a
- * single slab, because no slot is left or because the user may not lock more memory. io_uring
- * charges registered memory to RLIMIT_MEMLOCK, unless the process has CAP_IPC_LOCK.
+ * single slab, because no slot is left or because the user may not lock more memory.
  * evpl_uring_notice() says so, once.
+ *
+ * From Linux 7.3 on, the module registers its memory itself: no page is pinned, and nothing is
+ * charged to RLIMIT_MEMLOCK. In a request the address of such memory is an offset. So take the
+ * address from evpl_uring_fixed(), or have evpl_uring_prep_read() and the like fill in the SQE.
+ *
+ * On earlier kernels, and with the anon back end, io_uring pins the slabs, and charges them to
+ * RLIMIT_MEMLOCK unless the process has CAP_IPC_LOCK. It does so on Linux 7.3 too if another
+ * user made the ring than the one that calls evpl_uring_create(), or if only one of the two had
+ * CAP_IPC_LOCK. evpl_uring_stats() tells how many slabs were registered without a charge.
+ *
+ * To give the module its commands, each &struct evpl_uring of a pool of the module has a small
+ * ring of its own. From 6.14 on, Linux charges rings to RLIMIT_MEMLOCK: two pages for this one.
  *
  * When the pool gives a slab back, on any thread, the slab's slot is cleared at the next call
  * for the ring. Until then the kernel keeps the slab's memory. So call evpl_uring_flush() for a
@@ -92,8 +103,10 @@ struct evpl_uring;
  * @unregistrations: slots cleared since the start
  * @failures: system calls to register a slab that failed, since the start
  * @error: the error of the last slab that couldn't be registered, a negative errno, or 0; see
- *	evpl_uring_index()
+ *	evpl_uring_fixed()
  * @__reserved: 0
+ * @uncharged: of the @registrations, those that the module made. Nothing is charged to
+ *	RLIMIT_MEMLOCK for them, and no page is pinned
  */
 struct evpl_uring_stats {
 	size_t size;
@@ -104,6 +117,7 @@ struct evpl_uring_stats {
 	uint64_t failures;
 	int error;
 	int __reserved;
+	uint64_t uncharged;
 };
 
 /** EVPL_URING_STATS_INIT - initializer of &struct evpl_uring_stats */
@@ -127,13 +141,14 @@ struct evpl_uring_buf_ring;
 
 /* The exported functions. Programs call the inlines below. */
 #pragma GCC visibility push(default)
-int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
-			 struct io_uring *ring, unsigned int first_slot,
-			 unsigned int nr_slots, unsigned int flags);
+int evplmem_uring_open(struct evpl_uring **r_uring, struct evpl_pool *pool,
+		       struct io_uring *ring, unsigned int first_slot,
+		       unsigned int nr_slots, unsigned int flags);
 int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 			struct io_uring *ring);
 void evplmem_uring_destroy(struct evpl_uring *uring);
-int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec);
+int evplmem_uring_fixed(struct evpl_uring *uring, const struct evpl_iovec *iovec,
+			uint64_t *r_address);
 int evplmem_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
 			    const struct evpl_iovec *iovec, uint64_t offset);
 int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
@@ -157,6 +172,17 @@ int evplmem_uring_buf_ring_take(struct evpl_uring_buf_ring *buf_ring,
 				struct evpl_iovec *r_iovec);
 int evplmem_uring_buf_ring_refill(struct evpl_uring_buf_ring *buf_ring);
 void evplmem_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring);
+
+/*
+ * For programs that were built with an earlier header. They put the address of the data in each
+ * SQE, so io_uring pins what they register. A program that calls these isn't compiled any more.
+ */
+int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
+			 struct io_uring *ring, unsigned int first_slot,
+			 unsigned int nr_slots, unsigned int flags)
+	__attribute__((error("call evplmem_uring_open()")));
+int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+	__attribute__((error("call evplmem_uring_fixed(), and use the address that it gives")));
 #pragma GCC visibility pop
 
 #ifndef EVPLMEM_PREFIX_ONLY
@@ -185,7 +211,7 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
 				    struct io_uring *ring, unsigned int first_slot,
 				    unsigned int nr_slots, unsigned int flags)
 {
-	return evplmem_uring_create(r_uring, pool, ring, first_slot, nr_slots, flags);
+	return evplmem_uring_open(r_uring, pool, ring, first_slot, nr_slots, flags);
 }
 
 /**
@@ -196,10 +222,10 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
  *	evpl_uring_create()
  *
  * The kernel copies the other ring's whole table, including buffers that aren't of @source, so
- * that @ring can use all slabs that are registered there. These slabs are pinned and charged to
- * RLIMIT_MEMLOCK once for all rings, until the last ring has cleared its slot or is gone. After
- * the copy the rings are independent: a slab that isn't in the copy is registered, and charged,
- * by each ring that uses it. So take the slabs first (evpl_pool_preallocate()) and make the
+ * that @ring can use all slabs that are registered there. Slabs that io_uring has pinned are
+ * charged to RLIMIT_MEMLOCK once for all rings, until the last ring has cleared its slot or is
+ * gone. After the copy the rings are independent: each ring that uses a slab which isn't in the
+ * copy registers it, and is charged for it if it isn't registered by the module. So take the slabs first (evpl_pool_preallocate()) and make the
  * source %EVPL_URING_EAGER. To give a new copy to a ring that has no request in flight, call
  * evpl_uring_destroy(), io_uring_unregister_buffers(3) and this function.
  *
@@ -237,28 +263,35 @@ static inline void evpl_uring_destroy(struct evpl_uring *uring)
 }
 
 /**
- * evpl_uring_index() - which registered buffer a slice lies in
+ * evpl_uring_fixed() - which registered buffer a slice lies in, and where
  * @uring: made by evpl_uring_create() or evpl_uring_clone()
  * @iovec: an iovec of the pool that the caller holds a reference by
+ * @r_address: the address for the SQE, or for an element of the vector of READV_FIXED and
+ *	WRITEV_FIXED: the offset in the registered buffer if the module has registered it, and
+ *	else the address of the data. For an address within the slice, add the distance from the
+ *	slice's first byte
  *
  * If the slab isn't registered yet, this registers it, with one system call. A slab that the
  * kernel can't register costs no further system calls. After -ENOMEM the slab is tried again
  * when a slot has been cleared or evpl_uring_flush() was called.
  *
- * Return: the index for the SQE's buf_index, valid while the reference is held; or
+ * Return: the index for the SQE's buf_index. The index and the address are valid while the
+ * reference is held. Or
  *  - -ENOENT: @iovec is empty, or another process's memory
  *  - -EINVAL: @iovec is of another pool or of none
  *  - -ENOSPC: all slots are in use
  *  - -EOPNOTSUPP: this kernel registers no memory of this kind
  *  - -ENOMEM: RLIMIT_MEMLOCK is reached, or memory is short
  *  - -EEXIST: the ring is another thread's
- *  - -EFAULT: the kernel can't pin this slab, and it isn't tried again
+ *  - -EFAULT: the kernel can't pin this slab, or a page of it has a memory error; it isn't
+ *    tried again
  *  - another error of io_uring_register(2), such as -EINVAL again or -ENXIO: the slots
  *    aren't within the ring's table, or there is none
  */
-static inline int evpl_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+static inline int evpl_uring_fixed(struct evpl_uring *uring, const struct evpl_iovec *iovec,
+				   uint64_t *r_address)
 {
-	return evplmem_uring_index(uring, iovec);
+	return evplmem_uring_fixed(uring, iovec, r_address);
 }
 
 /**

@@ -33,9 +33,10 @@ RINGS = ['io_uring', 'io_uring SINGLE_ISSUER', 'io_uring SEND_ZC', 'io_uring fix
          'io_uring cloned buffers']
 SENDS = ['MSG_ZEROCOPY', 'io_uring SEND_ZC']
 release = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)', os.uname().release).groups())
-# The interfaces that charge a whole slab to RLIMIT_MEMLOCK on this kernel.
-SLABS = ([RDMA, 'AF_XDP'] + ['io_uring fixed buffers'] * (release >= (6, 5)) +
-         ['io_uring cloned buffers'] * (release >= (6, 12)))
+# The interfaces that charge a whole slab to RLIMIT_MEMLOCK on this kernel. From 7.3 on the module
+# registers the slab with a ring.
+SLABS = ([RDMA, 'AF_XDP'] + ['io_uring fixed buffers'] * ((6, 5) <= release < (7, 3)) +
+         ['io_uring cloned buffers'] * ((6, 12) <= release < (7, 3)))
 
 results = failures = 0
 directory = probe = None

@@ -33,7 +33,7 @@ static int in_child(FIXTURE_DATA(uring) *self)
 
 	if (evpl_uring_create(&uring, self->pool, &self->ring, 0, 1, 0) != -EPERM ||
 	    evpl_uring_clone(&uring, self->uring, &self->ring) != -EPERM ||
-	    evpl_uring_index(self->uring, &self->iovec[0][0]) != -EPERM ||
+	    index_of(self->uring, &self->iovec[0][0]) != -EPERM ||
 	    evpl_uring_stats(self->uring, &stats) != -EPERM || evpl_uring_notice(self->uring))
 		return 1;
 	evpl_uring_flush(self->uring);
@@ -47,13 +47,13 @@ TEST_F(uring, a_child_has_no_part_in_it)
 	pid_t child;
 
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[0][0]));
-	index = evpl_uring_index(self->uring, &self->iovec[0][0]);
+	index = index_of(self->uring, &self->iovec[0][0]);
 	child = fork();
 	if (!child)
 		_exit(in_child(self));
 	ASSERT_EQ(child, waitpid(child, &status, 0));
 	EXPECT_EQ(0, status);
-	EXPECT_EQ(index, evpl_uring_index(self->uring, &self->iovec[0][0]));
+	EXPECT_EQ(index, index_of(self->uring, &self->iovec[0][0]));
 	EXPECT_EQ(index < 0 ? 0 : 1, uring_stats(self->uring).slots_used);
 }
 
@@ -65,7 +65,7 @@ TEST_F(uring, received_memory_works_and_is_never_registered)
 	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
 		SKIP(return, "the module's alone");
 	receive(&received, self->pool, 4096);
-	EXPECT_GT(0, evpl_uring_index(self->uring, &received.message.iovec));
+	EXPECT_GT(0, index_of(self->uring, &received.message.iovec));
 	EXPECT_EQ(0, uring_stats(self->uring).slots_used);
 	iovec = (struct iovec){ received.message.iovec.data, received.message.iovec.length };
 	EXPECT_EQ(-EFAULT, io_uring_register_buffers_update_tag(&self->ring, FIRST, &iovec,
@@ -179,7 +179,7 @@ static void send_and_receive(struct __test_metadata *_metadata, FIXTURE_DATA(uri
 	int sockets[2], index;
 
 	ASSERT_TRUE(connect_pair(sockets));
-	index = evpl_uring_index(self->uring, iovec);
+	index = index_of(self->uring, iovec);
 	EXPECT_EQ(index < 0 ? 0 : 1,
 		  evpl_uring_prep_send_zc(self->uring, sqe, sockets[0], iovec, 0));
 	ASSERT_EQ(1, io_uring_submit(&self->ring));
@@ -247,7 +247,7 @@ TEST_F(uring, an_empty_iovec_has_no_index)
 {
 	struct evpl_iovec empty = { 0 };
 
-	EXPECT_EQ(-ENOENT, evpl_uring_index(self->uring, &empty));
+	EXPECT_EQ(-ENOENT, index_of(self->uring, &empty));
 	EXPECT_EQ(0, uring_stats(self->uring).failures);
 	EXPECT_EQ(NULL, evpl_uring_notice(self->uring));
 }
@@ -265,14 +265,14 @@ TEST_F(uring, nor_has_an_iovec_of_another_pool_but_its_io_works)
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &other, 0));
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
-	ASSERT_EQ(0, evpl_uring_create(&other_uring, pool, &other, FIRST, SLOTS,
+	ASSERT_EQ(0, make_uring(&other_uring, pool, &other, FIRST, SLOTS,
 				       EVPL_URING_NEW_TABLE));
 	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &foreign));
-	ASSERT_EQ(FIRST, evpl_uring_index(other_uring, &foreign));
+	ASSERT_EQ(FIRST, index_of(other_uring, &foreign));
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &self->iovec[0][0]));
-	ASSERT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[0][0]));
+	ASSERT_EQ(FIRST, index_of(self->uring, &self->iovec[0][0]));
 
-	EXPECT_EQ(-EINVAL, evpl_uring_index(self->uring, &foreign));
+	EXPECT_EQ(-EINVAL, index_of(self->uring, &foreign));
 	EXPECT_EQ(1, uring_stats(self->uring).registrations);
 	EXPECT_EQ(0, uring_stats(self->uring).unregistrations);
 	memset(foreign.data, 'f', BUFFER);
@@ -393,7 +393,7 @@ TEST_F(uring, a_part_of_a_slice_has_the_same_index)
 	sqe = io_uring_get_sqe(&self->ring);
 	EXPECT_EQ(1, evpl_uring_prep_write(self->uring, sqe, self->fd, &part, 0));
 	EXPECT_EQ(50, submit(&self->ring));
-	EXPECT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[0][0]));
+	EXPECT_EQ(FIRST, index_of(self->uring, &self->iovec[0][0]));
 	evpl_iovec_release(&part);
 }
 
@@ -403,7 +403,7 @@ TEST_F(uring, both_kinds_of_io_are_prepared)
 	struct io_uring_sqe *sqe;
 
 	NEEDS_REGISTRATION();
-	ASSERT_EQ(0, evpl_uring_create(&small, self->pool, &self->ring, 0, 1, 0));
+	ASSERT_EQ(0, make_uring(&small, self->pool, &self->ring, 0, 1, 0));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	memset(self->iovec[0][0].data, 'a', BUFFER);

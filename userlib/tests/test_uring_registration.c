@@ -33,14 +33,14 @@ TEST_F(uring, a_slab_is_registered_once_and_its_index_stays)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	EXPECT_EQ(0, uring_stats(self->uring).registrations);
 
-	index = evpl_uring_index(self->uring, &self->iovec[0][0]);
+	index = index_of(self->uring, &self->iovec[0][0]);
 	EXPECT_EQ(FIRST, index);
 	EXPECT_EQ(1, uring_stats(self->uring).registrations);
 	for (i = 0; i < (int)PER_SLAB; i++)
-		EXPECT_EQ(index, evpl_uring_index(self->uring, &self->iovec[0][i]));
+		EXPECT_EQ(index, index_of(self->uring, &self->iovec[0][i]));
 	EXPECT_EQ(1, uring_stats(self->uring).registrations);
-	EXPECT_EQ(FIRST + 1, evpl_uring_index(self->uring, &self->iovec[1][5]));
-	EXPECT_EQ(index, evpl_uring_index(self->uring, &self->iovec[0][0]));
+	EXPECT_EQ(FIRST + 1, index_of(self->uring, &self->iovec[1][5]));
+	EXPECT_EQ(index, index_of(self->uring, &self->iovec[0][0]));
 	EXPECT_EQ(2, uring_stats(self->uring).registrations);
 	EXPECT_EQ(2, uring_stats(self->uring).slots_used);
 	EXPECT_EQ(0, uring_stats(self->uring).failures);
@@ -61,7 +61,7 @@ TEST_F(uring, the_slot_of_a_trimmed_slab_is_cleared_later_and_used_again)
 	NEEDS_REGISTRATION();
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
-		ASSERT_EQ(FIRST + i, evpl_uring_index(self->uring, &self->iovec[i][0]));
+		ASSERT_EQ(FIRST + i, index_of(self->uring, &self->iovec[i][0]));
 	}
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[1][0], &gone));
 
@@ -80,10 +80,10 @@ TEST_F(uring, the_slot_of_a_trimmed_slab_is_cleared_later_and_used_again)
 	EXPECT_NE(gone.number, info.number);
 
 	/* Any call clears the slot. */
-	EXPECT_EQ(FIRST + 2, evpl_uring_index(self->uring, &self->iovec[2][0]));
+	EXPECT_EQ(FIRST + 2, index_of(self->uring, &self->iovec[2][0]));
 	EXPECT_EQ(2, uring_stats(self->uring).slots_used);
 	EXPECT_EQ(1, uring_stats(self->uring).unregistrations);
-	EXPECT_EQ(FIRST + 1, evpl_uring_index(self->uring, &self->iovec[1][0]));
+	EXPECT_EQ(FIRST + 1, index_of(self->uring, &self->iovec[1][0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[3]));
 	ASSERT_EQ(0, evpl_iovec_slab(&self->iovec[3][0], &info));
 	EXPECT_EQ(gone.number, info.number);
@@ -97,9 +97,9 @@ TEST_F(uring, destroy_clears_slots_before_the_device_is_detached)
 	struct evpl_iovec iovec;
 
 	NEEDS_REGISTRATION();
-	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &self->ring, 1, 1, 0));
+	ASSERT_EQ(0, make_uring(&uring, self->pool, &self->ring, 1, 1, 0));
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec));
-	ASSERT_EQ(1, evpl_uring_index(uring, &iovec));
+	ASSERT_EQ(1, index_of(uring, &iovec));
 	watched = self->pool;
 	evpl_uring_destroy(uring);
 	watched = NULL;
@@ -112,7 +112,7 @@ TEST_F(uring, flush_clears_slots)
 	NEEDS_REGISTRATION();
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
-	ASSERT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[1][0]));
+	ASSERT_EQ(FIRST, index_of(self->uring, &self->iovec[1][0]));
 	give_back(self, 0);
 	drop_slab(self, 1);
 	EXPECT_EQ(1, uring_stats(self->uring).slots_used);
@@ -129,13 +129,13 @@ TEST_F(uring, without_a_slot_io_works_unregistered)
 
 	NEEDS_REGISTRATION();
 	/* The first evpl_uring has left slots 0 to 2 of the ring's table free. */
-	ASSERT_EQ(0, evpl_uring_create(&small, self->pool, &self->ring, 1, 1, 0));
+	ASSERT_EQ(0, make_uring(&small, self->pool, &self->ring, 1, 1, 0));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
-	EXPECT_EQ(1, evpl_uring_index(small, &self->iovec[2][0]));
+	EXPECT_EQ(1, index_of(small, &self->iovec[2][0]));
 	EXPECT_EQ(NULL, evpl_uring_notice(small));
-	EXPECT_EQ(-ENOSPC, evpl_uring_index(small, &self->iovec[0][0]));
-	EXPECT_EQ(-ENOSPC, evpl_uring_index(small, &self->iovec[0][0]));
+	EXPECT_EQ(-ENOSPC, index_of(small, &self->iovec[0][0]));
+	EXPECT_EQ(-ENOSPC, index_of(small, &self->iovec[0][0]));
 	EXPECT_EQ(-ENOSPC, uring_stats(small).error);
 	EXPECT_EQ(0, uring_stats(small).failures);
 	notice = evpl_uring_notice(small);
@@ -146,7 +146,7 @@ TEST_F(uring, without_a_slot_io_works_unregistered)
 	/* The pool keeps the first of two idle slabs. The slot of the other is free again. */
 	drop_slab(self, 1);
 	drop_slab(self, 2);
-	EXPECT_EQ(1, evpl_uring_index(small, &self->iovec[0][0]));
+	EXPECT_EQ(1, index_of(small, &self->iovec[0][0]));
 	evpl_uring_destroy(small);
 }
 
@@ -159,7 +159,7 @@ TEST_F(uring, what_the_kernel_refuses_is_asked_once_and_works)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	EXPECT_EQ(0, copy_by(self, &self->ring, self->uring));
-	EXPECT_EQ(-EOPNOTSUPP, evpl_uring_index(self->uring, &self->iovec[0][0]));
+	EXPECT_EQ(-EOPNOTSUPP, index_of(self->uring, &self->iovec[0][0]));
 	EXPECT_EQ(1, uring_stats(self->uring).failures);
 	EXPECT_EQ(0, uring_stats(self->uring).registrations);
 	EXPECT_EQ(-EOPNOTSUPP, uring_stats(self->uring).error);
@@ -176,10 +176,10 @@ TEST_F(uring, a_ring_without_a_table_works_unregistered)
 
 	NEEDS_REGISTRATION();
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, 0));
-	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, 1, 0));
+	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, 1, 0));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
-	EXPECT_EQ(-ENXIO, evpl_uring_index(uring, &self->iovec[0][0]));
-	EXPECT_EQ(-ENXIO, evpl_uring_index(uring, &self->iovec[0][1]));
+	EXPECT_EQ(-ENXIO, index_of(uring, &self->iovec[0][0]));
+	EXPECT_EQ(-ENXIO, index_of(uring, &self->iovec[0][1]));
 	EXPECT_EQ(1, uring_stats(uring).failures);
 	EXPECT_NE(NULL, evpl_uring_notice(uring));
 	evpl_uring_destroy(uring);
@@ -192,24 +192,24 @@ TEST_F(uring, a_limit_of_locked_memory_is_told_and_tried_again)
 	struct io_uring ring;
 	const char *notice;
 
-	NEEDS_REGISTRATION();
+	NEEDS_CHARGE();
 	NEEDS_ROOT();
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_TRUE(become_somebody(0));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, 1,
+	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, 1,
 				       EVPL_URING_NEW_TABLE));
-	EXPECT_EQ(-ENOMEM, evpl_uring_index(uring, &self->iovec[0][0]));
-	EXPECT_EQ(-ENOMEM, evpl_uring_index(uring, &self->iovec[0][0]));
+	EXPECT_EQ(-ENOMEM, index_of(uring, &self->iovec[0][0]));
+	EXPECT_EQ(-ENOMEM, index_of(uring, &self->iovec[0][0]));
 	EXPECT_EQ(1, uring_stats(uring).failures);
 	notice = evpl_uring_notice(uring);
 	ASSERT_NE(NULL, notice);
 	EXPECT_NE(NULL, strstr(notice, "RLIMIT_MEMLOCK"));
 
 	ASSERT_TRUE(raise_limit());
-	EXPECT_EQ(-ENOMEM, evpl_uring_index(uring, &self->iovec[0][0]));
+	EXPECT_EQ(-ENOMEM, index_of(uring, &self->iovec[0][0]));
 	evpl_uring_flush(uring);
-	EXPECT_EQ(0, evpl_uring_index(uring, &self->iovec[0][0]));
+	EXPECT_EQ(0, index_of(uring, &self->iovec[0][0]));
 	evpl_uring_destroy(uring);
 	io_uring_queue_exit(&ring);
 	ASSERT_TRUE(become_root());
@@ -224,11 +224,11 @@ TEST_F(uring, an_eager_ring_registers_what_is_there_and_the_rest_at_its_use)
 	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
 	ASSERT_EQ(2, stats_of(self->pool).slabs);
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, SLOTS,
+	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, SLOTS,
 				       EVPL_URING_NEW_TABLE | EVPL_URING_EAGER));
 	EXPECT_EQ(2, uring_stats(uring).registrations);
 	EXPECT_EQ(2, uring_stats(uring).slots_used);
-	EXPECT_EQ(2 * SLAB, pinned());
+	EXPECT_EQ(pins(2), pinned());
 
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
@@ -236,7 +236,7 @@ TEST_F(uring, an_eager_ring_registers_what_is_there_and_the_rest_at_its_use)
 	EXPECT_EQ(2, uring_stats(uring).registrations);
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[2]));
 	EXPECT_EQ(2, uring_stats(uring).slots_used);
-	EXPECT_EQ(2, evpl_uring_index(uring, &self->iovec[2][0]));
+	EXPECT_EQ(2, index_of(uring, &self->iovec[2][0]));
 	EXPECT_EQ(3, uring_stats(uring).registrations);
 
 	/* A slab that goes gives its slot back, as in other rings. */
@@ -244,7 +244,7 @@ TEST_F(uring, an_eager_ring_registers_what_is_there_and_the_rest_at_its_use)
 	drop_slab(self, 1);
 	evpl_uring_flush(uring);
 	EXPECT_EQ(2, uring_stats(uring).slots_used);
-	EXPECT_TRUE(pinned_falls_to(&ring, 2 * SLAB));
+	EXPECT_TRUE(pinned_falls_to(&ring, pins(2)));
 	evpl_uring_destroy(uring);
 	EXPECT_TRUE(pinned_falls_to(&ring, 0));
 	io_uring_queue_exit(&ring);
@@ -256,13 +256,13 @@ TEST_F(uring, what_an_eager_ring_cant_register_it_tells_and_tries_again)
 	struct io_uring ring;
 	const char *notice;
 
-	NEEDS_REGISTRATION();
+	NEEDS_CHARGE();
 	NEEDS_ROOT();
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	ASSERT_TRUE(become_somebody(1));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, SLOTS,
+	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, SLOTS,
 				       EVPL_URING_NEW_TABLE | EVPL_URING_EAGER));
 	EXPECT_EQ(1, uring_stats(uring).slots_used);
 	EXPECT_EQ(-ENOMEM, uring_stats(uring).error);
@@ -305,10 +305,10 @@ TEST_F(uring, registering_keeps_no_buffer_that_others_give_back)
 	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, evpl_uring_create(&uring, pool, &ring, 0, 1, EVPL_URING_NEW_TABLE));
+	ASSERT_EQ(0, make_uring(&uring, pool, &ring, 0, 1, EVPL_URING_NEW_TABLE));
 	receive(&received, pool, BUFFER);
 	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &message.iovec));
-	ASSERT_EQ(0, evpl_uring_index(uring, &message.iovec));
+	ASSERT_EQ(0, index_of(uring, &message.iovec));
 	ASSERT_EQ(0, evpl_channel_send(received.here, &message, 1));
 	ASSERT_EQ(1, evpl_channel_recv(received.there, &message, 1));
 	evpl_iovec_release(&message.iovec);
@@ -334,10 +334,10 @@ TEST_F(uring, slabs_come_and_go_on_another_thread)
 		for (i = 0; i < 3; i++) {
 			/* The buffers of one round may be of several slabs. */
 			ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
-			index = evpl_uring_index(self->uring, &self->iovec[i][0]);
+			index = index_of(self->uring, &self->iovec[i][0]);
 			EXPECT_LE(FIRST, index);
 			EXPECT_GT(FIRST + SLOTS, index);
-			EXPECT_EQ(index, evpl_uring_index(self->uring, &self->iovec[i][0]));
+			EXPECT_EQ(index, index_of(self->uring, &self->iovec[i][0]));
 		}
 		for (i = 0; i < 3; i++)
 			give_back(self, i);

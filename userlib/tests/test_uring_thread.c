@@ -9,9 +9,9 @@ static void *calls_elsewhere(void *arg)
 	struct elsewhere *elsewhere = arg;
 	struct evpl_uring *uring;
 
-	elsewhere->created = evpl_uring_create(&uring, elsewhere->pool, elsewhere->ring, 0, 1,
+	elsewhere->created = make_uring(&uring, elsewhere->pool, elsewhere->ring, 0, 1,
 					       EVPL_URING_NEW_TABLE);
-	elsewhere->index = evpl_uring_index(elsewhere->uring, elsewhere->iovec);
+	elsewhere->index = index_of(elsewhere->uring, elsewhere->iovec);
 	return NULL;
 }
 
@@ -37,7 +37,7 @@ TEST_F(uring, another_thread_is_refused_and_does_no_harm)
 	ASSERT_NE(NULL, notice);
 	EXPECT_NE(NULL, strstr(notice, "thread"));
 	EXPECT_EQ(self->refuses ? -EOPNOTSUPP : FIRST,
-		  evpl_uring_index(self->uring, &self->iovec[0][0]));
+		  index_of(self->uring, &self->iovec[0][0]));
 }
 
 static void *flush(void *arg)
@@ -53,13 +53,13 @@ TEST_F(uring, another_thread_leaves_slots_to_the_rings_own)
 	NEEDS_REGISTRATION();
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
-	ASSERT_EQ(FIRST, evpl_uring_index(self->uring, &self->iovec[1][0]));
+	ASSERT_EQ(FIRST, index_of(self->uring, &self->iovec[1][0]));
 	give_back(self, 0);
 	drop_slab(self, 1);
 
 	on_thread(flush, self->uring);
 	EXPECT_EQ(refused ? 1 : 0, uring_stats(self->uring).slots_used);
-	EXPECT_TRUE(pinned_falls_to(&self->ring, refused ? SLAB : 0));
+	EXPECT_TRUE(pinned_falls_to(&self->ring, refused ? pins(1) : 0));
 	evpl_uring_flush(self->uring);
 	EXPECT_EQ(0, uring_stats(self->uring).slots_used);
 	EXPECT_EQ(1, uring_stats(self->uring).unregistrations);
@@ -93,9 +93,9 @@ TEST_F(uring, a_slab_that_goes_while_the_rings_thread_sleeps_is_cleared_when_it_
 	NEEDS_REGISTRATION();
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
-		ASSERT_EQ(FIRST + i, evpl_uring_index(self->uring, &self->iovec[i][0]));
+		ASSERT_EQ(FIRST + i, index_of(self->uring, &self->iovec[i][0]));
 	}
-	EXPECT_EQ(3 * SLAB, pinned());
+	EXPECT_EQ(pins(3), pinned());
 	for (i = 0; i < 2; i++)
 		give_back(self, i);
 
@@ -112,12 +112,12 @@ TEST_F(uring, a_slab_that_goes_while_the_rings_thread_sleeps_is_cleared_when_it_
 	pthread_join(thread, NULL);
 	EXPECT_EQ('x', *(char *)self->iovec[2][0].data);
 	EXPECT_EQ(2, stats_of(self->pool).slabs);
-	EXPECT_EQ(3 * SLAB, sleeper.pinned);
+	EXPECT_EQ(pins(3), sleeper.pinned);
 	EXPECT_EQ(3, uring_stats(self->uring).slots_used);
 
 	evpl_uring_flush(self->uring);
 	EXPECT_EQ(2, uring_stats(self->uring).slots_used);
-	EXPECT_TRUE(pinned_falls_to(&self->ring, 2 * SLAB));
+	EXPECT_TRUE(pinned_falls_to(&self->ring, pins(2)));
 	close(ends[0]);
 	close(ends[1]);
 }
@@ -130,7 +130,7 @@ TEST_F(uring, flush_has_the_kernel_let_go_though_a_request_has_yet_to_complete)
 	NEEDS_REGISTRATION();
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
-		ASSERT_EQ(FIRST + i, evpl_uring_index(self->uring, &self->iovec[i][0]));
+		ASSERT_EQ(FIRST + i, index_of(self->uring, &self->iovec[i][0]));
 	}
 	ASSERT_EQ(0, pipe(ends));
 	EXPECT_EQ(1, evpl_uring_prep_read(self->uring, io_uring_get_sqe(&self->ring), ends[0],
@@ -142,7 +142,7 @@ TEST_F(uring, flush_has_the_kernel_let_go_though_a_request_has_yet_to_complete)
 	/* The request can complete, but no call for the ring has let it do so yet. */
 	ASSERT_EQ(1, write(ends[1], "x", 1));
 	evpl_uring_flush(self->uring);
-	EXPECT_EQ(2 * SLAB, pinned());
+	EXPECT_EQ(pins(2), pinned());
 	ASSERT_EQ(0, io_uring_peek_cqe(&self->ring, &cqe));
 	EXPECT_EQ(1, cqe->res);
 	io_uring_cqe_seen(&self->ring, cqe);
@@ -168,7 +168,7 @@ static void *enable_and_copy(void *arg)
 		    NULL, 0))
 		abort();
 	handover->copied = copy_by(handover->self, &handover->ring, handover->uring);
-	handover->index = evpl_uring_index(handover->uring, &handover->self->iovec[2][0]);
+	handover->index = index_of(handover->uring, &handover->self->iovec[2][0]);
 	if (handover->destroy) {
 		evpl_uring_destroy(handover->uring);
 		handover->let_go = pinned_falls_to(&handover->ring, 0);
@@ -184,11 +184,11 @@ static void hand_over(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *se
 	handover->self = self;
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &handover->ring,
 					 flags | IORING_SETUP_R_DISABLED));
-	ASSERT_EQ(0, evpl_uring_create(&handover->uring, self->pool, &handover->ring, 1, SLOTS,
+	ASSERT_EQ(0, make_uring(&handover->uring, self->pool, &handover->ring, 1, SLOTS,
 				       EVPL_URING_NEW_TABLE));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
-	EXPECT_EQ(1, evpl_uring_index(handover->uring, &self->iovec[0][0]));
+	EXPECT_EQ(1, index_of(handover->uring, &self->iovec[0][0]));
 	on_thread(enable_and_copy, handover);
 	EXPECT_EQ(2, handover->copied);
 	EXPECT_EQ(3, handover->index);
@@ -213,11 +213,11 @@ TEST_F(uring, memory_that_another_thread_destroys_stays_pinned_until_the_ring_go
 	NEEDS_RING_OF_ONE_THREAD();
 	hand_over(_metadata, self, &handover, variant->flags);
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[3]));
-	EXPECT_EQ(-EEXIST, evpl_uring_index(handover.uring, &self->iovec[3][0]));
-	EXPECT_EQ(2, evpl_uring_index(handover.uring, &self->iovec[1][0]));
+	EXPECT_EQ(-EEXIST, index_of(handover.uring, &self->iovec[3][0]));
+	EXPECT_EQ(2, index_of(handover.uring, &self->iovec[1][0]));
 	evpl_uring_destroy(handover.uring);
 	EXPECT_EQ(1, stats_of(self->pool).devices);
-	EXPECT_EQ(3 * SLAB, pinned());
+	EXPECT_EQ(pins(3), pinned());
 	io_uring_queue_exit(&handover.ring);
 	EXPECT_TRUE(pinned_falls_to(NULL, 0));
 }

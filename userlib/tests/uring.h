@@ -5,7 +5,8 @@
 /*
  * The fixture of the tests of libevplmem-uring: a pool and a ring, which any thread may use or
  * which belongs to a single thread. Tests that register memory skip where the kernel doesn't
- * register memory of the pool's kind: the module's memory, on Linux 6.1.
+ * register memory of the pool's kind: the module's memory, on Linux 6.1. Where the module itself
+ * registers memory, the tests run once more in the way of a program that was built before.
  */
 
 #include "common.h"
@@ -20,6 +21,40 @@
 #define ENTRIES	8
 #define SLOTS	4
 #define FIRST	3
+
+/* The calls as they are exported, with which the header doesn't compile. */
+int old_create(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io_uring *ring,
+	       unsigned int first_slot, unsigned int nr_slots, unsigned int flags)
+	__asm__("evplmem_uring_create");
+int old_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+	__asm__("evplmem_uring_index");
+
+/*
+ * Of the test that this process runs: the fixture's variant is that of an old program; and the
+ * kernel charges nothing for what make_uring() registers.
+ */
+static bool old_program, uncharged;
+
+static inline int make_uring(struct evpl_uring **r_uring, struct evpl_pool *pool,
+			     struct io_uring *ring, unsigned int first_slot,
+			     unsigned int nr_slots, unsigned int flags)
+{
+	return (old_program ? old_create : evpl_uring_create)(r_uring, pool, ring, first_slot,
+							      nr_slots, flags);
+}
+
+static inline int index_of(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+{
+	uint64_t address;
+
+	return old_program ? old_index(uring, iovec) : evpl_uring_fixed(uring, iovec, &address);
+}
+
+/* The bytes that rings have pinned which registered so many slabs. */
+static inline long pins(unsigned int slabs)
+{
+	return uncharged ? 0 : slabs * (long)SLAB;
+}
 
 static inline struct evpl_uring_stats uring_stats(struct evpl_uring *uring)
 {
@@ -59,6 +94,15 @@ static inline long long number_in(const char *path, const char *format)
 	return number;
 }
 
+/* A counter of the module. */
+static inline long long counter(const char *name)
+{
+	char format[64];
+
+	snprintf(format, sizeof(format), "%s %%lld", name);
+	return number_in("/sys/kernel/debug/evpl/counters", format);
+}
+
 /* The bytes that all rings of this process have pinned, as the kernel counts them. */
 static inline long pinned(void)
 {
@@ -83,8 +127,11 @@ static inline bool pinned_falls_to(struct io_uring *ring, long bytes)
 	return true;
 }
 
-/* Whether this kernel refuses to register such memory. Tries that with another ring and pool. */
-static inline bool kernel_refuses(void)
+/*
+ * Registers such memory by a ring and with a pool of its own. Returns 0, or the error of a kernel
+ * that refuses. Sets @r_uncharged if the kernel charges nothing.
+ */
+static inline int try_to_register(bool *r_uncharged)
 {
 	struct evpl_uring *uring;
 	struct evpl_iovec iovec;
@@ -98,13 +145,14 @@ static inline bool kernel_refuses(void)
 	    evpl_uring_create(&uring, pool, &ring, 0, 1, EVPL_URING_NEW_TABLE) ||
 	    evpl_iovec_alloc(evpl, 8, 0, 1, &iovec) != 1)
 		abort();
-	index = evpl_uring_index(uring, &iovec);
+	index = index_of(uring, &iovec);
+	*r_uncharged = uring_stats(uring).uncharged;
 	evpl_iovec_release(&iovec);
 	evpl_uring_destroy(uring);
 	io_uring_queue_exit(&ring);
 	evpl_destroy(evpl);
 	evpl_pool_close(pool);
-	return index == -EOPNOTSUPP;
+	return index < 0 ? index : 0;
 }
 
 FIXTURE(uring) {
@@ -119,6 +167,7 @@ FIXTURE(uring) {
 
 FIXTURE_VARIANT(uring) {
 	unsigned int flags;
+	bool old_program;
 };
 
 FIXTURE_VARIANT_ADD(uring, of_any_thread) {
@@ -127,6 +176,10 @@ FIXTURE_VARIANT_ADD(uring, of_any_thread) {
 
 FIXTURE_VARIANT_ADD(uring, of_one_thread) {
 	.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+};
+
+FIXTURE_VARIANT_ADD(uring, of_an_old_program) {
+	.old_program = true,
 };
 
 FIXTURE_SETUP(uring)
@@ -140,14 +193,18 @@ FIXTURE_SETUP(uring)
 	err = io_uring_queue_init(ENTRIES, &self->ring, variant->flags);
 	if (err)
 		SKIP(return, "this kernel makes no such ring: %s", strerror(-err));
+	self->refuses = try_to_register(&uncharged) == -EOPNOTSUPP;
+	if (variant->old_program && !uncharged)
+		SKIP(return, "old and new programs register in one way here");
+	old_program = variant->old_program;
+	if (old_program)
+		uncharged = false;
 	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 4 * SLAB));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
-	ASSERT_EQ(0, evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
-				       EVPL_URING_NEW_TABLE));
+	ASSERT_EQ(0, make_uring(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
+				EVPL_URING_NEW_TABLE));
 	self->fd = memfd_create("test_uring", 0);
 	ASSERT_LE(0, self->fd);
-
-	self->refuses = kernel_refuses();
 	memset(self->iovec, 0, sizeof(self->iovec));
 }
 
@@ -171,6 +228,14 @@ FIXTURE_TEARDOWN(uring)
 	do {										\
 		if (self->refuses)							\
 			SKIP(return, "this kernel doesn't register this memory");	\
+	} while (0)
+
+/* Where the module registers memory, a test of limits tests the ring of an old program alone. */
+#define NEEDS_CHARGE()									\
+	do {										\
+		NEEDS_REGISTRATION();							\
+		if (uncharged)								\
+			SKIP(return, "this kernel charges nothing");			\
 	} while (0)
 
 #define NEEDS_RING_OF_ONE_THREAD()							\

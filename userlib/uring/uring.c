@@ -2,6 +2,13 @@
 /*
  * A pool's slabs as registered buffers of a ring.
  *
+ * There are two ways to register a slab. By the first, the module puts the slab in a slot
+ * (linux/evpl.h, DOC: registered buffers), which pins nothing and charges nobody. It needs
+ * a request. The caller of this library may be filling in an SQE of the ring, and doesn't expect
+ * completions that aren't its own. So the request goes through a ring of this library's, which has
+ * a table of one slot. The kernel then copies that slot to the caller's ring. By the second way,
+ * io_uring itself pins the slab's pages, as on kernels that don't have the first one.
+ *
  * A slab's cookie is the slot that it is in, or UNREGISTERED if the kernel will never register
  * the slab. Only the ring's thread fills and clears slots. A slab may be given back on any
  * thread: that thread puts the slab's slot on the list of slots to clear. The ring's thread
@@ -13,6 +20,7 @@
  */
 #include "evplmem-uring.h"
 
+#include <linux/evpl.h>
 #include <liburing.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -32,20 +40,41 @@
 #define READV_FIXED	60
 #define WRITEV_FIXED	61
 
+/* liburing has these from 2.8 and 2.9 on. */
+#define REGISTER_CLONE_BUFFERS	30
+#define CLONE_DST_REPLACE	(1U << 1)
+
+/* The argument of REGISTER_CLONE_BUFFERS. Linux 6.12 knows the first two fields. */
+struct clone_buffers {
+	uint32_t source;
+	uint32_t flags;
+	uint32_t from;
+	uint32_t to;
+	uint32_t nr;
+	uint32_t zero[3];
+};
+
 /**
  * struct slot - a slot of the ring's table
  * @number: the slab's number, or NO_SLAB
  * @next: the next one of the list that it is on
+ * @base: the address that has offset 0 in requests: of a slab that the module has registered, its
+ *	first byte. 0 for a slab that io_uring has pinned, as requests have its addresses then
  */
 struct slot {
 	unsigned int number;
 	uint32_t next;
+	uintptr_t base;
 };
 
 /**
  * struct evpl_uring - a pool's memory, registered with a ring
  * @pool: the pool
  * @ring: the ring
+ * @own_ring: the library's own ring, for the module's commands
+ * @has_own_ring: @own_ring is there, so the kernel has these commands
+ * @offsets: the program takes offsets from evplmem_uring_fixed(); it was built with that
+ *	function, and doesn't take addresses for granted
  * @device: the pool's side
  * @first_slot: the slots' place in the ring's table
  * @lock: held while slots are filled and cleared, by the ring's thread or by a thread that
@@ -70,6 +99,9 @@ struct slot {
 struct evpl_uring {
 	struct evpl_pool *pool;
 	struct io_uring *ring;
+	struct io_uring own_ring;
+	bool has_own_ring;
+	bool offsets;
 	struct evpl_device *device;
 	unsigned int first_slot;
 	pthread_mutex_t lock;
@@ -103,17 +135,136 @@ static void push_gone(struct evpl_uring *uring, uint32_t slot)
 						      memory_order_release, memory_order_relaxed));
 }
 
-static int table_update(struct evpl_uring *uring, uint32_t slot, void *base, size_t length)
+/* Has io_uring pin memory for a slot of the table, or clear the slot if @base is NULL. */
+static int table_update(struct io_uring *ring, unsigned int index, void *base, size_t length)
 {
 	struct iovec iovec = { .iov_base = base, .iov_len = length };
 	__u64 tag = 0;
 	int ret;
 
-	ret = io_uring_register_buffers_update_tag(uring->ring, uring->first_slot + slot, &iovec,
-						   &tag, 1);
+	ret = io_uring_register_buffers_update_tag(ring, index, &iovec, &tag, 1);
 	if (ret < 0)
 		return ret;
 	return ret == 1 ? 0 : -EIO;
+}
+
+static int clear_slot(struct evpl_uring *uring, uint32_t slot)
+{
+	return table_update(uring->ring, uring->first_slot + slot, NULL, 0);
+}
+
+static int clone_buffers(struct io_uring *ring, const struct clone_buffers *args)
+{
+	return syscall(__NR_io_uring_register, ring->ring_fd, REGISTER_CLONE_BUFFERS, args, 1) ?
+	       -errno : 0;
+}
+
+/*
+ * Sends the module a command for the slot of the library's own ring. Returns the command's result,
+ * or -EIO if the ring doesn't work and is to be closed.
+ */
+static int command(struct evpl_uring *uring, uint32_t op, const struct evpl_uring_buffer *args)
+{
+	struct io_uring *ring = &uring->own_ring;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct io_uring_cqe *cqe;
+	int ret;
+
+	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, evpl_pool_fd(uring->pool), NULL, 0, 0);
+	sqe->cmd_op = op;
+	memcpy(sqe->cmd, args, sizeof(*args));
+	if (io_uring_submit(ring) != 1)
+		return -EIO;
+	do
+		ret = io_uring_wait_cqe(ring, &cqe);
+	while (ret == -EINTR);
+	if (ret)
+		return -EIO;
+	ret = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return ret;
+}
+
+static void close_own_ring(struct evpl_uring *uring)
+{
+	if (uring->has_own_ring)
+		io_uring_queue_exit(&uring->own_ring);
+	uring->has_own_ring = false;
+}
+
+/*
+ * Makes the library's own ring, if the module can register memory. The caller's ring was probably
+ * made with the same credentials just now. The kernel copies slots only between such rings.
+ */
+static void open_own_ring(struct evpl_uring *uring)
+{
+	const struct evpl_uring_buffer empty_slot = { .index = 0 };
+
+	if (evpl_pool_fd(uring->pool) < 0 || io_uring_queue_init(1, &uring->own_ring, 0))
+		return;
+	uring->has_own_ring = true;
+	/* A kernel that has the command says that the slot is empty. */
+	if (io_uring_register_buffers_sparse(&uring->own_ring, 1) ||
+	    command(uring, EVPL_URING_UNREGISTER, &empty_slot) != -EINVAL)
+		close_own_ring(uring);
+}
+
+/* Has the module register memory in the own ring's slot, and copies it to a slot of the ring. */
+static int register_uncharged(struct evpl_uring *uring, uint32_t slot,
+			      const struct evpl_slab_info *info)
+{
+	struct clone_buffers clone = {
+		.source = (uint32_t)uring->own_ring.ring_fd,
+		.flags = CLONE_DST_REPLACE,
+		.to = uring->first_slot + slot,
+		.nr = 1,
+	};
+	struct evpl_uring_buffer buffer = {
+		.length = (uint32_t)info->length,
+		.flags = info->flags & EVPL_SLAB_READONLY ? 0 : EVPL_URING_WRITE,
+	};
+	uint64_t offset;
+	int err;
+
+	err = evpl_slab_offset(uring->pool, info, &offset);
+	/* The copy makes a longer table if there is no such slot. This fails then. */
+	if (!err)
+		err = clear_slot(uring, slot);
+	if (err)
+		return err;
+	buffer.offset = offset;
+	err = command(uring, EVPL_URING_REGISTER, &buffer);
+	if (err)
+		return err;
+	err = clone_buffers(uring->ring, &clone);
+	table_update(&uring->own_ring, 0, NULL, 0);
+	return err;
+}
+
+/* Registers memory in a slot that is free. Sets @r_base to the slot's base. */
+static int register_memory(struct evpl_uring *uring, uint32_t slot,
+			   const struct evpl_slab_info *info, uintptr_t *r_base)
+{
+	int err;
+
+	if (uring->has_own_ring) {
+		err = register_uncharged(uring, slot, info);
+		switch (err) {
+		case 0:
+			*r_base = (uintptr_t)info->base;
+			uring->stats.uncharged++;
+			return 0;
+		case -EEXIST:
+		case -EFAULT:
+		case -ENOENT:
+		case -ENOMEM:
+			return err;
+		}
+		/* The kernel may charge the two rings to different users, and then copies nothing. */
+		close_own_ring(uring);
+	}
+	*r_base = 0;
+	return table_update(uring->ring, uring->first_slot + slot, info->base, info->length);
 }
 
 /* Frees a slot that is cleared in the ring's table already. Called with the lock held. */
@@ -137,7 +288,7 @@ static void clear_gone(struct evpl_uring *uring, bool detached)
 	slot = atomic_exchange_explicit(&uring->gone, NO_SLOT, memory_order_acquire);
 	for (; slot != NO_SLOT; slot = next) {
 		next = uring->slots[slot].next;
-		err = table_update(uring, slot, NULL, 0);
+		err = clear_slot(uring, slot);
 		if ((err == -EEXIST || err == -ENOMEM) && !detached) {
 			/* This thread may not clear it, or memory is short: leave it for the next call. */
 			push_gone(uring, slot);
@@ -212,6 +363,7 @@ static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info
 {
 	uint32_t slot = uring->free;
 	int err = uring->refused;
+	uintptr_t base;
 
 	if (!err && slot == NO_SLOT)
 		err = -ENOSPC;
@@ -220,7 +372,7 @@ static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info
 		return err;
 	}
 
-	err = table_update(uring, slot, info->base, info->length);
+	err = register_memory(uring, slot, info, &base);
 	if (err) {
 		uring->stats.failures++;
 		note_failure(uring, err);
@@ -235,6 +387,7 @@ static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info
 
 	uring->free = uring->slots[slot].next;
 	uring->slots[slot].number = info->number;
+	uring->slots[slot].base = base;
 	uring->stats.slots_used++;
 	uring->stats.registrations++;
 	return (int)slot;
@@ -256,13 +409,13 @@ static int register_slab(struct evpl_uring *uring, const struct evpl_iovec *iove
 		err = evpl_device_set_cookie(uring->device, iovec, (uint64_t)slot);
 		if (err) {
 			/* Another thread has registered the slab, against the rules of the ring. */
-			table_update(uring, (uint32_t)slot, NULL, 0);
+			clear_slot(uring, (uint32_t)slot);
 			free_slot(uring, (uint32_t)slot);
 			slot = err;
 		}
 	}
 	pthread_mutex_unlock(&uring->lock);
-	return slot < 0 ? slot : (int)uring->first_slot + slot;
+	return slot;
 }
 
 /* Finds the slot that a slab has in a copied table. Called with the lock held. */
@@ -299,7 +452,8 @@ static int meet_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *coo
 	return 0;
 }
 
-int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+/* The slot of a slice's slab, which is registered if need be, or an error. */
+static int find_slot(struct evpl_uring *uring, const struct evpl_iovec *iovec)
 {
 	uint64_t cookie;
 	int err;
@@ -312,32 +466,66 @@ int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec
 		return register_slab(uring, iovec);
 	if (cookie == UNREGISTERED)
 		return -EFAULT;
-	return (int)(uring->first_slot + cookie);
+	return (int)cookie;
+}
+
+int evplmem_uring_fixed(struct evpl_uring *uring, const struct evpl_iovec *iovec,
+			uint64_t *r_address)
+{
+	int slot = find_slot(uring, iovec);
+
+	if (slot < 0)
+		return slot;
+	*r_address = (uintptr_t)iovec->data - uring->slots[slot].base;
+	return (int)uring->first_slot + slot;
+}
+
+/* For programs that put the address of the data in the SQE. */
+int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
+{
+	uint64_t address;
+	int index = evplmem_uring_fixed(uring, iovec, &address);
+
+	if (index >= 0 && address != (uintptr_t)iovec->data)
+		return -EOPNOTSUPP;
+	return index;
+}
+
+/* evplmem_uring_fixed(), as liburing takes the address. */
+static int fixed(struct evpl_uring *uring, const struct evpl_iovec *iovec, void **r_address)
+{
+	uint64_t address = 0;
+	int index = evplmem_uring_fixed(uring, iovec, &address);
+
+	*r_address = (void *)(uintptr_t)address;
+	return index;
 }
 
 int evplmem_uring_prep_read(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
 			    const struct evpl_iovec *iovec, uint64_t offset)
 {
-	int index = evplmem_uring_index(uring, iovec);
+	void *address;
+	int index = fixed(uring, iovec, &address);
 
 	if (index < 0) {
 		io_uring_prep_read(sqe, fd, iovec->data, iovec->length, offset);
 		return 0;
 	}
-	io_uring_prep_read_fixed(sqe, fd, iovec->data, iovec->length, offset, index);
+	io_uring_prep_read_fixed(sqe, fd, address, iovec->length, offset, index);
 	return 1;
 }
 
 int evplmem_uring_prep_write(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
 			     const struct evpl_iovec *iovec, uint64_t offset)
 {
-	int index = evplmem_uring_index(uring, iovec);
+	void *address;
+	int index = fixed(uring, iovec, &address);
 
 	if (index < 0) {
 		io_uring_prep_write(sqe, fd, iovec->data, iovec->length, offset);
 		return 0;
 	}
-	io_uring_prep_write_fixed(sqe, fd, iovec->data, iovec->length, offset, index);
+	io_uring_prep_write_fixed(sqe, fd, address, iovec->length, offset, index);
 	return 1;
 }
 
@@ -376,19 +564,23 @@ static bool can_share_buffer(const struct evpl_iovec *iovecs, int niov)
 }
 
 /* Turns a prepared READV or WRITEV into one of a registered buffer, where that can be. */
-static int fix_vector(struct evpl_uring *uring, struct io_uring_sqe *sqe, uint8_t fixed,
-		      const struct evpl_iovec *iovecs, int niov)
+static int fix_vector(struct evpl_uring *uring, struct io_uring_sqe *sqe, uint8_t opcode,
+		      const struct evpl_iovec *iovecs, int niov, struct iovec *vector)
 {
-	int index;
+	uintptr_t base;
+	int slot, i;
 
 	/* The slab is registered only if the request can use that. */
 	if (!can_share_buffer(iovecs, niov) || !has_readv_fixed(uring))
 		return 0;
-	index = evplmem_uring_index(uring, &iovecs[0]);
-	if (index < 0)
+	slot = find_slot(uring, &iovecs[0]);
+	if (slot < 0)
 		return 0;
-	sqe->opcode = fixed;
-	sqe->buf_index = (uint16_t)index;
+	base = uring->slots[slot].base;
+	for (i = 0; i < niov; i++)
+		vector[i].iov_base = (void *)((uintptr_t)vector[i].iov_base - base);
+	sqe->opcode = opcode;
+	sqe->buf_index = (uint16_t)(uring->first_slot + (unsigned int)slot);
 	return 1;
 }
 
@@ -400,7 +592,7 @@ int evplmem_uring_prep_readv(struct evpl_uring *uring, struct io_uring_sqe *sqe,
 		return evplmem_uring_prep_read(uring, sqe, fd, iovecs, offset);
 	evpl_iovec_to_iovec(vector, iovecs, niov);
 	io_uring_prep_readv(sqe, fd, vector, (unsigned int)niov, offset);
-	return fix_vector(uring, sqe, READV_FIXED, iovecs, niov);
+	return fix_vector(uring, sqe, READV_FIXED, iovecs, niov, vector);
 }
 
 int evplmem_uring_prep_writev(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
@@ -411,17 +603,18 @@ int evplmem_uring_prep_writev(struct evpl_uring *uring, struct io_uring_sqe *sqe
 		return evplmem_uring_prep_write(uring, sqe, fd, iovecs, offset);
 	evpl_iovec_to_iovec(vector, iovecs, niov);
 	io_uring_prep_writev(sqe, fd, vector, (unsigned int)niov, offset);
-	return fix_vector(uring, sqe, WRITEV_FIXED, iovecs, niov);
+	return fix_vector(uring, sqe, WRITEV_FIXED, iovecs, niov, vector);
 }
 
 int evplmem_uring_prep_send_zc(struct evpl_uring *uring, struct io_uring_sqe *sqe, int fd,
 			       const struct evpl_iovec *iovec, int flags)
 {
-	int index = evplmem_uring_index(uring, iovec);
+	void *address;
+	int index = fixed(uring, iovec, &address);
 	struct evpl_slab_info info;
 
 	if (index >= 0) {
-		io_uring_prep_send_zc_fixed(sqe, fd, iovec->data, iovec->length, flags, 0,
+		io_uring_prep_send_zc_fixed(sqe, fd, address, iovec->length, flags, 0,
 					    (unsigned int)index);
 		return 1;
 	}
@@ -453,6 +646,7 @@ static struct evpl_uring *new_uring(struct evpl_pool *pool, struct io_uring *rin
 
 static void free_uring(struct evpl_uring *uring)
 {
+	close_own_ring(uring);
 	pthread_mutex_destroy(&uring->lock);
 	free(uring);
 }
@@ -470,9 +664,8 @@ static int attach(struct evpl_uring *uring)
 	return evpl_device_attach(uring->pool, &ops, uring, &uring->device);
 }
 
-int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
-			 struct io_uring *ring, unsigned int first_slot,
-			 unsigned int nr_slots, unsigned int flags)
+static int create(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io_uring *ring,
+		  unsigned int first_slot, unsigned int nr_slots, unsigned int flags, bool offsets)
 {
 	struct evpl_uring *uring;
 	uint32_t slot;
@@ -499,6 +692,9 @@ int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
 			goto free_uring;
 	}
 	uring->eager = flags & EVPL_URING_EAGER;
+	uring->offsets = offsets;
+	if (offsets)
+		open_own_ring(uring);
 	err = attach(uring);
 	if (err)
 		goto unregister_table;
@@ -516,6 +712,20 @@ free_uring:
 	return err;
 }
 
+/* For programs that call evplmem_uring_index(). */
+int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
+			 struct io_uring *ring, unsigned int first_slot,
+			 unsigned int nr_slots, unsigned int flags)
+{
+	return create(r_uring, pool, ring, first_slot, nr_slots, flags, false);
+}
+
+int evplmem_uring_open(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io_uring *ring,
+		       unsigned int first_slot, unsigned int nr_slots, unsigned int flags)
+{
+	return create(r_uring, pool, ring, first_slot, nr_slots, flags, true);
+}
+
 /*
  * Gives a ring the table of another one, or an empty table where the kernel can't copy.
  * Linux before 6.12 doesn't know the call. Later versions refuse with EINVAL if the rings are
@@ -525,18 +735,13 @@ free_uring:
  */
 static int table_clone(struct io_uring *ring, struct evpl_uring *source)
 {
-	/* liburing has this from 2.8 on. */
-	const unsigned int register_clone_buffers = 30;
-	struct {
-		uint32_t source;
-		uint32_t flags;
-		uint32_t zero[6];	/* all of the table */
-	} arg = { .source = (uint32_t)source->ring->ring_fd };
+	const struct clone_buffers all = { .source = (uint32_t)source->ring->ring_fd };
+	int err = clone_buffers(ring, &all);
 
-	if (!syscall(__NR_io_uring_register, ring->ring_fd, register_clone_buffers, &arg, 1))
+	if (!err)
 		return 1;
-	if (errno != EINVAL && errno != EEXIST)
-		return -errno;
+	if (err != -EINVAL && err != -EEXIST)
+		return err;
 	return io_uring_register_buffers_sparse(ring, source->first_slot + source->stats.slots);
 }
 
@@ -552,6 +757,9 @@ int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 	uring = new_uring(source->pool, ring, source->first_slot, source->stats.slots);
 	if (!uring)
 		return -ENOMEM;
+	uring->offsets = source->offsets;
+	if (uring->offsets)
+		open_own_ring(uring);
 
 	/* The lock keeps the source's slots as they are until meet_slab() has seen all slabs. */
 	pthread_mutex_lock(&source->lock);
@@ -560,6 +768,7 @@ int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 		goto unlock;
 	for (slot = uring->stats.slots; slot--; ) {
 		uring->slots[slot].number = ret ? source->slots[slot].number : NO_SLAB;
+		uring->slots[slot].base = source->slots[slot].base;
 		push(uring, uring->slots[slot].number == NO_SLAB ? &uring->free : &uring->cloned,
 		     slot);
 	}

@@ -98,23 +98,33 @@ static bool moved(struct row *row, const char *what, int result)
 	return false;
 }
 
-/* Moves the bytes through a file, in the registered buffer @index, or in plain memory if -1. */
-static bool through_file(struct row *row, struct memory *memory, struct io_uring *ring, int index)
+/* Where the two buffers are in a registered buffer. */
+struct fixed {
+	struct evpl_uring *uring;
+	int index;
+	uint64_t from, to;
+};
+
+/* Moves the bytes through a file, in a registered buffer, or in plain memory if @fixed is NULL. */
+static bool through_file(struct row *row, struct memory *memory, struct io_uring *ring,
+			 const struct fixed *fixed)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 	int fd = memfd_create("evpl-probe", MFD_CLOEXEC);
 
-	if (index < 0)
+	if (!fixed)
 		io_uring_prep_write(sqe, fd, memory->from.data, BUFFER, 0);
 	else
-		io_uring_prep_write_fixed(sqe, fd, memory->from.data, BUFFER, 0, index);
+		io_uring_prep_write_fixed(sqe, fd, (void *)(uintptr_t)fixed->from, BUFFER, 0,
+					  fixed->index);
 	if (!moved(row, "A write", submit(ring)))
 		return false;
 	sqe = io_uring_get_sqe(ring);
-	if (index < 0)
+	if (!fixed)
 		io_uring_prep_read(sqe, fd, memory->to.data, BUFFER, 0);
 	else
-		io_uring_prep_read_fixed(sqe, fd, memory->to.data, BUFFER, 0, index);
+		io_uring_prep_read_fixed(sqe, fd, (void *)(uintptr_t)fixed->to, BUFFER, 0,
+					 fixed->index);
 	return moved(row, "A read", submit(ring)) && memory_arrived(memory, row);
 }
 
@@ -122,7 +132,7 @@ static void try_plain(struct row *row, struct memory *memory, unsigned int flags
 {
 	struct io_uring ring;
 
-	if (ring_open(row, &ring, flags) && through_file(row, memory, &ring, -1))
+	if (ring_open(row, &ring, flags) && through_file(row, memory, &ring, NULL))
 		row_yes(row, "64 KiB were written to a file and read back.");
 }
 
@@ -169,16 +179,19 @@ void try_send_zc(struct row *row, struct memory *memory)
 	row_yes(row, "64 KiB went over the loopback device.");
 }
 
-/* Registers the slab with the ring. Returns its index, or an error after filling in the row. */
-static int register_slab(struct row *row, struct memory *memory, struct io_uring *ring,
-			 struct evpl_uring **r_uring)
+/* Registers the slab with the ring. Returns false after filling in the row. */
+static bool register_slab(struct row *row, struct memory *memory, struct io_uring *ring,
+			  struct fixed *fixed)
 {
-	int ret = evpl_uring_create(r_uring, memory->pool, ring, 0, 1, EVPL_URING_NEW_TABLE);
+	int ret = evpl_uring_create(&fixed->uring, memory->pool, ring, 0, 1, EVPL_URING_NEW_TABLE);
 
 	if (!ret)
-		ret = evpl_uring_index(*r_uring, &memory->from);
+		ret = evpl_uring_fixed(fixed->uring, &memory->from, &fixed->from);
+	fixed->index = ret;
 	if (ret >= 0)
-		return ret;
+		ret = evpl_uring_fixed(fixed->uring, &memory->to, &fixed->to);
+	if (ret >= 0)
+		return true;
 	if (ret == -EOPNOTSUPP) {
 		row_no(row, EOPNOTSUPP, "Before Linux 6.5, io_uring registers no memory that is mapped from a file, but for shmem and hugetlbfs.");
 		row_remedy(row, "Use a later kernel, or do without: libevplmem-uring then does plain reads and writes.");
@@ -186,22 +199,31 @@ static int register_slab(struct row *row, struct memory *memory, struct io_uring
 							"registering this slab")) {
 		row_no(row, -ret, "A slab can't be registered: %s.", strerror(-ret));
 	}
-	return ret;
+	return false;
+}
+
+/* Says in a sentence whether the slab was charged. */
+static const char *charge_of(const struct fixed *fixed)
+{
+	struct evpl_uring_stats stats = EVPL_URING_STATS_INIT;
+
+	if (!evpl_uring_stats(fixed->uring, &stats) && stats.uncharged)
+		return "Nobody is charged for it.";
+	return "RLIMIT_MEMLOCK was charged, unless there is CAP_IPC_LOCK.";
 }
 
 void try_fixed(struct row *row, struct memory *memory)
 {
-	struct evpl_uring *uring;
 	struct io_uring ring;
-	int index;
+	struct fixed fixed;
 
 	if (!ring_open(row, &ring, 0))
 		return;
-	index = register_slab(row, memory, &ring, &uring);
-	if (index < 0)
+	if (!register_slab(row, memory, &ring, &fixed))
 		return;
-	if (through_file(row, memory, &ring, index))
-		row_yes(row, "64 KiB of a registered slab were written to a file and read back.");
+	if (through_file(row, memory, &ring, &fixed))
+		row_yes(row, "64 KiB of a registered slab were written to a file and read back. %s",
+			charge_of(&fixed));
 	/* Without this, the user stays charged until the kernel has freed the ring. */
 	io_uring_unregister_buffers(&ring);
 }
@@ -217,8 +239,8 @@ static int clone_buffers(struct io_uring *ring, struct io_uring *source)
 void try_cloned(struct row *row, struct memory *memory)
 {
 	struct io_uring source, ring;
-	struct evpl_uring *uring;
-	int index, err;
+	struct fixed fixed;
+	int err;
 
 	if (!ring_open(row, &source, 0) || !ring_open(row, &ring, 0))
 		return;
@@ -228,13 +250,12 @@ void try_cloned(struct row *row, struct memory *memory)
 		row_remedy(row, "Use a later kernel, or register with each ring.");
 		return;
 	}
-	index = register_slab(row, memory, &source, &uring);
-	if (index < 0)
+	if (!register_slab(row, memory, &source, &fixed))
 		return;
 	err = clone_buffers(&ring, &source);
 	if (err)
 		row_no(row, -err, "The table can't be cloned: %s.", strerror(-err));
-	else if (through_file(row, memory, &ring, index))
+	else if (through_file(row, memory, &ring, &fixed))
 		row_yes(row, "One ring's registered slab is another one's without being registered again.");
 	io_uring_unregister_buffers(&ring);
 	io_uring_unregister_buffers(&source);
