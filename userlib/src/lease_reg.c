@@ -60,7 +60,7 @@ static void lease_unregister(struct evpl_device *device, struct lease_regs *regs
 	device_call_end(device, reg, REG_NONE);
 }
 
-/* Finds the struct lease_regs of a device lease, or makes it. Under the pool's lock. */
+/* Finds the struct lease_regs of a device lease, or makes it, or fails. Under the pool's lock. */
 static struct lease_regs *lease_regs_of(struct evpl_pool *pool, const struct evpl_iovec *iovec)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
@@ -70,7 +70,7 @@ static struct lease_regs *lease_regs_of(struct evpl_pool *pool, const struct evp
 	uint64_t offset = windows_offset(pool, iovec->data);
 	bool readonly = offset - setup->out_guest_io_ro_offset < setup->out_guest_size;
 
-	if (regs || !windows_is_io(pool, offset))
+	if (regs)
 		return regs;
 	regs = calloc(1, sizeof(*regs));
 	if (!regs)
@@ -109,6 +109,10 @@ int lease_reg_cookie(struct evpl_device *device, const struct evpl_iovec *iovec,
 	if (!(device->ops.flags & EVPL_DEVICE_LEASES))
 		return -ENOENT;
 	regs = atomic_load(&entry_lease(iovec_entry(iovec))->regs);
+	/* Devices may not have this buffer, or this one couldn't register it: don't take the lock. */
+	if (regs ? reg_is(&regs->reg[device->slot], REG_FAILED) :
+		   !windows_is_io(pool, windows_offset(pool, iovec->data)))
+		return -ENOENT;
 	/* The caller took its reference before this: see above. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (regs && reg_is(&regs->reg[device->slot], REG_DONE)) {
