@@ -93,11 +93,26 @@ struct evpl_uring;
 #define EVPL_URING_EAGER	(1U << 1)
 
 /**
+ * EVPL_URING_LEASES - register buffers of other processes too
+ *
+ * These are the buffers that were received with %EVPL_MESSAGE_DEVICE. Each is registered as a
+ * whole when it is first used with the ring, and takes a slot. When this process has released its
+ * last reference on it, the slot is cleared at the next call for the ring. The buffer isn't its
+ * owner's again before that. To register a buffer and to clear its slot costs several system
+ * calls. So this is for buffers that are used again and again.
+ *
+ * A buffer that this process may only read can be registered by the module alone (Linux 7.3). If
+ * a buffer can't be registered, it isn't tried again before it has been released and received
+ * once more.
+ */
+#define EVPL_URING_LEASES	(1U << 2)
+
+/**
  * struct evpl_uring_stats - statistics of a &struct evpl_uring
  * @size: sizeof(struct evpl_uring_stats), set by the caller
  * @slots: slots that evpl_uring_create() was given
  * @slots_used: slots with a slab, including slabs that are gone and whose slots are cleared at
- *	the next call
+ *	the next call. Leased buffers count as slabs here, and in the fields that follow
  * @registrations: slabs registered since the start, not counting those that
  *	evpl_uring_clone() copied
  * @unregistrations: slots cleared since the start
@@ -194,7 +209,7 @@ int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec
  * @ring: the ring; it must live, at this address, until evpl_uring_destroy()
  * @first_slot: the first slot to use of the ring's table of registered buffers
  * @nr_slots: the number of slots; with the slots before them at most 16384
- * @flags: %EVPL_URING_NEW_TABLE, %EVPL_URING_EAGER, or 0
+ * @flags: %EVPL_URING_NEW_TABLE, %EVPL_URING_EAGER, %EVPL_URING_LEASES, or 0
  *
  * Each slab takes a slot. A pool with the default sizes has a GiB in 20 slabs.
  *
@@ -226,7 +241,7 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
  * charged to RLIMIT_MEMLOCK once for all rings, until the last ring has cleared its slot or is
  * gone. After the copy the rings are independent: each ring that uses a slab which isn't in the
  * copy registers it, and is charged for it if it isn't registered by the module. So take the slabs first (evpl_pool_preallocate()) and make the
- * source %EVPL_URING_EAGER. To give a new copy to a ring that has no request in flight, call
+ * source %EVPL_URING_EAGER. Leased buffers aren't taken over. To give a new copy to a ring that has no request in flight, call
  * evpl_uring_destroy(), io_uring_unregister_buffers(3) and this function.
  *
  * If the kernel can't copy, @ring gets an empty table and registers slabs by itself, as with
@@ -265,7 +280,7 @@ static inline void evpl_uring_destroy(struct evpl_uring *uring)
 /**
  * evpl_uring_fixed() - which registered buffer a slice lies in, and where
  * @uring: made by evpl_uring_create() or evpl_uring_clone()
- * @iovec: an iovec of the pool that the caller holds a reference by
+ * @iovec: an iovec of the pool, or received by it, that the caller holds a reference by
  * @r_address: the address for the SQE, or for an element of the vector of READV_FIXED and
  *	WRITEV_FIXED: the offset in the registered buffer if the module has registered it, and
  *	else the address of the data. For an address within the slice, add the distance from the
@@ -277,7 +292,8 @@ static inline void evpl_uring_destroy(struct evpl_uring *uring)
  *
  * Return: the index for the SQE's buf_index. The index and the address are valid while the
  * reference is held. Or
- *  - -ENOENT: @iovec is empty, or another process's memory
+ *  - -ENOENT: @iovec is empty, or another process's memory that isn't registered; see
+ *    %EVPL_URING_LEASES
  *  - -EINVAL: @iovec is of another pool or of none
  *  - -ENOSPC: all slots are in use
  *  - -EOPNOTSUPP: this kernel registers no memory of this kind
@@ -389,7 +405,8 @@ static inline int evpl_uring_prep_writev(struct evpl_uring *uring, struct io_uri
  * @flags: as for send(2)
  *
  * Fills @sqe with SEND_ZC, from a registered buffer if the slab is registered. Another process's
- * memory can't be lent to a socket: for that it fills @sqe with SEND, which copies.
+ * memory that isn't registered can't be lent to a socket: for that it fills @sqe with SEND, which
+ * copies.
  *
  * SEND_ZC has two completions: the first, with IORING_CQE_F_MORE, says how much was
  * sent; the second, with IORING_CQE_F_NOTIF, that the socket needs the memory no more.

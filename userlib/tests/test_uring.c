@@ -19,7 +19,7 @@ TEST_F(uring, arguments_are_checked)
 	EXPECT_EQ(-EINVAL, evpl_uring_create(&uring, self->pool, ring, 0, 16385, 0));
 	EXPECT_EQ(-EINVAL, evpl_uring_create(&uring, self->pool, ring, 16384, 1, 0));
 	EXPECT_EQ(-EINVAL, evpl_uring_create(&uring, self->pool, ring, 2, UINT32_MAX, 0));
-	EXPECT_EQ(-EOPNOTSUPP, evpl_uring_create(&uring, self->pool, ring, 0, 1, 4));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_uring_create(&uring, self->pool, ring, 0, 1, 8));
 	EXPECT_EQ(-EBUSY, evpl_uring_create(&uring, self->pool, ring, 0, 1,
 					    EVPL_URING_NEW_TABLE));
 	EXPECT_EQ(1, stats_of(self->pool).devices);

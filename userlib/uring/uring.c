@@ -15,6 +15,10 @@
  * takes the whole list at its next call, clears the slots and releases the slabs' numbers. A
  * slot is on the list once at most, so the list needs no memory of its own.
  *
+ * With EVPL_URING_LEASES, leased buffers have slots like slabs, and most functions take the one for
+ * the other. A lease ends on any thread, with the slot still filled. That is safe: the kernel keeps
+ * the buffer from its owner until the slot is cleared, as the ring has it, or has pinned its pages.
+ *
  * The lock is for two calls that other threads make: evpl_uring_clone() copies this ring's
  * table, and a thread that adds a slab to the pool while the ring is being set up fills a slot.
  */
@@ -35,6 +39,7 @@
 #define UNREGISTERED	UINT64_MAX
 #define NO_SLOT		UINT32_MAX
 #define NO_SLAB		UINT32_MAX
+#define LEASE		(UINT32_MAX - 1)
 
 /* liburing has IORING_OP_READV_FIXED and IORING_OP_WRITEV_FIXED from 2.10 on. */
 #define READV_FIXED	60
@@ -56,7 +61,7 @@ struct clone_buffers {
 
 /**
  * struct slot - a slot of the ring's table
- * @number: the slab's number, or NO_SLAB
+ * @number: the slab's number; or LEASE; or NO_SLAB, if the slot is free
  * @next: the next one of the list that it is on
  * @base: the address that has offset 0 in requests: of a slab that the module has registered, its
  *	first byte. 0 for a slab that io_uring has pinned, as requests have its addresses then
@@ -80,6 +85,7 @@ struct slot {
  * @lock: held while slots are filled and cleared, by the ring's thread or by a thread that
  *	adds a slab while the ring is set up. evpl_uring_clone() holds the lock of its source,
  *	so that the table and @slots agree while it copies both
+ * @leases: leased buffers are registered too
  * @eager: slabs are registered as soon as meet_slab() is called for them
  * @free: the first free slot, or NO_SLOT
  * @cloned: the first slot that was copied with a table and for whose slab meet_slab() wasn't
@@ -105,6 +111,7 @@ struct evpl_uring {
 	struct evpl_device *device;
 	unsigned int first_slot;
 	pthread_mutex_t lock;
+	bool leases;
 	bool eager;
 	uint32_t free;
 	uint32_t cloned;
@@ -308,14 +315,13 @@ static int unregister_slab(void *arg, const struct evpl_slab_info *slab, uint64_
 {
 	struct evpl_uring *uring = arg;
 
-	(void)slab;
 	if (cookie == UNREGISTERED)
 		return 0;
 	push_gone(uring, (uint32_t)cookie);
 	/* After the detach, the library would count the ring's references in the slab's baseline. */
 	if (atomic_load(&uring->ending))
 		clear_gone(uring, false);
-	return EVPL_DEVICE_LATER;
+	return slab->flags & EVPL_SLAB_LEASED ? 0 : EVPL_DEVICE_LATER;
 }
 
 /*
@@ -377,16 +383,17 @@ static int fill_slot(struct evpl_uring *uring, const struct evpl_slab_info *info
 		uring->stats.failures++;
 		note_failure(uring, err);
 		/*
-		 * EFAULT is about this slab, and EEXIST about this thread. Any other error
-		 * would come for the next slab, too. ENOMEM goes when memory is released.
+		 * EFAULT is about this slab, ENOENT about a lease that was revoked, and EEXIST
+		 * about this thread. Any other error would come for the next slab, too. ENOMEM
+		 * goes when memory is released.
 		 */
-		if (err != -EFAULT && err != -EEXIST)
+		if (err != -EFAULT && err != -ENOENT && err != -EEXIST)
 			uring->refused = err;
 		return err;
 	}
 
 	uring->free = uring->slots[slot].next;
-	uring->slots[slot].number = info->number;
+	uring->slots[slot].number = info->flags & EVPL_SLAB_LEASED ? LEASE : info->number;
 	uring->slots[slot].base = base;
 	uring->stats.slots_used++;
 	uring->stats.registrations++;
@@ -435,16 +442,19 @@ static int take_cloned(struct evpl_uring *uring, const struct evpl_slab_info *sl
 }
 
 /*
- * The callback for a slab that the pool has while the ring is set up. A slab that comes later
- * is registered at its first use.
+ * The callback for a slab that the pool has while the ring is set up, and for a leased buffer when
+ * find_slot() asks for it. A slab that comes later is registered at its first use.
  */
 static int meet_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
 {
 	struct evpl_uring *uring = arg;
+	bool leased = slab->flags & EVPL_SLAB_LEASED;
 	int slot;
 
+	if (leased)
+		clear_gone(uring, false);
 	pthread_mutex_lock(&uring->lock);
-	slot = uring->eager ? fill_slot(uring, slab) : take_cloned(uring, slab);
+	slot = leased || uring->eager ? fill_slot(uring, slab) : take_cloned(uring, slab);
 	pthread_mutex_unlock(&uring->lock);
 	if (slot < 0 && slot != -EFAULT)
 		return slot;
@@ -659,7 +669,9 @@ static int attach(struct evpl_uring *uring)
 		.unregister_slab = unregister_slab,
 	};
 
-	if (uring->eager || uring->cloned != NO_SLOT)
+	if (uring->leases)
+		ops.flags = EVPL_DEVICE_LEASES;
+	if (uring->leases || uring->eager || uring->cloned != NO_SLOT)
 		ops.register_slab = meet_slab;
 	return evpl_device_attach(uring->pool, &ops, uring, &uring->device);
 }
@@ -673,7 +685,7 @@ static int create(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io
 
 	if (!nr_slots || nr_slots > SLOTS_MAX || first_slot > SLOTS_MAX - nr_slots)
 		return -EINVAL;
-	if (flags & ~(EVPL_URING_NEW_TABLE | EVPL_URING_EAGER))
+	if (flags & ~(EVPL_URING_NEW_TABLE | EVPL_URING_EAGER | EVPL_URING_LEASES))
 		return -EOPNOTSUPP;
 	if (pool_is_inherited(pool))
 		return -EPERM;
@@ -691,6 +703,7 @@ static int create(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io
 		if (err)
 			goto free_uring;
 	}
+	uring->leases = flags & EVPL_URING_LEASES;
 	uring->eager = flags & EVPL_URING_EAGER;
 	uring->offsets = offsets;
 	if (offsets)
@@ -757,6 +770,7 @@ int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 	uring = new_uring(source->pool, ring, source->first_slot, source->stats.slots);
 	if (!uring)
 		return -ENOMEM;
+	uring->leases = source->leases;
 	uring->offsets = source->offsets;
 	if (uring->offsets)
 		open_own_ring(uring);
@@ -779,7 +793,10 @@ int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 		goto unlock;
 	}
 
-	/* The slabs of the slots that are left are gone. The source has yet to clear them. */
+	/*
+	 * The slots that are left have leased buffers, which this ring registers by itself, and
+	 * slabs that are gone, whose slots the source has yet to clear.
+	 */
 	pthread_mutex_lock(&uring->lock);
 	for (slot = uring->cloned; slot != NO_SLOT; slot = next) {
 		next = uring->slots[slot].next;
