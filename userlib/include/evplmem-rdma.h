@@ -18,9 +18,14 @@
  * write to the buffer, the region has no write access. That needs Linux 6.12: on 6.1 only
  * writable memory can be a region.
  *
- * The kernel charges memory regions to RLIMIT_MEMLOCK, unless the process has
- * CAP_IPC_LOCK. The pool uses a slab that can't be registered all the same. Its slices
- * have no keys, and evpl_rdma_stats() and evpl_rdma_notice() say why.
+ * The kernel charges a region that ibv_reg_mr(3) makes to RLIMIT_MEMLOCK, unless the process has
+ * CAP_IPC_LOCK. If the limit doesn't suffice for a slab, the library exports the slab as a dma-buf
+ * and calls ibv_reg_dmabuf_mr(3), for which nothing is charged. Not every driver has that call.
+ * So a set-up whose limit suffices never changes. A leased buffer is registered by ibv_reg_mr(3)
+ * alone, since its owner may be unable to revoke a buffer that is exported.
+ *
+ * The pool uses a slab that can't be registered all the same. Its slices have no keys, and
+ * evpl_rdma_stats() and evpl_rdma_notice() say why.
  *
  * Threads: all calls may be made on any thread at any time, except evpl_rdma_destroy(),
  * which must be the last.
@@ -57,6 +62,7 @@ struct evpl_rdma;
  * @failures: slabs and leased buffers that couldn't be registered
  * @error: the negative errno of the last such failure, or 0
  * @__reserved: 0
+ * @dmabuf_registrations: how many of @registrations were made by a dma-buf, with nothing charged
  */
 struct evpl_rdma_stats {
 	size_t size;
@@ -65,6 +71,7 @@ struct evpl_rdma_stats {
 	uint64_t failures;
 	int error;
 	int __reserved;
+	uint64_t dmabuf_registrations;
 };
 
 /** EVPL_RDMA_STATS_INIT - initializer of &struct evpl_rdma_stats */

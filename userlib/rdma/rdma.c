@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * Each slab of a pool is a memory region of a protection domain, and so is each buffer
- * that was leased for devices. The cookie is the address of the struct ibv_mr, whose keys
+ * that was leased for devices. If RLIMIT_MEMLOCK doesn't suffice for a slab, the region is made of
+ * a dma-buf of the slab. A leased buffer isn't exported for this: the export could keep the
+ * buffer's owner from revoking it (evpl_iovec_export()).
+ *
+ * The cookie is the address of the struct ibv_mr, whose keys
  * don't change. evpl_device_cookie() acquires the cookie, and so the struct, so a lookup
  * needs no lock. The lock guards the statistics and the notice.
  */
@@ -11,6 +15,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "common.h"
 
@@ -39,40 +44,83 @@ struct evpl_rdma {
 	char notice[NOTICE_SIZE];
 };
 
-static void note_failure(struct evpl_rdma *rdma, int err)
+/* The kernel's errors for a region that exceeds RLIMIT_MEMLOCK. EPERM says that the limit is 0. */
+static bool exceeds_limit(int err)
+{
+	return err == -ENOMEM || err == -EPERM;
+}
+
+/* @dmabuf_err is the error of a dma-buf that was tried, or 0. Called with the lock held. */
+static void note_failure(struct evpl_rdma *rdma, int err, int dmabuf_err)
 {
 	const char *name = ibv_get_device_name(rdma->pd->context->device);
-	char limit[64];
+	char limit[64], dmabuf[96] = "";
 
 	rdma->stats.failures++;
 	rdma->stats.error = err;
-	if (err == -ENOMEM)
-		notice_set(rdma->notice, "The RDMA device %s can't lock more memory (there is %s, "
-			   "RLIMIT_MEMLOCK). Raise 'ulimit -l', or give CAP_IPC_LOCK.", name,
-			   memlock_limit(limit, sizeof(limit)));
+	if (dmabuf_err)
+		snprintf(dmabuf, sizeof(dmabuf), ", and a dma-buf of it doesn't work either (%s)",
+			 strerror(-dmabuf_err));
+	if (exceeds_limit(err))
+		notice_set(rdma->notice, "The RDMA device %s can't lock this memory (there is %s, "
+			   "RLIMIT_MEMLOCK)%s. Raise 'ulimit -l', or give CAP_IPC_LOCK.", name,
+			   memlock_limit(limit, sizeof(limit)), dmabuf);
 	else
 		notice_set(rdma->notice, "The RDMA device %s can't register this memory: %s.",
 			   name, strerror(-err));
 }
 
+static int register_memory(struct evpl_rdma *rdma, const struct evpl_slab_info *slab, int access,
+			   struct ibv_mr **r_mr)
+{
+	*r_mr = ibv_reg_mr(rdma->pd, slab->base, slab->length, access);
+	return *r_mr ? 0 : -(errno ? errno : EIO);
+}
+
+/*
+ * Registers a slab by a dma-buf, which the kernel charges to nobody. The region keeps the dma-buf
+ * until it is deregistered, and the pool can give the slab back after that.
+ */
+static int register_dmabuf(struct evpl_rdma *rdma, const struct evpl_slab_info *slab, int access,
+			   struct ibv_mr **r_mr)
+{
+	int fd, err;
+
+	/* Drivers map a dma-buf for both directions, even for a region that they only read. */
+	fd = evpl_slab_export(rdma->pool, slab,
+			      slab->flags & EVPL_SLAB_READONLY ? 0 : EVPL_DMABUF_WRITE);
+	if (fd < 0)
+		return fd;
+	*r_mr = ibv_reg_dmabuf_mr(rdma->pd, 0, slab->length, (uintptr_t)slab->base, fd, access);
+	err = *r_mr ? 0 : -(errno ? errno : EIO);
+	close(fd);
+	return err;
+}
+
 static int register_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
 {
 	struct evpl_rdma *rdma = arg;
-	int access = rdma->access;
+	int access = rdma->access, err, dmabuf_err = 0;
+	bool is_dmabuf = false;
 	struct ibv_mr *mr;
-	int err;
 
 	if (slab->flags & EVPL_SLAB_READONLY)
 		access &= ~WRITE_ACCESS;
-	mr = ibv_reg_mr(rdma->pd, slab->base, slab->length, access);
-	err = mr ? 0 : -(errno ? errno : EIO);
+	err = register_memory(rdma, slab, access, &mr);
+	if (exceeds_limit(err) && !(slab->flags & EVPL_SLAB_LEASED)) {
+		dmabuf_err = register_dmabuf(rdma, slab, access, &mr);
+		is_dmabuf = !dmabuf_err;
+		if (is_dmabuf)
+			err = 0;
+	}
 
 	pthread_mutex_lock(&rdma->lock);
 	if (err) {
-		note_failure(rdma, err);
+		note_failure(rdma, err, dmabuf_err);
 	} else {
 		rdma->stats.regions++;
 		rdma->stats.registrations++;
+		rdma->stats.dmabuf_registrations += is_dmabuf;
 	}
 	pthread_mutex_unlock(&rdma->lock);
 	*cookie = (uintptr_t)mr;

@@ -319,6 +319,8 @@ TEST_F(rdma, a_slab_is_one_region_whenever_it_came)
 
 	EXPECT_EQ(2, rdma_stats(self->rdma).registrations);
 	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
+	/* The limit suffices, so no dma-buf is tried. */
+	EXPECT_EQ(0, rdma_stats(self->rdma).dmabuf_registrations);
 	EXPECT_EQ(0, rdma_stats(self->rdma).failures);
 	EXPECT_EQ(NULL, evpl_rdma_notice(self->rdma));
 }
@@ -333,6 +335,21 @@ TEST_F(rdma, the_region_goes_with_the_slab)
 	EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
 	EXPECT_EQ(2, rdma_stats(self->rdma).regions);
 	EXPECT_EQ(3, rdma_stats(self->rdma).registrations);
+}
+
+/* How many dma-bufs of the module's memory exist. */
+static unsigned int exports(void)
+{
+	FILE *file = fopen("/sys/kernel/debug/evpl/counters", "re");
+	unsigned int n = 0;
+	char line[64];
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "exports %u", &n) == 1)
+			break;
+	if (!file || fclose(file))
+		abort();
+	return n;
 }
 
 struct poor {
@@ -372,24 +389,77 @@ static void *register_limited(void *arg)
 	return NULL;
 }
 
-TEST_F(rdma, a_slab_that_is_not_registered_has_no_keys_and_says_why)
+/* Soft-RoCE takes no dma-buf. So where the limit doesn't suffice, nothing registers the slab. */
+static void check_limited(struct __test_metadata *_metadata, FIXTURE_DATA(rdma) *self,
+			  rlim_t limit, int error)
 {
 	struct poor poor = { .pool = self->pool, .iovec = &self->iovec[0][0] };
 	uint32_t key;
 
-	on_limited_thread(MB, register_limited, &poor);
+	on_limited_thread(limit, register_limited, &poor);
 	EXPECT_EQ(0, poor.results[0]);
 	EXPECT_EQ(-ENOENT, poor.results[1]);
 	EXPECT_EQ(-ENOENT, poor.results[2]);
 	EXPECT_EQ(-ENOENT, poor.results[3]);
 	EXPECT_EQ(0, poor.stats.regions);
+	EXPECT_EQ(0, poor.stats.registrations);
+	EXPECT_EQ(0, poor.stats.dmabuf_registrations);
 	EXPECT_EQ(1, poor.stats.failures);
-	EXPECT_EQ(-ENOMEM, poor.stats.error);
+	EXPECT_EQ(error, poor.stats.error);
 	EXPECT_NE(NULL, strstr(poor.notice, "RLIMIT_MEMLOCK"));
+	EXPECT_NE(NULL, strstr(poor.notice, "ulimit -l"));
+	/* Both ways were tried. */
+	EXPECT_NE(NULL, strstr(poor.notice, "a dma-buf of it doesn't work either "
+					    "(Operation not supported)"));
 	EXPECT_EQ(false, poor.told_twice);
 	/* The other device still has the slab registered, and the memory can be used. */
 	EXPECT_EQ(0, evpl_rdma_lkey(self->rdma, &self->iovec[0][0], &key));
 	memset(self->iovec[0][0].data, 1, BUFFER);
+}
+
+TEST_F(rdma, a_slab_that_is_not_registered_has_no_keys_and_says_why)
+{
+	check_limited(_metadata, self, MB, -ENOMEM);
+}
+
+TEST_F(rdma, a_limit_of_0_is_told_as_a_limit_too)
+{
+	check_limited(_metadata, self, 0, -EPERM);
+}
+
+TEST_F(rdma, a_dma_buf_that_the_device_refuses_is_gone)
+{
+	struct poor poor = { .pool = self->pool, .iovec = &self->iovec[0][0] };
+	unsigned int before;
+
+	if (stats_of(self->pool).backend != EVPL_BACKEND_MODULE)
+		SKIP(return, "the module's alone");
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	before = exports();
+	on_limited_thread(0, register_limited, &poor);
+	EXPECT_EQ(2, poor.stats.failures);
+	EXPECT_EQ(before, exports());
+	/* A dma-buf would keep the slab. */
+	release_slab(self, 0);
+	release_slab(self, 1);
+	EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
+	EXPECT_EQ(1, stats_of(self->pool).slabs);
+}
+
+TEST_F(rdma, a_leased_buffer_is_not_exported_for_the_limit)
+{
+	struct received received;
+	struct poor poor = { .pool = self->pool, .iovec = &received.message.iovec };
+
+	LEASED(&received, EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE);
+	release_slab(self, 0);
+	on_limited_thread(0, register_limited, &poor);
+	EXPECT_EQ(-ENOENT, poor.results[1]);
+	EXPECT_EQ(-EPERM, poor.stats.error);
+	evpl_iovec_release(&received.message.iovec);
+	received.message.iovec = (struct evpl_iovec){ 0 };
+	EXPECT_TRUE(is_returned(&received));
+	EXPECT_EQ(0, end_received(&received));
 }
 
 static void fill(struct evpl_iovec *iovec, unsigned int seed)
