@@ -80,8 +80,8 @@ static void try_registering(struct row *row, struct memory *memory, struct ibv_c
 	evpl_rdma_stats(rdma, &stats);
 	if (!stats.error)
 		write_over(row, memory, context, pd, rdma);
-	else if (stats.error != -ENOMEM ||
-		 !row_blame_memlock(row, ENOMEM, TO_PINNED, memory->slab.length,
+	else if ((stats.error != -ENOMEM && stats.error != -EPERM) ||
+		 !row_blame_memlock(row, -stats.error, TO_PINNED, memory->slab.length,
 				    "registering this slab"))
 		row_no(row, -stats.error, "A slab can't be a memory region: %s.",
 		       strerror(-stats.error));
