@@ -29,14 +29,14 @@ EPERM, ENOENT, EACCES, ENOMEM, EINVAL, EOPNOTSUPP, ENOBUFS, ETIMEDOUT = \
     1, 2, 13, 12, 22, 95, 105, 110
 
 RDMA = 'RDMA ' + os.environ.get('EVPL_RXE', '')
+RDMA_DMABUF = 'RDMA dma-buf ' + os.environ.get('EVPL_RXE', '')
 RINGS = ['io_uring', 'io_uring SINGLE_ISSUER', 'io_uring SEND_ZC', 'io_uring fixed buffers',
-         'io_uring cloned buffers']
+         'io_uring cloned buffers', 'io_uring evpl buffers']
 SENDS = ['MSG_ZEROCOPY', 'io_uring SEND_ZC']
 release = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)', os.uname().release).groups())
-# The interfaces that charge a whole slab to RLIMIT_MEMLOCK on this kernel. From 7.3 on the module
-# registers the slab with a ring.
-SLABS = ([RDMA, 'AF_XDP'] + ['io_uring fixed buffers'] * ((6, 5) <= release < (7, 3)) +
-         ['io_uring cloned buffers'] * ((6, 12) <= release < (7, 3)))
+# The interfaces that charge a whole slab to RLIMIT_MEMLOCK on this kernel.
+SLABS = ([RDMA, 'AF_XDP'] + ['io_uring fixed buffers'] * (release >= (6, 5)) +
+         ['io_uring cloned buffers'] * (release >= (6, 12)))
 
 results = failures = 0
 directory = probe = None
@@ -82,7 +82,7 @@ def run(*arguments, user=None, caps='', memlock=None, fsize=None, seccomp=False,
                     f'--inh-caps={caps or "-all"}', f'--ambient-caps={caps or "-all"}']
 
     def limit():
-        if memlock:
+        if memlock is not None:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, [n * KIB for n in memlock])
         if fsize is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
@@ -149,10 +149,14 @@ def expected_of_root():
              ['memory', 'read, write', 'vmsplice', 'process_vm_readv', 'dma-buf', 'MSG_ZEROCOPY',
               'AF_XDP', RDMA, *RINGS]}
     works['userfaultfd'] = 'refused'
+    # Soft-RoCE has no memory regions of dma-bufs.
+    works[RDMA_DMABUF] = 'no'
     if release < (6, 5):
         works['io_uring fixed buffers'] = 'no'
     if release < (6, 12):
         works['io_uring cloned buffers'] = 'no'
+    if release < (7, 3):
+        works['io_uring evpl buffers'] = 'no'
     if glob.glob('/dev/vfio/[0-9]*'):
         works['VFIO'] = 'yes'
     elif glob.glob('/sys/kernel/iommu_groups/*') and os.path.exists('/dev/vfio/vfio'):
@@ -174,7 +178,8 @@ def of_root(has_disk):
     for name, works in expected.items():
         row = said.rows.get(name)
         check(row and row['works'] == works, f'{name} is {works}', row)
-    others = {name for name in said.rows if not name.startswith('RDMA ')} | {RDMA}
+    others = {name for name in said.rows if not name.startswith('RDMA ')}
+    others |= {RDMA, RDMA_DMABUF}
     check(others == {*expected, 'O_DIRECT'}, 'has no other rows', said.rows.keys())
     mute = [row for row in said.rows.values()
             if not row['reason'] or (row['works'] != 'yes' and not row['remedy'])]
@@ -184,6 +189,12 @@ def of_root(has_disk):
         check(row['errno'] == EOPNOTSUPP and '6.5' in row['reason'],
               'says from when on the kernel registers it', row)
     check(said.rows['userfaultfd']['errno'] == EINVAL, 'userfaultfd is refused with EINVAL')
+    check(said.rows[RDMA_DMABUF]['errno'] == EOPNOTSUPP, 'a device without dma-bufs is told')
+    check(all(said.rows[name]['charged_to'] == 'nobody' for name in
+              ('memory', 'dma-buf', 'io_uring evpl buffers', RDMA_DMABUF)), 'what nobody is charged for is told', said.rows)
+    check(all(said.rows[name]['charged_to'] is None for name in
+              ('read, write', 'O_DIRECT', 'vmsplice', 'io_uring')),
+          'what registers nothing is charged to nobody', said.rows)
 
     table = run()
     lines = table.stdout.decode().splitlines()
@@ -191,6 +202,10 @@ def of_root(has_disk):
     wrong = [row for name, row in said.rows.items() if not any(
         line.startswith(name) and line[24:35].strip() == row['works'] for line in lines)]
     check(not wrong, 'the table says the same', wrong, lines)
+    told = re.findall(r'Charged\s+to\s+(?:the\s+)?(\w+)\.', table.stdout.decode())
+    check(told == [row['charged_to'] for row in said.rows.values()
+                   if row['works'] == 'yes' and row['charged_to']],
+          'the table says the same of charges', told, lines)
 
 
 def of_file_systems():
@@ -246,8 +261,18 @@ def of_limits():
             asked = 'ulimit -l 2056 ' in row['remedy']
             # RDMA charges the process, not the user, so it doesn't see the other process's umem.
             check(told == asked == (name != RDMA), f'{name} counts what it adds to', row)
+            check(row['charged_to'] == ('user' if told else 'process'),
+                  f'{name} says what it adds to', row)
         said = say(user=user, caps=raw, memlock=(2056, 2056))
         check(said.all_are('yes', SLABS), 'beside that, too, what it said suffices', said.rows)
+
+    said = say(user=next(users), caps=raw, memlock=(0, 0))
+    row = said.rows[RDMA]
+    check(row['works'] == 'no' and row['errno'] == EPERM and
+          'RLIMIT_MEMLOCK is 0 bytes;' in row['reason'] and 'ulimit -l 2048' in row['remedy'],
+          'RDMA names a limit of 0 too', row)
+    check(said.all_are('yes', ['memory', 'dma-buf', 'read, write', 'vmsplice']),
+          'the memory itself needs no limit', said.rows)
 
     row = say(user=next(users), memlock=(64, 64)).rows['AF_XDP']
     check(row['works'] == 'no' and row['errno'] == EPERM and 'CAP_NET_RAW' in row['reason'],

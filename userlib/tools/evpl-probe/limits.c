@@ -112,6 +112,8 @@ bool row_blame_memlock(struct row *row, int error, enum charge charge, uint64_t 
 	if (limits.may_lock || limits.memlock == RLIM_INFINITY)
 		return false;
 	switch (charge) {
+	case NO_CHARGE:
+	case TO_NOBODY: return false;
 	case TO_USER: used = charged_to_user(limits.memlock, bytes); break;
 	case TO_PINNED: used = charged_to_process("VmPin"); break;
 	case TO_LOCKED: used = charged_to_process("VmLck"); break;

@@ -32,24 +32,26 @@ static const char help[] =
 /* The others are tried only if the first one works. */
 static const struct interface {
 	const char *name;
+	enum charge charge;
 	void (*try)(struct row *row, struct memory *memory);
 } interfaces[] = {
-	{ "memory", try_memory },
-	{ "read, write", try_read_write },
-	{ "O_DIRECT", try_direct },
-	{ "vmsplice", try_vmsplice },
-	{ "process_vm_readv", try_process_vm },
-	{ "userfaultfd", try_userfaultfd },
-	{ "dma-buf", try_dmabuf },
-	{ "MSG_ZEROCOPY", try_zerocopy },
-	{ "io_uring", try_uring },
-	{ "io_uring SINGLE_ISSUER", try_single_issuer },
-	{ "io_uring SEND_ZC", try_send_zc },
-	{ "io_uring fixed buffers", try_fixed },
-	{ "io_uring cloned buffers", try_cloned },
-	{ "RDMA", try_rdma },
-	{ "AF_XDP", try_xdp },
-	{ "VFIO", try_vfio },
+	{ "memory", TO_NOBODY, try_memory },
+	{ "read, write", NO_CHARGE, try_read_write },
+	{ "O_DIRECT", NO_CHARGE, try_direct },
+	{ "vmsplice", NO_CHARGE, try_vmsplice },
+	{ "process_vm_readv", NO_CHARGE, try_process_vm },
+	{ "userfaultfd", NO_CHARGE, try_userfaultfd },
+	{ "dma-buf", TO_NOBODY, try_dmabuf },
+	{ "MSG_ZEROCOPY", TO_USER, try_zerocopy },
+	{ "io_uring", NO_CHARGE, try_uring },
+	{ "io_uring SINGLE_ISSUER", NO_CHARGE, try_single_issuer },
+	{ "io_uring SEND_ZC", TO_USER, try_send_zc },
+	{ "io_uring fixed buffers", TO_USER, try_fixed },
+	{ "io_uring cloned buffers", TO_USER, try_cloned },
+	{ "io_uring evpl buffers", TO_NOBODY, try_uncharged },
+	{ "RDMA", TO_PINNED, try_rdma },
+	{ "AF_XDP", TO_USER, try_xdp },
+	{ "VFIO", TO_LOCKED, try_vfio },
 };
 
 /**
@@ -63,7 +65,7 @@ static struct table {
 } *table;
 
 /* Adds a row, as an interface may have several. Returns NULL if there are too many. */
-struct row *row_add(const char *interface)
+struct row *row_add(const char *interface, enum charge charge)
 {
 	struct row *row;
 
@@ -71,6 +73,7 @@ struct row *row_add(const char *interface)
 		return NULL;
 	row = &table->rows[table->count++];
 	snprintf(row->interface, sizeof(row->interface), "%s", interface);
+	row->charge = charge;
 	return row;
 }
 
@@ -92,7 +95,7 @@ static bool is_closed_in_time(int fd)
 /* Tries an interface in a process of its own. When that ends, its end of a pipe is closed. */
 static void run(const struct interface *interface, const char *device)
 {
-	struct row *row = row_add(interface->name), *last;
+	struct row *row = row_add(interface->name, interface->charge), *last;
 	struct memory memory;
 	int pipe_fds[2], status;
 	pid_t child;

@@ -20,11 +20,17 @@ static const char *const works_text[] = {
 	[REFUSED] = "refused",
 };
 
-/* Prints text in lines, which all start in the column of the first one. */
-static void print_wrapped(const char *text)
+static const char *const charge_text[] = {
+	[TO_NOBODY] = "nobody",
+	[TO_USER] = "user",
+	[TO_PINNED] = "process",
+	[TO_LOCKED] = "process",
+};
+
+/* Prints text in lines that start in the column of the first one. Returns the column after it. */
+static int print_wrapped(const char *text, int column)
 {
 	const int margin = NAME_WIDTH + WORKS_WIDTH;
-	int column = margin;
 	size_t length;
 
 	for (;; text += length) {
@@ -38,7 +44,28 @@ static void print_wrapped(const char *text)
 		}
 		column += printf("%s%.*s", column > margin ? " " : "", (int)length, text);
 	}
+	return column;
+}
+
+static void print_row(const struct row *row)
+{
+	const int margin = NAME_WIDTH + WORKS_WIDTH;
+	char charged[64];
+	int column;
+
+	printf("%-*s%-*s", NAME_WIDTH, row->interface, WORKS_WIDTH, works_text[row->works]);
+	column = print_wrapped(row->reason, margin);
+	if (row->works == YES && row->charge != NO_CHARGE) {
+		snprintf(charged, sizeof(charged), "Charged to %s%s.",
+			 row->charge == TO_NOBODY ? "" : "the ", charge_text[row->charge]);
+		print_wrapped(charged, column);
+	}
 	putchar('\n');
+	if (row->remedy[0]) {
+		printf("%-*s%-*s", NAME_WIDTH, "", WORKS_WIDTH, "      ->");
+		print_wrapped(row->remedy, margin);
+		putchar('\n');
+	}
 }
 
 void print_table(const struct limits *limits, const struct row *rows, unsigned int count)
@@ -52,15 +79,8 @@ void print_table(const struct limits *limits, const struct row *rows, unsigned i
 		size_text(memlock, limits->memlock);
 	printf("Linux %s, RLIMIT_MEMLOCK %s, %s CAP_IPC_LOCK\n\n", system.release, memlock,
 	       limits->may_lock ? "with" : "without");
-	for (i = 0; i < count; i++) {
-		printf("%-*s%-*s", NAME_WIDTH, rows[i].interface, WORKS_WIDTH,
-		       works_text[rows[i].works]);
-		print_wrapped(rows[i].reason);
-		if (rows[i].remedy[0]) {
-			printf("%-*s%-*s", NAME_WIDTH, "", WORKS_WIDTH, "      ->");
-			print_wrapped(rows[i].remedy);
-		}
-	}
+	for (i = 0; i < count; i++)
+		print_row(&rows[i]);
 }
 
 /* Prints a JSON string. A byte that isn't UTF-8, as in a directory's name, becomes U+FFFD. */
@@ -113,8 +133,13 @@ void print_json(const struct limits *limits, const struct row *rows, unsigned in
 	for (i = 0; i < count; i++) {
 		printf("%s\n{\"interface\": ", i ? "," : "");
 		print_string(rows[i].interface);
-		printf(", \"works\": \"%s\", \"errno\": %d,\n \"reason\": ",
+		printf(", \"works\": \"%s\", \"errno\": %d, \"charged_to\": ",
 		       works_text[rows[i].works], rows[i].error);
+		if (rows[i].charge == NO_CHARGE)
+			printf("null");
+		else
+			print_string(charge_text[rows[i].charge]);
+		printf(",\n \"reason\": ");
 		print_string(rows[i].reason);
 		printf(",\n \"remedy\": ");
 		print_string(rows[i].remedy);

@@ -27,16 +27,27 @@ enum works {
 	REFUSED,	/* by design */
 };
 
+/* Where the kernel counts memory that an interface has registered, against RLIMIT_MEMLOCK. */
+enum charge {
+	NO_CHARGE,		/* the interface registers no memory */
+	TO_NOBODY,
+	TO_USER,		/* one for all of the user's processes */
+	TO_PINNED,		/* VmPin of the process */
+	TO_LOCKED,		/* VmLck of the process */
+};
+
 /**
  * struct row - the result for an interface
  * @interface: its name
+ * @charge: where registered memory is counted
  * @works: whether it takes the memory
  * @error: the errno that it gave, or 0
  * @reason: the result in a sentence or two
  * @remedy: how to solve it, or empty
  */
 struct row {
-	char interface[32];
+	char interface[40];
+	enum charge charge;
 	enum works works;
 	int error;
 	char reason[384];
@@ -75,15 +86,8 @@ struct limits {
 	uint64_t max_bytes_per_user;
 };
 
-/* The counter that a charge to RLIMIT_MEMLOCK adds to. */
-enum charge {
-	TO_USER,		/* one for all of the user's processes */
-	TO_PINNED,		/* VmPin of the process */
-	TO_LOCKED,		/* VmLck of the process */
-};
-
 /* main.c */
-struct row *row_add(const char *interface);
+struct row *row_add(const char *interface, enum charge charge);
 
 /* row.c */
 #define PRINTF(n) __attribute__((format(printf, n, n + 1)))
@@ -124,6 +128,7 @@ void try_single_issuer(struct row *row, struct memory *memory);
 void try_send_zc(struct row *row, struct memory *memory);
 void try_fixed(struct row *row, struct memory *memory);
 void try_cloned(struct row *row, struct memory *memory);
+void try_uncharged(struct row *row, struct memory *memory);
 uint64_t uring_lockable(uint64_t most);
 
 /* rdma.c, vfio.c */

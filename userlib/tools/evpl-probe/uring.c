@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /* Tests of io_uring, with plain and with registered buffers. */
 #include <errno.h>
-#include <evplmem-uring.h>
 #include <liburing.h>
+#include <linux/evpl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -98,33 +98,29 @@ static bool moved(struct row *row, const char *what, int result)
 	return false;
 }
 
-/* Where the two buffers are in a registered buffer. */
-struct fixed {
-	struct evpl_uring *uring;
-	int index;
-	uint64_t from, to;
-};
-
-/* Moves the bytes through a file, in a registered buffer, or in plain memory if @fixed is NULL. */
-static bool through_file(struct row *row, struct memory *memory, struct io_uring *ring,
-			 const struct fixed *fixed)
+/*
+ * Moves the bytes through a file, in the registered buffer @index, or in plain memory if -1. In the
+ * buffer the address @base is 0.
+ */
+static bool through_file(struct row *row, struct memory *memory, struct io_uring *ring, int index,
+			 const void *base)
 {
+	void *from = (void *)((uintptr_t)memory->from.data - (uintptr_t)base);
+	void *to = (void *)((uintptr_t)memory->to.data - (uintptr_t)base);
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 	int fd = memfd_create("evpl-probe", MFD_CLOEXEC);
 
-	if (!fixed)
-		io_uring_prep_write(sqe, fd, memory->from.data, BUFFER, 0);
+	if (index < 0)
+		io_uring_prep_write(sqe, fd, from, BUFFER, 0);
 	else
-		io_uring_prep_write_fixed(sqe, fd, (void *)(uintptr_t)fixed->from, BUFFER, 0,
-					  fixed->index);
+		io_uring_prep_write_fixed(sqe, fd, from, BUFFER, 0, index);
 	if (!moved(row, "A write", submit(ring)))
 		return false;
 	sqe = io_uring_get_sqe(ring);
-	if (!fixed)
-		io_uring_prep_read(sqe, fd, memory->to.data, BUFFER, 0);
+	if (index < 0)
+		io_uring_prep_read(sqe, fd, to, BUFFER, 0);
 	else
-		io_uring_prep_read_fixed(sqe, fd, (void *)(uintptr_t)fixed->to, BUFFER, 0,
-					 fixed->index);
+		io_uring_prep_read_fixed(sqe, fd, to, BUFFER, 0, index);
 	return moved(row, "A read", submit(ring)) && memory_arrived(memory, row);
 }
 
@@ -132,7 +128,7 @@ static void try_plain(struct row *row, struct memory *memory, unsigned int flags
 {
 	struct io_uring ring;
 
-	if (ring_open(row, &ring, flags) && through_file(row, memory, &ring, NULL))
+	if (ring_open(row, &ring, flags) && through_file(row, memory, &ring, -1, NULL))
 		row_yes(row, "64 KiB were written to a file and read back.");
 }
 
@@ -179,51 +175,32 @@ void try_send_zc(struct row *row, struct memory *memory)
 	row_yes(row, "64 KiB went over the loopback device.");
 }
 
-/* Registers the slab with the ring. Returns false after filling in the row. */
-static bool register_slab(struct row *row, struct memory *memory, struct io_uring *ring,
-			  struct fixed *fixed)
+/* Has the ring pin and register the slab, as its buffer 0. Fills in the row if that fails. */
+static bool pin_slab(struct row *row, struct memory *memory, struct io_uring *ring)
 {
-	int ret = evpl_uring_create(&fixed->uring, memory->pool, ring, 0, 1, EVPL_URING_NEW_TABLE);
+	struct iovec slab = { .iov_base = memory->slab.base, .iov_len = memory->slab.length };
+	int err = io_uring_register_buffers(ring, &slab, 1);
 
-	if (!ret)
-		ret = evpl_uring_fixed(fixed->uring, &memory->from, &fixed->from);
-	fixed->index = ret;
-	if (ret >= 0)
-		ret = evpl_uring_fixed(fixed->uring, &memory->to, &fixed->to);
-	if (ret >= 0)
+	if (!err)
 		return true;
-	if (ret == -EOPNOTSUPP) {
+	if (err == -EOPNOTSUPP) {
 		row_no(row, EOPNOTSUPP, "Before Linux 6.5, io_uring registers no memory that is mapped from a file, but for shmem and hugetlbfs.");
 		row_remedy(row, "Use a later kernel, or do without: libevplmem-uring then does plain reads and writes.");
-	} else if (ret != -ENOMEM || !row_blame_memlock(row, ENOMEM, TO_USER, memory->slab.length,
+	} else if (err != -ENOMEM || !row_blame_memlock(row, ENOMEM, TO_USER, memory->slab.length,
 							"registering this slab")) {
-		row_no(row, -ret, "A slab can't be registered: %s.", strerror(-ret));
+		row_no(row, -err, "A slab can't be registered: %s.", strerror(-err));
 	}
 	return false;
-}
-
-/* Says in a sentence whether the slab was charged. */
-static const char *charge_of(const struct fixed *fixed)
-{
-	struct evpl_uring_stats stats = EVPL_URING_STATS_INIT;
-
-	if (!evpl_uring_stats(fixed->uring, &stats) && stats.uncharged)
-		return "Nobody is charged for it.";
-	return "RLIMIT_MEMLOCK was charged, unless there is CAP_IPC_LOCK.";
 }
 
 void try_fixed(struct row *row, struct memory *memory)
 {
 	struct io_uring ring;
-	struct fixed fixed;
 
-	if (!ring_open(row, &ring, 0))
+	if (!ring_open(row, &ring, 0) || !pin_slab(row, memory, &ring))
 		return;
-	if (!register_slab(row, memory, &ring, &fixed))
-		return;
-	if (through_file(row, memory, &ring, &fixed))
-		row_yes(row, "64 KiB of a registered slab were written to a file and read back. %s",
-			charge_of(&fixed));
+	if (through_file(row, memory, &ring, 0, NULL))
+		row_yes(row, "64 KiB of a registered slab were written to a file and read back.");
 	/* Without this, the user stays charged until the kernel has freed the ring. */
 	io_uring_unregister_buffers(&ring);
 }
@@ -239,7 +216,6 @@ static int clone_buffers(struct io_uring *ring, struct io_uring *source)
 void try_cloned(struct row *row, struct memory *memory)
 {
 	struct io_uring source, ring;
-	struct fixed fixed;
 	int err;
 
 	if (!ring_open(row, &source, 0) || !ring_open(row, &ring, 0))
@@ -250,15 +226,50 @@ void try_cloned(struct row *row, struct memory *memory)
 		row_remedy(row, "Use a later kernel, or register with each ring.");
 		return;
 	}
-	if (!register_slab(row, memory, &source, &fixed))
+	if (!pin_slab(row, memory, &source))
 		return;
 	err = clone_buffers(&ring, &source);
 	if (err)
 		row_no(row, -err, "The table can't be cloned: %s.", strerror(-err));
-	else if (through_file(row, memory, &ring, &fixed))
+	else if (through_file(row, memory, &ring, 0, NULL))
 		row_yes(row, "One ring's registered slab is another one's without being registered again.");
 	io_uring_unregister_buffers(&ring);
 	io_uring_unregister_buffers(&source);
+}
+
+/* Has the module register the slab with a ring, which pins nothing. */
+void try_uncharged(struct row *row, struct memory *memory)
+{
+	struct evpl_uring_buffer buffer = {
+		.length = (__u32)memory->slab.length,
+		.flags = EVPL_URING_WRITE,
+	};
+	struct io_uring_sqe *sqe;
+	struct io_uring ring;
+	uint64_t offset;
+	int err;
+
+	if (!ring_open(row, &ring, 0))
+		return;
+	err = evpl_slab_offset(memory->pool, &memory->slab, &offset);
+	if (!err)
+		err = io_uring_register_buffers_sparse(&ring, 1);
+	if (!err) {
+		buffer.offset = offset;
+		sqe = io_uring_get_sqe(&ring);
+		io_uring_prep_rw(IORING_OP_URING_CMD, sqe, evpl_pool_fd(memory->pool), NULL, 0, 0);
+		sqe->cmd_op = EVPL_URING_REGISTER;
+		memcpy(sqe->cmd, &buffer, sizeof(buffer));
+		err = submit(&ring);
+	}
+	if (err == -EOPNOTSUPP) {
+		row_no(row, EOPNOTSUPP, "Before Linux 7.3, no driver can register memory with a ring.");
+		row_remedy(row, "Use a later kernel, or have io_uring pin the memory, as libevplmem-uring does.");
+	} else if (err) {
+		row_no(row, -err, "The module can't register a slab: %s.", strerror(-err));
+	} else if (through_file(row, memory, &ring, 0, memory->slab.base)) {
+		row_yes(row, "64 KiB of a slab that the module registered were written to a file and read back.");
+	}
 }
 
 /*
