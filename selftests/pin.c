@@ -7,11 +7,11 @@
 #include <linux/errqueue.h>
 #include <linux/userfaultfd.h>
 #include <net/if.h>
-#include <netinet/in.h>
 #include <sched.h>
 #include <sys/uio.h>
 
 #include "evpl_test.h"
+#include "loopback.h"
 
 FIXTURE(pin)
 {
@@ -193,27 +193,17 @@ TEST_F(pin, vmsplice_moves_the_bytes_out_by_reference_and_in)
 }
 
 /* Make a TCP connection over the loopback device of a network namespace of its own. */
-static bool connect_pair(int sockets[2])
+static bool connect_zerocopy(int sockets[2])
 {
-	struct sockaddr_in address = {
-		.sin_family = AF_INET,
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-	};
 	struct ifreq up = { .ifr_name = "lo", .ifr_flags = IFF_UP };
-	socklen_t length = sizeof(address);
-	int listener;
+	int fd;
 
 	unshare(CLONE_NEWNET);
-	listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	sockets[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (listener < 0 || sockets[0] < 0 || ioctl(listener, SIOCSIFFLAGS, &up) ||
-	    bind(listener, (void *)&address, length) || listen(listener, 1) ||
-	    getsockname(listener, (void *)&address, &length) ||
-	    connect(sockets[0], (void *)&address, length))
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &up))
 		return false;
-	sockets[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	close(listener);
-	return sockets[1] >= 0 &&
+	close(fd);
+	return connect_pair(sockets) &&
 	       !setsockopt(sockets[0], SOL_SOCKET, SO_ZEROCOPY, &(int){ 1 }, sizeof(int));
 }
 
@@ -244,7 +234,7 @@ TEST_F(pin, socket_sends_without_a_copy_and_says_when_it_is_done)
 	char page[PAGE];
 	int sockets[2];
 
-	if (!connect_pair(sockets))
+	if (!connect_zerocopy(sockets))
 		SKIP(return, "no TCP, or no zero-copy");
 	for (int i = 0; i < 3; i++) {
 		memset(self->memory + i * PAGE, 'a' + i, PAGE);
@@ -264,7 +254,7 @@ TEST_F(pin, slab_freed_while_a_socket_sends_it_is_sent_whole_and_stays_charged)
 	int sockets[2];
 	char *bytes;
 
-	if (!connect_pair(sockets))
+	if (!connect_zerocopy(sockets))
 		SKIP(return, "no TCP, or no zero-copy");
 	bytes = malloc(4 * MIB);
 	/* Send more than the receiver's socket takes before it is read. */

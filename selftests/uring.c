@@ -3,9 +3,9 @@
  * Registered buffers: a ring takes the client's memory by EVPL_URING_REGISTER, with nothing
  * charged to anybody, and keeps it until it lets go.
  */
-#include <netinet/in.h>
 #include <sys/resource.h>
 
+#include "loopback.h"
 #include "pair.h"
 #include "ring.h"
 #include "slow.h"
@@ -192,26 +192,6 @@ TEST_F(uring, readv_and_writev_move_bytes)
 	EXPECT_EQ(sizeof(bytes), read(self->pipe[0], bytes, sizeof(bytes)));
 	EXPECT_TRUE(is_filled_with(bytes, 'a', PAGE));
 	EXPECT_TRUE(is_filled_with(bytes + PAGE, 'b', PAGE));
-}
-
-/* Connect two TCP sockets. */
-static bool connect_pair(int sockets[2])
-{
-	struct sockaddr_in address = {
-		.sin_family = AF_INET,
-		.sin_addr = { htonl(INADDR_LOOPBACK) },
-	};
-	socklen_t length = sizeof(address);
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	sockets[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (bind(listener, (void *)&address, length) || listen(listener, 1) ||
-	    getsockname(listener, (void *)&address, &length) ||
-	    connect(sockets[0], (void *)&address, length))
-		return false;
-	sockets[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	close(listener);
-	return sockets[1] >= 0;
 }
 
 TEST_F(uring, sends_without_a_copy_move_bytes_of_readable_memory)
