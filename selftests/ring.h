@@ -15,9 +15,13 @@ struct ring {
 	struct io_uring_params params;
 };
 
-static inline bool ring_open(struct ring *ring)
+/* Make a ring with these flags, and with room for so many results. */
+static inline bool ring_open_with(struct ring *ring, uint32_t flags, unsigned int results)
 {
-	ring->params = (struct io_uring_params){ 0 };
+	ring->params = (struct io_uring_params){
+		.flags = flags | IORING_SETUP_CQSIZE,
+		.cq_entries = results,
+	};
 	ring->fd = syscall(__NR_io_uring_setup, 1, &ring->params);
 	if (ring->fd < 0)
 		return false;
@@ -26,6 +30,11 @@ static inline bool ring_open(struct ring *ring)
 	ring->sqe = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd,
 			 IORING_OFF_SQES);
 	return ring->rings != MAP_FAILED && ring->sqe != MAP_FAILED;
+}
+
+static inline bool ring_open(struct ring *ring)
+{
+	return ring_open_with(ring, 0, 2);
 }
 
 static inline void ring_close(struct ring *ring)
@@ -83,24 +92,40 @@ static inline bool ring_has_result(struct ring *ring)
 	return *head != __atomic_load_n(tail, __ATOMIC_ACQUIRE);
 }
 
-/* Wait for a result, and return it, with the user_data of its request; -ETIME if none comes. */
-static inline int ring_result(struct ring *ring, uint64_t *user_data)
+/* Wait for a result. NULL and errno ETIME if none comes. ring_seen() takes it. */
+static inline struct io_uring_cqe *ring_cqe(struct ring *ring)
 {
 	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);
-	struct io_uring_cqe *cqes = (void *)(ring->rings + ring->params.cq_off.cqes), *cqe;
+	struct io_uring_cqe *cqes = (void *)(ring->rings + ring->params.cq_off.cqes);
 	uint32_t mask = *(uint32_t *)(ring->rings + ring->params.cq_off.ring_mask);
 	const struct __kernel_timespec limit = { .tv_sec = LIMIT };
 	const struct io_uring_getevents_arg arg = { .ts = (uintptr_t)&limit };
-	int ret;
 
 	if (!ring_has_result(ring) &&
 	    syscall(__NR_io_uring_enter, ring->fd, 0, 1,
 		    IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &arg, sizeof(arg)) < 0)
+		return NULL;
+	return &cqes[(*head & mask) << !!(ring->params.flags & IORING_SETUP_CQE32)];
+}
+
+static inline void ring_seen(struct ring *ring)
+{
+	uint32_t *head = (uint32_t *)(ring->rings + ring->params.cq_off.head);
+
+	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
+}
+
+/* Wait for a result, and return it, with the user_data of its request; -ETIME if none comes. */
+static inline int ring_result(struct ring *ring, uint64_t *user_data)
+{
+	struct io_uring_cqe *cqe = ring_cqe(ring);
+	int ret;
+
+	if (!cqe)
 		return -errno;
-	cqe = &cqes[*head & mask];
 	*user_data = cqe->user_data;
 	ret = cqe->res;
-	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
+	ring_seen(ring);
 	return ret;
 }
 
