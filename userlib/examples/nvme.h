@@ -51,8 +51,9 @@ struct nvme_queue {
 };
 
 struct nvme {
-	char *registers;
-	size_t length;
+	struct vfio_region_info bar;
+	int file;		/* whose region the registers are */
+	char *registers;	/* NULL if they can't be mapped */
 	unsigned int stride;
 	uint32_t sector;
 	struct evpl_device *device;
@@ -60,15 +61,46 @@ struct nvme {
 	struct evpl_iovec list;
 };
 
-static inline volatile uint32_t *nvme_register(struct nvme *nvme, size_t offset)
+static inline uint32_t nvme_get(struct nvme *nvme, size_t offset)
 {
-	return (volatile uint32_t *)(nvme->registers + offset);
+	uint32_t value;
+
+	if (nvme->registers)
+		return *(volatile uint32_t *)(nvme->registers + offset);
+	if (pread(nvme->file, &value, sizeof(value), (off_t)(nvme->bar.offset + offset)) !=
+	    sizeof(value))
+		abort();
+	return value;
 }
 
-static inline void nvme_write64(struct nvme *nvme, size_t offset, uint64_t value)
+/*
+ * The device must see what was written to memory before it sees the register. Nor may the driver
+ * read what the device has written before it has seen the completion of that: nvme_do() does, and
+ * then writes a register. On arm64 a barrier between processors (ish) doesn't order for devices.
+ */
+static inline void nvme_barrier(void)
 {
-	*nvme_register(nvme, offset) = (uint32_t)value;
-	*nvme_register(nvme, offset + 4) = (uint32_t)(value >> 32);
+#ifdef __aarch64__
+	__asm__ volatile("dmb osh" ::: "memory");
+#else
+	__sync_synchronize();
+#endif
+}
+
+static inline void nvme_set(struct nvme *nvme, size_t offset, uint32_t value)
+{
+	nvme_barrier();
+	if (nvme->registers)
+		*(volatile uint32_t *)(nvme->registers + offset) = value;
+	else if (pwrite(nvme->file, &value, sizeof(value), (off_t)(nvme->bar.offset + offset)) !=
+		 sizeof(value))
+		abort();
+}
+
+static inline void nvme_set64(struct nvme *nvme, size_t offset, uint64_t value)
+{
+	nvme_set(nvme, offset, (uint32_t)value);
+	nvme_set(nvme, offset + 4, (uint32_t)(value >> 32));
 }
 
 static inline bool nvme_becomes_ready(struct nvme *nvme, uint32_t ready)
@@ -76,7 +108,7 @@ static inline bool nvme_becomes_ready(struct nvme *nvme, uint32_t ready)
 	int tries;
 
 	for (tries = 0; tries < NVME_SECONDS * 1000; tries++) {
-		if ((*nvme_register(nvme, NVME_CSTS) & 1) == ready)
+		if ((nvme_get(nvme, NVME_CSTS) & 1) == ready)
 			return true;
 		usleep(1000);
 	}
@@ -85,9 +117,7 @@ static inline bool nvme_becomes_ready(struct nvme *nvme, uint32_t ready)
 
 static inline void nvme_ring_doorbell(struct nvme *nvme, unsigned int which, unsigned int value)
 {
-	/* The device must see the new entry of the queue before the doorbell. */
-	__sync_synchronize();
-	*nvme_register(nvme, NVME_DOORBELLS + which * nvme->stride) = value;
+	nvme_set(nvme, NVME_DOORBELLS + which * nvme->stride, value);
 }
 
 /* Runs a command. Returns the device's status, which is 0 for success, or -ETIMEDOUT. */
@@ -134,6 +164,11 @@ static inline void nvme_queue_release(struct nvme_queue *queue)
 	evpl_iovec_release(&queue->completions);
 }
 
+/*
+ * Maps the registers, if the kernel allows it. It doesn't if they share a page with another
+ * device's, as they may where pages are larger than the registers. nvme_get() and nvme_set() then
+ * make system calls.
+ */
 static inline bool nvme_map_registers(struct nvme *nvme, struct vfio *vfio)
 {
 	struct vfio_region_info config = {
@@ -144,19 +179,21 @@ static inline bool nvme_map_registers(struct nvme *nvme, struct vfio *vfio)
 		.index = VFIO_PCI_BAR0_REGION_INDEX,
 	};
 	uint16_t command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
-	void *registers;
+	void *registers = NULL;
 
 	if (ioctl(vfio->device, VFIO_DEVICE_GET_REGION_INFO, &config) ||
 	    ioctl(vfio->device, VFIO_DEVICE_GET_REGION_INFO, &bar) ||
 	    pwrite(vfio->device, &command, sizeof(command),
 		   (off_t)config.offset + PCI_COMMAND) != sizeof(command))
 		return false;
-	registers = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, vfio->device,
-			 (off_t)bar.offset);
+	if (bar.flags & VFIO_REGION_INFO_FLAG_MMAP)
+		registers = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, vfio->device,
+				 (off_t)bar.offset);
 	if (registers == MAP_FAILED)
 		return false;
 	nvme->registers = registers;
-	nvme->length = bar.size;
+	nvme->file = vfio->device;
+	nvme->bar = bar;
 	return true;
 }
 
@@ -164,22 +201,27 @@ static inline bool nvme_map_registers(struct nvme *nvme, struct vfio *vfio)
 static inline bool nvme_start(struct nvme *nvme, struct vfio *vfio, struct evpl *evpl)
 {
 	struct nvme_command command = { .opcode = NVME_CREATE_CQ };
+	uint32_t capabilities;
 
 	if (!nvme_map_registers(nvme, vfio) || !nvme_queue_alloc(&nvme->admin, evpl, 0) ||
 	    !nvme_queue_alloc(&nvme->io, evpl, 1) ||
 	    evpl_iovec_alloc(evpl, NVME_PAGE, NVME_PAGE, 1, &nvme->list) != 1)
 		return false;
 
-	*nvme_register(nvme, NVME_CC) = 0;
+	nvme_set(nvme, NVME_CC, 0);
 	if (!nvme_becomes_ready(nvme, 0))
 		return false;
-	nvme->stride = 4U << (*nvme_register(nvme, NVME_CAP + 4) & 0xf);
-	*nvme_register(nvme, NVME_INTMS) = ~0U;
-	*nvme_register(nvme, NVME_AQA) = (NVME_ENTRIES - 1) << 16 | (NVME_ENTRIES - 1);
-	nvme_write64(nvme, NVME_ASQ, vfio_address(nvme->device, &nvme->admin.commands));
-	nvme_write64(nvme, NVME_ACQ, vfio_address(nvme->device, &nvme->admin.completions));
+	capabilities = nvme_get(nvme, NVME_CAP + 4);
+	nvme->stride = 4U << (capabilities & 0xf);
+	/* The controller's pages have their own size, whatever that of the kernel's is. */
+	if (capabilities >> 16 & 0xf)
+		return false;
+	nvme_set(nvme, NVME_INTMS, ~0U);
+	nvme_set(nvme, NVME_AQA, (NVME_ENTRIES - 1) << 16 | (NVME_ENTRIES - 1));
+	nvme_set64(nvme, NVME_ASQ, vfio_address(nvme->device, &nvme->admin.commands));
+	nvme_set64(nvme, NVME_ACQ, vfio_address(nvme->device, &nvme->admin.completions));
 	/* Commands have 64 bytes, completions 16, and pages 4096. */
-	*nvme_register(nvme, NVME_CC) = 6 << 16 | 4 << 20 | 1;
+	nvme_set(nvme, NVME_CC, 6 << 16 | 4 << 20 | 1);
 	if (!nvme_becomes_ready(nvme, 1))
 		return false;
 
@@ -196,11 +238,12 @@ static inline bool nvme_start(struct nvme *nvme, struct vfio *vfio, struct evpl 
 
 static inline void nvme_stop(struct nvme *nvme)
 {
-	*nvme_register(nvme, NVME_CC) = 0;
+	nvme_set(nvme, NVME_CC, 0);
 	if (!nvme_becomes_ready(nvme, 0))
 		abort();
-	munmap(nvme->registers, nvme->length);
-	nvme->registers = NULL;
+	if (nvme->registers)
+		munmap(nvme->registers, nvme->bar.size);
+	nvme->bar.size = 0;
 	nvme_queue_release(&nvme->admin);
 	nvme_queue_release(&nvme->io);
 	evpl_iovec_release(&nvme->list);

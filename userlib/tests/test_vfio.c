@@ -124,7 +124,7 @@ FIXTURE_TEARDOWN(vfio)
 
 	if (!self->pool)
 		return;
-	if (self->nvme.registers)
+	if (self->nvme.bar.size)
 		nvme_stop(&self->nvme);
 	evpl_destroy(self->evpl);
 	EXPECT_EQ(0, used_in(self->pool));
