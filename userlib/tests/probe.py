@@ -20,6 +20,7 @@ import sys
 import tempfile
 
 KIB = 1024
+PAGE = resource.getpagesize() // KIB
 DEVICE = '/dev/evpl'
 COUNTERS = '/sys/kernel/debug/evpl/counters'
 CAP = '/sys/module/evpl/parameters/max_bytes_per_user'
@@ -124,14 +125,14 @@ def written(path, text):
 
 
 @contextlib.contextmanager
-def charged(user, kib):
-    """Has another process of the user hold a umem of this size, which is charged to the user."""
+def charged(user):
+    """Has another process of the user hold a umem of one page, which is charged to the user."""
     code = f'''
 import ctypes, mmap, socket, struct, sys
-m = mmap.mmap(-1, {kib * KIB})
+m = mmap.mmap(-1, {PAGE * KIB})
 s = socket.socket(44, socket.SOCK_RAW)
 at = ctypes.addressof(ctypes.c_char.from_buffer(m))
-s.setsockopt(283, 4, struct.pack('QQIIIxxxx', at, {kib * KIB}, 4096, 0, 0))
+s.setsockopt(283, 4, struct.pack('QQIIIxxxx', at, {PAGE * KIB}, 4096, 0, 0))
 print('held', flush=True)
 sys.stdin.read()
 '''
@@ -184,6 +185,11 @@ def of_root(has_disk):
     mute = [row for row in said.rows.values()
             if not row['reason'] or (row['works'] != 'yes' and not row['remedy'])]
     check(not mute, 'every row has a reason, and a remedy where it is no yes', mute)
+    # A page of PMDs, with 8 bytes each, spans so many pages.
+    pmd = f'a PMD of this kernel has {PAGE * KIB // 8 * PAGE // KIB} MiB.'
+    row = said.rows['memory']
+    check((pmd in row['reason'] and not row['remedy']) == (PAGE > 4),
+          'says where no folio of 2 MiB is mapped by a PMD', row)
     if release < (6, 5):
         row = said.rows['io_uring fixed buffers']
         check(row['errno'] == EOPNOTSUPP and '6.5' in row['reason'],
@@ -223,11 +229,14 @@ def of_file_systems():
 def of_limits():
     # Each run has a user of its own, since the kernel may end a charge late.
     users, raw = itertools.count(60200), '+net_raw'
+    # The kernel charges two pages more for a send, in case the bytes lie across pages.
+    send = 64 + 2 * PAGE
     said = say(user=next(users), caps=raw, memlock=(64, 64))
     check(said.object['limits'] | {'max_bytes': 0, 'max_bytes_per_user': 0} ==
           {'memlock': 64 * KIB, 'memlock_hard': 64 * KIB, 'cap_ipc_lock': False, 'max_bytes': 0,
            'max_bytes_per_user': 0}, 'tells the limits', said.object['limits'])
-    for names, need, kib, unit in ((SLABS, '2 MiB', 2048, '2M'), (SENDS, '72 KiB', 72, '72K')):
+    for names, need, kib, unit in ((SLABS, '2 MiB', 2048, '2M'),
+                                   (SENDS, f'{send} KiB', send, f'{send}K')):
         for name in names:
             row = said.rows[name]
             check(row['works'] == 'no' and
@@ -245,25 +254,26 @@ def of_limits():
     said = say(user=next(users), caps=raw, memlock=(64, 4096))
     check(all(said.rows[name]['remedy'].startswith('ulimit -l 2048, or') for name in SLABS),
           'below the hard limit nobody needs root', said.rows[SLABS[0]])
-    for kib, works in ((72, SENDS), (68, []), (2048, SENDS + SLABS), (2044, SENDS)):
+    for kib, works in ((send, SENDS), (send - PAGE, []),
+                       (2048, SENDS + SLABS), (2048 - PAGE, SENDS)):
         said = say(user=next(users), caps=raw, memlock=(kib, kib))
         check(said.all_are('yes', works) and
               said.all_are('no', set(SENDS + SLABS) - set(works)),
-              f'{"what it said suffices" if kib in (72, 2048) else "a page less does not"}: {kib}',
+              f'{"what it said suffices" if kib in (send, 2048) else "a page less does not"}: {kib}',
               said.rows)
 
     user = next(users)
-    with charged(user, 8):
+    with charged(user):
         said = say(user=user, caps=raw, memlock=(64, 64))
         for name in SLABS:
             row = said.rows[name]
-            told = 'is 64 KiB, 8 KiB of it taken by this user; ' in row['reason']
-            asked = 'ulimit -l 2056 ' in row['remedy']
+            told = f'is 64 KiB, {PAGE} KiB of it taken by this user; ' in row['reason']
+            asked = f'ulimit -l {2048 + PAGE} ' in row['remedy']
             # RDMA charges the process, not the user, so it doesn't see the other process's umem.
             check(told == asked == (name != RDMA), f'{name} counts what it adds to', row)
             check(row['charged_to'] == ('user' if told else 'process'),
                   f'{name} says what it adds to', row)
-        said = say(user=user, caps=raw, memlock=(2056, 2056))
+        said = say(user=user, caps=raw, memlock=(2048 + PAGE, 2048 + PAGE))
         check(said.all_are('yes', SLABS), 'beside that, too, what it said suffices', said.rows)
 
     said = say(user=next(users), caps=raw, memlock=(0, 0))

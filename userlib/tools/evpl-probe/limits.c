@@ -10,7 +10,7 @@
 
 #include "probe.h"
 
-static uint64_t read_number(const char *path)
+uint64_t read_number(const char *path)
 {
 	FILE *file = fopen(path, "re");
 	uint64_t number;

@@ -141,7 +141,8 @@ static uint64_t huge_bytes(const struct memory *memory)
 void try_memory(struct row *row, struct memory *memory)
 {
 	struct limits limits;
-	char length[32], caps[128] = "";
+	uint64_t pmd = read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+	char length[32], pmd_text[32], caps[128] = "";
 
 	limits_read(&limits);
 	if (limits.max_bytes != UNKNOWN && limits.max_bytes_per_user != UNKNOWN)
@@ -150,6 +151,11 @@ void try_memory(struct row *row, struct memory *memory)
 	size_text(length, memory->slab.length);
 	if (huge_bytes(memory) == memory->slab.length) {
 		row_yes(row, "A slab of %s, in folios of 2 MiB.%s", length, caps);
+		return;
+	}
+	if (pmd != UNKNOWN && pmd > memory->slab.length) {
+		row_yes(row, "A slab of %s, mapped by pages: a PMD of this kernel has %s.%s", length,
+			size_text(pmd_text, pmd), caps);
 		return;
 	}
 	row_yes(row, "A slab of %s, in smaller folios: memory is fragmented.%s", length, caps);

@@ -99,6 +99,7 @@ void row_remedy(struct row *row, const char *format, ...) PRINTF(2);
 const char *size_text(char text[32], uint64_t bytes);
 
 /* limits.c */
+uint64_t read_number(const char *path);
 void limits_read(struct limits *limits);
 bool row_blame_memlock(struct row *row, int error, enum charge charge, uint64_t bytes,
 		       const char *what);
