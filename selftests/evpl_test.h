@@ -268,7 +268,7 @@ static inline long long fdinfo(int fd, const char *name)
 
 struct counters {
 	long long clients, slabs, charged, detached, channels, records, shares, leases,
-		  quarantined, exports;
+		  quarantined, exports, registrations;
 };
 
 static inline struct counters read_counters(void)
@@ -284,6 +284,7 @@ static inline struct counters read_counters(void)
 		.leases = number_in(COUNTERS, "leases"),
 		.quarantined = number_in(COUNTERS, "quarantined"),
 		.exports = number_in(COUNTERS, "exports"),
+		.registrations = number_in(COUNTERS, "registrations"),
 	};
 }
 

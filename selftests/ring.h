@@ -67,7 +67,11 @@ static inline int ring_submit(struct ring *ring, const struct io_uring_sqe *sqe)
 	*ring->sqe = *sqe;
 	array[0] = 0;
 	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
-	return syscall(__NR_io_uring_enter, ring->fd, 1, 0, 0, NULL, 0) == 1 ? 0 : -errno;
+	if (syscall(__NR_io_uring_enter, ring->fd, 1, 0, 0, NULL, 0) == 1)
+		return 0;
+	/* The kernel hasn't taken the request. */
+	__atomic_store_n(tail, *tail - 1, __ATOMIC_RELEASE);
+	return -errno;
 }
 
 /* Submit a read for a worker thread to do, which may sleep where this task must not. */
@@ -145,18 +149,27 @@ static inline int ring_table(struct ring *ring, unsigned int slots)
 			      sizeof(args)));
 }
 
-/* Send a command of /dev/evpl through the ring, and return its result. */
-static inline int ring_command(struct ring *ring, int fd, uint32_t command,
-			       struct evpl_uring_buffer args)
+/* A command of /dev/evpl. */
+static inline struct io_uring_sqe ring_sqe(int fd, uint32_t command, struct evpl_uring_buffer args)
 {
 	struct io_uring_sqe sqe = { .opcode = 46 /* IORING_OP_URING_CMD */, .fd = fd };
-	int ret;
 
 	/* cmd_op and cmd, which older headers don't have. */
 	sqe.off = command;
 	memcpy((char *)&sqe + 48, &args, sizeof(args));
-	ret = ring_submit(ring, &sqe);
-	return ret ?: ring_wait(ring);
+	return sqe;
+}
+
+/* Submit a request, and return its result. */
+static inline int ring_do(struct ring *ring, struct io_uring_sqe sqe)
+{
+	return ring_submit(ring, &sqe) ?: ring_wait(ring);
+}
+
+static inline int ring_command(struct ring *ring, int fd, uint32_t command,
+			       struct evpl_uring_buffer args)
+{
+	return ring_do(ring, ring_sqe(fd, command, args));
 }
 
 static inline int ring_take(struct ring *ring, int fd, unsigned int slot, uint64_t offset,
@@ -174,6 +187,23 @@ static inline int ring_drop(struct ring *ring, int fd, unsigned int slot)
 {
 	return ring_command(ring, fd, EVPL_URING_UNREGISTER,
 			    (struct evpl_uring_buffer){ .index = slot });
+}
+
+#define NO_COMMAND	"a kernel before 7.3, which registers no memory of drivers"
+
+/* Whether this kernel has the commands. The ring has no slot that one could clear. */
+static inline bool rings_can_register(void)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	struct ring ring;
+	bool can;
+
+	if (fd < 0 || !ring_open(&ring))
+		return false;
+	can = ring_drop(&ring, fd, 0) == -EINVAL;
+	ring_close(&ring);
+	close(fd);
+	return can;
 }
 
 #endif /* EVPL_RING_H */

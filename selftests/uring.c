@@ -11,7 +11,6 @@
 #include "slow.h"
 
 #define SLOTS		4
-#define NO_COMMAND	"a kernel before 7.3, which registers no memory of drivers"
 #define NO_DISK		"no disk in EVPL_TEST_DISK that dm-delay can slow down"
 
 /* Since Linux 6.15. */
@@ -23,13 +22,11 @@ FIXTURE(uring)
 	PAIR;
 	struct ring ring;
 	int pipe[2], slow[2];
-	long long registrations;
 };
 
 FIXTURE_SETUP(uring)
 {
 	self->slow[0] = self->slow[1] = -1;
-	self->registrations = number_in(COUNTERS, "registrations");
 	open_pair(_metadata, &self->pair, 0);
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC));
 	ASSERT_TRUE(ring_open(&self->ring));
@@ -44,7 +41,6 @@ FIXTURE_TEARDOWN(uring)
 	close(self->pipe[1]);
 	close_pair(&self->pair);
 	EXPECT_TRUE(counters_return_to(self->before));
-	EXPECT_EQ(self->registrations, number_in(COUNTERS, "registrations"));
 }
 
 static int own(struct _test_data_uring *self, unsigned int slot, uint64_t offset, uint32_t length,
@@ -59,13 +55,6 @@ static int leased(struct _test_data_uring *self, unsigned int slot,
 	return ring_take(&self->ring, self->lessee.fd, slot, record->offset, BUFFER, flags);
 }
 
-static bool has_command(struct _test_data_uring *self)
-{
-	int ret = own(self, 0, 0, PAGE, 0);
-
-	return !ret && !ring_drop(&self->ring, self->owner.fd, 0);
-}
-
 /* The number of registered buffers that have memory of this client. */
 static long long registrations(const struct client *client)
 {
@@ -76,15 +65,13 @@ static long long registrations(const struct client *client)
 static int fixed(struct ring *ring, uint8_t opcode, int fd, unsigned int slot, uint64_t offset,
 		 unsigned int length)
 {
-	int ret = ring_submit(ring, &(struct io_uring_sqe){
+	return ring_do(ring, (struct io_uring_sqe){
 		.opcode = opcode,
 		.fd = fd,
 		.addr = offset,
 		.len = length,
 		.buf_index = slot,
 	});
-
-	return ret ?: ring_wait(ring);
 }
 
 /* Read bytes into the buffer of a slot, and return what the read returns. */
@@ -127,12 +114,12 @@ TEST_F(uring, reads_and_writes_move_bytes_at_offsets_of_the_range)
 {
 	char *memory = self->owner.own + BUFFER;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memset(self->owner.own, 'x', SLAB);
 	ASSERT_EQ(0, own(self, 2, BUFFER, 2 * BUFFER, EVPL_URING_WRITE));
 	EXPECT_EQ(1, registrations(&self->owner));
-	EXPECT_EQ(self->registrations + 1, number_in(COUNTERS, "registrations"));
+	EXPECT_EQ(self->before.registrations + 1, read_counters().registrations);
 	EXPECT_EQ(100, read_into(self, 2, 0, 'a', 100));
 	EXPECT_EQ(PAGE, read_into(self, 2, 2 * BUFFER - PAGE, 'b', PAGE));
 	EXPECT_TRUE(is_filled_with(memory, 'a', 100));
@@ -154,15 +141,13 @@ TEST_F(uring, reads_and_writes_move_bytes_at_offsets_of_the_range)
 static int vectored(struct _test_data_uring *self, uint8_t opcode, int fd, unsigned int slot,
 		    const struct iovec *vector, int nr)
 {
-	int ret = ring_submit(&self->ring, &(struct io_uring_sqe){
+	return ring_do(&self->ring, (struct io_uring_sqe){
 		.opcode = opcode,
 		.fd = fd,
 		.addr = (uintptr_t)vector,
 		.len = nr,
 		.buf_index = slot,
 	});
-
-	return ret ?: ring_wait(&self->ring);
 }
 
 TEST_F(uring, readv_and_writev_move_bytes)
@@ -173,7 +158,7 @@ TEST_F(uring, readv_and_writev_move_bytes)
 	};
 	char bytes[2 * PAGE];
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memset(self->owner.own, 'x', SLAB);
 	ASSERT_EQ(0, own(self, 1, 0, 2 * BUFFER, EVPL_URING_WRITE));
@@ -200,7 +185,7 @@ TEST_F(uring, sends_without_a_copy_move_bytes_of_readable_memory)
 	char page[PAGE];
 	int sockets[2];
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	ASSERT_TRUE(connect_pair(sockets));
 	lease(_metadata, &self->pair, 3, EVPL_RECORD_DEVICE, &got);
@@ -232,7 +217,7 @@ TEST_F(uring, bad_input_is_refused_by_an_errno_for_each)
 	int fd = self->owner.fd, fresh;
 	struct ring bare;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	ASSERT_EQ(0, own(self, 0, 0, PAGE, 0));
 	/* Slots. */
@@ -287,7 +272,7 @@ TEST_F(uring, bad_input_is_refused_by_an_errno_for_each)
 	close(fresh);
 
 	EXPECT_EQ(1, registrations(&self->owner));
-	EXPECT_EQ(self->registrations + 1, number_in(COUNTERS, "registrations"));
+	EXPECT_EQ(self->before.registrations + 1, read_counters().registrations);
 	EXPECT_TRUE(writes(self, 0, 0, 0));
 	EXPECT_EQ(1, let_go(&self->lessee, &cpu));
 	EXPECT_EQ(1, let_go(&self->lessee, &reader));
@@ -296,25 +281,41 @@ TEST_F(uring, bad_input_is_refused_by_an_errno_for_each)
 /* The SQE's other fields are reserved. */
 TEST_F(uring, command_with_an_address_or_a_length_is_refused)
 {
-	const struct evpl_uring_buffer args = { .length = PAGE };
-	struct io_uring_sqe sqe = { .opcode = 46, .fd = self->owner.fd, .addr = 1 };
+	struct io_uring_sqe sqe = ring_sqe(self->owner.fd, EVPL_URING_REGISTER,
+					   (struct evpl_uring_buffer){ .length = PAGE });
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
-	sqe.off = EVPL_URING_REGISTER;
-	memcpy((char *)&sqe + 48, &args, sizeof(args));
-	ASSERT_EQ(0, ring_submit(&self->ring, &sqe));
-	EXPECT_EQ(-EINVAL, ring_wait(&self->ring));
+	sqe.addr = 1;
+	EXPECT_EQ(-EINVAL, ring_do(&self->ring, sqe));
 	sqe.addr = 0;
 	sqe.len = 1;
-	ASSERT_EQ(0, ring_submit(&self->ring, &sqe));
-	EXPECT_EQ(-EINVAL, ring_wait(&self->ring));
+	EXPECT_EQ(-EINVAL, ring_do(&self->ring, sqe));
 	EXPECT_EQ(0, registrations(&self->owner));
+}
+
+TEST_F(uring, commands_work_in_a_worker_of_the_ring)
+{
+	struct io_uring_sqe sqe = ring_sqe(self->owner.fd, EVPL_URING_REGISTER,
+					   (struct evpl_uring_buffer){ .length = PAGE });
+
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	sqe.flags = IOSQE_ASYNC;
+	EXPECT_EQ(0, ring_do(&self->ring, sqe));
+	EXPECT_EQ(-EBUSY, ring_do(&self->ring, sqe));
+	EXPECT_EQ(1, registrations(&self->owner));
+	EXPECT_TRUE(writes(self, 0, 0, 0));
+	sqe = ring_sqe(self->owner.fd, EVPL_URING_UNREGISTER, (struct evpl_uring_buffer){});
+	sqe.flags = IOSQE_ASYNC;
+	EXPECT_EQ(0, ring_do(&self->ring, sqe));
+	EXPECT_EQ(0, registrations(&self->owner));
+	EXPECT_EQ(-EINVAL, ring_do(&self->ring, sqe));
 }
 
 TEST_F(uring, page_with_a_memory_error_is_refused_and_no_other)
 {
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memset(self->owner.own, 'x', SLAB);
 	if (strike(self->owner.own + BUFFER + PAGE) == -EINVAL)
@@ -337,7 +338,7 @@ TEST_F(uring, memory_of_a_readonly_descriptor_is_written_from_and_never_to)
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(0, evpl_setup(fd, BUFFER, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
-	if (!has_command(self)) {
+	if (!rings_can_register()) {
 		close(fd);
 		SKIP(return, NO_COMMAND);
 	}
@@ -355,7 +356,7 @@ TEST_F(uring, readable_lease_is_written_from_and_never_to)
 	struct evpl_record got;
 	char *memory;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memory = lease(_metadata, &self->pair, 3, EVPL_RECORD_DEVICE, &got);
 	ASSERT_EQ(0, leased(self, 0, &got, 0));
@@ -401,7 +402,7 @@ TEST_F(uring, nothing_is_charged_to_a_user_that_may_lock_no_memory)
 	pid_t child;
 	int line;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	child = fork_child();
 	if (!child) {
@@ -421,7 +422,7 @@ TEST_F(uring, buffer_comes_back_with_the_slot_and_not_with_the_lease)
 	struct evpl_record got;
 	long long rechecks;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	ASSERT_EQ(0, leased(self, 0, &got, EVPL_URING_WRITE));
@@ -451,7 +452,7 @@ TEST_F(uring, other_buffers_of_the_folio_come_back_meanwhile)
 {
 	struct evpl_record got, other;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	lease(_metadata, &self->pair, 6, DEVICE_RW, &other);
@@ -467,7 +468,7 @@ TEST_F(uring, owners_own_registration_keeps_no_buffer_from_coming_home)
 {
 	struct evpl_record got;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	ASSERT_EQ(0, own(self, 0, 0, SLAB, EVPL_URING_WRITE));
 	/* Without a baseline. */
@@ -484,7 +485,7 @@ TEST_F(uring, revoked_buffer_is_in_quarantine_exactly_until_the_ring_lets_go)
 	long long rechecks;
 	char *memory;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	ASSERT_EQ(0, leased(self, 0, &got, EVPL_URING_WRITE));
@@ -516,7 +517,7 @@ TEST_F(uring, what_a_pipe_holds_too_is_kept_after_the_ring_has_let_go)
 	struct evpl_record got;
 	char *memory, page[PAGE];
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memory = lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	ASSERT_EQ(0, leased(self, 0, &got, EVPL_URING_WRITE));
@@ -533,7 +534,7 @@ TEST_F(uring, slab_that_is_freed_stays_charged_until_the_ring_lets_go)
 {
 	long long charged = read_counters().charged;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memset(self->owner.own, 'x', SLAB);
 	ASSERT_EQ(0, own(self, 0, BUFFER, BUFFER, EVPL_URING_WRITE));
@@ -552,7 +553,7 @@ TEST_F(uring, slab_that_is_freed_stays_charged_until_the_ring_lets_go)
 
 TEST_F(uring, memory_outlives_its_client_as_long_as_a_ring_has_it)
 {
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	memset(self->owner.own, 'x', SLAB);
 	ASSERT_EQ(0, own(self, 0, 0, SLAB, EVPL_URING_WRITE));
@@ -568,7 +569,7 @@ TEST_F(uring, leased_buffer_outlives_its_owner_as_long_as_a_ring_has_it)
 {
 	struct evpl_record got;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	ASSERT_EQ(0, leased(self, 0, &got, EVPL_URING_WRITE));
@@ -591,7 +592,7 @@ TEST_F(uring, copy_of_the_table_keeps_the_memory_too)
 	} args = { .source = self->ring.fd };
 	struct evpl_record got;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	ASSERT_EQ(0, leased(self, 0, &got, EVPL_URING_WRITE));
@@ -614,7 +615,7 @@ TEST_F(uring, copy_of_the_table_keeps_the_memory_too)
 
 TEST_F(uring, ring_that_has_memory_keeps_the_module)
 {
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	if (self->before.clients)
 		SKIP(return, "another program has the device open");
@@ -646,7 +647,7 @@ TEST_F(uring, dead_lessees_buffer_comes_back_with_its_last_completion_and_no_rec
 	int ends[2];
 	pid_t pid = 0;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	if (!have_slow_disks(self->slow))
 		SKIP(return, NO_DISK);
@@ -678,7 +679,7 @@ TEST_F(uring, revoke_takes_effect_on_a_dead_lessees_buffer_with_its_last_complet
 	int ends[2];
 	pid_t pid = 0;
 
-	if (!has_command(self))
+	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
 	if (!have_slow_disks(self->slow))
 		SKIP(return, NO_DISK);
