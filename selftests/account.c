@@ -5,7 +5,7 @@
  */
 #include <sys/syscall.h>
 
-#include "evpl_test.h"
+#include "ring.h"
 
 #define CGROUP		"/sys/fs/cgroup/evpl-test"
 
@@ -358,6 +358,7 @@ struct actor {
 	struct evpl_entry *entries, *lease;
 	struct evpl_record record;
 	uint64_t offset;
+	struct ring ring;
 };
 
 static int start(struct actor *actor, uid_t uid)
@@ -372,13 +373,17 @@ static int start(struct actor *actor, uid_t uid)
 	       (actor->next < 0 ? 0 : evpl_bind(actor->fd, actor->next));
 }
 
-static int give(struct actor *actor)
+static int give(struct actor *actor, uint32_t flags)
 {
 	actor->entries = evpl_map(actor->fd, PAGE, actor->setup.out_refs_offset);
 	if (actor->entries == MAP_FAILED)
 		return -errno;
 	actor->entries[0].word = 1;
-	actor->record = (struct evpl_record){ .offset = actor->offset, .length = MIB };
+	actor->record = (struct evpl_record){
+		.offset = actor->offset,
+		.length = MIB,
+		.flags = flags,
+	};
 	return evpl_send(actor->end, &actor->record, 1) == 1 ? 0 : -EIO;
 }
 
@@ -407,6 +412,19 @@ static int pass_on(struct actor *actor)
 	return evpl_send(actor->next, &actor->record, 1) == 1 ? 0 : -EIO;
 }
 
+static int register_lease(struct actor *actor)
+{
+	if (!ring_open(&actor->ring))
+		return -errno;
+	return ring_table(&actor->ring, 1) ?:
+	       ring_take(&actor->ring, actor->fd, 0, actor->record.offset, MIB, 0);
+}
+
+static int unregister(struct actor *actor)
+{
+	return ring_drop(&actor->ring, actor->fd, 0);
+}
+
 static int act(struct actor *actor, char what)
 {
 	switch (what) {
@@ -415,11 +433,17 @@ static int act(struct actor *actor, char what)
 	case 'f':
 		return evpl_slab_free(actor->fd, actor->offset);
 	case 'g':
-		return give(actor);
+		return give(actor, 0);
+	case 'd':
+		return give(actor, EVPL_RECORD_DEVICE);
 	case 't':
 		return take(actor);
 	case 'l':
 		return let_go(actor);
+	case 'r':
+		return register_lease(actor);
+	case 'u':
+		return unregister(actor);
 	default:
 		return pass_on(actor);
 	}
@@ -463,9 +487,12 @@ static int enter(struct actor *actor, uid_t uid, int end, int next)
 
 static void leave(struct actor *actor)
 {
+	if (!actor->pid)
+		return;
 	kill(actor->pid, SIGKILL);
 	reap(actor->pid);
 	close(actor->socket);
+	actor->pid = 0;
 }
 
 /* A service has sent a buffer by the first channel, and dies. Its user's cap is reached. */
@@ -499,6 +526,7 @@ FIXTURE_SETUP(service)
 
 FIXTURE_TEARDOWN(service)
 {
+	leave(&self->service);
 	leave(&self->again);
 	EXPECT_EQ(0, write_number(MAX_BYTES_PER_USER, self->max_bytes_per_user));
 	for (int i = 0; i < 2; i++) {
@@ -583,6 +611,81 @@ TEST_F(service, that_dies_leaves_it_to_one_lessee_after_the_other)
 	EXPECT_EQ(0, ask(&lessees[1], 'l'));
 	EXPECT_EQ(0, ask(&lessees[1], 'a'));
 	leave(&lessees[1]);
+}
+
+/* Have a lessee register a buffer of the service with a ring, and end its lease. */
+static void leave_to_ring(struct __test_metadata *_metadata, struct _test_data_service *self,
+			  struct actor *lessee, int next)
+{
+	ASSERT_EQ(0, enter(lessee, FIRST_UID + 1, self->first[1], next));
+	ASSERT_EQ(0, ask(lessee, 't'));
+	ASSERT_EQ(0, ask(lessee, 'l'));
+	/* This record is for devices. */
+	ASSERT_EQ(0, ask(&self->service, 'd'));
+	ASSERT_EQ(0, ask(lessee, 't'));
+	ASSERT_EQ(0, ask(lessee, 'r'));
+	if (next >= 0)
+		ASSERT_EQ(0, ask(lessee, 'p'));
+	ASSERT_EQ(0, ask(lessee, 'l'));
+}
+
+TEST_F(service, that_dies_is_not_charged_for_what_a_ring_keeps)
+{
+	struct actor lessee;
+
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	leave_to_ring(_metadata, self, &lessee, -1);
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'f'));
+	leave(&self->service);
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+
+	/* The client that has registered it is charged for it, until the ring lets go. */
+	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'u'));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	leave(&lessee);
+}
+
+TEST_F(service, that_dies_fills_no_cap_of_a_client_whose_ring_keeps_memory)
+{
+	struct actor lessee;
+
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	leave_to_ring(_metadata, self, &lessee, -1);
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	leave(&self->service);
+	EXPECT_EQ(-ENOMEM, ask(&self->again, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'u'));
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
+	leave(&lessee);
+}
+
+TEST_F(service, that_dies_leaves_it_to_a_ring_when_the_last_lease_ends)
+{
+	struct actor lessee, last;
+
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	leave_to_ring(_metadata, self, &lessee, self->second[0]);
+	ASSERT_EQ(0, enter(&last, FIRST_UID + 2, self->second[1], -1));
+	ASSERT_EQ(0, ask(&last, 't'));
+	leave(&self->service);
+	EXPECT_EQ(-ENOMEM, ask(&last, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'f'));
+
+	EXPECT_EQ(0, ask(&last, 'l'));
+	EXPECT_EQ(0, ask(&last, 'a'));
+	EXPECT_EQ(-ENOMEM, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&lessee, 'u'));
+	EXPECT_EQ(0, ask(&lessee, 'a'));
+	EXPECT_EQ(0, ask(&self->again, 'a'));
+	leave(&lessee);
+	leave(&last);
 }
 
 TEST_HARNESS_MAIN
