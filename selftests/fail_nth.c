@@ -451,6 +451,36 @@ TEST_F(nth, allocation_that_frees_detached_memory_first_leaves_no_slab)
 	});
 }
 
+static void allocated_with_ring(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	allocated(_metadata, self);
+	open_ring(_metadata, self);
+}
+
+static int call_register(struct _test_data_nth *self)
+{
+	return ring_take(&self->ring, self->fd, 0, self->offset, self->length, EVPL_URING_WRITE);
+}
+
+static void drop_and_close(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	drop_and_close_ring(_metadata, self);
+	close_client(_metadata, self);
+}
+
+TEST_F(nth, registration_that_fails_leaves_nothing_with_the_ring)
+{
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = allocated_with_ring,
+		.call = call_register,
+		.intact = nothing_is_registered,
+		.undo = drop_and_close,
+		.also = EAGAIN,	/* of io_uring, if it has no request */
+	});
+}
+
 static int call_setup_zeros(struct _test_data_nth *self)
 {
 	self->setup = (struct evpl_setup){

@@ -13,7 +13,7 @@
 #ifndef EVPL_FAIL_NTH_H
 #define EVPL_FAIL_NTH_H
 
-#include "evpl_test.h"
+#include "ring.h"
 
 #define DEBUGFS		"/sys/kernel/debug/"
 
@@ -94,6 +94,7 @@ FIXTURE(nth)
 	uint32_t record_flags;
 	int gpu;
 	uint32_t handle;
+	struct ring ring;
 };
 
 FIXTURE_SETUP(nth)
@@ -204,6 +205,7 @@ static inline bool unchanged(int fd, const struct state *before, long long entri
 		    now.counters.shares == before->counters.shares &&
 		    now.counters.leases == before->counters.leases &&
 		    now.counters.exports == before->counters.exports &&
+		    now.counters.registrations == before->counters.registrations &&
 		    now.counters.quarantined == before->counters.quarantined &&
 		    (!more || more == entries ||
 		     (one_by_one && more > 0 && more < entries)) &&
@@ -426,6 +428,27 @@ static inline int call_pin(struct _test_data_nth *self)
 	ssize_t length = vmsplice(self->pipe[1], &iovec, 1, 0);
 
 	return length < 0 ? -errno : length == PAGE ? 0 : -EIO;
+}
+
+static inline void open_ring(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	ASSERT_TRUE(ring_open(&self->ring));
+	ASSERT_EQ(0, ring_table(&self->ring, 1));
+}
+
+static inline bool nothing_is_registered(struct _test_data_nth *self)
+{
+	return !fdinfo(self->fd, "evpl-registrations");
+}
+
+/* The ring has memory of the client. */
+static inline void drop_and_close_ring(struct __test_metadata *_metadata,
+				       struct _test_data_nth *self)
+{
+	EXPECT_EQ(1, fdinfo(self->fd, "evpl-registrations"));
+	EXPECT_EQ(0, ring_drop(&self->ring, self->fd, 0));
+	EXPECT_TRUE(nothing_is_registered(self));
+	ring_close(&self->ring);
 }
 
 #endif /* EVPL_FAIL_NTH_H */

@@ -364,6 +364,44 @@ TEST_F(nth, export_of_a_lease_that_fails_keeps_it)
 	});
 }
 
+static void received_with_ring(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	received(_metadata, self);
+	open_ring(_metadata, self);
+}
+
+static int call_register_lease(struct _test_data_nth *self)
+{
+	return ring_take(&self->ring, self->lessee, 0, self->record.offset, MIB,
+			 EVPL_URING_WRITE);
+}
+
+static bool lease_is_not_registered(struct _test_data_nth *self)
+{
+	return nothing_is_registered(self) && reference_is_there(self);
+}
+
+static void drop_and_close_lessee(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	drop_and_close_ring(_metadata, self);
+	EXPECT_EQ(1, self->entries[1].word);
+	close_lessee(_metadata, self);
+}
+
+TEST_F(nth, registration_of_a_lease_that_fails_keeps_it)
+{
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	self->record_flags = EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE;
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = received_with_ring,
+		.call = call_register_lease,
+		.intact = lease_is_not_registered,
+		.undo = drop_and_close_lessee,
+		.also = EAGAIN,
+	});
+}
+
 static void mapped_dmabuf(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	referenced(_metadata, self);
