@@ -517,6 +517,12 @@ TEST_F(pressure, lessee_that_sleeps_for_memory_does_not_hold_its_owner_up)
 	int ends[2], fd, nr_revoked = 0;
 	pid_t lessee;
 
+	/*
+	 * A process is charged for 64 pages in advance. It sleeps inside a call only if the call
+	 * uses these up, and NR_SENT leases don't use up 4 MiB.
+	 */
+	if (PAGE > 16 * KIB)
+		SKIP(return, "a kernel on whose large pages no call is charged enough to sleep");
 	if (mkdir(CGROUP, 0755) && errno != EEXIST)
 		SKIP(return, "no cgroup of version 2");
 	ASSERT_EQ(0, write_number(CGROUP "/memory.high", MIB));
