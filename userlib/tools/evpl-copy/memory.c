@@ -84,7 +84,8 @@ void memory_report(struct copy *copy)
 		printf("registered buffers: %s. %s\n", uring.registrations ? "in part" : "no",
 		       notice);
 	else
-		printf("registered buffers: yes\n");
+		printf("registered buffers: yes%s\n",
+		       uring.uncharged ? ", charged to nobody" : "");
 }
 
 /* The inverse of memory_open(). It also reports that no buffer is in use any more. */
