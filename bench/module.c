@@ -664,28 +664,83 @@ static void memory_end(struct memory memory)
 /* Write 4 KiB at a time to the disk and read them back, with 8 requests at once. */
 #define DEPTH 8
 
-static double fixed_io(struct memory memory, long n)
+static void ring_make(struct io_uring *ring)
 {
-	struct iovec iovec = { memory.data, 2 * MIB };
+	if (io_uring_queue_init(DEPTH, ring, 0) || io_uring_register_buffers_sparse(ring, 1))
+		fail("a ring with a table of registered buffers");
+}
+
+/* Has the module fill or clear the ring's slot. Returns the result of the command. */
+static int uring_command(struct io_uring *ring, int fd, __u32 op, __u32 length)
+{
+	struct evpl_uring_buffer buffer = {
+		.length = length,
+		.flags = length ? EVPL_URING_WRITE : 0,
+	};
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct io_uring_cqe *cqe;
+	int result;
+
+	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, fd, NULL, 0, 0);
+	sqe->cmd_op = op;
+	memcpy(sqe->cmd, &buffer, sizeof(buffer));
+	if (io_uring_submit_and_wait(ring, 1) != 1 || io_uring_wait_cqe(ring, &cqe))
+		fail("a command through a ring");
+	result = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return result;
+}
+
+/* Has io_uring pin memory for the ring's slot, or clear the slot. */
+static void uring_pin(struct io_uring *ring, void *data, size_t length)
+{
+	struct iovec iovec = { data, length };
+	__u64 tag = 0;
+
+	if (io_uring_register_buffers_update_tag(ring, 0, &iovec, &tag, 1) != 1)
+		fail("a registered buffer");
+}
+
+/* Whether the module registers memory with rings, as on Linux 7.3. */
+static bool module_registers(void)
+{
+	int fd = open("/dev/evpl", O_RDWR | O_CLOEXEC), result;
+	struct io_uring ring;
+
+	ring_make(&ring);
+	result = uring_command(&ring, fd, EVPL_URING_UNREGISTER, 0);
+	io_uring_queue_exit(&ring);
+	close(fd);
+	return result == -EINVAL;
+}
+
+static double fixed_io(struct memory memory, bool by_module, long n)
+{
 	int fd = open(disk, O_RDWR | O_DIRECT), j;
+	/* In what the module has registered, the first byte has address 0. */
+	char *data = by_module ? NULL : memory.data;
 	struct io_uring_cqe *cqe;
 	struct io_uring_sqe *sqe;
 	struct io_uring ring;
 	double start;
 	long i;
 
-	if (fd < 0 || io_uring_queue_init(DEPTH, &ring, 0) ||
-	    io_uring_register_buffers(&ring, &iovec, 1))
-		fail("a ring with a registered buffer");
+	if (fd < 0)
+		fail(disk);
+	ring_make(&ring);
+	if (!by_module)
+		uring_pin(&ring, memory.data, 2 * MIB);
+	else if (uring_command(&ring, memory.client.fd, EVPL_URING_REGISTER, 2 * MIB))
+		fail("a buffer that the module registers");
 	start = now_ns();
 	for (i = 0; i < n; i += DEPTH) {
 		for (j = 0; j < DEPTH; j++) {
 			sqe = io_uring_get_sqe(&ring);
 			if (i / DEPTH % 2)
-				io_uring_prep_read_fixed(sqe, fd, memory.data + j * PAGE, PAGE,
+				io_uring_prep_read_fixed(sqe, fd, data + j * PAGE, PAGE,
 							 (__u64)j * PAGE, 0);
 			else
-				io_uring_prep_write_fixed(sqe, fd, memory.data + j * PAGE, PAGE,
+				io_uring_prep_write_fixed(sqe, fd, data + j * PAGE, PAGE,
 							  (__u64)j * PAGE, 0);
 		}
 		if (io_uring_submit_and_wait(&ring, DEPTH) != DEPTH)
@@ -705,12 +760,52 @@ static double fixed_io(struct memory memory, long n)
 
 static double uring_module(long n)
 {
-	return fixed_io(of_module(), n);
+	return fixed_io(of_module(), false, n);
+}
+
+static double uring_by_module(long n)
+{
+	return fixed_io(of_module(), true, n);
 }
 
 static double uring_hugetlb(long n)
 {
-	return fixed_io(of_hugetlb(), n);
+	return fixed_io(of_hugetlb(), false, n);
+}
+
+/* Registers a slab with a ring, and clears the slot. */
+static double register_slab(bool by_module, long n)
+{
+	struct client client = slab_make();
+	struct io_uring ring;
+	double start;
+	long i;
+
+	ring_make(&ring);
+	start = now_ns();
+	for (i = 0; i < n; i++) {
+		if (!by_module) {
+			uring_pin(&ring, client.memory, SLAB);
+			uring_pin(&ring, NULL, 0);
+		} else if (uring_command(&ring, client.fd, EVPL_URING_REGISTER, SLAB) ||
+			   uring_command(&ring, client.fd, EVPL_URING_UNREGISTER, 0)) {
+			fail("a slab that the module registers");
+		}
+	}
+	start = now_ns() - start;
+	io_uring_queue_exit(&ring);
+	slab_end(client);
+	return start;
+}
+
+static double register_by_module(long n)
+{
+	return register_slab(true, n);
+}
+
+static double register_by_pins(long n)
+{
+	return register_slab(false, n);
 }
 
 /* Send 64 KiB at a time from one queue pair to another. */
@@ -960,6 +1055,10 @@ int main(int argc, char **argv)
 	compare("death-others", others_with_many, others_with_few, 1);
 	compare("uring", uring_module, uring_hugetlb, 6400);
 	compare("uring-hugetlb", uring_hugetlb, uring_hugetlb, 6400);
+	if (module_registers()) {
+		compare("uring-register", register_by_module, register_by_pins, 400);
+		compare("uring-uncharged", uring_by_module, uring_module, 6400);
+	}
 	if (find_rdma()) {
 		compare("rdma", rdma_module, rdma_hugetlb, 500);
 		compare("rdma-hugetlb", rdma_hugetlb, rdma_hugetlb, 500);
