@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A storm: processes hand buffers to each other, pass them on, cut, release and
- * revoke them, have pipes hold them, fork, and are killed at any moment. A process
- * verifies the data that its references show, and the data that it drains from its
- * pipe. In the end everything is as before.
+ * revoke them, have pipes hold them and rings register them, fork, and are killed at
+ * any moment. A process verifies the data that its references show, that its ring
+ * writes, and that it drains from its pipe. In the end everything is as before.
  *
  * Word n of a buffer is a base plus n times a constant, and the base travels as the
  * cookie. So a receiver can verify a slice without knowing anything else. The owner
@@ -14,20 +14,22 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "evpl_test.h"
+#include "ring.h"
 
 #define BUFFER		(PAGE > 16 * KIB ? PAGE : 16 * KIB)
 #define STEP		0x9e3779b97f4a7c15ULL
 
-enum { WORKERS = 8, NR_BUFFERS = SLAB_2M / BUFFER, MAX_HELD = 24 };
+enum { WORKERS = 8, NR_BUFFERS = SLAB_2M / BUFFER, MAX_HELD = 24, SLOTS = 4 };
 
 /* The parent sees this of its workers, also after their death. */
 static struct shared {
 	struct {
-		unsigned int in_call, leases;
+		unsigned int in_call, leases, slots;
 	} workers[WORKERS];
+	bool can_register;
 	unsigned int sent[WORKERS][WORKERS], got[WORKERS][WORKERS];
-	unsigned long long records, verified, revoked, passed_on, piped, forks;
+	unsigned long long records, verified, revoked, passed_on, piped, forks, registered,
+			   fixed;
 	unsigned int errors;
 	char what[256];
 } *shared;
@@ -51,6 +53,11 @@ static struct {
 	unsigned int nr_held;
 	int pipe[2];
 	struct evpl_record piped;	/* its data is in the pipe; length 0 if none is */
+	struct ring ring;
+	struct evpl_record slots[SLOTS];	/* registered with the ring; length 0 if none is */
+	int fixed[2];			/* a pipe for fixed I/O */
+	int idle[2];			/* a pipe that stays empty */
+	bool reads_idle;		/* a fixed read waits for it */
 	uint64_t bases[NR_BUFFERS];
 	uint64_t random;
 } me;
@@ -202,6 +209,104 @@ static void fill_pipe(unsigned int n)
 	me.piped.length = ret;
 	if (below(2))
 		let_go(n);
+}
+
+/*
+ * Register the whole buffer of a reference. The ring has it from then on, whatever becomes of the
+ * reference, unless the buffer is this worker's own.
+ */
+static void take_slot(unsigned int slot)
+{
+	struct evpl_record record = me.held[below(me.nr_held)];
+	bool own = record.lease == EVPL_LEASE_NONE;
+	int ret;
+
+	if (own)
+		record.flags = EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE;
+	if (!(record.flags & EVPL_RECORD_DEVICE))
+		return;
+	record.offset &= -BUFFER;
+	record.length = BUFFER;
+	ret = ring_take(&me.ring, me.client, slot, record.offset, BUFFER,
+			record.flags & EVPL_RECORD_WRITE ? EVPL_URING_WRITE : 0);
+	/* It may have been revoked. */
+	if (ret == -ENOMEM || (ret == -ENOENT && !own))
+		return;
+	if (ret)
+		fail("register", ret);
+	me.slots[slot] = record;
+	add(&shared->workers[me.number].slots, 1);
+	add(&shared->registered, 1);
+}
+
+static void drop_slot(unsigned int slot)
+{
+	int ret = ring_drop(&me.ring, me.client, slot);
+
+	if (ret)
+		fail("unregister", ret);
+	me.slots[slot].length = 0;
+	add(&shared->workers[me.number].slots, -1);
+}
+
+static int submit_fixed(uint8_t opcode, int fd, unsigned int slot)
+{
+	return ring_submit(&me.ring, &(struct io_uring_sqe){
+		.opcode = opcode,
+		.fd = fd,
+		.len = BUFFER,
+		.buf_index = slot,
+	});
+}
+
+static void do_fixed(uint8_t opcode, int fd, unsigned int slot)
+{
+	int ret = submit_fixed(opcode, fd, slot) ?: ring_wait(&me.ring);
+
+	if (ret != BUFFER)
+		fail("fixed I/O", ret);
+}
+
+/*
+ * Write the data of a registered buffer to a pipe, and verify it, or read it back to where it was.
+ * The owner fills a buffer that another's ring has anew only when it has the buffer back.
+ */
+static void use_slot(unsigned int slot)
+{
+	const struct evpl_record *record = &me.slots[slot];
+	uint64_t words[BUFFER / 8], base = record->cookie;
+
+	if (record->lease == EVPL_LEASE_NONE)
+		base = me.bases[record->offset / BUFFER];
+	do_fixed(IORING_OP_WRITE_FIXED, me.fixed[1], slot);
+	add(&shared->fixed, 1);
+	if (record->flags & EVPL_RECORD_WRITE && below(2)) {
+		do_fixed(IORING_OP_READ_FIXED, me.fixed[0], slot);
+		/* This one has the buffer until the worker dies. */
+		if (!me.reads_idle && submit_fixed(IORING_OP_READ_FIXED, me.idle[0], slot))
+			fail("a fixed read of an empty pipe", errno);
+		me.reads_idle = true;
+		return;
+	}
+	if (read(me.fixed[0], words, sizeof(words)) != sizeof(words))
+		fail("read from the pipe of fixed I/O", errno);
+	for (unsigned int i = 0; i < BUFFER / 8; i++)
+		if (words[i] != base + i * STEP)
+			fail("what a ring has registered has changed", i);
+}
+
+static void use_ring(void)
+{
+	unsigned int slot = below(SLOTS);
+
+	if (!shared->can_register)
+		return;
+	if (!me.slots[slot].length && me.nr_held)
+		take_slot(slot);
+	else if (me.slots[slot].length && below(4))
+		use_slot(slot);
+	else if (me.slots[slot].length)
+		drop_slot(slot);
 }
 
 /* Fill a buffer that nobody has, and take some slices of it, with a reference each. */
@@ -377,7 +482,7 @@ static void map_windows(uint64_t slab)
 	me.revoked = map(me.setup.out_revoked_size, me.setup.out_revoked_offset, rw);
 }
 
-/* Set a client up, with a slab and a pipe, and bind the ends that the parent gave. */
+/* Set a client up, with a slab, pipes and a ring, and bind the ends that the parent gave. */
 static void open_worker(void)
 {
 	uint64_t offset;
@@ -392,8 +497,11 @@ static void open_worker(void)
 	if (ret)
 		fail("slab", ret);
 	map_windows(offset);
-	if (pipe2(me.pipe, O_CLOEXEC | O_NONBLOCK))
+	if (pipe2(me.pipe, O_CLOEXEC | O_NONBLOCK) || pipe2(me.fixed, O_CLOEXEC | O_NONBLOCK) ||
+	    pipe2(me.idle, O_CLOEXEC))
 		fail("pipe", errno);
+	if (shared->can_register && (!ring_open(&me.ring) || ring_table(&me.ring, SLOTS)))
+		fail("ring", errno);
 	for (int i = 0; i < WORKERS; i++) {
 		if (me.ends[i] < 0)
 			continue;
@@ -403,9 +511,11 @@ static void open_worker(void)
 	}
 }
 
-static void use_pipe_or_verify(void)
+static void use_ring_or_pipe_or_verify(void)
 {
-	if (me.piped.length)
+	if (below(2))
+		use_ring();
+	else if (me.piped.length)
 		drain_pipe();
 	else if (me.nr_held && below(2))
 		fill_pipe(below(me.nr_held));
@@ -441,7 +551,7 @@ static void act(void)
 		receive_some(other);
 		break;
 	case 13:
-		use_pipe_or_verify();
+		use_ring_or_pipe_or_verify();
 		break;
 	case 14:
 		if (me.nr_held)
@@ -486,6 +596,7 @@ FIXTURE_SETUP(storm)
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, shared);
+	shared->can_register = rings_can_register();
 	self->seed = getenv("EVPL_SEED") ? strtoull(getenv("EVPL_SEED"), NULL, 0) :
 					   (uint64_t)time(NULL);
 	TH_LOG("EVPL_SEED=%llu", (unsigned long long)self->seed);
@@ -542,9 +653,12 @@ static void start(struct __test_metadata *_metadata, struct _test_data_storm *se
 			close(ends[j]);
 }
 
-/* How many were killed with leases, with records of theirs on their way, inside a call. */
+/*
+ * How many were killed with leases, with registered buffers, with records of theirs on their way,
+ * inside a call.
+ */
 struct deaths {
-	unsigned int with_leases, undelivered, inside;
+	unsigned int with_leases, with_slots, undelivered, inside;
 };
 
 /* Run workers. Kill so many and start others in their place; at last kill all. */
@@ -575,6 +689,7 @@ static void storm(struct __test_metadata *_metadata, struct _test_data_storm *se
 		close(self->controls[i]);
 		self->controls[i] = -1;
 		deaths->with_leases += !!shared->workers[i].leases;
+		deaths->with_slots += !!shared->workers[i].slots;
 		deaths->undelivered += on_the_way;
 		deaths->inside += shared->workers[i].in_call;
 		if (n < kills)
@@ -604,6 +719,8 @@ TEST_F_TIMEOUT(storm, processes_die_at_any_moment_and_nothing_is_lost, 7200)
 	       shared->records, shared->passed_on, shared->revoked, shared->verified,
 	       shared->forks);
 	TH_LOG("%llu held by a pipe for a while", shared->piped);
+	TH_LOG("%llu registered with rings, %llu fixed writes, %u killed with registered buffers",
+	       shared->registered, shared->fixed, deaths.with_slots);
 	TH_LOG("free memory falls by %.3f KiB a process", lost);
 	EXPECT_LE(kills / 20, deaths.with_leases);
 	EXPECT_LE(kills / 20, deaths.undelivered);
@@ -611,6 +728,10 @@ TEST_F_TIMEOUT(storm, processes_die_at_any_moment_and_nothing_is_lost, 7200)
 	EXPECT_LT(0, shared->passed_on);
 	EXPECT_LT(0, shared->revoked);
 	EXPECT_LT(0, shared->piped);
+	if (shared->can_register) {
+		EXPECT_LE(kills / 20, deaths.with_slots);
+		EXPECT_LT(0, shared->fixed);
+	}
 	/* A process may lose half a page. See process.c for the condition. */
 	if (kills >= 2000 && access("/sys/kernel/debug/kmemleak", F_OK))
 		EXPECT_GT(2.0, lost);
