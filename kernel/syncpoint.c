@@ -24,6 +24,7 @@ static const char * const names[] = {
 	[EVPL_SYNCPOINT_EXPORT] = "syncpoint-export",
 	[EVPL_SYNCPOINT_MAP] = "syncpoint-map",
 	[EVPL_SYNCPOINT_RECHECK] = "syncpoint-recheck",
+	[EVPL_SYNCPOINT_REGISTER] = "syncpoint-register",
 };
 
 static struct evpl_syncpoint {

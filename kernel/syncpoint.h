@@ -17,6 +17,7 @@ enum evpl_syncpoint_nr {
 	EVPL_SYNCPOINT_EXPORT,		/* one range of an export is taken, others not yet */
 	EVPL_SYNCPOINT_MAP,		/* a dma-buf is about to be mapped for a device */
 	EVPL_SYNCPOINT_RECHECK,		/* a share in quarantine is found, not checked yet */
+	EVPL_SYNCPOINT_REGISTER,	/* a registration keeps its pages, no ring has them yet */
 };
 
 #ifdef EVPL_DEBUG

@@ -141,6 +141,7 @@ static int uring_register(struct io_uring_cmd *cmd, const struct evpl_uring_buff
 	ret = registration_begin(registration, args->offset, args->length, write);
 	if (ret)
 		goto free_registration;
+	evpl_syncpoint(EVPL_SYNCPOINT_REGISTER);
 
 	slab = registration->slab;
 	first = evpl_slab_folio_at(slab, registration->start);

@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include "pair.h"
+#include "ring.h"
 #include "vgem.h"
 
 #define SYNCPOINT	"/sys/kernel/debug/evpl/syncpoint-"
@@ -23,6 +24,7 @@
 #define MAP		SYNCPOINT "map"
 #define CHECKED		SYNCPOINT "checked"
 #define RECHECK		SYNCPOINT "recheck"
+#define REGISTER	SYNCPOINT "register"
 
 /* Wait until so many tasks stand at a syncpoint, but not for ever. */
 static bool wait_at(const char *syncpoint, unsigned long long tasks)
@@ -682,6 +684,7 @@ FIXTURE_TEARDOWN(quarantine)
 {
 	write_string(CHECKED, "0");
 	write_string(RECHECK, "0");
+	write_string(REGISTER, "0");
 	close_pair(&self->pair);
 	close(self->pipe[0]);
 	close(self->pipe[1]);
@@ -1003,6 +1006,86 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 		.charged = read_counters().charged,
 		.channels = self->before.channels + 1,
 	}));
+}
+
+TEST_F(quarantine, that_a_ring_ends_while_the_kernel_rechecks_is_over_at_once)
+{
+	struct evpl_record record;
+	struct ring ring;
+
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	set(&self->owner.entries[N].word, 1);
+	record = lease_again(_metadata, self, false);
+	ASSERT_TRUE(ring_open(&ring));
+	ASSERT_EQ(0, ring_table(&ring, 1));
+	ASSERT_EQ(0, ring_take(&ring, self->lessee.fd, 0, record.offset, BUFFER, 0));
+	EXPECT_EQ(1, evpl_revoke(self->owner.fd, OFFSET));
+	ASSERT_EQ(0, write_string(RECHECK, "1"));
+	ASSERT_TRUE(wait_at(RECHECK, 1));
+	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	/* It neither waits for the pass, nor leaves the buffer to it. */
+	EXPECT_EQ(0, ring_drop(&ring, self->lessee.fd, 0));
+	EXPECT_EQ(0, get(&self->owner.entries[N].word));
+	EXPECT_TRUE(bit(self->owner.returned, N));
+	EXPECT_EQ(0, read_counters().quarantined);
+	ASSERT_EQ(0, write_string(RECHECK, "0"));
+	ring_close(&ring);
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+}
+
+/* Start a process that registers a lease with a ring, and wait until that has begun. */
+static pid_t begin_registration(struct __test_metadata *_metadata,
+				struct _test_data_quarantine *self, struct evpl_record *record)
+{
+	struct ring ring;
+	pid_t pid;
+
+	set(&self->owner.entries[N].word, 1);
+	*record = lease_again(_metadata, self, false);
+	ASSERT_EQ(0, write_string(REGISTER, "1"));
+	pid = fork_child();
+	if (!pid) {
+		if (!ring_open(&ring) || ring_table(&ring, 1))
+			_exit(1);
+		_exit(-ring_take(&ring, self->lessee.fd, 0, record->offset, BUFFER, 0));
+	}
+	EXPECT_TRUE(wait_at(REGISTER, 1));
+	return pid;
+}
+
+TEST_F(quarantine, begins_by_a_revoke_while_a_ring_is_about_to_get_the_buffer)
+{
+	struct evpl_record record;
+	pid_t pid;
+
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	pid = begin_registration(_metadata, self, &record);
+	EXPECT_EQ(1, evpl_revoke(self->owner.fd, OFFSET));
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	ASSERT_EQ(0, write_string(REGISTER, "0"));
+	EXPECT_EQ(0, reap(pid));
+	/* The ring goes with the process. */
+	EXPECT_TRUE(is_returned(&self->owner, N));
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
+}
+
+TEST_F(quarantine, ends_when_a_task_is_killed_that_registers_the_buffer)
+{
+	struct evpl_record record;
+	pid_t pid;
+
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	pid = begin_registration(_metadata, self, &record);
+	EXPECT_EQ(1, evpl_revoke(self->owner.fd, OFFSET));
+	kill(pid, SIGKILL);
+	EXPECT_TRUE(is_quarantined(&self->owner, N));
+	ASSERT_EQ(0, write_string(REGISTER, "0"));
+	EXPECT_EQ(-SIGKILL, reap(pid));
+	EXPECT_TRUE(is_returned(&self->owner, N));
+	EXPECT_EQ(1, let_go(&self->lessee, &record));
 }
 
 /*
