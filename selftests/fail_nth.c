@@ -468,17 +468,26 @@ static void drop_and_close(struct __test_metadata *_metadata, struct _test_data_
 	close_client(_metadata, self);
 }
 
+static const struct sequence register_sequence = {
+	.prepare = allocated_with_ring,
+	.call = call_register,
+	.intact = nothing_is_registered,
+	.undo = drop_and_close,
+	.also = EAGAIN,	/* of io_uring, if it has no request */
+};
+
 TEST_F(nth, registration_that_fails_leaves_nothing_with_the_ring)
 {
 	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
-	sweep(_metadata, self, &(struct sequence){
-		.prepare = allocated_with_ring,
-		.call = call_register,
-		.intact = nothing_is_registered,
-		.undo = drop_and_close,
-		.also = EAGAIN,	/* of io_uring, if it has no request */
-	});
+	sweep(_metadata, self, &register_sequence);
+}
+
+TEST_F(nth, objects_that_end_at_any_point_register_nothing)
+{
+	if (!rings_can_register())
+		SKIP(return, NO_COMMAND);
+	sweep_space(_metadata, self, &register_sequence, "failslab", 64);
 }
 
 static int call_setup_zeros(struct _test_data_nth *self)
