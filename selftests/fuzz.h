@@ -8,13 +8,14 @@
  *	fuzz_program.c	programs: print, parse, make up and change them
  *	fuzz_client.c	the calls of one client: files, slabs, mappings
  *	fuzz_share.c	the calls between clients: channels, leases, dma-bufs
+ *	fuzz_ring.c	the commands that come through a ring, and fixed I/O
  *	fuzz_process.c	calls that make processes
  */
 #ifndef EVPL_FUZZ_H
 #define EVPL_FUZZ_H
 
 #define EVPL_NO_HARNESS
-#include "evpl_test.h"
+#include "ring.h"
 
 #define CAP			(512 * MIB)
 #define CAP_PER_USER		(256 * MIB)
@@ -40,6 +41,7 @@ enum {
 	NR_ENDS = 4,
 	NR_GOT = 8,		/* records that were read */
 	NR_DMABUFS = 4,
+	NR_SLOTS = 4,		/* of a ring; io_uring itself has filled the last one */
 	NR_RESULTS = 256,
 	HANG_SECONDS = 120,
 	DEFAULT_CALLS = 20000,
@@ -75,7 +77,8 @@ enum {
 	LSEEK, POLL, READ, WRITE, FSYNC, FTRUNCATE, FDINFO, READ_COUNTERS,
 	READ_CLIENTS, SMAPS, SET_CAP, VMSPLICE, DRAIN, FORK, KILL,
 	CHANNEL, BIND, SEND, RECV, RELEASE, PULL, REVOKE, MMAP_GUEST, BASELINE,
-	QUARANTINE_END, BUFFER_WAIT, EXPORT, MMAP_DMABUF, SYNC, NR_KINDS
+	QUARANTINE_END, BUFFER_WAIT, EXPORT, MMAP_DMABUF, SYNC, RING_TAKE, RING_DROP,
+	RING_IO, NR_KINDS
 };
 
 struct thread {
@@ -84,6 +87,8 @@ struct thread {
 	bool child;		/* forked off within a program */
 	unsigned long *trace;	/* kcov's, or NULL */
 	char *pages;		/* two, one without access, one read-only */
+	struct ring ring;
+	unsigned int taken;	/* the slots that have memory of clients, one bit for each */
 	unsigned int nr_reached;
 	uint16_t reached[MAX_REACHED];
 	uint32_t round;
@@ -110,7 +115,7 @@ struct kind {
 /* Those of all files of calls, by their numbers; each file has a table of its own. */
 extern struct kind kinds[NR_KINDS];
 extern const struct kind client_kinds[NR_KINDS], share_kinds[NR_KINDS];
-extern const struct kind process_kinds[NR_KINDS];
+extern const struct kind ring_kinds[NR_KINDS], process_kinds[NR_KINDS];
 
 /* Memory that the workers and the parent share. */
 extern struct shared {
@@ -188,6 +193,10 @@ void handle_fault(int signal_nr);
 int access_word(volatile uint64_t *word, bool write, uint64_t value);
 int set_cap(int which, unsigned long long bytes);
 void reset_caps(void);
+
+/* fuzz_ring.c */
+void open_ring(struct thread *self);
+void clear_ring(struct thread *thread);
 
 /* fuzz_program.c */
 void gather_kinds(void);

@@ -11,7 +11,9 @@ static unsigned int nr_lottery;
 
 void gather_kinds(void)
 {
-	static const struct kind * const tables[] = { client_kinds, share_kinds, process_kinds };
+	static const struct kind * const tables[] = {
+		client_kinds, share_kinds, ring_kinds, process_kinds,
+	};
 
 	for (unsigned int kind = 0; kind < NR_KINDS; kind++) {
 		for (unsigned int i = 0; i < ARRAY_SIZE(tables); i++)
@@ -104,25 +106,28 @@ static struct call any_call(struct thread *self)
 }
 
 /*
- * Make the last record one for devices, and have a pipe hold the buffer when the lease ends
- * or is revoked. Then end the quarantine in one of several ways.
+ * Make the last record one for devices, and have a pipe hold the buffer or a ring register it when
+ * the lease ends or is revoked. Then end the quarantine in one of several ways.
  */
 static void make_up_quarantine(struct thread *self, struct program *p)
 {
-	static const struct call calls[] = {
+	static const struct call by_pipe[] = {
 		{ .kind = MMAP_GUEST, .arg = { 0, 0, 0, 0, 1 } }, { .kind = VMSPLICE },
-	};
+	}, by_ring = { .kind = RING_TAKE, .arg = { 0, 0, 2, 0, 1 } };
 	struct call end = { .kind = RELEASE };
+	bool ring = below(self, 2);
 
 	p->calls[p->nr - 2].arg[3] = 4 + below(self, 2);
-	for (int i = 0; i < ARRAY_SIZE(calls); i++)
-		p->calls[p->nr++] = calls[i];
+	if (ring)
+		p->calls[p->nr++] = by_ring;
+	for (int i = 0; !ring && i < ARRAY_SIZE(by_pipe); i++)
+		p->calls[p->nr++] = by_pipe[i];
 	if (!below(self, 4))
 		end = (struct call){ .kind = REVOKE, .arg = { NR_FDS - 1 } };
 	p->calls[p->nr++] = end;
 	switch (below(self, 4)) {
 	case 0:
-		p->calls[p->nr++] = (struct call){ .kind = DRAIN };
+		p->calls[p->nr++] = (struct call){ .kind = ring ? RING_DROP : DRAIN };
 		break;
 	case 1:
 	case 2:

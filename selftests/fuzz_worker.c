@@ -185,6 +185,8 @@ static void clean_up(void)
 		if (dmabuf >= 0)
 			close(dmabuf);
 	}
+	for (int i = 0; i < ARRAY_SIZE(threads); i++)
+		clear_ring(&threads[i]);
 	memset(end_clients, 0, sizeof(end_clients));
 	memset(gots, 0, sizeof(gots));
 	memset(slabs, 0, sizeof(slabs));
@@ -269,6 +271,7 @@ static void prepare_thread(struct thread *self, uint64_t seed)
 	mprotect(pages + 2 * PAGE, PAGE, PROT_NONE);
 	mprotect(pages + 3 * PAGE, PAGE, PROT_READ);
 	self->pages = pages;
+	open_ring(self);
 	self->random = seed ?: 1;
 	for (int i = 0; i < 8; i++)
 		next(&self->random);
