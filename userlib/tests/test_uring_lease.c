@@ -196,6 +196,39 @@ TEST_F(uring, destroy_lets_go_of_leased_buffers_that_are_in_use)
 	EXPECT_EQ(0, end_received(&received));
 }
 
+TEST_F(uring, revoked_buffer_is_not_registered_and_slabs_still_are)
+{
+	struct evpl_message message = { .flags = BOTH_WAYS };
+	struct received received;
+	struct evpl_iovec owned;
+	struct evpl *evpl;
+
+	NEEDS_LEASES();
+	ASSERT_EQ(0, take_leases(self));
+	receive_with(&received, self->pool, BUFFER, BOTH_WAYS);
+	ASSERT_EQ(0, evpl_create(&evpl, received.other, NULL));
+	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &owned));
+	evpl_iovec_clone(&message.iovec, &owned);
+	ASSERT_EQ(0, evpl_channel_send(received.there, &message, 1));
+	ASSERT_EQ(1, evpl_channel_recv(received.here, &message, 1));
+	EXPECT_EQ(0, evpl_iovec_revoke(&owned));
+	EXPECT_EQ(uncharged ? -ENOENT : -EFAULT, index_of(self->uring, &message.iovec));
+	EXPECT_EQ(uncharged ? -ENOENT : -EFAULT, index_of(self->uring, &message.iovec));
+	EXPECT_EQ(1, uring_stats(self->uring).failures);
+	evpl_iovec_release(&message.iovec);
+
+	EXPECT_EQ(FIRST, index_of(self->uring, &received.message.iovec));
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
+	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
+	EXPECT_EQ(2, copy_by(self, &self->ring, self->uring));
+	drop(&received);
+	evpl_uring_flush(self->uring);
+	evpl_iovec_release(&owned);
+	evpl_destroy(evpl);
+	EXPECT_TRUE(comes_home(&received));
+	EXPECT_EQ(0, end_received(&received));
+}
+
 TEST_F(uring, clone_takes_no_leased_buffer_from_its_source)
 {
 	struct received received;
