@@ -30,6 +30,7 @@ atomic_long_t evpl_nr_registrations;
 #include "lease.h"
 #include "share.h"
 #include "slab.h"
+#include "syncpoint.h"
 #include "window.h"
 
 /* A registration was made since the module was loaded. */
