@@ -28,7 +28,7 @@
  * CAP_IPC_LOCK. evpl_uring_stats() tells how many slabs were registered without a charge.
  *
  * To give the module its commands, each &struct evpl_uring of a pool of the module has a small
- * ring of its own. From 6.14 on, Linux charges rings to RLIMIT_MEMLOCK: two pages for this one.
+ * ring of its own. Linux 7.3 charges no ring to RLIMIT_MEMLOCK, so a limit of 0 will do there.
  *
  * When the pool gives a slab back, on any thread, the slab's slot is cleared at the next call
  * for the ring. Until then the kernel keeps the slab's memory. So call evpl_uring_flush() for a
@@ -240,8 +240,9 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
  * that @ring can use all slabs that are registered there. Slabs that io_uring has pinned are
  * charged to RLIMIT_MEMLOCK once for all rings, until the last ring has cleared its slot or is
  * gone. After the copy the rings are independent: each ring that uses a slab which isn't in the
- * copy registers it, and is charged for it if it isn't registered by the module. So take the slabs first (evpl_pool_preallocate()) and make the
- * source %EVPL_URING_EAGER. Leased buffers aren't taken over. To give a new copy to a ring that has no request in flight, call
+ * copy registers it, and is charged for it if it isn't registered by the module. So take the
+ * slabs first (evpl_pool_preallocate()) and make the source %EVPL_URING_EAGER. Leased buffers
+ * aren't taken over. To give a new copy to a ring that has no request in flight, call
  * evpl_uring_destroy(), io_uring_unregister_buffers(3) and this function.
  *
  * If the kernel can't copy, @ring gets an empty table and registers slabs by itself, as with
