@@ -236,7 +236,7 @@ static int become(uid_t uid)
  * A user's two processes share a client, and stop when they get no more slabs. The
  * first slab, with which the entries come, is allocated before the caps are set.
  */
-static int work_at_cap(uid_t uid, int ready, int go)
+static int work_at_cap(uid_t uid, int ready, int go, int end)
 {
 	enum { ROUNDS = 40 };
 	static struct worker worker = { .node = -1, .length = SLAB_2M, .most = 64 };
@@ -254,8 +254,8 @@ static int work_at_cap(uid_t uid, int ready, int go)
 	failure = failure ?: worker_rounds(&worker, ROUNDS) ?: worker_fill(&worker);
 	if (!failure && worker.refused != ROUNDS + 1)
 		failure = NEVER_REFUSED;
-	/* Wait until the other end is closed. */
-	if (write(ready, "", 1) != 1 || read(go, &byte, 1))
+	/* Wait until the other end is closed. A pipe of its own: @go may still have others' bytes. */
+	if (write(ready, "", 1) != 1 || read(end, &byte, 1))
 		failure = failure ?: BAD_SETUP;
 	failure = failure ?: worker_drain(&worker, 0);
 	if (partner && reap(partner))
@@ -290,17 +290,18 @@ static long long fill_to_caps(struct __test_metadata *_metadata,
 			      long long before, long long of_all, long long of_user)
 {
 	long long charged, most_charged = 0, most_of_user = 0, all, greatest;
-	int ready[2], go[2], nr_full = 0, samples = 0;
+	int ready[2], go[2], end[2], nr_full = 0, samples = 0;
 	pid_t pids[USERS];
 	char byte;
 
 	ASSERT_EQ(0, pipe2(ready, O_CLOEXEC));
 	ASSERT_EQ(0, pipe2(go, O_CLOEXEC));
+	ASSERT_EQ(0, pipe2(end, O_CLOEXEC));
 	for (int i = 0; i < USERS; i++) {
 		pids[i] = fork_child();
 		if (!pids[i]) {
-			close(go[1]);
-			_exit(work_at_cap(FIRST_UID + i, ready[1], go[0]));
+			close(end[1]);
+			_exit(work_at_cap(FIRST_UID + i, ready[1], go[0], end[0]));
 		}
 	}
 	for (int i = 0; i < USERS; i++)
@@ -329,11 +330,13 @@ static long long fill_to_caps(struct __test_metadata *_metadata,
 	bytes_of_users(&all, &greatest);
 	EXPECT_EQ(all + USERS * REFS_PAGE, charged);
 	EXPECT_GE(of_user, greatest + REFS_PAGE);
-	close(go[1]);
+	close(end[1]);
 	check_workers(_metadata, pids, USERS);
-	close(ready[0]);
-	close(ready[1]);
-	close(go[0]);
+	for (int i = 0; i < 2; i++) {
+		close(ready[i]);
+		close(go[i]);
+	}
+	close(end[0]);
 	return charged;
 }
 
