@@ -20,17 +20,23 @@ for file in $data; do
 	cp "$file" "${file%.gcda}.gcno" "$tmp"
 done
 
-# Print FILE:LINE:REACHED:TEXT for each line that has code; REACHED is 1 or 0. A header
-# appears once for each file that includes it; its line is reached if one of these reached it.
+# Print FILE:LINE:REACHED:FUNCTION:TEXT for each line that has code; REACHED is 1 or 0. A header
+# appears once for each file that includes it; its line is reached if one of these reached it. A
+# function begins where its name and a parenthesis stand on a line without an indent.
 (cd "$tmp" && gcov -t ./*.gcda) | awk -F: '
 	NF < 3 { next }
 	$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }
+	$3 ~ /^[a-z].*\(/ && $0 !~ /;$/ {
+		name = $3
+		sub(/\(.*/, "", name)
+		sub(/.*[ *]/, "", name)
+	}
 	file !~ /^kernel\// || file ~ /syncpoint\.c$/ || $1 ~ /^ *-$/ || $2 ~ /^ *0$/ { next }
 	{
 		text = $0
 		sub(/^[^:]*:[^:]*:[ \t]*/, "", text)
 		key = file ":" ($2 + 0)
-		texts[key] = text
+		texts[key] = name ":" text
 		if ($1 + 0 > 0)
 			reached[key] = 1
 	}
@@ -43,9 +49,10 @@ unnamed=0
 
 echo "TAP version 13"
 echo "1..2"
-while IFS=: read -r file line count text; do
+while IFS=: read -r file line count name text; do
 	[ "$count" = 0 ] || continue
-	reason=$(key="$file: $text" awk -F' # ' '$1 == ENVIRON["key"] { print $2; exit }' \
+	reason=$(key="$file: $text" function="$file: $name()" awk -F' # ' '
+		$1 == ENVIRON["key"] || $1 == ENVIRON["function"] { print $2; exit }' \
 		"$here/unreached")
 	[ -n "$reason" ] || unnamed=$((unnamed + 1))
 	echo "# $file:$line: $text  # ${reason:-NOT IN selftests/unreached}"

@@ -252,7 +252,7 @@ FIXTURE_TEARDOWN(uring)
 
 /*
  * Makes root another user, whom io_uring charges and who has no other process. This user may lock
- * so many slabs, and the rings: Linux 6.14 charges for these, too.
+ * so many slabs, and the rings: some kernels before 7.3 charge for these, too.
  */
 static inline bool become_somebody(unsigned int slabs)
 {
