@@ -27,8 +27,8 @@ enum evpl_range_use {
 
 /**
  * struct evpl_client - one open file description of /dev/evpl
- * @kref: one for the file, one for each slab, lease and bound end, and one for each write in
- *	progress
+ * @kref: one for the file, one for each slab, lease, registration and bound end, and one for each
+ *	write in progress
  * @lock: serialises setting up, and adding and removing slabs: guards @buffer_shift, @slabs
  *	and the size of @inode
  * @tree_lock: held for write, with @lock, to change @slabs or the state of a slab in it; held
