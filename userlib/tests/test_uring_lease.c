@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * libevplmem-uring: buffers of other processes as registered buffers. Both processes are this one.
- * The buffers are the other pool's again as soon as the module's registrations end; if io_uring has
- * pinned their pages, they are in quarantine until the module's next recheck.
+ * The buffers are the other pool's again when the last request that used the module's registrations
+ * has been freed; if io_uring has pinned their pages, they are in quarantine until the module's next
+ * recheck.
  */
 #include "uring.h"
 
@@ -23,12 +24,13 @@ static int take_leases(FIXTURE_DATA(uring) *self)
 }
 
 /*
- * Waits until the other pool has its buffer back: for at most a minute, if pages were pinned. Before
- * Linux 6.13 a ring of one thread may unpin them only when its thread enters it again.
+ * Waits until the other pool has its buffer back, for at most a minute. A worker of io_uring frees a
+ * request, and with it the request's hold on a registration, after the completion was posted. Before
+ * Linux 6.13 a ring of one thread may unpin pages only when its thread enters it again.
  */
 static bool comes_home(struct received *received, struct io_uring *ring, struct io_uring *other)
 {
-	int tries = uncharged ? 0 : 600;
+	int tries = 600;
 
 	while (!is_returned(received)) {
 		if (!tries--)
