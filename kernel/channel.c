@@ -42,6 +42,7 @@
  * @client: the client that the end is bound to, with a reference; NULL before, and once the
  *	end is closed and no read is in progress
  * @closed: nothing can be read from the end or written to it any more
+ * @lane: the end was bound with EVPL_BIND_LANE
  * @reading: a read is in progress, one at a time, and has the first record. If the end is
  *	closed meanwhile, that record leaves @ring, and the reader owns it and the reference
  *	in @client.
@@ -64,6 +65,7 @@ struct evpl_end {
 	struct list_head node;
 	struct evpl_client *client;
 	bool closed;
+	bool lane;
 	bool reading;
 	bool turned_away;
 	bool crowded;
@@ -146,22 +148,45 @@ static void record_put(struct evpl_share *share)
 	evpl_share_put(share);
 }
 
+/* An end was bound or closed: have the client of the other end see that in its header. */
+static void end_count_for_peer(struct evpl_end *end)
+{
+	struct evpl_end *peer = end->peer;
+
+	lockdep_assert_held(&end->channel->lock);
+	if (peer->client && !peer->closed)
+		evpl_refs_count_ends(peer->client);
+}
+
 /*
  * Close an end, and drop the records in flight to it; but a record that is being read is left
- * to the reader. Records that this end has sent stay in flight.
+ * to the reader. Records that this end has sent stay in flight. If the end is closed already,
+ * do nothing. The caller holds ends_lock; this function releases it.
  */
 static void end_close(struct evpl_end *end)
+	__releases(&ends_lock)
 {
 	struct evpl_channel *channel = end->channel;
 	struct evpl_client *client = NULL;
 	struct evpl_share *share;
 
+	/*
+	 * Both under ends_lock: an end that has left evpl_client.ends is closed, so the entries of
+	 * its client may go.
+	 */
+	list_del_init(&end->node);
 	spin_lock(&channel->lock);
+	spin_unlock(&ends_lock);
+	if (end->closed) {
+		spin_unlock(&channel->lock);
+		return;
+	}
 	if (!end->reading)
 		swap(client, end->client);
-	else if (!end->closed)
+	else
 		end_pop(end);	/* the reader owns it now */
 	end->closed = true;
+	end_count_for_peer(end);
 	while (end->nr) {
 		share = end_pop(end);
 		spin_unlock(&channel->lock);
@@ -182,9 +207,6 @@ static int end_release(struct inode *inode, struct file *file)
 	struct evpl_end *end = file->private_data;
 
 	spin_lock(&ends_lock);
-	list_del_init(&end->node);
-	spin_unlock(&ends_lock);
-
 	end_close(end);
 	channel_put(end->channel);
 	return 0;
@@ -198,21 +220,16 @@ void evpl_channel_client_gone(struct evpl_client *client)
 {
 	struct evpl_end *end;
 
-	for (;;) {
-		spin_lock(&ends_lock);
-		end = list_first_entry_or_null(&client->ends, struct evpl_end, node);
-		if (end) {
-			/* The end's file keeps its reference until the end is off the list. */
-			kref_get(&end->channel->kref);
-			list_del_init(&end->node);
-		}
-		spin_unlock(&ends_lock);
-		if (!end)
-			return;
+	spin_lock(&ends_lock);
+	while ((end = list_first_entry_or_null(&client->ends, struct evpl_end, node))) {
+		/* The end's file keeps its reference until the end is off the list. */
+		kref_get(&end->channel->kref);
 		end_close(end);
 		channel_put(end->channel);
 		cond_resched();
+		spin_lock(&ends_lock);
 	}
+	spin_unlock(&ends_lock);
 }
 
 /*
@@ -246,8 +263,9 @@ static int sending_transfer(struct evpl_client *client, struct sending *sending)
 	const struct evpl_record *record = &sending->record;
 	struct evpl_share *share;
 
+	/* EVPL_RECORD_LANE says for whom the record is, not what the receiver may do. */
 	share = evpl_ref_transfer(client, record->offset, record->length,
-				  record->flags, &sending->lease);
+				  record->flags & ~EVPL_RECORD_LANE, &sending->lease);
 	if (IS_ERR(share))
 		return PTR_ERR(share);
 
@@ -269,27 +287,31 @@ static u32 end_free_slots(struct evpl_end *end)
 	return end->channel->capacity - end->nr - end->reserved;
 }
 
-/* Return 0 if an end can be written to, or why not. */
-static int end_check_writable(struct evpl_end *end)
+/* Return 0 if an end can be written to, with EVPL_RECORD_LANE if @lane, or why not. */
+static int end_check_writable(struct evpl_end *end, bool lane)
 {
+	struct evpl_end *peer = end->peer;
+
 	lockdep_assert_held(&end->channel->lock);
 	if (end->closed || !end->client)
 		return -ENOTCONN;
-	return end->peer->closed ? -EPIPE : 0;
+	if (peer->closed)
+		return -EPIPE;
+	return lane && !(end->lane && peer->lane) ? -EOPNOTSUPP : 0;
 }
 
 /*
- * Reserve room for @nr records in the peer's ring. Return 0, with *@client set to the end's client
- * and a reference on it that the caller owns; -EAGAIN if the records don't fit now; another error
- * if they never will.
+ * Reserve room for @nr records in the peer's ring, of which one has EVPL_RECORD_LANE if @lane.
+ * Return 0, with *@client set to the end's client and a reference on it that the caller owns;
+ * -EAGAIN if the records don't fit now; another error if they never will.
  */
-static int end_reserve(struct evpl_end *end, u32 nr, struct evpl_client **client)
+static int end_reserve(struct evpl_end *end, u32 nr, bool lane, struct evpl_client **client)
 {
 	struct evpl_channel *channel = end->channel;
 	int ret;
 
 	spin_lock(&channel->lock);
-	ret = end_check_writable(end);
+	ret = end_check_writable(end, lane);
 	if (!ret && end_free_slots(end->peer) < nr) {
 		end->crowded = true;
 		ret = -EAGAIN;
@@ -303,14 +325,14 @@ static int end_reserve(struct evpl_end *end, u32 nr, struct evpl_client **client
 	return ret;
 }
 
-static int end_wait_for_room(struct evpl_end *end, u32 nr, struct evpl_client **client,
-			     struct kiocb *iocb)
+static int end_wait_for_room(struct evpl_end *end, u32 nr, bool lane,
+			     struct evpl_client **client, struct kiocb *iocb)
 {
 	int ret;
 
 	if (iocb_is_nonblocking(iocb))
-		return end_reserve(end, nr, client);
-	return wait_event_interruptible(end->wait, (ret = end_reserve(end, nr, client)) !=
+		return end_reserve(end, nr, lane, client);
+	return wait_event_interruptible(end->wait, (ret = end_reserve(end, nr, lane, client)) !=
 						   -EAGAIN) ?: ret;
 }
 
@@ -338,7 +360,8 @@ static int end_commit(struct evpl_end *end, const struct sending *sendings, u32 
 	u32 i;
 
 	spin_lock(&channel->lock);
-	ret = end_check_writable(end);
+	/* Ends are bound for good, so what end_reserve() found of lanes still holds. */
+	ret = end_check_writable(end, false);
 	if (!ret) {
 		for (i = 0; i < nr; i++)
 			peer->ring[(peer->first + peer->nr++) % channel->capacity] =
@@ -394,6 +417,7 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	size_t size = iov_iter_count(from), nr = size / RECORD_SIZE, i;
 	struct sending one, *sendings = &one;
 	struct evpl_client *client;
+	bool lane = false;
 	int ret = 0;
 
 	if (!size)
@@ -408,11 +432,13 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 		if (!sendings)
 			return -ENOMEM;
 	}
-	for (i = 0; !ret && i < nr; i++)
+	for (i = 0; !ret && i < nr; i++) {
 		ret = evpl_record_copy_in(&sendings[i].record, from);
+		lane |= !ret && sendings[i].record.flags & EVPL_RECORD_LANE;
+	}
 	if (ret)
 		goto free;
-	ret = end_wait_for_room(end, nr, &client, iocb);
+	ret = end_wait_for_room(end, nr, lane, &client, iocb);
 	if (ret)
 		goto free;
 	ret = end_send(end, client, sendings, nr);
@@ -654,16 +680,18 @@ static void end_show_fdinfo(struct seq_file *m, struct file *file)
 	struct evpl_end *end = file->private_data;
 	struct evpl_channel *channel = end->channel;
 	u32 arriving, leaving;
-	bool bound;
+	bool bound, lane;
 
 	spin_lock(&channel->lock);
 	arriving = end->nr;
 	leaving = end->peer->nr;
 	bound = end->client && !end->closed;
+	lane = end->lane;
 	spin_unlock(&channel->lock);
 
 	seq_printf(m, "evpl-capacity:\t%u\n", channel->capacity);
 	seq_printf(m, "evpl-bound:\t%d\n", bound);
+	seq_printf(m, "evpl-lane:\t%d\n", lane);
 	seq_printf(m, "evpl-records-to-read:\t%u\n", arriving);
 	seq_printf(m, "evpl-records-written:\t%u\n", leaving);
 }
@@ -681,11 +709,12 @@ const struct file_operations evpl_end_fops = {
  * evpl_channel_bind() - bind an end to a client
  * @client: the client
  * @file: the end's file
+ * @lane: the end is one of a lane
  *
  * Return: 0; -EBADF if @file isn't an end; -EBUSY if the end is bound already, or its client has
  * gone; what evpl_refs_grow() returns.
  */
-int evpl_channel_bind(struct evpl_client *client, struct file *file)
+int evpl_channel_bind(struct evpl_client *client, struct file *file, bool lane)
 {
 	struct evpl_end *end = file->private_data;
 	struct evpl_channel *channel;
@@ -704,6 +733,8 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 	if (end->client || end->closed) {
 		ret = -EBUSY;
 	} else {
+		end->lane = lane;
+		end_count_for_peer(end);
 		evpl_client_get(client);
 		end->client = client;
 		list_add_tail(&end->node, &client->ends);
@@ -713,7 +744,7 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file)
 	spin_unlock(&ends_lock);
 	/*
 	 * Until now a read or a write gave ENOTCONN, whatever poll said. So tell pollers again.
-	 * For the other end nothing has changed: its records could wait here before.
+	 * For pollers of the other end nothing has changed: its records could wait here before.
 	 */
 	if (waiters)
 		end_wake(end, EPOLLIN | EPOLLRDNORM | EPOLLOUT | EPOLLWRNORM);

@@ -22,7 +22,7 @@ int evpl_record_copy_in(struct evpl_record *record, struct iov_iter *from)
 {
 	if (!copy_from_iter_full(record, sizeof(*record), from))
 		return -EFAULT;
-	if (record->flags & ~(EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE))
+	if (record->flags & ~(EVPL_RECORD_WRITE | EVPL_RECORD_DEVICE | EVPL_RECORD_LANE))
 		return -EOPNOTSUPP;
 	if (!record->length || record->length > EVPL_BUFFER_SIZE_MAX)
 		return -EINVAL;

@@ -13,7 +13,7 @@ struct iov_iter;
  * @share: of the buffer; this owns a reference on it
  * @offset: of the first byte, in the buffer
  * @length: bytes
- * @flags: EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE
+ * @flags: EVPL_RECORD_WRITE, EVPL_RECORD_DEVICE, EVPL_RECORD_LANE
  * @cookie: the writer's
  */
 struct evpl_inflight {

@@ -2,10 +2,11 @@
 /*
  * The refs windows: entries of buffers and of leases, the bitmaps that report their events, and
  * the header. A page is allocated when it is first needed. It stays until the client's file has
- * gone, its leases have ended and its slabs are orphaned. So no fault and no other access meets
- * a page that is being freed. A task that may come late, such as one that reads a record which
- * comes home, first checks whether all that has happened: under the xa_lock of evpl_slab.shares
- * for the word and the bit of a buffer, under evpl_client.lease_sem for those of a lease.
+ * gone, its leases have ended, its ends are closed and its slabs are orphaned. So no fault and no
+ * other access meets a page that is being freed. A task that may come late, such as one that reads
+ * a record which comes home, first checks whether all that has happened: under the xa_lock of
+ * evpl_slab.shares for the word and the bit of a buffer, under evpl_client.lease_sem for those of
+ * a lease, under evpl_channel.lock for what is said of an end.
  *
  * A page of entries has those of many buffers, which may belong to several slabs. Since slabs
  * take the lowest free range, and leases the lowest free number, there are as many pages as the
@@ -264,6 +265,21 @@ static void refs_report(struct evpl_client *client, unsigned long first, u64 num
 	/* A client that sees the bit in the summary must also see the one in the bitmap. */
 	smp_mb__before_atomic();
 	set_bit(number / BITS_PER_PAGE % BITS_PER_LONG, summary);
+}
+
+/*
+ * Count a change of the other end of one of the client's ends. The page exists as long as the
+ * client has an end that isn't closed: the caller holds the lock of its channel.
+ */
+void evpl_refs_count_ends(struct evpl_client *client)
+{
+	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
+
+	if (!header)
+		return;
+	/* A client that sees the count must also see what came of the change before. */
+	smp_mb__before_atomic();
+	atomic64_inc((atomic64_t *)&header->ends);
 }
 
 /* The events that poll(2) gives for the client. */

@@ -39,6 +39,7 @@ atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 void evpl_refs_report_returned(struct evpl_client *client, u64 buffer);
 void evpl_refs_report_unshared(struct evpl_client *client, u64 buffer);
 void evpl_refs_wake_returned(struct evpl_client *client);
+void evpl_refs_count_ends(struct evpl_client *client);
 void evpl_refs_report_revoked(struct evpl_client *client, u32 number);
 __poll_t evpl_refs_poll(struct evpl_client *client);
 void evpl_refs_destroy(struct evpl_client *client);

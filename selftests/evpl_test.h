@@ -121,11 +121,20 @@ static inline int evpl_channel(int fd, uint32_t capacity, int ends[2])
 	return ret;
 }
 
-static inline int evpl_bind(int fd, int end)
+static inline int evpl_bind_with(int fd, int end, uint32_t flags)
 {
-	struct evpl_channel_bind bind = { .size = sizeof(bind), .fd = end };
+	struct evpl_channel_bind bind = {
+		.size = sizeof(bind),
+		.flags = flags,
+		.fd = end,
+	};
 
 	return RESULT(ioctl(fd, EVPL_CHANNEL_BIND, &bind));
+}
+
+static inline int evpl_bind(int fd, int end)
+{
+	return evpl_bind_with(fd, end, 0);
 }
 
 /* Return how many leases have been ended, or -errno. */

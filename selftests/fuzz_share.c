@@ -78,7 +78,8 @@ static int do_send(struct thread *self, const uint8_t *arg)
 	static const uint32_t lengths[] = { 1, PAGE, EVPL_BUFFER_SIZE_DEFAULT, 0, ~0U };
 	static const uint32_t flags[] = {
 		0, EVPL_RECORD_WRITE, EVPL_RECORD_REVOKED, ~0U, EVPL_RECORD_DEVICE,
-		EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE,
+		EVPL_RECORD_DEVICE | EVPL_RECORD_WRITE, EVPL_RECORD_LANE,
+		EVPL_RECORD_LANE | EVPL_RECORD_WRITE,
 	};
 	unsigned int end = pick_end(arg[0], POLLOUT), slot = load(&end_clients[end]);
 	struct got *got = pick_got(arg[1]);
@@ -341,7 +342,7 @@ const struct kind share_kinds[NR_KINDS] = {
 		      ARGS(NR_FDS, NR_SIZES, 18, 7, NR_POINTERS, 2) },
 	[BIND] = { "bind", do_bind, 40, 0, 3,
 		   ARGS(NR_FDS, NR_ENDS, NR_SIZES, 18, 5, NR_POINTERS) },
-	[SEND] = { "send", do_send, 160, 0, 27, ARGS(NR_ENDS, 40, 5, 6, 4, 5) },
+	[SEND] = { "send", do_send, 160, 0, 27, ARGS(NR_ENDS, 40, 5, 8, 4, 5) },
 	[RECV] = { "recv", do_recv, 100, 0, 3, ARGS(NR_ENDS, 4, 5, 2) },
 	[RELEASE] = { "release", do_release, 60, 0, 2,
 		      ARGS(1, NR_GOT, NR_SIZES, OF(flags_of), 6, NR_POINTERS) },

@@ -87,6 +87,7 @@ static const struct call {
 	{
 		.cmd = EVPL_CHANNEL_BIND,
 		.size = sizeof(struct evpl_channel_bind),
+		.flags = EVPL_BIND_LANE,
 		.set_up = true,
 		.no_output = true,
 	},

@@ -8,6 +8,7 @@
 struct pair {
 	struct counters before;
 	struct client owner, lessee;
+	uint32_t bind_flags;	/* of both ends: a fixture may set them before it opens the pair */
 	int ends[2];		/* the owner's, and the lessee's */
 };
 
@@ -22,8 +23,8 @@ static inline void open_owner(struct __test_metadata *_metadata, struct pair *pa
 {
 	ASSERT_TRUE(open_client(&pair->owner, flags));
 	ASSERT_EQ(0, evpl_channel(pair->owner.fd, 8, pair->ends));
-	ASSERT_EQ(0, evpl_bind(pair->owner.fd, pair->ends[0]));
-	ASSERT_EQ(0, evpl_bind(pair->lessee.fd, pair->ends[1]));
+	ASSERT_EQ(0, evpl_bind_with(pair->owner.fd, pair->ends[0], pair->bind_flags));
+	ASSERT_EQ(0, evpl_bind_with(pair->lessee.fd, pair->ends[1], pair->bind_flags));
 }
 
 static inline void close_owner(struct pair *pair)

@@ -98,7 +98,8 @@
  *
  *  - EINVAL: not whole records, @length is 0, or the range goes past the buffer's
  *    end
- *  - EOPNOTSUPP: a flag that the kernel doesn't know
+ *  - EOPNOTSUPP: a flag that the kernel doesn't know; %EVPL_RECORD_LANE, and the ends aren't
+ *    both bound with %EVPL_BIND_LANE
  *  - EMSGSIZE: more records than the channel's capacity
  *  - ENOTCONN: the end isn't bound, or its client has gone
  *  - ENOENT: @offset is in no slab and no lease of the client, or in a revoked one
@@ -134,6 +135,16 @@
  * RWF_NOWAIT gives EOPNOTSUPP. io_uring polls an end to wait for it, then reads or
  * writes in the task that submitted the request. Linux 6.1 uses a worker thread
  * instead, which costs more, unless the end is O_NONBLOCK.
+ */
+
+/**
+ * DOC: lanes
+ *
+ * A *lane* is a channel whose two clients hand most buffers to each other without a system
+ * call, by rings in memory that they have leased to each other. The kernel knows nothing of
+ * the rings. Both ends are bound with %EVPL_BIND_LANE. A record with %EVPL_RECORD_LANE is
+ * then one of the library that keeps the rings, and isn't for the program that uses that
+ * library.
  */
 
 /**
@@ -265,6 +276,9 @@ struct evpl_entry {
  * @returned: bit n says that bits are set in the pages of the returned bitmap whose
  *	number is n modulo 64
  * @revoked: the same for the revoked bitmap
+ * @ends: goes up by one each time that the other end of one of the client's ends is bound
+ *	or closed. So a program that polls memory, and makes no system call, sees that it
+ *	should look at its ends.
  *
  * The kernel sets a bit in the bitmap, then one here, then wakes the tasks that poll
  * the client: POLLIN while @returned isn't 0, POLLPRI while @revoked isn't 0. The
@@ -283,6 +297,7 @@ struct evpl_entry {
 struct evpl_header {
 	__aligned_u64 returned;
 	__aligned_u64 revoked;
+	__aligned_u64 ends;
 };
 
 /* A touch of a revoked lease finds zeros instead of raising SIGBUS. */
@@ -430,10 +445,13 @@ struct evpl_channel_create {
 
 #define EVPL_CHANNEL_CREATE _IOWR(EVPL_IOC_TYPE, 0x03, struct evpl_channel_create)
 
+/* The end is one of a lane: see DOC: lanes. */
+#define EVPL_BIND_LANE	_BITUL(0)
+
 /**
  * struct evpl_channel_bind - ioctl(EVPL_CHANNEL_BIND)
  * @size: sizeof(struct evpl_channel_bind)
- * @flags: must be 0
+ * @flags: %EVPL_BIND_LANE or 0
  * @fd: an end of a channel
  * @__reserved: must be 0
  *
@@ -466,6 +484,9 @@ struct evpl_channel_bind {
  */
 #define EVPL_RECORD_HELD	_BITUL(3)
 
+/* A record of a lane's library, which that library alone reads. See DOC: lanes. */
+#define EVPL_RECORD_LANE	_BITUL(4)
+
 /* A record of the reader's own buffer, or of a revoked one, has no lease. */
 #define EVPL_LEASE_NONE		0xffffffffU
 
@@ -474,8 +495,8 @@ struct evpl_channel_bind {
  * @offset: mmap offset of the first byte. In a record that is written, it lies in the
  *	own or a guest window of the writer; in one that is read, of the reader.
  * @length: bytes, not 0, all in one buffer
- * @flags: %EVPL_RECORD_WRITE and %EVPL_RECORD_DEVICE, or 0. A record that is read can
- *	also have %EVPL_RECORD_REVOKED or %EVPL_RECORD_HELD.
+ * @flags: %EVPL_RECORD_WRITE, %EVPL_RECORD_DEVICE and %EVPL_RECORD_LANE, or 0. A record that
+ *	is read can also have %EVPL_RECORD_REVOKED or %EVPL_RECORD_HELD.
  * @cookie: any value that the writer chooses
  * @lease: in a record that is read, the number of the lease, or %EVPL_LEASE_NONE.
  *	Ignored in one that is written: @offset says which buffer is meant.
