@@ -705,13 +705,24 @@ const struct file_operations evpl_end_fops = {
 	.show_fdinfo = end_show_fdinfo,
 };
 
+/* Learn the capacity of the channel of an end. Return 0, or -EBADF if @file isn't an end. */
+int evpl_channel_capacity(struct file *file, u32 *capacity)
+{
+	struct evpl_end *end = file->private_data;
+
+	if (file->f_op != &evpl_end_fops)
+		return -EBADF;
+	*capacity = end->channel->capacity;
+	return 0;
+}
+
 /**
  * evpl_channel_bind() - bind an end to a client
  * @client: the client
- * @file: the end's file
+ * @file: the end's file, of which evpl_channel_capacity() has made sure
  * @lane: the end is one of a lane
  *
- * Return: 0; -EBADF if @file isn't an end; -EBUSY if the end is bound already, or its client has
+ * Return: 0; -EBUSY if the end is bound already, or its client has
  * gone; what evpl_refs_grow() returns.
  */
 int evpl_channel_bind(struct evpl_client *client, struct file *file, bool lane)
@@ -721,8 +732,6 @@ int evpl_channel_bind(struct evpl_client *client, struct file *file, bool lane)
 	bool waiters = false;
 	int ret;
 
-	if (file->f_op != &evpl_end_fops)
-		return -EBADF;
 	ret = evpl_refs_grow_header(client);
 	if (ret)
 		return ret;

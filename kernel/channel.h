@@ -12,6 +12,7 @@ extern atomic_long_t evpl_nr_channels, evpl_nr_records;
 extern const struct file_operations evpl_end_fops;
 int evpl_channel_create(struct evpl_user *user, u32 capacity,
 			struct file *ends[2]);
+int evpl_channel_capacity(struct file *file, u32 *capacity);
 int evpl_channel_bind(struct evpl_client *client, struct file *file, bool lane);
 void evpl_channel_client_gone(struct evpl_client *client);
 

@@ -233,14 +233,19 @@ static int ioctl_channel_bind(struct evpl_call *call)
 	struct file *end;
 	int ret;
 
-	if (args->__reserved)
+	if (args->out_capacity)
 		return -EINVAL;
 	if (!evpl_client_is_set_up(call->client))
 		return -ENXIO;
 	end = fget(args->fd);
 	if (!end)
 		return -EBADF;
-	ret = evpl_channel_bind(call->client, end, args->flags & EVPL_BIND_LANE);
+	ret = evpl_channel_capacity(end, &args->out_capacity);
+	/* Binding can't be undone, so the response comes first. */
+	if (!ret)
+		ret = call_respond(call);
+	if (!ret)
+		ret = evpl_channel_bind(call->client, end, args->flags & EVPL_BIND_LANE);
 	fput(end);
 	return ret;
 }
@@ -375,7 +380,7 @@ static const struct {
 	CALL(EVPL_SLAB_ALLOC, slab_alloc, out_offset, EVPL_SLAB_HUGE, true),
 	CALL(EVPL_SLAB_FREE, slab_free, offset, 0, true),
 	CALL(EVPL_CHANNEL_CREATE, channel_create, out_fds, 0, false),
-	CALL(EVPL_CHANNEL_BIND, channel_bind, __reserved, EVPL_BIND_LANE, false),
+	CALL(EVPL_CHANNEL_BIND, channel_bind, out_capacity, EVPL_BIND_LANE, false),
 	CALL(EVPL_LEASE_RELEASE, lease_release, __reserved, 0, false),
 	CALL(EVPL_LEASE_PULL, lease_pull, flags, EVPL_PULL_WANT, true),
 	CALL(EVPL_REVOKE, revoke, offset, 0, true),

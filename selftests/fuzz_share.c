@@ -42,7 +42,7 @@ static int do_bind(struct thread *self, const uint8_t *arg)
 	struct evpl_channel_bind bind = {
 		.flags = flags_of[arg[3] % 6],
 		.fd = what[arg[4]],
-		.__reserved = flags_of[arg[3] / 6],
+		.out_capacity = flags_of[arg[3] / 6],
 	};
 
 	if (ioctl(fd, EVPL_CHANNEL_BIND,

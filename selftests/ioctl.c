@@ -89,7 +89,6 @@ static const struct call {
 		.size = sizeof(struct evpl_channel_bind),
 		.flags = EVPL_BIND_LANE,
 		.set_up = true,
-		.no_output = true,
 	},
 	{
 		.cmd = EVPL_LEASE_RELEASE,
@@ -348,7 +347,7 @@ TEST_F(client, reserved_field_that_is_not_zero_is_EINVAL)
 			args.channel_create.__reserved = 1;
 			break;
 		case EVPL_CHANNEL_BIND:
-			args.channel_bind.__reserved = 1;
+			args.channel_bind.out_capacity = 1;
 			break;
 		case EVPL_LEASE_RELEASE:
 			args.lease_release.__reserved = 1;
@@ -398,6 +397,7 @@ TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 		char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		union any *args = (union any *)page;
+		bool binds = call->cmd == EVPL_CHANNEL_BIND;
 		struct evpl_setup setup;
 		int fd;
 
@@ -407,11 +407,15 @@ TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 		ASSERT_GE(fd, 0);
 		memcpy(page, &call->args, 256);
 		args->size = call->size;
+		if (binds)
+			args->channel_bind.fd = ends[0];
 		mprotect(page, PAGE, PROT_READ);
 		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page)));
+		if (binds)
+			EXPECT_EQ(0, evpl_bind(fd, ends[0]));
 		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
 		EXPECT_EQ(call->slab ? SLAB_2M : 0, fdinfo(fd, "evpl-bytes"));
-		EXPECT_EQ(self->before.channels, read_counters().channels);
+		EXPECT_EQ(self->before.channels + binds, read_counters().channels);
 		EXPECT_EQ(self->before.exports, read_counters().exports);
 		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
 		munmap(page, PAGE);

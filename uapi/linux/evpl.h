@@ -453,7 +453,7 @@ struct evpl_channel_create {
  * @size: sizeof(struct evpl_channel_bind)
  * @flags: %EVPL_BIND_LANE or 0
  * @fd: an end of a channel
- * @__reserved: must be 0
+ * @out_capacity: must be 0; then the channel's capacity
  *
  * Binds the end to this client, for good. Records that are written to the end come from
  * the client; records that are read from it go to the client. When the client goes, the
@@ -466,7 +466,7 @@ struct evpl_channel_bind {
 	__u32 size;
 	__u32 flags;
 	__s32 fd;
-	__u32 __reserved;
+	__u32 out_capacity;
 };
 
 #define EVPL_CHANNEL_BIND _IOWR(EVPL_IOC_TYPE, 0x04, struct evpl_channel_bind)
