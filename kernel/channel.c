@@ -11,6 +11,7 @@
  * then removes it from the ring: if anything fails before, the record stays there.
  */
 #include <linux/anon_inodes.h>
+#include <linux/compat.h>
 #include <linux/err.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -26,6 +27,7 @@
 #include "channel.h"
 #include "client.h"
 #include "evpl.h"
+#include "ioctl.h"
 #include "lease.h"
 #include "record.h"
 #include "refs.h"
@@ -43,6 +45,8 @@
  *	end is closed and no read is in progress
  * @closed: nothing can be read from the end or written to it any more
  * @lane: the end was bound with EVPL_BIND_LANE
+ * @rung: the other end has rung EVPL_DOORBELL_IN since this end was last quiet
+ * @full: the client waits until the other end rings EVPL_DOORBELL_OUT
  * @reading: a read is in progress, one at a time, and has the first record. If the end is
  *	closed meanwhile, that record leaves @ring, and the reader owns it and the reference
  *	in @client.
@@ -66,6 +70,8 @@ struct evpl_end {
 	struct evpl_client *client;
 	bool closed;
 	bool lane;
+	bool rung;
+	bool full;
 	bool reading;
 	bool turned_away;
 	bool crowded;
@@ -148,14 +154,19 @@ static void record_put(struct evpl_share *share)
 	evpl_share_put(share);
 }
 
+/* Whether an end has a client that hasn't gone: its header is there as long as the lock is held. */
+static bool end_has_client(struct evpl_end *end)
+{
+	lockdep_assert_held(&end->channel->lock);
+	return end->client && !end->closed;
+}
+
 /* An end was bound or closed: have the client of the other end see that in its header. */
 static void end_count_for_peer(struct evpl_end *end)
 {
-	struct evpl_end *peer = end->peer;
-
 	lockdep_assert_held(&end->channel->lock);
-	if (peer->client && !peer->closed)
-		evpl_refs_count_ends(peer->client);
+	if (end_has_client(end->peer))
+		evpl_refs_count_ends(end->peer->client);
 }
 
 /*
@@ -293,7 +304,7 @@ static int end_check_writable(struct evpl_end *end, bool lane)
 	struct evpl_end *peer = end->peer;
 
 	lockdep_assert_held(&end->channel->lock);
-	if (end->closed || !end->client)
+	if (!end_has_client(end))
 		return -ENOTCONN;
 	if (peer->closed)
 		return -EPIPE;
@@ -461,7 +472,7 @@ static int end_begin_read(struct evpl_end *end, struct evpl_inflight *inflight)
 	int ret = 0;
 
 	spin_lock(&channel->lock);
-	if (end->closed || !end->client) {
+	if (!end_has_client(end)) {
 		ret = -ENOTCONN;
 	} else if (end->reading) {
 		end->turned_away = true;
@@ -660,6 +671,8 @@ static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
 
 	poll_wait(file, &end->wait, table);
 	spin_lock(&end->channel->lock);
+	if (end->rung)
+		events |= EPOLLIN | EPOLLRDNORM;
 	/* A read would be turned away while another one is in progress. */
 	if (end->reading)
 		end->turned_away = true;
@@ -667,10 +680,10 @@ static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
 		events |= EPOLLIN | EPOLLRDNORM;
 	if (end->peer->closed || end->closed)
 		events |= EPOLLHUP;
-	else if (end_free_slots(end->peer))
-		events |= EPOLLOUT | EPOLLWRNORM;
-	else
+	else if (!end_free_slots(end->peer))
 		end->crowded = true;
+	else if (!end->full)
+		events |= EPOLLOUT | EPOLLWRNORM;
 	spin_unlock(&end->channel->lock);
 	return events;
 }
@@ -685,7 +698,7 @@ static void end_show_fdinfo(struct seq_file *m, struct file *file)
 	spin_lock(&channel->lock);
 	arriving = end->nr;
 	leaving = end->peer->nr;
-	bound = end->client && !end->closed;
+	bound = end_has_client(end);
 	lane = end->lane;
 	spin_unlock(&channel->lock);
 
@@ -696,11 +709,96 @@ static void end_show_fdinfo(struct seq_file *m, struct file *file)
 	seq_printf(m, "evpl-records-written:\t%u\n", leaving);
 }
 
+/* Carry out evpl_doorbell.quiet on the end that the call is made on. */
+static void end_quiet(struct evpl_end *end, u32 quiet)
+{
+	lockdep_assert_held(&end->channel->lock);
+	if (quiet & EVPL_DOORBELL_IN)
+		end->rung = false;
+	if (quiet & EVPL_DOORBELL_OUT)
+		end->full = true;
+}
+
+/*
+ * Carry out evpl_doorbell.ring on the other end. Return the events that its pollers are to be woken
+ * for.
+ */
+static __poll_t end_ring(struct evpl_end *end, u32 ring)
+{
+	__poll_t events = 0;
+
+	lockdep_assert_held(&end->channel->lock);
+	if (ring & EVPL_DOORBELL_IN) {
+		end->rung = true;
+		events |= EPOLLIN | EPOLLRDNORM;
+	}
+	if (ring & EVPL_DOORBELL_OUT && end->full) {
+		end->full = false;
+		events |= EPOLLOUT | EPOLLWRNORM;
+	}
+	return end_has_waiters(end) ? events : 0;
+}
+
+/**
+ * evpl_channel_doorbell() - ring the other end of a lane
+ * @file: of this end
+ * @ring: EVPL_DOORBELL_*: for the other end
+ * @quiet: EVPL_DOORBELL_*: for this end, done first
+ *
+ * Return: 0, -EOPNOTSUPP, -ENOTCONN or -EPIPE.
+ */
+int evpl_channel_doorbell(struct file *file, u32 ring, u32 quiet)
+{
+	struct evpl_end *end = file->private_data, *peer = end->peer;
+	struct evpl_channel *channel = end->channel;
+	struct evpl_client *client = NULL;
+	__poll_t events = 0;
+	int ret = 0;
+
+	if (ring & ~(EVPL_DOORBELL_IN | EVPL_DOORBELL_OUT | EVPL_DOORBELL_MEMORY) ||
+	    quiet & ~(EVPL_DOORBELL_IN | EVPL_DOORBELL_OUT))
+		return -EOPNOTSUPP;
+
+	spin_lock(&channel->lock);
+	if (!end_has_client(end)) {
+		ret = -ENOTCONN;
+		goto unlock;
+	}
+	if (!end->lane || (end_has_client(peer) && !peer->lane)) {
+		ret = -EOPNOTSUPP;
+		goto unlock;
+	}
+	end_quiet(end, quiet);
+	if (ring && peer->closed) {
+		ret = -EPIPE;
+	} else if (ring && !peer->client) {
+		ret = -ENOTCONN;
+	} else if (ring) {
+		events = end_ring(peer, ring);
+		if (ring & EVPL_DOORBELL_MEMORY) {
+			client = peer->client;
+			evpl_client_get(client);
+			evpl_refs_report_unshared(client, 0);
+		}
+	}
+unlock:
+	spin_unlock(&channel->lock);
+	if (events)
+		end_wake(peer, events);
+	if (client) {
+		evpl_refs_wake_returned(client);
+		evpl_client_put(client);
+	}
+	return ret;
+}
+
 const struct file_operations evpl_end_fops = {
 	.owner = THIS_MODULE,
 	.release = end_release,
 	.read_iter = end_read_iter,
 	.write_iter = end_write_iter,
+	.unlocked_ioctl = evpl_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
 	.poll = end_poll,
 	.show_fdinfo = end_show_fdinfo,
 };

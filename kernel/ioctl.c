@@ -31,7 +31,8 @@
 
 /**
  * struct evpl_call - an ioctl in progress
- * @client: the client that it is called on
+ * @file: the file that it is called on
+ * @client: the client whose file that is; NULL if it is an end of a channel
  * @user: the caller's struct
  * @user_size: its size, as the caller says
  * @size: the size that this kernel knows
@@ -39,6 +40,7 @@
  *	with @args.head.
  */
 struct evpl_call {
+	struct file *file;
 	struct evpl_client *client;
 	void __user *user;
 	u32 user_size;
@@ -60,6 +62,7 @@ struct evpl_call {
 		struct evpl_quarantine_end quarantine_end;
 		struct evpl_export export;
 		struct evpl_buffer_wait buffer_wait;
+		struct evpl_doorbell doorbell;
 	} args;
 };
 
@@ -353,20 +356,29 @@ static int ioctl_buffer_wait(struct evpl_call *call)
 	return evpl_share_wait(call->client, args->offset, args->flags & EVPL_WAIT_TRY);
 }
 
+static int ioctl_doorbell(struct evpl_call *call)
+{
+	struct evpl_doorbell *args = &call->args.doorbell;
+
+	return evpl_channel_doorbell(call->file, args->ring, args->quiet);
+}
+
 /*
  * Indexed by the ioctl's number. @size is the size of the struct that this kernel knows.
  * @min_size is the end of the last field that the first version of the struct had. @flags are
  * those that the call knows. With @set_up, the call needs a client that is set up. Three calls
- * check that themselves, because they check their values first.
+ * check that themselves, because they check their values first. With @on_end, it is a call on an
+ * end of a channel instead of a client.
  */
 static const struct {
 	u32 size;
 	u32 min_size;
 	u32 flags;
 	bool set_up;
+	bool on_end;
 	int (*fn)(struct evpl_call *call);
 } calls[] = {
-#define CALL(ioctl, name, last, known_flags, needs_set_up)		\
+#define CALL(ioctl, name, last, known_flags, needs_set_up, ...)		\
 	[_IOC_NR(ioctl)] = {						\
 		.size = sizeof(struct evpl_##name) +			\
 			BUILD_BUG_ON_ZERO(offsetof(struct evpl_##name, size)) +	\
@@ -375,6 +387,7 @@ static const struct {
 		.flags = known_flags,					\
 		.set_up = needs_set_up,					\
 		.fn = ioctl_##name,					\
+		__VA_ARGS__						\
 	}
 	CALL(EVPL_SETUP, setup, out_header_size, EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE, false),
 	CALL(EVPL_SLAB_ALLOC, slab_alloc, out_offset, EVPL_SLAB_HUGE, true),
@@ -388,6 +401,7 @@ static const struct {
 	CALL(EVPL_QUARANTINE_END, quarantine_end, offset, 0, true),
 	CALL(EVPL_EXPORT, export, out_fd, EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB, false),
 	CALL(EVPL_BUFFER_WAIT, buffer_wait, offset, EVPL_WAIT_TRY, true),
+	CALL(EVPL_DOORBELL, doorbell, quiet, 0, false, .on_end = true),
 };
 
 /*
@@ -396,8 +410,10 @@ static const struct {
  */
 long evpl_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
+	bool on_end = file->f_op == &evpl_end_fops;
 	struct evpl_call call = {
-		.client = file->private_data,
+		.file = file,
+		.client = on_end ? NULL : file->private_data,
 		.user = (void __user *)arg,
 	};
 	unsigned int nr = _IOC_NR(cmd);
@@ -406,6 +422,9 @@ long evpl_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (_IOC_TYPE(cmd) != EVPL_IOC_TYPE || nr >= ARRAY_SIZE(calls))
 		return -ENOTTY;
 	nr = array_index_nospec(nr, ARRAY_SIZE(calls));
+	/* The numbers of the commands that come through rings are none of an ioctl. */
+	if (!calls[nr].fn || calls[nr].on_end != on_end)
+		return -ENOTTY;
 
 	if (get_user(call.user_size, (u32 __user *)call.user))
 		return -EFAULT;

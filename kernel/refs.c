@@ -252,11 +252,11 @@ static void *refs_address(struct evpl_client *client, unsigned long index)
  */
 static void refs_report(struct evpl_client *client, unsigned long first, u64 number, bool bit)
 {
-	unsigned long *bits = refs_address(client, first + number / BITS_PER_PAGE);
+	unsigned long *bits = bit ? refs_address(client, first + number / BITS_PER_PAGE) : NULL;
 	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
 	unsigned long *summary;
 
-	if (!bits || !header)
+	if (!header || (bit && !bits))
 		return;
 	summary = (unsigned long *)(first == EVPL_REFS_RETURNED ? &header->returned :
 								  &header->revoked);
@@ -320,8 +320,9 @@ void evpl_refs_report_returned(struct evpl_client *client, u64 buffer)
 }
 
 /*
- * Report that others don't have a buffer any more on which its owner still has references. No
- * bit is set in the bitmap: by a bit, the owner would take the buffer for unused.
+ * Report that others don't have a buffer any more on which its owner still has references, or that
+ * a peer has rung for memory. No bit is set in the bitmap: by a bit, the owner would take the
+ * buffer for unused.
  */
 void evpl_refs_report_unshared(struct evpl_client *client, u64 buffer)
 {

@@ -137,6 +137,17 @@ static inline int evpl_bind(int fd, int end)
 	return evpl_bind_with(fd, end, 0);
 }
 
+static inline int evpl_doorbell(int end, uint32_t ring, uint32_t quiet)
+{
+	struct evpl_doorbell doorbell = {
+		.size = sizeof(doorbell),
+		.ring = ring,
+		.quiet = quiet,
+	};
+
+	return RESULT(ioctl(end, EVPL_DOORBELL, &doorbell));
+}
+
 /* Return how many leases have been ended, or -errno. */
 static inline int evpl_lease_release(int fd, const uint32_t *leases, uint32_t count)
 {

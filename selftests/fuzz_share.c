@@ -34,13 +34,14 @@ static int do_channel(struct thread *self, const uint8_t *arg)
 	return 0;
 }
 
+/* Mostly, the last two ends are a lane's. */
 static int do_bind(struct thread *self, const uint8_t *arg)
 {
 	unsigned int slot, end = arg[1] % NR_ENDS;
 	int fd = pick_fd(arg[0], &slot);
 	const int what[] = { load(&ends[end]), fd, -1, INT_MAX, pipes[0][0] };
 	struct evpl_channel_bind bind = {
-		.flags = flags_of[arg[3] % 6],
+		.flags = flags_of[arg[3] % 6] ^ (end < 2 ? 0 : EVPL_BIND_LANE),
 		.fd = what[arg[4]],
 		.out_capacity = flags_of[arg[3] / 6],
 	};
@@ -64,6 +65,33 @@ static unsigned int pick_end(unsigned int arg, short events)
 		if (pollfds[(arg + i) % NR_ENDS].revents & events)
 			return (arg + i) % NR_ENDS;
 	return arg % NR_ENDS;
+}
+
+/* Mostly the ready client has no lane yet, or not both ends of one: then make that. */
+static void have_lane(struct thread *self)
+{
+	static const uint8_t channel[MAX_ARGS] = { NR_FDS - 1, [5] = 1 };
+	static const uint8_t binds[2][MAX_ARGS] = { { NR_FDS - 1, 2 }, { NR_FDS - 1, 3 } };
+
+	if (load(&ends[2]) < 0 && load(&ends[3]) < 0)
+		do_channel(self, channel);
+	for (int i = 0; i < 2; i++)
+		do_bind(self, binds[i]);
+}
+
+static int do_doorbell(struct thread *self, const uint8_t *arg)
+{
+	static const uint32_t masks[] = { 1, 2, 3, 0, 4, 7, 1U << 31, ~0U };
+	struct evpl_doorbell doorbell = {
+		.flags = flags_of[arg[2]],
+		.ring = masks[arg[3]],
+		.quiet = masks[arg[4]],
+	};
+
+	if (arg[0] < 2)
+		have_lane(self);
+	return RESULT(ioctl(load(&ends[(arg[0] + 2) % NR_ENDS]), EVPL_DOORBELL,
+			    place(self, &doorbell, sizeof(doorbell), arg[1], arg[5])));
 }
 
 /* Give the ready client references to send. A child hasn't mapped the words. */
@@ -342,6 +370,8 @@ const struct kind share_kinds[NR_KINDS] = {
 		      ARGS(NR_FDS, NR_SIZES, 18, 7, NR_POINTERS, 2) },
 	[BIND] = { "bind", do_bind, 40, 0, 3,
 		   ARGS(NR_FDS, NR_ENDS, NR_SIZES, 18, 5, NR_POINTERS) },
+	[DOORBELL] = { "doorbell", do_doorbell, 40, 0, 8,
+		       ARGS(NR_ENDS, NR_SIZES, OF(flags_of), 8, 8, NR_POINTERS) },
 	[SEND] = { "send", do_send, 160, 0, 27, ARGS(NR_ENDS, 40, 5, 8, 4, 5) },
 	[RECV] = { "recv", do_recv, 100, 0, 3, ARGS(NR_ENDS, 4, 5, 2) },
 	[RELEASE] = { "release", do_release, 60, 0, 2,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The format of the ioctls: sizes, flags, reserved fields, errnos; and set-up. */
 #include <linux/major.h>
+#include <poll.h>
 #include <sys/sysmacros.h>
 
 #include "evpl_test.h"
@@ -40,13 +41,15 @@ union any {
 	struct evpl_quarantine_end quarantine_end;
 	struct evpl_export export;
 	struct evpl_buffer_wait buffer_wait;
+	struct evpl_doorbell doorbell;
 	char bytes[2 * PAGE];
 };
 
 static const struct evpl_range a_page = { .length = PAGE };
 
 /*
- * Each ioctl with a valid argument, for a client in the state that the ioctl needs. The result
+ * Each ioctl with a valid argument, for a client in the state that the ioctl needs, or with
+ * .on_end for an end of a lane that the client has. The result
  * is 0, or -ENOENT where the ioctl would need more than the argument.
  */
 static const struct call {
@@ -57,6 +60,7 @@ static const struct call {
 	uint32_t flags;		/* that the kernel knows */
 	bool set_up;
 	bool slab;
+	bool on_end;
 	bool no_output;
 	union any args;
 } calls[] = {
@@ -147,13 +151,24 @@ static const struct call {
 		.slab = true,
 		.no_output = true,
 	},
+	{
+		.cmd = EVPL_DOORBELL,
+		.size = sizeof(struct evpl_doorbell),
+		.set_up = true,
+		.on_end = true,
+		.no_output = true,
+		.args.doorbell = { .ring = EVPL_DOORBELL_IN },
+	},
 };
 
 #define for_each_call(call)						\
 	for (const struct call *call = calls;				\
 	     call < calls + ARRAY_SIZE(calls); call++)
 
-/* The ends of a channel, bound to no client; open_for() makes a new channel for each client. */
+/*
+ * The ends of a channel, bound to no client, or with .on_end both to the client. open_for() makes
+ * a new channel for each client.
+ */
 static int ends[2] = { -1, -1 };
 
 static int open_for(const struct call *call)
@@ -168,12 +183,21 @@ static int open_for(const struct call *call)
 		goto fail;
 	if (call->slab && evpl_slab_alloc(fd, SLAB_2M, &offset))
 		goto fail;
-	if (call->cmd == EVPL_CHANNEL_BIND && evpl_channel(fd, 1, ends))
+	if ((call->cmd == EVPL_CHANNEL_BIND || call->on_end) && evpl_channel(fd, 1, ends))
 		goto fail;
+	for (int i = 0; i < 2 && call->on_end; i++)
+		if (evpl_bind_with(fd, ends[i], EVPL_BIND_LANE))
+			goto fail;
 	return fd;
 fail:
 	close(fd);
 	return -1;
+}
+
+/* The file that the call is for. */
+static int target(const struct call *call, int fd)
+{
+	return call->on_end ? ends[0] : fd;
 }
 
 static void close_for(const struct call *call, int fd)
@@ -184,6 +208,14 @@ static void close_for(const struct call *call, int fd)
 			close(ends[i]);
 		ends[i] = -1;
 	}
+}
+
+/* Whether poll(2) says POLLIN for an end, which has nothing to read. */
+static bool is_rung(int end)
+{
+	struct pollfd poll_fd = { .fd = end, .events = POLLIN };
+
+	return poll(&poll_fd, 1, 0) && poll_fd.revents & POLLIN;
 }
 
 /* Run a call on a new client; check the errno, and that a failure changed nothing. */
@@ -197,7 +229,7 @@ static void check(struct __test_metadata *_metadata, const struct call *call,
 	ASSERT_GE(fd, 0);
 	if (call->cmd == EVPL_CHANNEL_BIND)
 		args->channel_bind.fd = ends[0];
-	result = RESULT(ioctl(fd, cmd, args));
+	result = RESULT(ioctl(target(call, fd), cmd, args));
 	if (!result && call->cmd == EVPL_CHANNEL_CREATE)
 		memcpy(ends, args->channel_create.out_fds, sizeof(ends));
 	if (!result && call->cmd == EVPL_EXPORT)
@@ -210,6 +242,8 @@ static void check(struct __test_metadata *_metadata, const struct call *call,
 		EXPECT_EQ(call->set_up ? -EBUSY : 0, evpl_setup(fd, 0, &setup));
 		if (call->cmd == EVPL_CHANNEL_BIND)
 			EXPECT_EQ(0, evpl_bind(fd, ends[0]));
+		if (call->on_end)
+			EXPECT_FALSE(is_rung(ends[1]));
 	}
 	close_for(call, fd);
 }
@@ -363,10 +397,28 @@ TEST_F(client, unknown_ioctl_is_ENOTTY)
 {
 	union any args = { .size = 8 };
 
-	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, ARRAY_SIZE(calls)), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, EVPL_URING_REGISTER, &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, EVPL_URING_UNREGISTER, &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 15), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));
+}
+
+TEST_F(client, ioctl_of_another_kind_of_file_is_ENOTTY)
+{
+	for_each_call(call) {
+		union any args = call->args;
+		int fd = open_for(call), both[2];
+
+		ASSERT_GE(fd, 0);
+		ASSERT_EQ(0, evpl_channel(fd, 1, both));
+		args.size = call->size;
+		EXPECT_EQ(-ENOTTY, RESULT(ioctl(call->on_end ? fd : both[0], call->cmd, &args)));
+		close(both[0]);
+		close(both[1]);
+		close_for(call, fd);
+	}
 }
 
 TEST_F(client, unreadable_struct_is_EFAULT)
@@ -378,13 +430,13 @@ TEST_F(client, unreadable_struct_is_EFAULT)
 		int fd = open_for(call);
 
 		ASSERT_GE(fd, 0);
-		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, NULL)));
+		EXPECT_EQ(-EFAULT, RESULT(ioctl(target(call, fd), call->cmd, NULL)));
 
 		/* The size can be read, the rest can't. */
 		args.size = call->size;
 		munmap(page + PAGE, PAGE);
 		memcpy(page + PAGE - 4, &args, 4);
-		EXPECT_EQ(-EFAULT, RESULT(ioctl(fd, call->cmd, page + PAGE - 4)));
+		EXPECT_EQ(-EFAULT, RESULT(ioctl(target(call, fd), call->cmd, page + PAGE - 4)));
 		EXPECT_EQ(call->slab ? 1 : 0, fdinfo(fd, "evpl-slabs"));
 		munmap(page, PAGE);
 		close_for(call, fd);

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The kernel's part of lanes: ends that are bound as a lane's, the records of their libraries,
- * and the header's count of changes of the other ends.
+ * the header's count of changes of the other ends, and the doorbell.
  */
+#include <linux/time_types.h>
+#include <sys/epoll.h>
+
 #include "pair.h"
+#include "ring.h"
+
+enum {
+	IN = EVPL_DOORBELL_IN, OUT = EVPL_DOORBELL_OUT, MEMORY = EVPL_DOORBELL_MEMORY,
+};
 
 FIXTURE(lane)
 {
@@ -206,6 +214,332 @@ TEST_F(lane, client_with_both_ends_counts_them_as_others)
 	EXPECT_EQ(before + 2, get(count));
 	close(ends[0]);
 	EXPECT_EQ(before + 2, get(count));
+}
+
+TEST_F(lane, end_that_is_rung_says_POLLIN_until_it_is_quiet)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got;
+
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN, 0));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	/* The end that has rung isn't rung itself, and its own quiet doesn't matter. */
+	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], 0, IN));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+
+	/* A read takes records, and nothing else. */
+	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, IN));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(1, let_go(&self->lessee, &got));
+
+	/* Rings don't add up. */
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN, 0));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN, 0));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, IN));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(0, get(&self->lessee.header->returned));
+}
+
+TEST_F(lane, end_that_is_full_says_no_POLLOUT_until_it_is_rung)
+{
+	struct evpl_record sent = fill(&self->owner, 1, 'x'), got[8];
+
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], 0, OUT));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	/* Another ring doesn't change that, nor does this end's own. */
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], IN, 0));
+	EXPECT_EQ(POLLIN, events_of(self->ends[0]));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], OUT, IN));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+
+	/* Records can be written all the same. */
+	set(&self->owner.entries[1].word, 8);
+	for (int i = 0; i < 8; i++)
+		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], OUT, 0));
+	EXPECT_EQ(0, events_of(self->ends[0])) {
+		TH_LOG("the channel has no room");
+	}
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], 0, OUT));
+	ASSERT_EQ(8, evpl_recv(self->ends[1], got, 8));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], OUT, 0));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+	set(&self->lessee.leases[got[0].lease].word, 1);
+	EXPECT_EQ(1, let_go(&self->lessee, got));
+}
+
+TEST_F(lane, call_is_quiet_for_its_own_end_and_rings_the_other)
+{
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], IN, 0));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, OUT));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[0]));
+	EXPECT_EQ(0, events_of(self->ends[1]));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN | OUT, IN | OUT));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+	/* A call that asks for nothing does nothing. */
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], 0, 0));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
+}
+
+/* The events of a descriptor that have come since the last call (epoll(7), edge-triggered). */
+static uint32_t edges(int epoll)
+{
+	struct epoll_event event = { .events = 0 };
+
+	return epoll_wait(epoll, &event, 1, 0) < 0 ? ~0U : event.events;
+}
+
+static int watch(struct __test_metadata *_metadata, int fd, uint32_t events)
+{
+	struct epoll_event event = { .events = events };
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+	ASSERT_GE(epoll, 0);
+	ASSERT_EQ(0, epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+	return epoll;
+}
+
+TEST_F(lane, each_ring_is_an_edge_and_a_level_until_it_is_quiet)
+{
+	int edge = watch(_metadata, self->ends[1], EPOLLIN | EPOLLOUT | EPOLLET);
+	int level = watch(_metadata, self->ends[1], EPOLLIN);
+
+	EXPECT_EQ(EPOLLOUT, edges(edge));
+	EXPECT_EQ(0, edges(edge));
+	EXPECT_EQ(0, edges(level));
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN, 0));
+		EXPECT_EQ(EPOLLIN | EPOLLOUT, edges(edge));
+		EXPECT_EQ(0, edges(edge));
+		EXPECT_EQ(EPOLLIN, edges(level));
+		EXPECT_EQ(EPOLLIN, edges(level));
+	}
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, IN));
+	EXPECT_EQ(0, edges(edge));
+	EXPECT_EQ(0, edges(level));
+
+	/* A ring that the end has been quiet about before anybody looked is no event. */
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN, 0));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, IN));
+	EXPECT_EQ(EPOLLOUT, edges(edge));
+	EXPECT_EQ(0, edges(level));
+
+	/* OUT is an edge if the end was full, and else nothing. */
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], OUT, 0));
+	EXPECT_EQ(0, edges(edge));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, OUT));
+	EXPECT_EQ(0, edges(edge));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], OUT, 0));
+	EXPECT_EQ(EPOLLOUT, edges(edge));
+	EXPECT_EQ(0, edges(edge));
+	close(edge);
+	close(level);
+}
+
+TEST_F(lane, ring_that_comes_before_the_poll_is_not_lost)
+{
+	struct pollfd in = { .fd = self->ends[1], .events = POLLIN };
+	int edge;
+
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, IN));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN, 0));
+	EXPECT_EQ(1, poll(&in, 1, LIMIT * 1000));
+	EXPECT_EQ(POLLIN, in.revents);
+	edge = watch(_metadata, self->ends[1], EPOLLIN | EPOLLET);
+	EXPECT_EQ(EPOLLIN, edges(edge));
+	EXPECT_EQ(0, edges(edge));
+	close(edge);
+}
+
+TEST_F(lane, ring_wakes_tasks_that_sleep_in_poll)
+{
+	static const struct {
+		uint32_t ring;
+		short events;
+	} cases[] = { { IN, POLLIN }, { OUT, POLLOUT } };
+	struct pollfd poll_fd = { .fd = self->ends[1] };
+	pid_t child;
+
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, OUT));
+	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+		poll_fd.events = cases[i].events;
+		child = fork_child();
+		if (!child)
+			_exit(poll(&poll_fd, 1, -1) != 1 || poll_fd.revents != poll_fd.events);
+		ASSERT_TRUE(sleeps_in(child, SYS_poll));
+		ASSERT_EQ(0, evpl_doorbell(self->ends[0], cases[i].ring, 0));
+		EXPECT_EQ(0, reap(child));
+	}
+}
+
+/* The ring submits a poll for POLLIN, or POLLOUT. */
+static int submit_poll(struct ring *ring, int end, short events)
+{
+	return ring_submit(ring, &(struct io_uring_sqe){
+		.opcode = IORING_OP_POLL_ADD,
+		.fd = end,
+		.poll32_events = events,
+	});
+}
+
+TEST_F(lane, ring_of_io_uring_polls_an_end)
+{
+	struct ring ring;
+
+	ASSERT_TRUE(ring_open(&ring));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, OUT));
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, submit_poll(&ring, self->ends[1], POLLIN));
+		EXPECT_FALSE(ring_has_result(&ring));
+		ASSERT_EQ(0, evpl_doorbell(self->ends[0], IN, 0));
+		EXPECT_EQ(POLLIN, ring_wait(&ring));
+		/* A poll that comes late finds the ring. */
+		ASSERT_EQ(0, submit_poll(&ring, self->ends[1], POLLIN));
+		EXPECT_EQ(POLLIN, ring_wait(&ring));
+		ASSERT_EQ(0, evpl_doorbell(self->ends[1], 0, IN));
+	}
+	ASSERT_EQ(0, submit_poll(&ring, self->ends[1], POLLOUT));
+	EXPECT_FALSE(ring_has_result(&ring));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], OUT, 0));
+	EXPECT_EQ(POLLOUT, ring_wait(&ring));
+	ring_close(&ring);
+}
+
+TEST_F(lane, ring_for_memory_wakes_the_other_client_and_names_no_buffer)
+{
+	int client = watch(_metadata, self->lessee.fd, EPOLLIN | EPOLLET);
+	int owner = watch(_metadata, self->owner.fd, EPOLLIN | EPOLLET);
+	int end = watch(_metadata, self->ends[1], EPOLLIN | EPOLLOUT | EPOLLET);
+
+	EXPECT_EQ(EPOLLOUT, edges(end));
+	EXPECT_EQ(0, get(&self->lessee.header->returned));
+	for (int i = 0; i < 2; i++) {
+		/* The client has sent nothing, so its bitmap has no page yet. */
+		EXPECT_EQ(SIGBUS, touch_read(self->lessee.returned));
+		ASSERT_EQ(0, evpl_doorbell(self->ends[0], MEMORY, 0));
+		EXPECT_EQ(POLLIN, events_of(self->lessee.fd));
+		EXPECT_EQ(EPOLLIN, edges(client));
+		EXPECT_EQ(0, edges(client));
+		EXPECT_EQ(1, __atomic_exchange_n(&self->lessee.header->returned, 0,
+						 __ATOMIC_ACQUIRE));
+		EXPECT_EQ(0, events_of(self->lessee.fd));
+	}
+	EXPECT_EQ(0, edges(end));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	EXPECT_EQ(0, edges(owner));
+	EXPECT_EQ(0, get(&self->owner.header->returned));
+	close(client);
+	close(owner);
+	close(end);
+}
+
+TEST_F(lane, unknown_bit_is_EOPNOTSUPP_and_changes_nothing)
+{
+	for (int bit = 0; bit < 32; bit++) {
+		if (bit > 2)
+			EXPECT_EQ(-EOPNOTSUPP, evpl_doorbell(self->ends[0], IN | 1U << bit, OUT));
+		if (bit > 1)
+			EXPECT_EQ(-EOPNOTSUPP, evpl_doorbell(self->ends[0], IN, OUT | 1U << bit));
+		EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+		EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	}
+}
+
+/* A doorbell between ends that are bound with these flags, or with -1 not at all. */
+static void try_doorbell(struct __test_metadata *_metadata, struct pair *pair, const int flags[2],
+			 int result)
+{
+	struct client *const clients[] = { &pair->owner, &pair->lessee };
+	int ends[2];
+
+	ASSERT_EQ(0, evpl_channel(pair->owner.fd, 8, ends));
+	for (int i = 0; i < 2; i++)
+		if (flags[i] >= 0)
+			ASSERT_EQ(0, evpl_bind_with(clients[i]->fd, ends[i], flags[i]));
+	EXPECT_EQ(result, evpl_doorbell(ends[0], IN | MEMORY, OUT))
+		TH_LOG("flags %d and %d", flags[0], flags[1]);
+	/* The other end's not being bound yet is the only failure here that leaves quiet done. */
+	EXPECT_EQ(flags[0] == EVPL_BIND_LANE && result != -EOPNOTSUPP ? 0 : POLLOUT,
+		  events_of(ends[0]));
+	EXPECT_EQ(result ? POLLOUT : POLLIN | POLLOUT, events_of(ends[1]));
+	EXPECT_EQ(result ? 0 : 1, __atomic_exchange_n(&pair->lessee.header->returned, 0,
+						      __ATOMIC_ACQUIRE));
+	/* A ring isn't kept for an end that is bound later. */
+	if (flags[1] < 0) {
+		ASSERT_EQ(0, evpl_bind_with(pair->lessee.fd, ends[1], EVPL_BIND_LANE));
+		EXPECT_EQ(POLLOUT, events_of(ends[1]));
+		EXPECT_EQ(0, get(&pair->lessee.header->returned));
+	}
+	close(ends[0]);
+	close(ends[1]);
+}
+
+TEST_F(lane, doorbell_needs_both_ends_to_be_of_a_lane)
+{
+	static const struct {
+		int flags[2];
+		int result;
+	} cases[] = {
+		{ { EVPL_BIND_LANE, EVPL_BIND_LANE }, 0 },
+		{ { EVPL_BIND_LANE, 0 }, -EOPNOTSUPP },
+		{ { EVPL_BIND_LANE, -1 }, -ENOTCONN },
+		{ { 0, EVPL_BIND_LANE }, -EOPNOTSUPP },
+		{ { 0, 0 }, -EOPNOTSUPP },
+		{ { 0, -1 }, -EOPNOTSUPP },
+		{ { -1, EVPL_BIND_LANE }, -ENOTCONN },
+		{ { -1, 0 }, -ENOTCONN },
+		{ { -1, -1 }, -ENOTCONN },
+	};
+
+	for (int i = 0; i < ARRAY_SIZE(cases); i++)
+		try_doorbell(_metadata, &self->pair, cases[i].flags, cases[i].result);
+}
+
+TEST_F(lane, end_is_quiet_before_its_peer_is_bound_and_after_it_is_closed)
+{
+	int ends[2];
+
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
+	ASSERT_EQ(0, evpl_bind_with(self->owner.fd, ends[0], EVPL_BIND_LANE));
+	EXPECT_EQ(0, evpl_doorbell(ends[0], 0, OUT));
+	EXPECT_EQ(0, events_of(ends[0]));
+	ASSERT_EQ(0, evpl_bind_with(self->lessee.fd, ends[1], EVPL_BIND_LANE));
+	ASSERT_EQ(0, evpl_doorbell(ends[1], IN | OUT, 0));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(ends[0]));
+
+	/* The other end is closed: its ring stays, POLLIN and POLLHUP are there for good. */
+	close(ends[1]);
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(ends[0]));
+	EXPECT_EQ(0, evpl_doorbell(ends[0], 0, IN));
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(ends[0]));
+	EXPECT_EQ(-EPIPE, evpl_doorbell(ends[0], IN, 0));
+	EXPECT_EQ(-EPIPE, evpl_doorbell(ends[0], OUT, 0));
+	EXPECT_EQ(-EPIPE, evpl_doorbell(ends[0], MEMORY, 0));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_doorbell(ends[0], 8, 0));
+	EXPECT_EQ(0, get(&self->lessee.header->returned));
+	close(ends[0]);
+}
+
+TEST_F(lane, doorbell_of_an_end_whose_client_has_gone_is_ENOTCONN)
+{
+	close_client(&self->lessee);
+	EXPECT_EQ(-ENOTCONN, evpl_doorbell(self->ends[1], 0, 0));
+	EXPECT_EQ(-ENOTCONN, evpl_doorbell(self->ends[1], IN, OUT));
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[0]));
+	EXPECT_EQ(-EPIPE, evpl_doorbell(self->ends[0], IN, 0));
+	EXPECT_EQ(0, evpl_doorbell(self->ends[0], 0, IN | OUT));
+	EXPECT_EQ(0, get(&self->owner.header->returned));
 }
 
 TEST_HARNESS_MAIN

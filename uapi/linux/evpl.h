@@ -145,6 +145,23 @@
  * the rings. Both ends are bound with %EVPL_BIND_LANE. A record with %EVPL_RECORD_LANE is
  * then one of the library that keeps the rings, and isn't for the program that uses that
  * library.
+ *
+ * A client that has put something into a ring tells a sleeping peer by EVPL_DOORBELL, a call
+ * on the client's end. For that an end has two states:
+ *
+ * rung
+ *	The other end has rung %EVPL_DOORBELL_IN since this end was last quiet. poll(2) says
+ *	POLLIN while the end is rung. Each ring wakes the tasks that poll the end, also with
+ *	EPOLLET.
+ *
+ * full
+ *	The client has asked to be told of room (@quiet has %EVPL_DOORBELL_OUT), and the other
+ *	end hasn't rung %EVPL_DOORBELL_OUT since. poll(2) doesn't say POLLOUT while the end is
+ *	full.
+ *
+ * A client that goes to sleep is quiet first, then looks at the rings once more, then polls.
+ * So a ring that comes before the poll isn't lost. read(2) and write(2) take no notice of
+ * either state.
  */
 
 /**
@@ -192,13 +209,14 @@
 /**
  * DOC: ioctl format
  *
- * Each ioctl takes a pointer to one struct, whose first field is its size. A
+ * The ioctls are calls on a client, and EVPL_DOORBELL is one on an end of a channel.
+ * Each takes a pointer to one struct, whose first field is its size. A
  * kernel that knows a longer struct takes the missing fields as zero. A kernel
  * that knows a shorter struct accepts the surplus if it is zero. A call that fails
  * changes nothing, unless its description says so. But pages that it has added for
  * entries stay with the client. In all calls
  *
- *  - ENOTTY: the kernel doesn't know the ioctl
+ *  - ENOTTY: the kernel doesn't know the ioctl, or it is a call on another kind of file
  *  - E2BIG: the struct is longer than the kernel knows, and the surplus isn't
  *    zero, or it is longer than a page
  *  - EOPNOTSUPP: a flag that the kernel doesn't know
@@ -287,8 +305,8 @@ struct evpl_entry {
  *
  * Bit n of the returned bitmap stands for the own buffer with entry n, whose word the
  * kernel took to 0. @returned may be set although no bit of the bitmap is: see
- * EVPL_BUFFER_WAIT. Bit n of the revoked bitmap stands for the lease with number n,
- * which was revoked while its word wasn't 0.
+ * EVPL_BUFFER_WAIT and EVPL_DOORBELL. Bit n of the revoked bitmap stands for the lease
+ * with number n, which was revoked while its word wasn't 0.
  *
  * The header exists once the first end has been bound to the client, or the client has
  * exported something. A page of a bitmap exists once the first buffer or lease that it
@@ -470,6 +488,45 @@ struct evpl_channel_bind {
 };
 
 #define EVPL_CHANNEL_BIND _IOWR(EVPL_IOC_TYPE, 0x04, struct evpl_channel_bind)
+
+/* In @ring: the other end is rung. In @quiet: this end isn't rung any more. */
+#define EVPL_DOORBELL_IN	_BITUL(0)
+/* In @ring: the other end isn't full any more. In @quiet: this end is full. */
+#define EVPL_DOORBELL_OUT	_BITUL(1)
+/* In @ring alone: the client of the other end is told that memory may have come back. */
+#define EVPL_DOORBELL_MEMORY	_BITUL(2)
+
+/**
+ * struct evpl_doorbell - ioctl(EVPL_DOORBELL), on an end of a channel
+ * @size: sizeof(struct evpl_doorbell)
+ * @flags: must be 0
+ * @ring: %EVPL_DOORBELL_IN, %EVPL_DOORBELL_OUT and %EVPL_DOORBELL_MEMORY, or 0
+ * @quiet: %EVPL_DOORBELL_IN and %EVPL_DOORBELL_OUT, or 0
+ *
+ * Does for this end what @quiet says, then for the other end what @ring says, and wakes the
+ * tasks that poll the other end. See DOC: lanes. With %EVPL_DOORBELL_MEMORY, @returned of the
+ * header of the other end's client isn't 0 then, as at the end of EVPL_BUFFER_WAIT, and the
+ * tasks that poll that client are woken. No bit of the returned bitmap is set.
+ *
+ * The call doesn't sleep. It works on an end that other processes use as well.
+ *
+ * Return: 0, or -1 and errno. EPIPE and ENOTCONN that come of @ring leave @quiet done; otherwise
+ * a call that fails has changed nothing.
+ *
+ *  - EOPNOTSUPP: also a bit of @ring or @quiet that the kernel doesn't know; or one of the two
+ *    ends is bound without %EVPL_BIND_LANE
+ *  - ENOTCONN: this end isn't bound, or its client has gone; @ring isn't 0, and the other end
+ *    isn't bound yet
+ *  - EPIPE: @ring isn't 0, and the other end is closed, or its client has gone
+ */
+struct evpl_doorbell {
+	__u32 size;
+	__u32 flags;
+	__u32 ring;
+	__u32 quiet;
+};
+
+#define EVPL_DOORBELL _IOW(EVPL_IOC_TYPE, 0x0e, struct evpl_doorbell)
 
 /* The receiver may write to the buffer. */
 #define EVPL_RECORD_WRITE	_BITUL(0)
