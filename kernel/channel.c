@@ -740,16 +740,18 @@ static __poll_t end_ring(struct evpl_end *end, u32 ring)
 }
 
 /**
- * evpl_channel_doorbell() - ring the other end of a lane
+ * evpl_channel_doorbell() - ring the other end of a lane, or this one
  * @file: of this end
- * @ring: EVPL_DOORBELL_*: for the other end
+ * @self: ring this end
+ * @ring: EVPL_DOORBELL_*: for the end that is rung
  * @quiet: EVPL_DOORBELL_*: for this end, done first
  *
  * Return: 0, -EOPNOTSUPP, -ENOTCONN or -EPIPE.
  */
-int evpl_channel_doorbell(struct file *file, u32 ring, u32 quiet)
+int evpl_channel_doorbell(struct file *file, bool self, u32 ring, u32 quiet)
 {
 	struct evpl_end *end = file->private_data, *peer = end->peer;
+	struct evpl_end *to = self ? end : peer;
 	struct evpl_channel *channel = end->channel;
 	struct evpl_client *client = NULL;
 	__poll_t events = 0;
@@ -769,14 +771,14 @@ int evpl_channel_doorbell(struct file *file, u32 ring, u32 quiet)
 		goto unlock;
 	}
 	end_quiet(end, quiet);
-	if (ring && peer->closed) {
+	if (ring && to->closed) {
 		ret = -EPIPE;
-	} else if (ring && !peer->client) {
+	} else if (ring && !to->client) {
 		ret = -ENOTCONN;
 	} else if (ring) {
-		events = end_ring(peer, ring);
+		events = end_ring(to, ring);
 		if (ring & EVPL_DOORBELL_MEMORY) {
-			client = peer->client;
+			client = to->client;
 			evpl_client_get(client);
 			evpl_refs_report_unshared(client, 0);
 		}
@@ -784,7 +786,7 @@ int evpl_channel_doorbell(struct file *file, u32 ring, u32 quiet)
 unlock:
 	spin_unlock(&channel->lock);
 	if (events)
-		end_wake(peer, events);
+		end_wake(to, events);
 	if (client) {
 		evpl_refs_wake_returned(client);
 		evpl_client_put(client);

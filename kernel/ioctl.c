@@ -360,7 +360,8 @@ static int ioctl_doorbell(struct evpl_call *call)
 {
 	struct evpl_doorbell *args = &call->args.doorbell;
 
-	return evpl_channel_doorbell(call->file, args->ring, args->quiet);
+	return evpl_channel_doorbell(call->file, args->flags & EVPL_DOORBELL_SELF, args->ring,
+				     args->quiet);
 }
 
 /*
@@ -401,7 +402,7 @@ static const struct {
 	CALL(EVPL_QUARANTINE_END, quarantine_end, offset, 0, true),
 	CALL(EVPL_EXPORT, export, out_fd, EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB, false),
 	CALL(EVPL_BUFFER_WAIT, buffer_wait, offset, EVPL_WAIT_TRY, true),
-	CALL(EVPL_DOORBELL, doorbell, quiet, 0, false, .on_end = true),
+	CALL(EVPL_DOORBELL, doorbell, quiet, EVPL_DOORBELL_SELF, false, .on_end = true),
 };
 
 /*

@@ -154,6 +154,7 @@ static const struct call {
 	{
 		.cmd = EVPL_DOORBELL,
 		.size = sizeof(struct evpl_doorbell),
+		.flags = EVPL_DOORBELL_SELF,
 		.set_up = true,
 		.on_end = true,
 		.no_output = true,

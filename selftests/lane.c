@@ -30,6 +30,21 @@ FIXTURE_TEARDOWN(lane)
 	EXPECT_TRUE(counters_return_to(self->before));
 }
 
+TEST_F(lane, binding_tells_the_capacity)
+{
+	struct evpl_channel_bind bind = { .size = sizeof(bind), .out_capacity = 1 };
+	int ends[2];
+
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 77, ends));
+	bind.fd = ends[0];
+	EXPECT_EQ(-EINVAL, RESULT(ioctl(self->owner.fd, EVPL_CHANNEL_BIND, &bind)));
+	bind.out_capacity = 0;
+	EXPECT_EQ(0, RESULT(ioctl(self->owner.fd, EVPL_CHANNEL_BIND, &bind)));
+	EXPECT_EQ(77, bind.out_capacity);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 TEST_F(lane, fdinfo_tells_which_ends_are_of_a_lane)
 {
 	int ends[2];
@@ -308,6 +323,26 @@ static int watch(struct __test_metadata *_metadata, int fd, uint32_t events)
 	ASSERT_GE(epoll, 0);
 	ASSERT_EQ(0, epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
 	return epoll;
+}
+
+TEST_F(lane, call_takes_back_what_is_quiet_of_its_own_end)
+{
+	struct evpl_doorbell self_in = {
+		.size = sizeof(self_in),
+		.flags = EVPL_DOORBELL_SELF,
+		.ring = EVPL_DOORBELL_IN | EVPL_DOORBELL_OUT,
+	};
+
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], 0, EVPL_DOORBELL_OUT));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+	EXPECT_EQ(0, RESULT(ioctl(self->ends[0], EVPL_DOORBELL, &self_in)));
+	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[0]));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
+	/* Also when nobody is at the other end any more. */
+	ASSERT_EQ(0, evpl_doorbell(self->ends[0], 0, EVPL_DOORBELL_IN));
+	close(self->ends[1]);
+	self->ends[1] = -1;
+	EXPECT_EQ(0, RESULT(ioctl(self->ends[0], EVPL_DOORBELL, &self_in)));
 }
 
 TEST_F(lane, each_ring_is_an_edge_and_a_level_until_it_is_quiet)

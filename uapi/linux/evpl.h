@@ -489,6 +489,9 @@ struct evpl_channel_bind {
 
 #define EVPL_CHANNEL_BIND _IOWR(EVPL_IOC_TYPE, 0x04, struct evpl_channel_bind)
 
+/* @ring is for this end itself, and not for the other one. */
+#define EVPL_DOORBELL_SELF	_BITUL(0)
+
 /* In @ring: the other end is rung. In @quiet: this end isn't rung any more. */
 #define EVPL_DOORBELL_IN	_BITUL(0)
 /* In @ring: the other end isn't full any more. In @quiet: this end is full. */
@@ -499,7 +502,7 @@ struct evpl_channel_bind {
 /**
  * struct evpl_doorbell - ioctl(EVPL_DOORBELL), on an end of a channel
  * @size: sizeof(struct evpl_doorbell)
- * @flags: must be 0
+ * @flags: %EVPL_DOORBELL_SELF or 0
  * @ring: %EVPL_DOORBELL_IN, %EVPL_DOORBELL_OUT and %EVPL_DOORBELL_MEMORY, or 0
  * @quiet: %EVPL_DOORBELL_IN and %EVPL_DOORBELL_OUT, or 0
  *
@@ -508,6 +511,9 @@ struct evpl_channel_bind {
  * header of the other end's client isn't 0 then, as at the end of EVPL_BUFFER_WAIT, and the
  * tasks that poll that client are woken. No bit of the returned bitmap is set.
  *
+ * With %EVPL_DOORBELL_SELF this end is the one that is rung. So a client that was quiet, and then
+ * finds that it needn't be, takes that back.
+ *
  * The call doesn't sleep. It works on an end that other processes use as well.
  *
  * Return: 0, or -1 and errno. EPIPE and ENOTCONN that come of @ring leave @quiet done; otherwise
@@ -515,8 +521,8 @@ struct evpl_channel_bind {
  *
  *  - EOPNOTSUPP: also a bit of @ring or @quiet that the kernel doesn't know; or one of the two
  *    ends is bound without %EVPL_BIND_LANE
- *  - ENOTCONN: this end isn't bound, or its client has gone; @ring isn't 0, and the other end
- *    isn't bound yet
+ *  - ENOTCONN: this end isn't bound, or its client has gone; @ring isn't 0, and the end that it is
+ *    for isn't bound yet
  *  - EPIPE: @ring isn't 0, and the other end is closed, or its client has gone
  */
 struct evpl_doorbell {
