@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * Channels, which carry references to other processes and back. The kernel transfers
- * records (linux/evpl.h, DOC: channels). This file makes records from iovecs, and iovecs
- * from records.
+ * Channels, which carry references to other processes and back, in records (record.h).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,13 +10,10 @@
 
 #include "cancel.h"
 #include "lease.h"
+#include "record.h"
 #include "returned.h"
 #include "slab.h"
-#include "transfer.h"
 #include "windows.h"
-
-/* How many records fit an array on the stack. */
-#define FEW_RECORDS	64
 
 /**
  * struct evpl_channel - an end that is bound to a pool
@@ -121,66 +116,8 @@ int evplmem_channel_fd(struct evpl_channel *channel)
 	return pool_is_inherited(channel->pool) ? -EPERM : channel->fd;
 }
 
-static int make_record(struct evpl_pool *pool, const struct evpl_message *message,
-		       struct evpl_record *record)
-{
-	if (message->flags & ~(EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE))
-		return -EOPNOTSUPP;
-	*record = (struct evpl_record){
-		.length = message->iovec.length,
-		.cookie = message->cookie,
-	};
-	if (message->flags & EVPL_MESSAGE_WRITE)
-		record->flags |= EVPL_RECORD_WRITE;
-	if (message->flags & EVPL_MESSAGE_DEVICE)
-		record->flags |= EVPL_RECORD_DEVICE;
-	return transfer_offset(pool, &message->iovec, (uint64_t *)&record->offset);
-}
-
-/*
- * Ends what transfer_prepare() began, whether or not the records were @sent. Goes by the offsets
- * and doesn't look at the entries: the buffers may have been recycled already, and their slabs be
- * gone.
- */
-static void finish_send(struct evpl_pool *pool, const struct evpl_message *messages,
-			const struct evpl_record *records, int n, bool sent)
-{
-	int i;
-
-	for (i = 0; i < n; i++) {
-		if (records[i].offset >= pool->backing.own_size)
-			transfer_finish(pool, &messages[i].iovec, records[i].offset);
-		else if (sent)
-			returned_note_sent(pool_sharing(pool),
-					   (uint32_t)(records[i].offset / pool->buffer_size));
-	}
-}
-
-/* Makes and writes the records of @messages. If this fails, none of them has been sent. */
-static int send_records(struct evpl_channel *channel, const struct evpl_message *messages,
-			struct evpl_record *records, int n)
-{
-	struct evpl_pool *pool = channel->pool;
-	ssize_t written;
-	int err, i;
-
-	for (i = 0; i < n; i++) {
-		err = make_record(pool, &messages[i], &records[i]);
-		if (err)
-			return err;
-	}
-	for (i = 0; i < n; i++)
-		transfer_prepare(pool, &messages[i].iovec, records[i].offset,
-				 messages[i].flags & (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE));
-	written = write(channel->fd, records, (size_t)n * sizeof(*records));
-	err = written < 0 ? -errno : 0;
-	finish_send(pool, messages, records, n, !err);
-	return err;
-}
-
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
 {
-	struct evpl_record few[FEW_RECORDS], *records = few;
 	struct evpl_pool *pool = channel->pool;
 	NO_CANCELLATION;
 	int err;
@@ -189,82 +126,33 @@ int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message
 		return -EPERM;
 	if (n <= 0)
 		return n ? -EINVAL : 0;
-	if (n > FEW_RECORDS) {
-		records = malloc((size_t)n * sizeof(*records));
-		if (!records)
-			return -ENOMEM;
-	}
-	err = send_records(channel, messages, records, n);
+	err = records_send(pool, channel->fd, messages, n);
 	/*
 	 * A thread that waits for memory pulled before these buffers were sent. So it hasn't asked
 	 * the receiver to release them at once.
 	 */
 	if (!err && atomic_load(&pool->waiting) & WAITING)
 		returned_pull(pool, true);
-	if (records != few)
-		free(records);
 	return err;
-}
-
-static void take_record(struct evpl_pool *pool, const struct evpl_record *record,
-			struct evpl_message *message)
-{
-	struct entry *entry;
-	char *data;
-
-	*message = (struct evpl_message){
-		.iovec.length = record->length,
-		.cookie = record->cookie,
-	};
-	if (record->flags & EVPL_RECORD_WRITE)
-		message->flags |= EVPL_MESSAGE_WRITE;
-	if (record->flags & EVPL_RECORD_DEVICE)
-		message->flags |= EVPL_MESSAGE_DEVICE;
-	if (record->flags & EVPL_RECORD_HELD)
-		message->flags |= EVPL_MESSAGE_HELD;
-	if (record->flags & EVPL_RECORD_REVOKED) {
-		message->flags = EVPL_MESSAGE_REVOKED;
-		message->iovec.length = 0;
-		return;
-	}
-	if (record->lease == EVPL_LEASE_NONE) {
-		entry = pool->backing.entries + record->offset / pool->buffer_size;
-		data = (char *)entry->base + record->offset % pool->buffer_size;
-	} else {
-		entry = lease_entry(lease_of_record(pool, record));
-		data = windows_address(pool, record->offset);
-	}
-	message->iovec.data = data;
-	message->iovec.__private1 = fork_generation;
-	message->iovec.__private2 = (unsigned long)entry;
 }
 
 int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max)
 {
 	struct evpl_record records[FEW_RECORDS];
-	ssize_t got;
+	struct evpl_pool *pool = channel->pool;
 	NO_CANCELLATION;
 	int i, n;
 
-	if (pool_is_inherited(channel->pool))
+	if (pool_is_inherited(pool))
 		return -EPERM;
 	if (max <= 0)
 		return -EINVAL;
-	if (max > FEW_RECORDS)
-		max = FEW_RECORDS;
-	got = read(channel->fd, records, (size_t)max * sizeof(*records));
-	if (got < 0) {
-		n = -errno;
-		/* The caller will wait. Release idle leases first, as their owners may wait too. */
-		if (n == -EAGAIN)
-			leases_flush(channel->pool);
-		return n;
-	}
-	if (!got)
-		return -EPIPE;
-	n = (int)(got / (ssize_t)sizeof(*records));
+	n = records_read(channel->fd, records, max > FEW_RECORDS ? FEW_RECORDS : max);
+	/* The caller will wait. Release idle leases first, as their owners may wait too. */
+	if (n == -EAGAIN)
+		leases_flush(pool);
 	for (i = 0; i < n; i++)
-		take_record(channel->pool, &records[i], &messages[i]);
+		record_take(pool, &records[i], &messages[i]);
 	return n;
 }
 
