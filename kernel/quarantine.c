@@ -14,7 +14,7 @@
  * The baseline of a folio is how many such references the owner's own registrations have. The
  * owner sets it. A buffer passes the check if no folio of it has more references than its
  * baseline. share.c has a buffer checked when all leases have been unmapped, before the owner gets
- * its reference back. If the buffer fails the check then, it goes into quarantine, and its folios
+ * the buffer back. If the buffer fails the check then, it goes into quarantine, and its folios
  * are rechecked until it passes.
  *
  * A quarantine has an unrevocable reference on the share, and a mark in evpl_slab.shares. A task

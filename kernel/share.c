@@ -6,13 +6,12 @@
  * neither see nor change the share's refcount. That refcount keeps the buffer's memory; a word,
  * which user space can write, never does.
  *
- * All references on a share together are one reference in the owner's word. The share takes it
- * over from the first record: writing that record leaves it in the word. For each further
- * reference that the owner gives up, the kernel decrements the word at once, since the share
- * has its reference already.
+ * As long as there is a share, the owner's word has EVPL_WORD_SHARED. The reference that the first
+ * record gives up becomes that flag. For each further reference that the owner gives up, the
+ * kernel decrements the word. So the count has the owner's own references alone.
  *
- * The owner gets that reference back when the buffer passes the check of quarantine.c. Until then
- * the buffer is in *quarantine*.
+ * The flag goes when the buffer passes the check of quarantine.c. Until then the buffer is in
+ * *quarantine*.
  */
 #include <linux/list.h>
 #include <linux/mm.h>
@@ -33,19 +32,6 @@
 
 atomic_long_t evpl_nr_shares;
 
-/*
- * Decrement the owner's word. Return whether the owner has no reference on the buffer any more:
- * the caller must wake the owner then. The page of the word exists, because the caller holds
- * the xa_lock and the slab isn't orphaned, or it holds tree_lock and the slab is live.
- */
-static bool share_word_dec(struct evpl_share *share)
-{
-	if (!evpl_word_dec(share->word))
-		return false;
-	evpl_refs_report_returned(share->slab->client, evpl_share_buffer(share));
-	return true;
-}
-
 /* Increment the owner's word; not if the owner has gone, as its words may be freed by now. */
 static void share_word_inc(struct evpl_share *share)
 {
@@ -56,8 +42,9 @@ static void share_word_inc(struct evpl_share *share)
 
 /*
  * Nothing can touch the buffer through this share any more. Remove the share from
- * evpl_slab.shares and give its reference back to the owner. If the owner has gone, the memory
- * is freed instead, by evpl_share_after_return().
+ * evpl_slab.shares, and EVPL_WORD_SHARED from the owner's word. If the owner has no reference
+ * either, report the buffer. If the owner has gone, the memory is freed instead, by
+ * evpl_share_after_return(). The page of the word exists, because the slab isn't orphaned.
  */
 static enum evpl_share_after __must_check share_return_to_owner(struct evpl_share *share)
 {
@@ -67,8 +54,10 @@ static enum evpl_share_after __must_check share_return_to_owner(struct evpl_shar
 	__xa_erase(&slab->shares, share->index);
 	if (slab->orphaned)
 		return EVPL_AFTER_FREE_FOLIOS;
-	if (share_word_dec(share))
+	if (evpl_word_unshare(share->word)) {
+		evpl_refs_report_returned(slab->client, evpl_share_buffer(share));
 		return EVPL_AFTER_WAKE_OWNER;
+	}
 	if (!share->awaited)
 		return EVPL_AFTER_NOTHING;
 	evpl_refs_report_unshared(slab->client, evpl_share_buffer(share));
@@ -88,9 +77,9 @@ void evpl_share_after_return(struct evpl_share *share, enum evpl_share_after aft
 }
 
 /*
- * Find the share of a buffer and take a reference on it, if the owner's word has a reference to
- * give. @lend: the buffer is given so that something can come to hold its pages. The caller
- * holds the xa_lock. Return NULL if the buffer has no share.
+ * Find the share of a buffer, and turn a reference of the owner's word into one on the share, if
+ * the word has one to give. @lend: the buffer is given so that something can come to hold its
+ * pages. The caller holds the xa_lock. Return NULL if the buffer has no share.
  */
 static struct evpl_share *share_find_get(struct evpl_slab *slab, unsigned long index, bool lend)
 {
@@ -99,10 +88,11 @@ static struct evpl_share *share_find_get(struct evpl_slab *slab, unsigned long i
 	lockdep_assert_held(&slab->shares.xa_lock);
 	if (!share)
 		return NULL;
-	if (!(evpl_word_read(share->word) & EVPL_WORD_COUNT))
-		return ERR_PTR(-ESTALE);
 	if (share->revoked)
 		return ERR_PTR(-EBUSY);
+	if (!(evpl_word_read(share->word) & EVPL_WORD_COUNT))
+		return ERR_PTR(-ESTALE);
+	evpl_word_dec(share->word);
 	share->refs++;
 	share->lent |= lend;
 	return share;
@@ -110,7 +100,7 @@ static struct evpl_share *share_find_get(struct evpl_slab *slab, unsigned long i
 
 /*
  * Create the share of a buffer, with one reference, and set *@made; or take a reference on the
- * share that another task has created meanwhile.
+ * share that another task has created meanwhile. Both come of a reference of the owner's word.
  */
 static struct evpl_share *share_find_or_create(struct evpl_slab *slab, unsigned long index,
 					       bool lend, bool *made)
@@ -147,6 +137,7 @@ static struct evpl_share *share_find_or_create(struct evpl_slab *slab, unsigned 
 	if (ret) {
 		share = ERR_PTR(ret);
 	} else if (!share) {
+		evpl_word_share(word);
 		slab->refs++;
 		swap(share, new);
 		*made = true;
@@ -205,8 +196,6 @@ struct evpl_share *evpl_share_transfer(struct evpl_client *client, u64 offset,
 		goto unlock;
 	if (made)
 		atomic_long_inc(&evpl_nr_shares);
-	else if (share_word_dec(share))
-		evpl_refs_wake_returned(client);
 unlock:
 	up_read(&client->tree_lock);
 	return share;
@@ -259,8 +248,8 @@ bool evpl_share_add_owner_ref(struct evpl_share *share)
 	bool revoked;
 
 	/*
-	 * Under the lock: a revoke sets ->revoked first, and takes the share's own reference
-	 * off the word later. So here the word still has that reference.
+	 * Under the lock: a revoke sets ->revoked first, and takes EVPL_WORD_SHARED off the word
+	 * later. So here the word still has the flag.
 	 */
 	xa_lock(&share->slab->shares);
 	revoked = share->revoked;
@@ -381,7 +370,7 @@ void evpl_share_put(struct evpl_share *share)
 /*
  * Of the references on a share, one less is unrevocable: that of a task that revokes the share, of
  * its quarantine, or of a dma-buf that exports the buffer. The last one of a revoked share gives
- * the owner its reference back. The caller holds the xa_lock, and has a reference on the share.
+ * the buffer back to the owner. The caller holds the xa_lock, and has a reference on the share.
  */
 enum evpl_share_after evpl_share_dec_unrevocable(struct evpl_share *share)
 {

@@ -26,13 +26,13 @@ struct evpl_registration;
  * @quiet: @holders was 0 when @seen was written; guarded by evpl_slab.recheck_mutex as well
  * @lent: the buffer was given, by a record or a dma-buf, so that one of @holders can come of it
  * @awaited: the owner was told that others may still have the buffer, or has asked. When the
- *	share gives its reference back, that is reported even if the owner has others.
+ *	share goes, that is reported even if the owner has references.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
  * @refs: the share's refcount, and so the kernel's count of the buffer: one for each record in
  *	flight, each lease, each time that a dma-buf exports the buffer, each registration, a
- *	quarantine, and each task that works on the share. All of them are one reference in the
- *	owner's word. It goes back when @refs comes to 0; or, once the share is revoked, when
- *	@unrevocable does.
+ *	quarantine, and each task that works on the share. All of them together are
+ *	EVPL_WORD_SHARED in the owner's word. The flag goes when @refs comes to 0; or, once the
+ *	share is revoked, when @unrevocable does.
  * @unrevocable: how many of @refs a revoke doesn't end: one for each time that a dma-buf exports
  *	the buffer, for each registration, for a quarantine, and for a task that revokes the share
  * @fixed: how many of @exports can't be revoked now (see dmabuf.c)

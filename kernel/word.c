@@ -26,10 +26,27 @@ void evpl_word_inc(atomic64_t *word)
 		atomic64_inc(word);
 }
 
-/* Return whether that took the word to 0. */
-bool evpl_word_dec(atomic64_t *word)
+void evpl_word_dec(atomic64_t *word)
 {
-	return word_is_there(word) && atomic64_dec_and_test(word);
+	if (word_is_there(word))
+		atomic64_dec(word);
+}
+
+/* One of the references that the word counts becomes the kernel's share of the buffer. */
+void evpl_word_share(atomic64_t *word)
+{
+	if (word_is_there(word))
+		atomic64_add(EVPL_WORD_SHARED - 1, word);
+}
+
+/*
+ * The share has gone. Return whether that took the word to 0. A subtraction, because it tells that
+ * without a loop. To clear the bit and learn the rest of the word can take a loop, in which user
+ * space could keep the kernel.
+ */
+bool evpl_word_unshare(atomic64_t *word)
+{
+	return word_is_there(word) && atomic64_sub_and_test(EVPL_WORD_SHARED, word);
 }
 
 /*

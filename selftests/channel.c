@@ -34,7 +34,7 @@ TEST_F(channel, what_an_end_has_not_read_is_given_back_when_it_closes)
 	struct evpl_record got;
 
 	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
-	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
 	close(self->ends[1]);
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	EXPECT_EQ(0, get(&self->owner.entries[2].word));
@@ -97,7 +97,7 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 	};
 	struct evpl_record both[2];
 
-	set(&self->owner.entries[1].word, 5);
+	set_count(&self->owner.entries[1].word, 5);
 	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
 		both[0] = good;
 		both[1] = cases[i].record;
@@ -129,7 +129,7 @@ TEST_F(channel, each_bad_record_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(0, write(self->ends[0], &good, 0));
 	EXPECT_EQ(-EFAULT, RESULT(write(self->ends[0], nowhere, sizeof(good))));
 	EXPECT_EQ(-EINVAL, RESULT(read(self->ends[1], &got, sizeof(got) - 1)));
-	EXPECT_EQ(5, get(&self->owner.entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 4, get(&self->owner.entries[1].word));
 }
 
 TEST_F(channel, client_that_only_reads_passes_no_right_to_write_on)
@@ -204,7 +204,7 @@ TEST_F(channel, record_of_ones_own_that_can_not_be_copied_out_stays)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
 	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[0], nowhere, 1));
-	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
 	EXPECT_EQ(1, read_counters().records);
 	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));
@@ -234,7 +234,7 @@ TEST_F(channel, full_channel_is_EAGAIN_and_more_than_it_holds_EMSGSIZE)
 
 	for (int i = 0; i < 9; i++)
 		sent[i] = fill(&self->owner, 1, 'x');
-	set(&self->owner.entries[1].word, 100);
+	set_count(&self->owner.entries[1].word, 100);
 	EXPECT_EQ(-EMSGSIZE, evpl_send(self->ends[0], sent, 9));
 	EXPECT_EQ(5, evpl_send(self->ends[0], sent, 5));
 	EXPECT_EQ(-EAGAIN, evpl_send(self->ends[0], sent, 4));
@@ -244,7 +244,7 @@ TEST_F(channel, full_channel_is_EAGAIN_and_more_than_it_holds_EMSGSIZE)
 	EXPECT_EQ(0, events_of(self->ends[0]));
 	EXPECT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
-	EXPECT_EQ(93, get(&self->owner.entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 92, get(&self->owner.entries[1].word));
 }
 
 TEST_F(channel, write_that_fails_leaves_no_room_taken)
@@ -253,7 +253,7 @@ TEST_F(channel, write_that_fails_leaves_no_room_taken)
 
 	for (int i = 0; i < 8; i++)
 		sent[i] = fill(&self->owner, 1, 'x');
-	set(&self->owner.entries[1].word, 100);
+	set_count(&self->owner.entries[1].word, 100);
 	for (int i = 0; i < 8; i++) {
 		sent[i].offset = 1ULL << 40;
 		EXPECT_EQ(-ENOENT, evpl_send(self->ends[0], sent, 8));
@@ -299,7 +299,7 @@ TEST_F(channel, end_that_dies_unread_in_a_socket_gives_back)
 	ASSERT_EQ(0, send_fd(sockets[0], 0, self->ends[1]));
 	close(self->ends[1]);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
 	close(sockets[0]);
 	close(sockets[1]);
 	for (int i = 0; i < 600 && get(&self->owner.entries[1].word); i++)
@@ -320,7 +320,7 @@ TEST_F(channel, records_may_lie_in_evpls_own_windows)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
 	/* The record may also lie in a lease that has never been touched. */
 	third = (void *)memory_of(&self->lessee, got);
-	set(&self->owner.entries[2].word, 1);
+	set_count(&self->owner.entries[2].word, 1);
 	sent->offset = 2 * BUFFER;
 	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], third, 1));

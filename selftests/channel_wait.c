@@ -33,7 +33,7 @@ TEST_F(channel, write_sleeps_until_all_of_it_fits)
 
 	for (int i = 0; i < 8; i++)
 		sent[i] = fill(&self->owner, 1, 'x');
-	set(&self->owner.entries[1].word, 100);
+	set_count(&self->owner.entries[1].word, 100);
 	ASSERT_EQ(0, fcntl(self->ends[0], F_SETFL, 0));
 	ASSERT_EQ(1, evpl_send(self->ends[0], sent, 1));
 	child = fork_child();
@@ -83,7 +83,7 @@ TEST_F(channel, epoll_tells_of_records_of_room_and_of_the_end)
 	ASSERT_GE(writer, 0);
 	for (int i = 0; i < 8; i++)
 		sent[i] = fill(&self->owner, 1, 'x');
-	set(&self->owner.entries[1].word, 100);
+	set_count(&self->owner.entries[1].word, 100);
 	ASSERT_EQ(0, epoll_ctl(reader, EPOLL_CTL_ADD, self->ends[1], &event));
 	ASSERT_EQ(0, epoll_ctl(writer, EPOLL_CTL_ADD, self->ends[0], &event));
 	EXPECT_EQ(EPOLLOUT, edges(reader));
@@ -119,7 +119,7 @@ TEST_F(channel, write_that_fails_tells_nobody_of_room)
 	ASSERT_EQ(0, epoll_ctl(epoll, EPOLL_CTL_ADD, self->ends[0], &event));
 	EXPECT_EQ(1, epoll_wait(epoll, &got, 1, 0));
 	EXPECT_EQ(0, epoll_wait(epoll, &got, 1, 0));
-	set(&self->owner.entries[1].word, 0);
+	set_count(&self->owner.entries[1].word, 0);
 	for (int i = 0; i < 10; i++) {
 		EXPECT_EQ(-ESTALE, evpl_send(self->ends[0], &sent, 1));
 		EXPECT_EQ(0, epoll_wait(epoll, &got, 1, 0));
@@ -304,7 +304,7 @@ TEST_F(channel, read_into_a_page_that_is_not_there_yet_holds_nobody_up)
 	EXPECT_EQ(POLLOUT, events_of(self->ends[1]));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
-	set(&self->owner.entries[1].word, 1);
+	set_count(&self->owner.entries[1].word, 1);
 	EXPECT_EQ(1, evpl_send(self->ends[0], &sent[0], 1));
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 2 * BUFFER));
 	EXPECT_EQ(0, get(&self->owner.entries[2].word));
@@ -336,7 +336,7 @@ TEST_F(channel, poll_says_nothing_of_a_record_that_another_reads)
 	if (ret == -ENOSYS)
 		SKIP(return, "no userfaultfd");
 	ASSERT_EQ(0, ret);
-	set(&self->owner.entries[1].word, 2);
+	set_count(&self->owner.entries[1].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
 	ASSERT_TRUE(begin_call(&call, &served));
@@ -449,7 +449,7 @@ TEST_F(channel, client_that_goes_while_a_record_is_copied_out_leaves_nothing_beh
 	ASSERT_TRUE(begin_call(&call, &served));
 
 	close_client(&self->lessee);
-	EXPECT_EQ(1, get(&self->owner.entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
 	EXPECT_EQ(0, get(&self->owner.entries[2].word));
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[0]));
@@ -516,7 +516,7 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 		ASSERT_EQ(0, pthread_create(&calls[i].thread, NULL, make_call, &calls[i]));
 	}
 	usleep(100 * 1000);
-	set(&self->owner.entries[2].word, 3);
+	set_count(&self->owner.entries[2].word, 3);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));
 	usleep(100 * 1000);
 	EXPECT_EQ(2, read_counters().records);
@@ -575,7 +575,7 @@ TEST_F(channel, RWF_NOWAIT_is_EOPNOTSUPP_and_moves_nothing)
 	for (int i = 0; i < 2; i++) {
 		for (int j = 0; j < 2; j++)
 			ASSERT_EQ(0, fcntl(self->ends[j], F_SETFL, i ? O_NONBLOCK : 0));
-		set(&self->owner.entries[1].word, 1);
+		set_count(&self->owner.entries[1].word, 1);
 		EXPECT_EQ(-EOPNOTSUPP, RESULT(pwritev2(self->ends[0], &from, 1, -1, RWF_NOWAIT)));
 		EXPECT_EQ(0, fdinfo(self->ends[1], "evpl-records-to-read"));
 		EXPECT_EQ(1, get(&self->owner.entries[1].word));
@@ -617,7 +617,7 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 		sqe.flags = i & 2 ? IOSQE_ASYNC : 0;
 		ASSERT_EQ(0, ring_submit(&ring, &sqe));
 		EXPECT_FALSE(ring_has_result(&ring));
-		set(&self->owner.entries[1].word, 1);
+		set_count(&self->owner.entries[1].word, 1);
 		ASSERT_EQ(1, evpl_send(self->ends[0], &one, 1));
 		ASSERT_EQ(sizeof(*got), ring_wait(&ring)) {
 			TH_LOG("case %d", i);
@@ -626,7 +626,7 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 		EXPECT_EQ(1, get(&self->lessee.leases[got->lease].word));
 		EXPECT_EQ(1, let_go(&self->lessee, got));
 
-		set(&self->owner.entries[1].word, 9);
+		set_count(&self->owner.entries[1].word, 9);
 		ASSERT_EQ(8, evpl_send(self->ends[0], sent, 8));
 		sqe = request(IORING_OP_WRITE, self->ends[0], &one);
 		sqe.flags = i & 2 ? IOSQE_ASYNC : 0;
@@ -638,7 +638,7 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 			TH_LOG("case %d", i);
 		}
 		EXPECT_EQ(8, fdinfo(self->ends[1], "evpl-records-to-read"));
-		EXPECT_EQ(1, get(&self->owner.entries[1].word));
+		EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
 		ASSERT_EQ(8, evpl_recv(self->ends[1], got, 8));
 		EXPECT_EQ(9, get(&self->lessee.leases[got->lease].word));
 		set(&self->lessee.leases[got->lease].word, 1);
@@ -681,7 +681,7 @@ TEST_F(channel, ring_that_cancels_a_read_takes_no_record)
 		ASSERT_TRUE(ring_open(&ring));
 		ASSERT_EQ(0, ring_submit(&ring, &sqe));
 		EXPECT_EQ(-ECANCELED, cancel(&ring, &sqe));
-		set(&self->owner.entries[1].word, 1);
+		set_count(&self->owner.entries[1].word, 1);
 		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 		EXPECT_EQ(1, fdinfo(self->ends[1], "evpl-records-to-read"));
 		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));

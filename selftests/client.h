@@ -90,6 +90,16 @@ static inline void close_client(struct client *c)
 #define get(p)		__atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define set(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
 
+/* Have a word count so many references. The flags, which are the kernel's, stay. */
+static inline void set_count(__u64 *word, uint32_t count)
+{
+	__u64 old = get(word);
+
+	while (!__atomic_compare_exchange_n(word, &old, (old & ~EVPL_WORD_COUNT) | count, false,
+					    __ATOMIC_RELEASE, __ATOMIC_ACQUIRE))
+		;
+}
+
 /* The memory that a received record shows, in the window that the record's offset names. */
 static inline char *memory_of(struct client *c, const struct evpl_record *record)
 {
@@ -131,7 +141,7 @@ static inline bool bit(const uint64_t *bits, uint32_t n)
 static inline struct evpl_record fill(struct client *owner, unsigned int n, char byte)
 {
 	memset(owner->own + n * BUFFER, byte, BUFFER);
-	set(&owner->entries[n].word, 1);
+	set_count(&owner->entries[n].word, 1);
 	return (struct evpl_record){ .offset = n * BUFFER, .length = BUFFER };
 }
 
@@ -197,7 +207,7 @@ static inline bool is_returned(struct client *owner, unsigned int n)
 static inline bool is_quarantined(struct client *owner, unsigned int n)
 {
 	return evpl_lease_pull(owner->fd) == 0 &&
-	       get(&owner->entries[n].word) == 1 && !bit(owner->returned, n) &&
+	       get(&owner->entries[n].word) == EVPL_WORD_SHARED && !bit(owner->returned, n) &&
 	       read_counters().quarantined == 1 &&
 	       fdinfo(owner->fd, "evpl-buffers-in-quarantine") == 1;
 }

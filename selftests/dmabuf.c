@@ -102,7 +102,7 @@ TEST_F(dmabuf, references_go_back_with_the_last_descriptor_and_mapping)
 	char *memory;
 
 	ASSERT_GE(fd, 0);
-	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[3].word));
 	EXPECT_EQ(1, read_counters().shares);
 	EXPECT_EQ(1, read_counters().exports);
 	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
@@ -112,12 +112,12 @@ TEST_F(dmabuf, references_go_back_with_the_last_descriptor_and_mapping)
 	ASSERT_NE(NULL, memory);
 	close(fd);
 	close(other);
-	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[3].word));
 	EXPECT_EQ(0, events_of(owner->fd));
 	EXPECT_TRUE(is_filled_with(memory, 'x', BUFFER));
 	/* The dma-buf lives while a part of the mapping is left. */
 	munmap(memory, BUFFER - PAGE);
-	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[3].word));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(owner->fd, 0));
 
 	munmap(memory + BUFFER - PAGE, PAGE);
@@ -139,16 +139,16 @@ TEST_F(dmabuf, each_range_takes_a_reference)
 	int fd;
 
 	fill(owner, 1, 'x');
-	set(&owner->entries[1].word, 5);
+	set_count(&owner->entries[1].word, 5);
 	fd = evpl_export(owner->fd, ranges, 3, 0);
 	ASSERT_GE(fd, 0);
-	/* The word counts the three references as one. */
-	EXPECT_EQ(3, get(&owner->entries[1].word));
+	/* The word has a flag for the three references. */
+	EXPECT_EQ(EVPL_WORD_SHARED | 2, get(&owner->entries[1].word));
 	EXPECT_EQ(3, fdinfo(owner->fd, "evpl-exports"));
 	close(fd);
 	EXPECT_EQ(2, get(&owner->entries[1].word));
 	EXPECT_EQ(0, events_of(owner->fd));
-	set(&owner->entries[1].word, 0);
+	set_count(&owner->entries[1].word, 0);
 }
 
 TEST_F(dmabuf, buffer_is_reported_to_who_never_had_a_channel)
@@ -285,7 +285,7 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	struct evpl_record got;
 
 	fill(owner, 1, 'x');
-	set(&owner->entries[1].word, 5);
+	set_count(&owner->entries[1].word, 5);
 	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
 		both[0] = (struct evpl_range){ BUFFER, PAGE };
 		both[1] = cases[i].range;
@@ -302,7 +302,7 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	EXPECT_EQ(-EFAULT, evpl_export(owner->fd, NULL, 1, 0));
 	EXPECT_EQ(-EFAULT, evpl_export(owner->fd, (void *)-PAGE, 1, 0));
 	EXPECT_EQ(5, get(&owner->entries[1].word));
-	set(&owner->entries[1].word, 0);
+	set_count(&owner->entries[1].word, 0);
 
 	/* A lease gives the same errnos. It must be one for devices, and writable if need be. */
 	ASSERT_TRUE(lend(owner, self->ends, 1, 'x', EVPL_RECORD_WRITE, &got));
@@ -320,7 +320,7 @@ TEST_F(dmabuf, each_bad_export_has_its_errno_and_moves_nothing)
 	both[1] = (struct evpl_range){ both[0].offset + PAGE, PAGE };
 	EXPECT_EQ(-ESTALE, evpl_export(lessee->fd, both, 2, 0));
 	EXPECT_EQ(1, get(&lessee->leases[got.lease].word));
-	EXPECT_EQ(1, get(&owner->entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[1].word));
 	EXPECT_EQ(0, read_counters().exports);
 	EXPECT_EQ(0, touch_read(memory_of(lessee, &got)));
 	EXPECT_EQ(0, evpl_revoke(owner->fd, BUFFER));
@@ -349,7 +349,7 @@ TEST_F(dmabuf, ranges_that_overlap_are_EINVAL)
 	for (int flags = 0; flags <= EVPL_EXPORT_SLAB; flags += EVPL_EXPORT_SLAB)
 		for (int i = 0; i < ARRAY_SIZE(cases); i++) {
 			for (int n = 0; n < 4; n++)
-				set(&owner->entries[n].word, 5);
+				set_count(&owner->entries[n].word, 5);
 			fd = evpl_export(owner->fd, cases[i].ranges, 3, flags);
 			if (fd >= 0)
 				fd = RESULT(close(fd));
@@ -365,7 +365,7 @@ TEST_F(dmabuf, ranges_that_overlap_are_EINVAL)
 	EXPECT_EQ(-EINVAL, evpl_export(owner->fd, same, EVPL_EXPORT_RANGES_MAX,
 				       EVPL_EXPORT_SLAB));
 	for (int n = 0; n < 4; n++)
-		set(&owner->entries[n].word, 0);
+		set_count(&owner->entries[n].word, 0);
 	free(same);
 }
 
@@ -384,7 +384,7 @@ TEST_F(dmabuf, carries_as_many_ranges_as_it_says)
 	own = map(owner->fd, nr * PAGE, 0, RW);
 	ASSERT_NE(NULL, own);
 	for (int i = 0; i < buffers; i++)
-		set(&owner->entries[i].word, BUFFER / PAGE);
+		set_count(&owner->entries[i].word, BUFFER / PAGE);
 	for (int i = 0; i < nr; i++)
 		ranges[i] = (struct evpl_range){ (nr - 1 - i) * PAGE, PAGE };
 	fd = evpl_export(owner->fd, ranges, nr, EVPL_EXPORT_WRITE);
@@ -475,7 +475,7 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 	EXPECT_EQ(0, get(&lessee->leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
-	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
 	/* The export counts for the owner, whose memory it is. */
 	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
 	EXPECT_EQ(0, fdinfo(lessee->fd, "evpl-exports"));
@@ -489,7 +489,7 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 	EXPECT_EQ('x', owner->own[4 * BUFFER + PAGE - 1]);
 	EXPECT_TRUE(is_filled_with(owner->own + 4 * BUFFER + PAGE, 'w', 2 * PAGE));
 	EXPECT_EQ('x', owner->own[4 * BUFFER + 3 * PAGE]);
-	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
 	munmap(memory, 2 * PAGE);
 	EXPECT_EQ(0, get(&owner->entries[4].word));
 	EXPECT_EQ(POLLIN, events_of(owner->fd));
@@ -504,7 +504,7 @@ TEST_F(dmabuf, lease_with_more_references_stays)
 	int fd;
 
 	ASSERT_TRUE(lend(owner, self->ends, 4, 'x', EVPL_RECORD_DEVICE, &got[0]));
-	set(&owner->entries[4].word, 2);
+	set_count(&owner->entries[4].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &(struct evpl_record){
 		.offset = 4 * BUFFER, .length = BUFFER,
 		.flags = EVPL_RECORD_DEVICE }, 1));
@@ -516,7 +516,7 @@ TEST_F(dmabuf, lease_with_more_references_stays)
 	EXPECT_EQ(1, get(&lessee->leases[got[0].lease].word));
 	EXPECT_EQ(0, touch_read(memory_of(lessee, &got[0])));
 	EXPECT_EQ(1, let_go(lessee, &got[1]));
-	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
 	close(fd);
 	EXPECT_EQ(0, get(&owner->entries[4].word));
 }
@@ -531,7 +531,7 @@ TEST_F(dmabuf, what_it_carries_can_not_be_revoked_on_older_kernels)
 	if (can_tell_importers())
 		SKIP(return, "a kernel that can tell importers");
 	sent = fill(owner, 4, 'x');
-	set(&owner->entries[4].word, 2);
+	set_count(&owner->entries[4].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	fd = evpl_export(owner->fd, &range, 1, 0);
@@ -540,12 +540,12 @@ TEST_F(dmabuf, what_it_carries_can_not_be_revoked_on_older_kernels)
 	/* The lessee hasn't lost the buffer. */
 	EXPECT_EQ(0, touch_read(memory_of(lessee, &got)));
 	EXPECT_EQ(0, events_of(lessee->fd));
-	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
 	/* Another buffer can be revoked. */
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 5 * BUFFER));
 
 	close(fd);
-	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
 	EXPECT_EQ(0, get(&owner->entries[4].word));
@@ -564,7 +564,7 @@ TEST_F(dmabuf, revoke_takes_back_what_it_carries)
 	if (!can_tell_importers())
 		SKIP(return, "a kernel that can't tell importers");
 	sent = fill(owner, 4, 'x');
-	set(&owner->entries[4].word, 3);
+	set_count(&owner->entries[4].word, 3);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	fd = evpl_export(owner->fd, &range, 1, EVPL_EXPORT_WRITE);
@@ -572,7 +572,7 @@ TEST_F(dmabuf, revoke_takes_back_what_it_carries)
 	range.length = 4096;
 	other = evpl_export(owner->fd, &range, 1, 0);
 	ASSERT_GE(other, 0);
-	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
 	EXPECT_EQ(2, fdinfo(owner->fd, "evpl-exports"));
 	memory = map(fd, BUFFER, 0, RW);
 	ASSERT_NE(NULL, memory);
@@ -605,7 +605,7 @@ TEST_F(dmabuf, revoke_takes_back_what_it_carries)
 	munmap(part, 4096);
 	close(fd);
 	close(other);
-	EXPECT_EQ(1, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 4 * BUFFER));
 	close(again);
 	EXPECT_EQ(1, let_go(lessee, &got));
@@ -625,7 +625,7 @@ TEST_F(dmabuf, revoke_of_one_buffer_ends_all_of_it_and_leaves_it_the_others)
 		SKIP(return, "a kernel that can't tell importers");
 	for (int i = 1; i < 4; i++)
 		fill(owner, i, 'x');
-	set(&owner->entries[2].word, 2);
+	set_count(&owner->entries[2].word, 2);
 	fd = evpl_export(owner->fd, ranges, 4, 0);
 	ASSERT_GE(fd, 0);
 	memory = map(fd, BUFFER, 0, PROT_READ);
@@ -635,14 +635,14 @@ TEST_F(dmabuf, revoke_of_one_buffer_ends_all_of_it_and_leaves_it_the_others)
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 2 * BUFFER));
 	EXPECT_EQ(SIGBUS, touch_read(memory));
 	EXPECT_EQ(0, get(&owner->entries[2].word));
-	EXPECT_EQ(1, get(&owner->entries[1].word));
-	EXPECT_EQ(1, get(&owner->entries[3].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[3].word));
 	EXPECT_EQ(2, fdinfo(owner->fd, "evpl-exports"));
 	/* That buffer comes back by a revoke too, and the other one with the end of the dma-buf. */
 	EXPECT_EQ(0, evpl_revoke(owner->fd, 3 * BUFFER));
 	EXPECT_EQ(0, get(&owner->entries[3].word));
 	munmap(memory, BUFFER);
-	EXPECT_EQ(1, get(&owner->entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[1].word));
 	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
 	close(fd);
 	EXPECT_EQ(0, get(&owner->entries[1].word));
@@ -692,7 +692,7 @@ TEST_F(dmabuf, revoke_takes_back_what_a_lessee_exported_with_memory_of_its_own)
 	close(ready[0]);
 	close(go[0]);
 	close(go[1]);
-	EXPECT_EQ(1, get(&lessee->entries[0].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&lessee->entries[0].word));
 	munmap(memory, 2 * BUFFER);
 	close(fd);
 	EXPECT_EQ(0, get(&lessee->entries[0].word));
@@ -734,7 +734,7 @@ TEST_F(dmabuf, owner_that_takes_its_leases_along_leaves_its_dmabufs)
 	ASSERT_EQ(0, evpl_bind(owner.fd, ends[0]));
 	ASSERT_EQ(0, evpl_bind(lessee->fd, ends[1]));
 	ASSERT_TRUE(lend(&owner, ends, 4, 'x', EVPL_RECORD_DEVICE, &got));
-	set(&owner.entries[4].word, 2);
+	set_count(&owner.entries[4].word, 1);
 	fd = evpl_export(owner.fd, &range, 1, EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
 	memory = map(fd, BUFFER, 0, RW);
@@ -776,7 +776,7 @@ TEST_F(dmabuf, slab_is_exported_without_references_and_not_freed_meanwhile)
 	fill(owner, 1, 'b');
 	fill(owner, 31, 'z');
 	for (int i = 0; i < 32; i++)
-		set(&owner->entries[i].word, 0);
+		set_count(&owner->entries[i].word, 0);
 	fd = evpl_export(owner->fd, ranges, 3, EVPL_EXPORT_SLAB | EVPL_EXPORT_WRITE);
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(3, fdinfo(owner->fd, "evpl-exports"));

@@ -85,6 +85,11 @@ static bool reference_is_there(struct _test_data_nth *self)
 	return self->entries[1].word == 1;
 }
 
+static bool buffer_is_shared(struct _test_data_nth *self)
+{
+	return self->entries[1].word == EVPL_WORD_SHARED;
+}
+
 static const struct sequence send_sequence = {
 	.prepare = bound,
 	.call = call_send,
@@ -157,7 +162,7 @@ static void close_lessee(struct __test_metadata *_metadata, struct _test_data_nt
 static const struct sequence receive_sequence = {
 	.prepare = sent,
 	.call = call_receive,
-	.intact = reference_is_there,
+	.intact = buffer_is_shared,
 	.undo = close_lessee,
 	.entries = FIRST_LEASE,
 	.one_by_one = true,
@@ -186,7 +191,7 @@ TEST_F(nth, passing_on_that_fails_keeps_the_lease)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = received,
 		.call = call_pass_on,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = close_lessee,
 	});
 }
@@ -231,7 +236,7 @@ TEST_F(nth, revoke_that_fails_leaves_the_lease)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = received,
 		.call = call_revoke,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = close_lessee,
 	});
 }
@@ -248,7 +253,7 @@ TEST_F(nth, pull_that_fails_leaves_the_lease)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = received,
 		.call = call_pull,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = close_lessee,
 	});
 }
@@ -265,7 +270,7 @@ TEST_F(nth, release_that_fails_leaves_the_lease)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = received,
 		.call = call_release,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = close_lessee,
 	});
 }
@@ -347,7 +352,7 @@ TEST_F(nth, export_of_a_slab_that_fails_leaves_it_alone)
 static void close_dmabuf_and_lessee(struct __test_metadata *_metadata,
 				    struct _test_data_nth *self)
 {
-	EXPECT_EQ(1, self->entries[1].word);
+	EXPECT_EQ(EVPL_WORD_SHARED, self->entries[1].word);
 	EXPECT_EQ(0, close(self->dmabuf));
 	EXPECT_EQ(0, self->entries[1].word);
 	close_lessee(_metadata, self);
@@ -359,7 +364,7 @@ TEST_F(nth, export_of_a_lease_that_fails_keeps_it)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = received,
 		.call = call_export_lease,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = close_dmabuf_and_lessee,
 	});
 }
@@ -378,13 +383,13 @@ static int call_register_lease(struct _test_data_nth *self)
 
 static bool lease_is_not_registered(struct _test_data_nth *self)
 {
-	return nothing_is_registered(self) && reference_is_there(self);
+	return nothing_is_registered(self) && buffer_is_shared(self);
 }
 
 static void drop_and_close_lessee(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	drop_and_close_ring(_metadata, self);
-	EXPECT_EQ(1, self->entries[1].word);
+	EXPECT_EQ(EVPL_WORD_SHARED, self->entries[1].word);
 	close_lessee(_metadata, self);
 }
 
@@ -461,7 +466,7 @@ TEST_F(nth, pin_of_an_untouched_device_lease_that_fails_holds_nothing)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = mapped_device_lease,
 		.call = call_pin,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = drain_and_unmap_lease,
 	});
 }
@@ -494,7 +499,7 @@ static void end_by_draining(struct __test_metadata *_metadata, struct _test_data
 	char page[PAGE];
 
 	EXPECT_EQ(1, read_counters().quarantined);
-	EXPECT_EQ(1, self->entries[1].word);
+	EXPECT_EQ(EVPL_WORD_SHARED, self->entries[1].word);
 	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	for (int tries = 0; tries < 600 && self->entries[1].word; tries++)
 		usleep(10 * 1000);
@@ -508,7 +513,7 @@ TEST_F(nth, release_of_a_lease_that_a_pipe_holds_and_that_fails_begins_no_quaran
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = pinned_lease,
 		.call = call_release_held,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = end_by_draining,
 	});
 }
@@ -525,7 +530,7 @@ TEST_F(nth, revoke_of_what_a_pipe_holds_and_that_fails_begins_no_quarantine)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = pinned_lease,
 		.call = call_revoke_held,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = end_by_draining,
 	});
 }
@@ -552,7 +557,7 @@ TEST_F(nth, end_of_a_quarantine_that_fails_keeps_it)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = quarantined,
 		.call = call_end_quarantine,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = ended,
 	});
 }
@@ -604,7 +609,7 @@ TEST_F(nth, import_that_fails_leaves_the_dmabuf_as_it_was)
 	sweep(_metadata, self, &(struct sequence){
 		.prepare = exported,
 		.call = call_import,
-		.intact = reference_is_there,
+		.intact = buffer_is_shared,
 		.undo = close_handle,
 	});
 	close(self->gpu);

@@ -154,7 +154,7 @@ static int of_references(struct client *owner)
 	};
 
 	fill(owner, 5, 'x');
-	set(&owner->entries[5].word, 2);
+	set_count(&owner->entries[5].word, 2);
 	fill(owner, 2, 'x');
 	return evpl_export(owner->fd, ranges, 3, EVPL_EXPORT_WRITE);
 }
@@ -409,7 +409,7 @@ FIXTURE_SETUP(recall)
 
 	open_pair(_metadata, &self->pair, 0);
 	self->got = fill(&self->owner, 4, 'x');
-	set(&self->owner.entries[4].word, 2);
+	set_count(&self->owner.entries[4].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &self->got, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &self->got, 1));
 	self->fd = evpl_export(self->owner.fd, &range, 1, EVPL_EXPORT_WRITE);
@@ -417,7 +417,7 @@ FIXTURE_SETUP(recall)
 	self->memory = map(self->fd, BUFFER, 0, RW);
 	ASSERT_NE(NULL, self->memory);
 	EXPECT_EQ(0, touch_write(self->memory));
-	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[4].word));
 }
 
 FIXTURE_TEARDOWN(recall)
@@ -485,7 +485,7 @@ static void expect_not_revoked(struct __test_metadata *_metadata, struct _test_d
 	EXPECT_EQ(0, touch_write(self->memory));
 	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &self->got)));
 	EXPECT_EQ(0, events_of(self->lessee.fd));
-	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[4].word));
 	EXPECT_EQ(1, fdinfo(self->owner.fd, "evpl-exports"));
 }
 
@@ -593,7 +593,7 @@ TEST_F(recall, second_dmabuf_that_can_be_revoked_stays_with_the_first)
 	if (!begin(_metadata, self, "fixed"))
 		SKIP(return, NO_IMPORTER);
 	fill(&self->owner, 5, 'y');
-	set(&self->owner.entries[4].word, 2);
+	set_count(&self->owner.entries[4].word, 1);
 	fd = evpl_export(self->owner.fd, ranges, 2, 0);
 	ASSERT_GE(fd, 0);
 	memory = map(fd, BUFFER, 0, PROT_READ);
@@ -621,7 +621,7 @@ TEST_F(recall, waits_for_the_fence_and_the_unmapping_and_holds_nobody_up)
 		SKIP(return, NO_IMPORTER);
 	child = waiting_revoke(_metadata, self);
 	expect_revoked(_metadata, self);
-	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[4].word));
 	/* Other calls on the client and on the buffer don't wait. */
 	EXPECT_EQ(-EBUSY, evpl_revoke(self->owner.fd, 4 * BUFFER));
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
@@ -630,7 +630,7 @@ TEST_F(recall, waits_for_the_fence_and_the_unmapping_and_holds_nobody_up)
 	EXPECT_EQ(0, tell("unmap"));
 	EXPECT_EQ(-ENODEV, tell("map"));
 	EXPECT_TRUE(sleeps_in(child, SYS_ioctl));
-	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[4].word));
 	EXPECT_EQ(0, tell("signal"));
 	EXPECT_EQ(0, reap(child));
 	expect_returned(_metadata, self);
@@ -646,7 +646,7 @@ TEST_F(recall, waits_for_the_unmapping_after_the_fence)
 	child = waiting_revoke(_metadata, self);
 	EXPECT_EQ(0, tell("signal"));
 	EXPECT_TRUE(sleeps_in(child, SYS_ioctl));
-	EXPECT_EQ(1, get(&self->owner.entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[4].word));
 	EXPECT_EQ(0, tell("unmap"));
 	EXPECT_EQ(0, reap(child));
 	expect_returned(_metadata, self);

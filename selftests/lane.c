@@ -276,7 +276,7 @@ TEST_F(lane, end_that_is_full_says_no_POLLOUT_until_it_is_rung)
 	EXPECT_EQ(0, events_of(self->ends[0]));
 
 	/* Records can be written all the same. */
-	set(&self->owner.entries[1].word, 8);
+	set_count(&self->owner.entries[1].word, 8);
 	for (int i = 0; i < 8; i++)
 		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(0, evpl_doorbell(self->ends[1], OUT, 0));

@@ -40,8 +40,8 @@ TEST_F(lease, record_gives_a_lease_that_shows_the_buffer_until_it_is_released)
 	sent.offset += 100;
 	sent.length = 1000;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	/* The word still counts the reference, which is the kernel's now. */
-	EXPECT_EQ(1, get(&self->owner.entries[3].word));
+	/* The reference is the kernel's now, and the word says so. */
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[3].word));
 	EXPECT_EQ(1, read_counters().records);
 	EXPECT_EQ(1, read_counters().shares);
 	EXPECT_EQ(POLLIN | POLLOUT, events_of(self->ends[1]));
@@ -56,7 +56,7 @@ TEST_F(lease, record_gives_a_lease_that_shows_the_buffer_until_it_is_released)
 	EXPECT_EQ(sent.cookie, got.cookie);
 	EXPECT_EQ(BUFFER, got.buffer_size);
 	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
-	EXPECT_EQ(1, get(&self->owner.entries[3].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[3].word));
 	EXPECT_EQ(0, read_counters().records);
 	EXPECT_EQ(1, read_counters().leases);
 	EXPECT_EQ(1, fdinfo(self->lessee.fd, "evpl-leases"));
@@ -119,7 +119,7 @@ TEST_F(lease, lease_for_reading_can_not_be_written_and_one_for_writing_can)
 	EXPECT_EQ(EACCES, errno);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 
-	set(&self->owner.entries[0].word, 1);
+	set_count(&self->owner.entries[0].word, 1);
 	sent.flags = EVPL_RECORD_WRITE;
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
@@ -151,7 +151,7 @@ TEST_F(lease, revoked_lease_raises_SIGBUS_and_is_reported)
 	struct evpl_record sent = fill(&self->owner, 4, 'x'), got, again;
 	char *memory;
 
-	set(&self->owner.entries[4].word, 2);
+	set_count(&self->owner.entries[4].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	memory = memory_of(&self->lessee, &got);
@@ -240,7 +240,7 @@ TEST_F(lease, idle_lease_outlives_a_read_into_a_page_that_is_not_there_yet)
 	char *memory;
 
 	ASSERT_NE(MAP_FAILED, page);
-	set(&self->owner.entries[1].word, 2);
+	set_count(&self->owner.entries[1].word, 2);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	memory = memory_of(&self->lessee, &got);
@@ -363,7 +363,7 @@ TEST_F(lease, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	ASSERT_EQ(0, evpl_bind(fd, ends[0]));
 	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
 	for (n = 0; n <= places; n++) {
-		set(&entries[0].word, 1);
+		set_count(&entries[0].word, 1);
 		ASSERT_EQ(1, evpl_send(ends[0], &sent, 1));
 		if (n == places)
 			break;
@@ -375,7 +375,7 @@ TEST_F(lease, record_that_finds_no_place_left_is_ENOSPC_and_stays)
 	EXPECT_EQ(-ENOSPC, evpl_recv(ends[1], &got[0], 1));
 	EXPECT_EQ(1, fdinfo(ends[1], "evpl-records-to-read"));
 	EXPECT_EQ(1, read_counters().records);
-	EXPECT_EQ(1, get(&entries[0].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&entries[0].word));
 
 	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
 	ASSERT_EQ(1, evpl_recv(ends[1], &got[0], 1));
@@ -462,7 +462,7 @@ TEST_F(lease, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
 	};
 	struct evpl_record sent = fill(&self->owner, 2, 'x'), got[4];
 
-	set(&self->owner.entries[2].word, 4);
+	set_count(&self->owner.entries[2].word, 4);
 	for (int i = 0; i < 4; i++) {
 		sent.flags = kinds[i];
 		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
@@ -472,7 +472,7 @@ TEST_F(lease, leases_of_all_kinds_on_one_buffer_stand_side_by_side)
 		EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got[i]), 'x', BUFFER));
 	}
 	EXPECT_EQ(4, read_counters().leases);
-	EXPECT_EQ(1, get(&self->owner.entries[2].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[2].word));
 	/* The leases for the CPU can't be pinned, although there are device leases. */
 	for (int i = 0; i < 4; i++)
 		EXPECT_EQ(kinds[i] & EVPL_RECORD_DEVICE ? PAGE : -EFAULT,
@@ -516,7 +516,7 @@ TEST_F(lease, cpu_lease_can_not_be_registered_beside_a_device_lease)
 
 	ASSERT_TRUE(ring_open(&ring));
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
-	set(&self->owner.entries[5].word, 2);
+	set_count(&self->owner.entries[5].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &cpu, 1));
 	EXPECT_EQ(-EFAULT, ring_register(&ring, memory_of(&self->lessee, &cpu), BUFFER));
@@ -767,7 +767,7 @@ static char *lease_huge(struct __test_metadata *_metadata, struct _test_data_hug
 
 	for (size_t at = 0; at < SLAB_2M; at += PAGE)
 		*(uint64_t *)(self->own + n * SLAB_2M + at) = n * SLAB_2M + at + 1;
-	set(&self->entries[n].word, 1);
+	set_count(&self->entries[n].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], got, 1));
 	return memory_of(&self->lessee, got);
@@ -961,7 +961,7 @@ TEST_F(huge, page_with_a_memory_error_is_left_out_of_a_lease)
 			.offset = 6 * SLAB_2M, .length = SLAB_2M, .flags = flags[i],
 		};
 
-		set(&self->entries[6].word, 1);
+		set_count(&self->entries[6].word, 1);
 		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 		memory = memory_of(&self->lessee, &got);

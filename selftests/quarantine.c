@@ -176,17 +176,17 @@ TEST_F(quarantine, what_is_in_quarantine_can_be_sent_and_comes_back_once)
 
 	ASSERT_EQ(PAGE, into_pipe(self->pipe[1], memory, PAGE));
 	/* The owner keeps a reference. */
-	set(&self->owner.entries[5].word, 2);
+	set_count(&self->owner.entries[5].word, 1);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
-	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, evpl_send(self->ends[0], &sent, 1));
-	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, evpl_recv(self->ends[1], &again, 1));
 	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	/* The buffer is leased, but isn't in quarantine any more. */
 	EXPECT_EQ(0, read_counters().quarantined);
-	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, let_go(&self->lessee, &again));
 	EXPECT_TRUE(is_returned(&self->owner, 5));
 	EXPECT_EQ(0, read_counters().shares);
@@ -302,17 +302,17 @@ TEST_F(quarantine, baseline_of_what_is_in_use_is_not_raised)
 	/* The pipe stands for I/O of the owner's, which must not become a part of the baseline. */
 	ASSERT_EQ(0, pipe2(own_pipe, O_CLOEXEC | O_NONBLOCK));
 	ASSERT_EQ(PAGE, into_pipe(own_pipe[1], self->owner.own + 5 * BUFFER, PAGE));
-	set(&self->owner.entries[5].word, 1);
+	set_count(&self->owner.entries[5].word, 1);
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, BUFFER));
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 0, SLAB));
 	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ZERO, 0, SLAB));
 	set(&self->owner.entries[5].word, 1ULL << 63);
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, PAGE));
 	lease(_metadata, &self->pair, 5, EVPL_RECORD_DEVICE, &got);
-	/* The buffer is in use even if the owner takes the kernel's reference off the word. */
+	/* The buffer is in use even if the owner takes the kernel's flag off the word. */
 	set(&self->owner.entries[5].word, 0);
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, 5 * BUFFER, PAGE));
-	set(&self->owner.entries[5].word, 1);
+	set(&self->owner.entries[5].word, EVPL_WORD_SHARED);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	ASSERT_EQ(PAGE, read(own_pipe[0], page, PAGE));
@@ -340,12 +340,12 @@ TEST_F(quarantine, baseline_of_folios_that_are_held_alike_is_that_of_the_idle_on
 	ASSERT_LT(0, fcntl(own_pipe[1], F_SETPIPE_SZ, 2 * SLAB_2M));
 	ASSERT_EQ(2 * SLAB_2M, into_pipe(own_pipe[1], slab.iov_base, 2 * SLAB_2M));
 	other = offset / BUFFER;
-	set(&self->owner.entries[other].word, 1);
+	set_count(&self->owner.entries[other].word, 1);
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, 0, offset, 2 * SLAB_2M));
 	EXPECT_EQ(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ALIKE, offset, 2 * SLAB_2M));
 	/* If no folio of the range is idle, there is no baseline to take over. */
 	EXPECT_LT(0, evpl_baseline(self->owner.fd, EVPL_BASELINE_ALIKE, offset, BUFFER));
-	set(&self->owner.entries[other].word, 0);
+	set_count(&self->owner.entries[other].word, 0);
 
 	lease(_metadata, &self->pair, other, EVPL_RECORD_DEVICE, &got);
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
@@ -476,7 +476,7 @@ TEST_F(quarantine, owners_own_read_in_the_same_folio_opens_no_gap)
 		SKIP(return, "no disk in EVPL_TEST_DISK that dm-delay can slow down");
 	ASSERT_TRUE(set_disk('d'));
 	ASSERT_TRUE(ring_open(&ring));
-	set(&self->owner.entries[4].word, 1);
+	set_count(&self->owner.entries[4].word, 1);
 	ASSERT_EQ(0, ring_read(&ring, self->slow[1], self->owner.own + 4 * BUFFER, BUFFER,
 			       false));
 	ASSERT_TRUE(gets_under_way(1));
@@ -487,7 +487,7 @@ TEST_F(quarantine, owners_own_read_in_the_same_folio_opens_no_gap)
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	hurry(1);
 	EXPECT_EQ(BUFFER, ring_wait(&ring));
-	set(&self->owner.entries[4].word, 0);
+	set_count(&self->owner.entries[4].word, 0);
 	EXPECT_TRUE(is_quarantined(&self->owner, 5));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
 	hurry(0);
@@ -653,8 +653,8 @@ TEST_F(quarantine, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 	EXPECT_EQ(5 * BUFFER, home.offset);
 	EXPECT_EQ(EVPL_LEASE_NONE, home.lease);
 	EXPECT_EQ(EVPL_RECORD_DEVICE | EVPL_RECORD_HELD, home.flags);
-	/* The word counts the owner's reference, and one for the quarantine. */
-	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	/* The word counts the owner's reference, and the quarantine has the flag. */
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 
@@ -668,7 +668,7 @@ TEST_F(quarantine, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 	EXPECT_NE(0, get(&self->owner.header->returned));
 	EXPECT_EQ(POLLIN, events_of(self->owner.fd) & POLLIN);
 	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
-	set(&self->owner.entries[5].word, 0);
+	set_count(&self->owner.entries[5].word, 0);
 }
 
 TEST_F(quarantine, buffer_that_comes_home_while_others_have_it_says_so)
@@ -677,7 +677,7 @@ TEST_F(quarantine, buffer_that_comes_home_while_others_have_it_says_so)
 
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got[0]);
 	/* Send the buffer twice, so that the lease stays when one reference goes home. */
-	set(&self->owner.entries[5].word, 2);
+	set_count(&self->owner.entries[5].word, 1);
 	sent = (struct evpl_record){ .offset = 5 * BUFFER, .length = BUFFER, .flags = DEVICE_RW };
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got[1], 1));
@@ -688,7 +688,7 @@ TEST_F(quarantine, buffer_that_comes_home_while_others_have_it_says_so)
 	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
 	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
-	set(&self->owner.entries[5].word, 0);
+	set_count(&self->owner.entries[5].word, 0);
 }
 
 TEST_F(quarantine, buffer_that_comes_home_while_a_record_can_still_lend_it_says_so)
@@ -696,7 +696,7 @@ TEST_F(quarantine, buffer_that_comes_home_while_a_record_can_still_lend_it_says_
 	struct evpl_record sent = fill(&self->owner, 5, 'x'), got, home, other;
 	int ends[2];
 
-	set(&self->owner.entries[5].word, 2);
+	set_count(&self->owner.entries[5].word, 2);
 	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
 	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
 	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
@@ -715,7 +715,7 @@ TEST_F(quarantine, buffer_that_comes_home_while_a_record_can_still_lend_it_says_
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 	EXPECT_EQ(1, let_go(&self->lessee, &other));
 	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
-	set(&self->owner.entries[5].word, 0);
+	set_count(&self->owner.entries[5].word, 0);
 	close(ends[0]);
 	close(ends[1]);
 }
@@ -725,7 +725,7 @@ TEST_F(quarantine, buffer_that_comes_home_in_two_records_is_held_until_the_last)
 	struct evpl_record got[2], home[2], sent;
 
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got[0]);
-	set(&self->owner.entries[5].word, 2);
+	set_count(&self->owner.entries[5].word, 1);
 	sent = (struct evpl_record){ .offset = 5 * BUFFER, .length = BUFFER, .flags = DEVICE_RW };
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got[1], 1));
@@ -735,7 +735,7 @@ TEST_F(quarantine, buffer_that_comes_home_in_two_records_is_held_until_the_last)
 	EXPECT_EQ(DEVICE_RW, home[1].flags);
 	EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
 	EXPECT_EQ(2, get(&self->owner.entries[5].word));
-	set(&self->owner.entries[5].word, 0);
+	set_count(&self->owner.entries[5].word, 0);
 }
 
 TEST_F(quarantine, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_tried)
@@ -744,7 +744,7 @@ TEST_F(quarantine, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_trie
 
 	lease(_metadata, &self->pair, 5, DEVICE_RW, &got);
 	/* The owner keeps a reference, so that the word never comes to 0. */
-	set(&self->owner.entries[5].word, 3);
+	set_count(&self->owner.entries[5].word, 2);
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_NE(0, get(&self->owner.header->returned));
@@ -756,7 +756,7 @@ TEST_F(quarantine, end_of_a_buffer_that_is_sent_again_is_told_to_those_that_trie
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_NE(0, get(&self->owner.header->returned));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
-	set(&self->owner.entries[5].word, 0);
+	set_count(&self->owner.entries[5].word, 0);
 }
 
 TEST_F(quarantine, buffer_that_comes_home_free_says_nothing)
@@ -776,7 +776,7 @@ TEST_F(quarantine, buffer_that_comes_home_free_says_nothing)
 		EXPECT_EQ(1, get(&self->owner.entries[5].word));
 		EXPECT_EQ(0, read_counters().shares);
 		EXPECT_EQ(0, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, 0));
-		set(&self->owner.entries[5].word, 0);
+		set_count(&self->owner.entries[5].word, 0);
 	}
 }
 
@@ -858,7 +858,7 @@ TEST(pass_checks_each_folio_once_however_many_buffers_wait_for_it)
 				.length = SMALL,
 				.flags = EVPL_RECORD_DEVICE,
 			};
-			set(&entries[offset / SMALL + i].word, 1);
+			set_count(&entries[offset / SMALL + i].word, 1);
 		}
 		ASSERT_EQ(BATCH, evpl_send(ends[0], records, BATCH));
 		ASSERT_EQ(BATCH, evpl_recv(ends[1], records, BATCH));

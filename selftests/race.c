@@ -483,7 +483,7 @@ TEST_F(race, huge_lease_is_not_mapped_by_a_PMD_where_a_fault_allocates_a_page_ta
 	ASSERT_NE(MAP_FAILED, entries);
 	ASSERT_EQ(0, evpl_channel(self->fd, 0, ends));
 	ASSERT_EQ(0, evpl_bind(self->fd, ends[0]));
-	set(&entries[0].word, 1);
+	set_count(&entries[0].word, 1);
 	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
 	ASSERT_EQ(0, pipe(down));
 	ASSERT_EQ(0, pipe(up));
@@ -496,7 +496,7 @@ TEST_F(race, huge_lease_is_not_mapped_by_a_PMD_where_a_fault_allocates_a_page_ta
 	ASSERT_EQ(sizeof(tid), read(up[0], &tid, sizeof(tid)));
 
 	ASSERT_EQ(0, evpl_revoke(self->fd, offset));
-	set(&entries[0].word, 1);
+	set_count(&entries[0].word, 1);
 	ASSERT_EQ(1, evpl_send(ends[0], &record, 1));
 	ASSERT_EQ(0, write_string(TABLES, "1"));
 	ASSERT_EQ(1, write(touchers[0].go[1], "", 1));
@@ -786,11 +786,11 @@ TEST_F(quarantine, revoke_while_a_release_finds_it_held_keeps_it_once)
 {
 	pid_t releaser, second;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_check(_metadata, self, true);
 	second = revoker(self);
 	ASSERT_TRUE(wait_at(CHECKED, 2));
-	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
 	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_EQ(1, reap(second));
@@ -803,11 +803,11 @@ TEST_F(quarantine, revoke_while_a_release_finds_it_free_gives_it_back_once)
 {
 	pid_t releaser, second;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_check(_metadata, self, false);
 	second = revoker(self);
 	ASSERT_TRUE(wait_at(CHECKED, 2));
-	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
 	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_EQ(0, reap(second));
@@ -819,7 +819,7 @@ TEST_F(quarantine, owner_that_dies_while_a_release_finds_it_held_leaves_none)
 {
 	pid_t releaser, owner;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_check(_metadata, self, true);
 	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
@@ -835,7 +835,7 @@ TEST_F(quarantine, owner_that_revokes_by_dying_while_a_release_finds_it_held_lea
 
 	close_owner(&self->pair);
 	open_owner(_metadata, &self->pair, EVPL_SETUP_REVOKE);
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_check(_metadata, self, true);
 	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
@@ -850,10 +850,10 @@ TEST_F(quarantine, can_not_be_ended_before_it_has_begun)
 {
 	pid_t releaser;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	releaser = release_up_to_check(_metadata, self, true);
 	EXPECT_EQ(-ENOENT, evpl_quarantine_end(self->owner.fd, OFFSET));
-	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
 	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
@@ -866,13 +866,13 @@ TEST_F(quarantine, what_a_lease_left_since_the_check_is_seen_before_it_is_given_
 	struct evpl_record record;
 	pid_t releaser;
 
-	set(&self->owner.entries[N].word, 2);
+	set_count(&self->owner.entries[N].word, 2);
 	releaser = release_up_to_check(_metadata, self, false);
 	/* The end of this lease doesn't check the pages, since its count isn't the last. */
 	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(0, read_counters().quarantined);
-	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
 	ASSERT_EQ(0, write_string(CHECKED, "0"));
 	EXPECT_EQ(0, reap(releaser));
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
@@ -885,7 +885,7 @@ TEST_F(quarantine, may_begin_beside_another_lease)
 	struct evpl_record record;
 	pid_t releaser;
 
-	set(&self->owner.entries[N].word, 2);
+	set_count(&self->owner.entries[N].word, 2);
 	releaser = release_up_to_check(_metadata, self, true);
 	record = lease_again(_metadata, self, false);
 	ASSERT_EQ(0, write_string(CHECKED, "0"));
@@ -903,7 +903,7 @@ TEST_F(quarantine, may_begin_beside_another_lease)
 		.shares = 1,
 		.leases = 1,
 	}));
-	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_TRUE(is_returned(&self->owner, N));
 }
@@ -912,7 +912,7 @@ TEST_F(quarantine, revoke_while_the_kernel_finds_it_held_keeps_it_once)
 {
 	pid_t pid;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	recheck_up_to_check(_metadata, self, true);
 	pid = revoker(self);
 	ASSERT_TRUE(wait_at(CHECKED, 2));
@@ -927,7 +927,7 @@ TEST_F(quarantine, revoke_while_the_kernel_finds_it_free_gives_it_back_once)
 {
 	pid_t pid;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	recheck_up_to_check(_metadata, self, false);
 	pid = revoker(self);
 	ASSERT_TRUE(wait_at(CHECKED, 2));
@@ -940,7 +940,7 @@ TEST_F(quarantine, owner_that_dies_waits_for_the_kernels_recheck)
 {
 	pid_t owner;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	recheck_up_to_check(_metadata, self, true);
 	owner = last_of(&self->owner);
 	kill(owner, SIGKILL);
@@ -954,7 +954,7 @@ TEST_F(quarantine, what_a_lease_left_since_the_kernels_recheck_is_seen)
 {
 	struct evpl_record record;
 
-	set(&self->owner.entries[N].word, 2);
+	set_count(&self->owner.entries[N].word, 2);
 	recheck_up_to_check(_metadata, self, false);
 	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
@@ -968,7 +968,7 @@ TEST_F(quarantine, that_its_owner_ends_while_the_kernel_rechecks_is_over_when_th
 {
 	pid_t ender;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	recheck_up_to_check(_metadata, self, true);
 	ender = fork_child();
 	if (!ender)
@@ -985,14 +985,14 @@ TEST_F(quarantine, of_a_later_share_is_not_taken_for_that_of_a_revoked_one)
 {
 	struct evpl_record record;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	quarantine_up_to_recheck(_metadata, self);
 	drain(_metadata, self);
 	EXPECT_EQ(0, evpl_revoke(self->owner.fd, OFFSET));
 	EXPECT_EQ(0, get(&self->owner.entries[N].word));
 
 	/* The buffer gets a new share while the kernel is about to look at the old one. */
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	record = lease_again(_metadata, self, true);
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 	EXPECT_EQ(1, read_counters().quarantined);
@@ -1015,7 +1015,7 @@ TEST_F(quarantine, that_a_ring_ends_while_the_kernel_rechecks_is_over_at_once)
 
 	if (!rings_can_register())
 		SKIP(return, NO_COMMAND);
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	record = lease_again(_metadata, self, false);
 	ASSERT_TRUE(ring_open(&ring));
 	ASSERT_EQ(0, ring_table(&ring, 1));
@@ -1023,7 +1023,7 @@ TEST_F(quarantine, that_a_ring_ends_while_the_kernel_rechecks_is_over_at_once)
 	EXPECT_EQ(1, evpl_revoke(self->owner.fd, OFFSET));
 	ASSERT_EQ(0, write_string(RECHECK, "1"));
 	ASSERT_TRUE(wait_at(RECHECK, 1));
-	EXPECT_EQ(1, get(&self->owner.entries[N].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
 	/* It neither waits for the pass, nor leaves the buffer to it. */
 	EXPECT_EQ(0, ring_drop(&ring, self->lessee.fd, 0));
 	EXPECT_EQ(0, get(&self->owner.entries[N].word));
@@ -1041,7 +1041,7 @@ static pid_t begin_registration(struct __test_metadata *_metadata,
 	struct ring ring;
 	pid_t pid;
 
-	set(&self->owner.entries[N].word, 1);
+	set_count(&self->owner.entries[N].word, 1);
 	*record = lease_again(_metadata, self, false);
 	ASSERT_EQ(0, write_string(REGISTER, "1"));
 	pid = fork_child();

@@ -26,24 +26,89 @@ TEST_F(share, records_of_one_buffer_share_a_lease_whose_word_counts_them)
 	struct evpl_record sent[3], got[3];
 
 	sent[0] = sent[1] = sent[2] = fill(&self->owner, 5, 'x');
-	set(&self->owner.entries[5].word, 4);
+	set_count(&self->owner.entries[5].word, 4);
 	ASSERT_EQ(3, evpl_send(self->ends[0], sent, 3));
-	/* The word counts three records as one reference; the owner still has one. */
-	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	/* The word has a flag for the three records; the owner still has a reference. */
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[5].word));
 	ASSERT_EQ(3, evpl_recv(self->ends[1], got, 3));
 	EXPECT_EQ(got[0].lease, got[1].lease);
 	EXPECT_EQ(got[0].lease, got[2].lease);
 	EXPECT_EQ(got[0].offset, got[2].offset);
 	EXPECT_EQ(3, get(&self->lessee.leases[got[0].lease].word));
-	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, let_go(&self->lessee, &got[0]));
 	EXPECT_EQ(0, let_go(&self->lessee, &got[1]));
-	EXPECT_EQ(2, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, let_go(&self->lessee, &got[2]));
 	EXPECT_EQ(1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, get(&self->owner.header->returned));
 	/* To release a lease that has ended is no error. */
 	EXPECT_EQ(0, evpl_lease_release(self->lessee.fd, &got[0].lease, 1));
+}
+
+TEST_F(share, word_has_the_owners_references_and_a_flag_for_the_kernels)
+{
+	struct evpl_record sent = fill(&self->owner, 5, 'x'), got[3];
+	__u64 *word = &self->owner.entries[5].word;
+
+	set_count(word, 2);
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(word));
+	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(word));
+	/* The flag is no reference that the owner could give. */
+	EXPECT_EQ(-ESTALE, evpl_send(self->ends[0], &sent, 1));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(word));
+	EXPECT_EQ(2, read_counters().records);
+
+	/* The owner takes references and drops them meanwhile. The last one isn't the end. */
+	__atomic_fetch_add(word, 2, __ATOMIC_RELAXED);
+	ASSERT_EQ(2, evpl_recv(self->ends[1], got, 2));
+	EXPECT_EQ(EVPL_WORD_SHARED | 2, get(word));
+	EXPECT_EQ(EVPL_WORD_SHARED, __atomic_sub_fetch(word, 2, __ATOMIC_RELEASE));
+	EXPECT_EQ(0, let_go(&self->lessee, &got[0]));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(word));
+	EXPECT_EQ(0, get(&self->owner.header->returned));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[1]));
+	EXPECT_EQ(0, get(word));
+	EXPECT_TRUE(bit(self->owner.returned, 5));
+
+	/* All references go in one call. */
+	set_count(word, 3);
+	set(&self->owner.returned[0], 0);
+	set(&self->owner.header->returned, 0);
+	ASSERT_EQ(3, evpl_send(self->ends[0], (struct evpl_record[]){ sent, sent, sent }, 3));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(word));
+	/* The owner has a reference when the share goes, so nothing is reported. */
+	__atomic_fetch_add(word, 1, __ATOMIC_RELAXED);
+	EXPECT_EQ(0, evpl_revoke(self->owner.fd, 5 * BUFFER));
+	EXPECT_EQ(1, get(word));
+	EXPECT_FALSE(bit(self->owner.returned, 5));
+	EXPECT_EQ(0, get(&self->owner.header->returned));
+	ASSERT_EQ(3, evpl_recv(self->ends[1], got, 3));
+}
+
+TEST_F(share, flag_that_its_owner_changes_ends_nothing_too_early)
+{
+	static const __u64 words[] = { 0, 1, EVPL_WORD_COUNT, ~0ULL, 1ULL << 63 };
+	struct evpl_record sent, got;
+	__u64 *word = &self->owner.entries[5].word;
+
+	for (int i = 0; i < ARRAY_SIZE(words); i++) {
+		set(word, 0);
+		sent = fill(&self->owner, 5, 'x');
+		ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
+		set(word, words[i]);
+		EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
+		ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
+		EXPECT_TRUE(is_filled_with(memory_of(&self->lessee, &got), 'x', BUFFER));
+		EXPECT_EQ(1, let_go(&self->lessee, &got));
+		/* The kernel subtracts, whatever is there. */
+		EXPECT_EQ(words[i] - EVPL_WORD_SHARED, get(word));
+		EXPECT_EQ(0, read_counters().shares);
+	}
+	set(word, 0);
+	EXPECT_EQ(0, evpl_slab_free(self->owner.fd, 0));
 }
 
 TEST_F(share, reference_that_comes_home_is_in_the_owners_word_again)
@@ -60,7 +125,7 @@ TEST_F(share, reference_that_comes_home_is_in_the_owners_word_again)
 	EXPECT_EQ(0, get(&self->lessee.leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory));
-	EXPECT_EQ(1, get(&self->owner.entries[7].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[7].word));
 
 	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
 	EXPECT_EQ(EVPL_LEASE_NONE, got.lease);
@@ -104,22 +169,22 @@ TEST_F(share, records_over_three_hops_come_out_right_when_the_middle_dies)
 	ASSERT_EQ(0, evpl_bind(last.fd, second[1]));
 	for (int i = 0; i < K; i++)
 		sent[i] = fill(&self->owner, 6, 'x');
-	set(&self->owner.entries[6].word, K + 1);
+	set_count(&self->owner.entries[6].word, K + 1);
 
 	ASSERT_EQ(K, evpl_send(self->ends[0], sent, K));
 	ASSERT_EQ(K, evpl_recv(self->ends[1], got, K));
 	ASSERT_EQ(K - 1, evpl_send(first[0], got, K - 1));
 	ASSERT_EQ(K - 1, evpl_recv(first[1], got, K - 1));
 	ASSERT_EQ(K - 2, evpl_send(second[0], got, K - 2));
-	EXPECT_EQ(2, get(&self->owner.entries[6].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[6].word));
 	/* The middle client has one reference left; K - 2 are on their way from it. */
 	close_client(&middle);
 	ASSERT_EQ(K - 2, evpl_recv(second[1], got, K - 2));
 	EXPECT_EQ(K - 2, get(&last.leases[got[0].lease].word));
 	EXPECT_TRUE(is_filled_with(memory_of(&last, got), 'x', BUFFER));
-	EXPECT_EQ(2, get(&self->owner.entries[6].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[6].word));
 	close_client(&last);
-	EXPECT_EQ(2, get(&self->owner.entries[6].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[6].word));
 	close_client(&self->lessee);
 	EXPECT_EQ(1, get(&self->owner.entries[6].word));
 	EXPECT_EQ(0, read_counters().shares);
@@ -142,7 +207,7 @@ TEST_F(share, owner_pulls_what_a_receiver_has_let_go_of_without_a_call)
 	set(&self->lessee.leases[got[0].lease].word, 0);
 	EXPECT_EQ(1, evpl_lease_pull(self->owner.fd));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
-	EXPECT_EQ(1, get(&self->owner.entries[2].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[2].word));
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(&self->lessee, &got[0])));
 	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got[1])));
 	/* If the lessee then releases the lease as well, that is harmless. */
@@ -167,7 +232,7 @@ TEST_F(share, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
 	EXPECT_EQ(EVPL_WORD_WANTED | 1, get(word));
 	EXPECT_EQ(0, touch_read(memory_of(&self->lessee, &got)));
 	/* References are counted as before. */
-	set(&self->owner.entries[1].word, 2);
+	set_count(&self->owner.entries[1].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(EVPL_WORD_WANTED | 2, get(word));
@@ -178,7 +243,7 @@ TEST_F(share, owner_that_pulled_has_what_is_in_use_as_soon_as_it_is_let_go_of)
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(0, get(word));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
-	set(&self->owner.entries[1].word, 1);
+	set_count(&self->owner.entries[1].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(1, get(word));
@@ -205,7 +270,7 @@ TEST_F(share, owner_that_pulled_is_heard_by_who_has_yet_to_read)
 	EXPECT_EQ(0, get(word));
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	/* When the buffer has come back, the next lease isn't WANTED. */
-	set(&self->owner.entries[1].word, 1);
+	set_count(&self->owner.entries[1].word, 1);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent, 1));
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	EXPECT_EQ(1, get(&self->lessee.leases[got.lease].word));
@@ -304,7 +369,7 @@ static void check_what_an_owner_leaves(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, evpl_slab_alloc(fd, 64 * MIB, &offset));
 	entries = map(fd, PAGE, setup.out_refs_offset, PROT_READ | PROT_WRITE);
 	ASSERT_NE(NULL, entries);
-	set(&entries[0].word, 1);
+	set_count(&entries[0].word, 1);
 	ASSERT_EQ(0, evpl_channel(fd, 1, ends));
 	ASSERT_EQ(0, evpl_bind(fd, ends[0]));
 	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));

@@ -437,7 +437,7 @@ TEST_F(uring, buffer_comes_back_with_the_slot_and_not_with_the_lease)
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 	EXPECT_EQ(rechecks, number_in(COUNTERS, "rechecks"));
 	EXPECT_EQ(0, read_counters().quarantined);
-	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[5].word));
 	EXPECT_EQ(-EBUSY, evpl_slab_free(self->owner.fd, 0));
 	EXPECT_EQ(PAGE, read_into(self, 0, 0, 'a', PAGE));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'a', PAGE));
@@ -459,7 +459,7 @@ TEST_F(uring, other_buffers_of_the_folio_come_back_meanwhile)
 	ASSERT_EQ(0, leased(self, 0, &got, EVPL_URING_WRITE));
 	EXPECT_EQ(1, let_go(&self->lessee, &got));
 	EXPECT_EQ(1, let_go(&self->lessee, &other));
-	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[5].word));
 	EXPECT_EQ(0, get(&self->owner.entries[6].word));
 	EXPECT_EQ(0, read_counters().quarantined);
 }
@@ -605,7 +605,7 @@ TEST_F(uring, copy_of_the_table_keeps_the_memory_too)
 	ASSERT_EQ(5, write(self->pipe[1], "hello", 5));
 	EXPECT_EQ(5, fixed(&copy, IORING_OP_READ_FIXED, self->pipe[0], 0, 0, 5));
 	EXPECT_EQ(0, memcmp(self->owner.own + 5 * BUFFER, "hello", 5));
-	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[5].word));
 	/* As io_uring clears any slot. */
 	EXPECT_EQ(0, ring_unregister(&copy));
 	EXPECT_EQ(0, get(&self->owner.entries[5].word));
@@ -663,7 +663,7 @@ TEST_F(uring, dead_lessees_buffer_comes_back_with_its_last_completion_and_no_rec
 	sleep(1);
 	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
 	EXPECT_EQ(rechecks, number_in(COUNTERS, "rechecks"));
-	EXPECT_EQ(1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[5].word));
 	EXPECT_TRUE(is_filled_with(self->owner.own + 5 * BUFFER, 'x', BUFFER));
 	hurry(0);
 	EXPECT_TRUE(is_returned(&self->owner, 5));

@@ -46,7 +46,7 @@
 #define CLOSE_TAKES_ALL	9	/* an end that closes also drops the record that is being read */
 #define NO_ROOM_KEPT	10	/* room for a write isn't kept */
 
-/* Buffer b is client b's. */
+/* Buffer b is client b's. The flag EVPL_WORD_SHARED counts as 1 in its word. */
 byte word[NC];		/* of its entry */
 byte own[NC];		/* ghost: references that the owner has */
 byte between[NC];	/* ghost: tasks that have changed a count, but not yet the word */

@@ -65,7 +65,7 @@ inline end_idle(ended)
 	}
 }
 
-/* The share's last count goes, and with it its reference in the owner's word. */
+/* The share's last count goes, and with it its flag in the owner's word. */
 inline finish(ended)
 {
 	if

@@ -86,10 +86,10 @@
  * passing on its last reference. A client that reads a record of its own buffer gets
  * the reference back: the word of the buffer's entry goes up by one.
  *
- * All records in flight and all leases of a buffer together are one reference in the
- * owner's entry. When the last of them ends, by release, close or death, the kernel
- * takes that reference off the word. If the word is 0 then, the kernel reports the
- * buffer in the header.
+ * As long as there is a record in flight or a lease of a buffer, the word of the owner's
+ * entry has %EVPL_WORD_SHARED, and its count has the owner's own references alone. When
+ * the last of them ends, by release, close or death, the kernel takes the flag off the
+ * word. If the word is 0 then, the kernel reports the buffer in the header.
  *
  * A lease survives the client that owns the buffer, unless that client was set up
  * with %EVPL_SETUP_REVOKE.
@@ -177,12 +177,12 @@
  * When the last part that others have in a buffer that may be held ends, the kernel *checks*
  * each folio of the buffer. It counts the folio's references that are neither the kernel's
  * own nor a mapping's. If there are more than the folio's *baseline*, the owner doesn't get
- * its reference back yet: the buffer is in *quarantine*. Its word doesn't go down, and its
+ * the buffer back yet: it is in *quarantine*. Its word keeps %EVPL_WORD_SHARED, and its
  * slab can't be freed. The buffer can still be sent, unless it has been revoked. The kernel
  * rechecks it, at first after some milliseconds, then less often, down to once a second;
  * less often still where a check takes long. It also rechecks when the owner pulls
- * (EVPL_LEASE_PULL). When the references have gone, the owner's word goes down and the
- * buffer is reported. The owner can also end a quarantine itself (EVPL_QUARANTINE_END). A
+ * (EVPL_LEASE_PULL). When the references have gone, the flag goes too, and the buffer is
+ * reported. The owner can also end a quarantine itself (EVPL_QUARANTINE_END). A
  * quarantine ends with its owner. Then nobody else gets the memory before the references
  * have gone.
  *
@@ -265,11 +265,14 @@
 #define EVPL_BUFFER_SIZE_DEFAULT _BITUL(20)
 
 /*
- * Bits of evpl_entry.word. WANTED, on a lease alone, says that the owner waits
- * for memory: see EVPL_LEASE_PULL. The kernel leaves all other bits 0. A buffer
- * whose word has one set isn't idle.
+ * Bits of evpl_entry.word. COUNT has the client's own references. SHARED, on an own buffer
+ * alone, says that others have a part in the buffer: a record in flight, a lease, a dma-buf
+ * that carries references on it, a ring that has registered it as a lessee's, or a quarantine.
+ * WANTED, on a lease alone, says that the owner waits for memory: see EVPL_LEASE_PULL. The
+ * kernel leaves all other bits 0. A buffer whose word has one set isn't idle.
  */
 #define EVPL_WORD_COUNT		0xffffffffULL
+#define EVPL_WORD_SHARED	_BITULL(32)
 #define EVPL_WORD_WANTED	_BITULL(62)
 
 /**
@@ -280,6 +283,12 @@
  * @user: the client's own; the kernel neither reads nor writes it. It is zero
  *	when the client first sees it. When the slab is freed and its range is given
  *	to another slab, it keeps the value that the client wrote.
+ *
+ * The first record, or dma-buf, that a client gives of a buffer turns one reference of the count
+ * into SHARED: the kernel adds SHARED - 1 to the word, in one step. Each further one takes 1 off
+ * the count. So a client sees from the word alone which references are its own. The kernel adds
+ * and subtracts, so a client that stores a count to the word while the buffer is shared must
+ * store the flag too.
  *
  * The kernel takes @word as a hint only. A client that overwrites its entries
  * harms itself and nobody else.

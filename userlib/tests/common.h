@@ -76,13 +76,16 @@ static inline int status_of(int (*function)(void *arg), void *arg)
 
 /*
  * The references of an iovec's buffer. The hold of the context that cuts slices off the buffer
- * counts as one. The loads are relaxed, so a call orders no accesses to the buffer.
+ * counts as one, and so does all that other processes have of the buffer. The loads are relaxed, so
+ * a call orders no accesses to the buffer.
  */
 __attribute__((no_sanitize("thread"))) static inline uint64_t word_of(const struct evpl_iovec *iovec)
 {
 	const struct entry *entry = iovec_entry(iovec);
 	uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
 
+	if (word & EVPL_WORD_SHARED)
+		word -= EVPL_WORD_SHARED - 1;
 	/* Leave out the references that a thread or a context keeps in reserve: see bias.h. */
 	if (entry->slab && atomic_load_explicit(&entry->owner, memory_order_relaxed)) {
 		word -= entry->spare;
