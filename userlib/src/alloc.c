@@ -116,7 +116,7 @@ static struct entry *take_buffer(struct evpl *evpl, bool from_peers)
 		return NULL;
 	buffer->home = evpl;
 	atomic_store_explicit(&buffer->sealed, false, memory_order_relaxed);
-	entry_init(buffer);
+	entry_take(buffer);
 	return buffer;
 }
 

@@ -140,7 +140,9 @@ static void set_credit(struct evpl *evpl, uint32_t credit)
 
 static void sub_spare(struct entry *buffer, uint32_t n)
 {
-	if (atomic_fetch_sub_explicit(&buffer->word, n, memory_order_acq_rel) == n)
+	uint64_t old = atomic_fetch_sub_explicit(&buffer->word, n, memory_order_acq_rel);
+
+	if (entry_is_last(buffer, old, n))
 		recycle(buffer);
 }
 
@@ -437,11 +439,20 @@ void bias_hold(struct evpl *evpl, struct entry *buffer)
 
 /*
  * Makes @buffer current, which the thread counts in and has found idle (bias_is_idle()). Nobody
- * else has a reference, so nobody else changes the word, and a store sets it.
+ * else has a reference. So nobody else changes the word, but the kernel may clear
+ * EVPL_WORD_SHARED. If that isn't set, a store sets the word.
  */
 void bias_hold_idle(struct evpl *evpl, struct entry *buffer)
 {
-	atomic_store_explicit(&buffer->word, BIAS_SPARE + BIAS_CREDIT, memory_order_relaxed);
+	uint64_t word = atomic_load_explicit(&buffer->word, memory_order_relaxed);
+
+	if (word & EVPL_WORD_SHARED)
+		atomic_fetch_add_explicit(&buffer->word,
+					  BIAS_SPARE + BIAS_CREDIT - (word & EVPL_WORD_COUNT),
+					  memory_order_relaxed);
+	else
+		atomic_store_explicit(&buffer->word, BIAS_SPARE + BIAS_CREDIT,
+				      memory_order_relaxed);
 	buffer->spare = BIAS_SPARE;
 	set_credit(evpl, BIAS_CREDIT);
 	evpl->served++;
@@ -492,7 +503,7 @@ __attribute__((no_sanitize("thread"))) bool bias_seems_idle(struct entry *buffer
 	hot = &buffer->home->hot;
 	if (*(struct evplmem_count *volatile *)&hot->buffer == (struct evplmem_count *)buffer)
 		unused += (uint32_t)(*(volatile uint64_t *)&hot->place / EVPLMEM_CREDIT);
-	return atomic_load(&buffer->word) == unused;
+	return (atomic_load(&buffer->word) & EVPL_WORD_COUNT) == unused;
 }
 
 /* For statistics: about how many buffers the context's thread counts in that nobody uses. */
@@ -504,7 +515,8 @@ __attribute__((no_sanitize("thread"))) uint32_t bias_count_idle(const struct evp
 		struct entry *buffer = *(struct entry *const volatile *)&evpl->slots[i];
 
 		n += buffer && i < *(const volatile uint32_t *)&evpl->nr_slots &&
-		     atomic_load(&buffer->word) == *(volatile uint32_t *)&buffer->spare;
+		     entry_has_only(buffer, atomic_load(&buffer->word),
+				    *(volatile uint32_t *)&buffer->spare);
 	}
 	return n;
 }

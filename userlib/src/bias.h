@@ -90,7 +90,8 @@ static inline bool bias_has(const struct evpl *evpl, struct entry *buffer)
  */
 static inline bool bias_is_idle(struct entry *buffer, uint32_t credit)
 {
-	return atomic_load_explicit(&buffer->word, memory_order_acquire) == buffer->spare + credit;
+	return entry_has_only(buffer, atomic_load_explicit(&buffer->word, memory_order_acquire),
+			      buffer->spare + credit);
 }
 
 #endif /* EVPLMEM_BIAS_H */

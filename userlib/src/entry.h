@@ -11,6 +11,12 @@
  * while the pool is open, even those of slabs that were given back: a thread that is late
  * may read @next and @word of a buffer that isn't its own, and reads some number.
  *
+ * The kernel sets EVPL_WORD_SHARED in the word while other processes have a part in the buffer.
+ * Mostly the buffer isn't used again before the kernel clears that bit. But a lane (lane.h) lets a
+ * peer keep its lease on a buffer that it has returned. Such a buffer isn't @sealed. When nothing
+ * but that bit is left in its word, it goes to a free list all the same, with WORD_FREE in its
+ * word. Then the word isn't 0 when the kernel clears its bit, and the kernel reports nothing.
+ *
  * A thread may count a part of @word in @spare, without atomics: see bias.h. The thread keeps
  * at least one reference there, so the word isn't zero meanwhile.
  *
@@ -43,7 +49,8 @@ struct slab;
  * @home: the context that last took the buffer off a free list, and that gets it back into
  *	its cache; never freed while the pool is open
  * @next: index + 1 of the entry below it in a free list, or 0
- * @sealed: others can see the buffer, so no slice is cut off it until it has been free again
+ * @sealed: others can see the buffer, and not by grants of a lane alone. No slice is cut off it
+ *	until it has been free again, and it isn't free while the kernel has a share of it.
  * @held: checks only: @word counts the hold of a context
  * @released: checks only: where a reference was last released
  */
@@ -85,6 +92,9 @@ static inline struct slab *iovec_slab(const struct evpl_iovec *iovec)
 {
 	return iovec->__private2 ? iovec_entry(iovec)->slab : NULL;
 }
+
+/* In @word, and the library's alone: the buffer is on a free list, though its word isn't 0. */
+#define WORD_FREE	(1ULL << 63)
 
 /* Sets the first reference. The caller owns the buffer, so nobody else changes the word. */
 static inline void entry_init(struct entry *entry)
@@ -130,10 +140,39 @@ static inline uint64_t entry_drop(struct entry *entry, uint32_t n, void *site)
 	return old;
 }
 
+/* Takes a buffer off a free list: the caller has the only reference. */
+static inline void entry_take(struct entry *entry)
+{
+	if (atomic_load_explicit(&entry->word, memory_order_relaxed))
+		atomic_fetch_add(&entry->word, 1 - WORD_FREE);
+	else
+		entry_init(entry);
+}
+
+bool entry_free_shared(struct entry *entry);
+
+/*
+ * Whether the caller owns a buffer of the pool, now that it has dropped @n references, and has found
+ * @old in the word.
+ */
+static inline bool entry_is_last(struct entry *entry, uint64_t old, uint32_t n)
+{
+	return old == n || (old == (EVPL_WORD_SHARED | n) && entry_free_shared(entry));
+}
+
 /* Drops a reference. Returns true if it was the last: the caller then owns the buffer. */
 static inline bool entry_put(struct entry *entry, void *site)
 {
-	return entry_drop(entry, 1, site) == 1;
+	return entry_is_last(entry, entry_drop(entry, 1, site), 1);
+}
+
+/*
+ * Whether @word is that of a buffer which nobody uses by other references than @n that the caller
+ * knows of.
+ */
+static inline bool entry_has_only(struct entry *entry, uint64_t word, uint32_t n)
+{
+	return word == n || (word == (EVPL_WORD_SHARED | n) && !atomic_load(&entry->sealed));
 }
 
 /*
@@ -142,7 +181,7 @@ static inline bool entry_put(struct entry *entry, void *site)
  */
 static inline bool entry_alone(struct entry *entry)
 {
-	return atomic_load_explicit(&entry->word, memory_order_acquire) == 1;
+	return entry_has_only(entry, atomic_load_explicit(&entry->word, memory_order_acquire), 1);
 }
 
 /* Whether no reference is left. WANTED, a flag in the word of a lease, doesn't matter. */

@@ -101,7 +101,7 @@ void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov)
 			continue;
 		}
 		run = count_run(&iovecs[i], niov - i);
-		if (entry_drop(entry, run, CALLER()) == run)
+		if (entry_is_last(entry, entry_drop(entry, run, CALLER()), run))
 			recycle(entry);
 	}
 }
@@ -181,6 +181,8 @@ static bool is_referenced(struct entry *entry)
 {
 	if (bias_seems_idle(entry))
 		bias_unbind(entry->home);
+	if (atomic_load(&entry->word) & WORD_FREE)
+		return false;
 	return !entry_idle(entry) && !context_only_holds(entry);
 }
 

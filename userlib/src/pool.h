@@ -11,6 +11,7 @@
  *  - Its word is zero, and it is on one free list: a depot's, or a context's cache.
  *  - Its word is zero, and one thread has it in hand: between the other two states, or
  *    until a new slab is published.
+ * In the last two states WORD_FREE and EVPL_WORD_SHARED may stand for zero: see entry.h.
  *
  * Allocation takes the lock only if no buffer is free, or while there are waiters. Release
  * takes it only for a lease that has registrations. No callback runs under the lock.

@@ -18,6 +18,28 @@
 #include "probe.h"
 #include "slab.h"
 
+/*
+ * The caller has dropped the last reference on a buffer of which the kernel has a share. Returns
+ * whether the caller owns the buffer now. It doesn't if the buffer is sealed: the kernel reports
+ * such a buffer when the share is gone. It doesn't if the share is gone already either, or if
+ * another thread has taken the buffer meanwhile.
+ *
+ * Once WORD_FREE is set the buffer is the caller's, so @sealed is checked once more: the first check
+ * may have been of an earlier use of the buffer.
+ */
+bool entry_free_shared(struct entry *entry)
+{
+	uint64_t word = EVPL_WORD_SHARED;
+
+	if (atomic_load(&entry->sealed) ||
+	    !atomic_compare_exchange_strong(&entry->word, &word, WORD_FREE | EVPL_WORD_SHARED))
+		return false;
+	if (!atomic_load(&entry->sealed))
+		return true;
+	/* If the share has gone meanwhile, the kernel has reported nothing. */
+	return atomic_fetch_sub(&entry->word, WORD_FREE) == WORD_FREE;
+}
+
 /* Pushes a chain of @n free buffers to a depot, where every context finds them. */
 void depot_push(struct depot *depot, struct entry *first, struct entry *last, uint32_t n)
 {
