@@ -14,6 +14,7 @@
 #define evpl_device		evplmem_device
 #define evpl_device_ops		evplmem_device_ops
 #define evpl_iovec		evplmem_iovec
+#define evpl_lane_stats		evplmem_lane_stats
 #define evpl_message		evplmem_message
 #define evpl_pool		evplmem_pool
 #define evpl_pool_config	evplmem_pool_config
@@ -35,6 +36,7 @@
 #undef evpl_device
 #undef evpl_device_ops
 #undef evpl_iovec
+#undef evpl_lane_stats
 #undef evpl_message
 #undef evpl_pool
 #undef evpl_pool_config

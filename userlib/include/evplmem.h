@@ -392,6 +392,26 @@ struct evpl_waiter {
  */
 #define EVPL_CHANNEL_BLOCKING	(1U << 0)
 
+/**
+ * EVPL_CHANNEL_LANE - most messages pass through shared memory, without a system call
+ *
+ * Both ends are made with this flag, in pools with %EVPL_POOL_ZEROS. If the other end isn't, or the
+ * module or the other process's library doesn't know lanes, the channel works without.
+ *
+ * The receiver goes on seeing each buffer that it was once given a slice of, with all that is
+ * allocated in it later, until the sender closes the channel or takes the buffer back by
+ * evpl_iovec_wait() or evpl_iovec_revoke(). So a lane is for a pool whose memory is all for this
+ * peer, or for one circle of trust. See evpl_lane(7).
+ */
+#define EVPL_CHANNEL_LANE	(1U << 1)
+/**
+ * EVPL_CHANNEL_POLLING - with %EVPL_CHANNEL_LANE: the program receives in a loop, and doesn't sleep
+ *
+ * A message doesn't make evpl_channel_fd() readable, except after evpl_channel_arm(). So neither
+ * side makes a system call for it.
+ */
+#define EVPL_CHANNEL_POLLING	(1U << 2)
+
 /** EVPL_MESSAGE_WRITE - the receiver may write to the buffer too */
 #define EVPL_MESSAGE_WRITE	(1U << 0)
 /** EVPL_MESSAGE_REVOKED - only received: the owner took the buffer back on the way */
@@ -438,6 +458,32 @@ struct evpl_message {
 	uint32_t flags;
 	uint32_t reserved;
 };
+
+/**
+ * struct evpl_lane_stats - statistics of a lane, for evpl_lane_stats()
+ * @size: sizeof(struct evpl_lane_stats), set by the caller
+ * @sending: 1 if this side sends through shared memory; 0 as long as it sends as a channel does
+ * @receiving: the same for the other side
+ * @grants: buffers of this side that the other side sees
+ * @sent: messages that were sent through shared memory
+ * @sent_as_records: messages that the kernel carried: the first one of each buffer, and those of
+ *	other processes' buffers, count here
+ * @received: messages that were received after the other side had begun to use shared memory
+ * @doorbells: system calls to wake the other side, or to sleep
+ */
+struct evpl_lane_stats {
+	size_t size;
+	uint32_t sending;
+	uint32_t receiving;
+	uint64_t grants;
+	uint64_t sent;
+	uint64_t sent_as_records;
+	uint64_t received;
+	uint64_t doorbells;
+};
+
+/** EVPL_LANE_STATS_INIT - initializer of &struct evpl_lane_stats */
+#define EVPL_LANE_STATS_INIT	EVPLMEM_SIZED(lane_stats)
 
 /** EVPL_DMABUF_WRITE - devices, and processes that map the dma-buf, may write to it */
 #define EVPL_DMABUF_WRITE	(1U << 0)
@@ -495,6 +541,8 @@ void evplmem_channel_close(struct evpl_channel *channel);
 int evplmem_channel_fd(struct evpl_channel *channel);
 int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n);
 int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max);
+int evplmem_channel_arm(struct evpl_channel *channel);
+int evplmem_lane_stats(struct evpl_channel *channel, struct evpl_lane_stats *stats);
 int evplmem_pool_fd(struct evpl_pool *pool);
 int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int flags);
 int evplmem_slab_export(struct evpl_pool *pool, const struct evpl_slab_info *info,
@@ -1130,14 +1178,16 @@ static inline int evpl_iovec_slab(const struct evpl_iovec *iovec, struct evpl_sl
  * @r_channel: where this process's end goes; end it with evpl_channel_close()
  * @pool: the pool whose memory is sent, and that received iovecs belong to
  * @capacity: how many messages can be on their way in one direction, up to 16384; 0: 256
- * @flags: %EVPL_CHANNEL_BLOCKING or 0
+ * @flags: %EVPL_CHANNEL_BLOCKING, %EVPL_CHANNEL_LANE, %EVPL_CHANNEL_POLLING or 0
  * @r_peer: where the other end goes: a descriptor, close-on-exec. The caller passes it to
  *	another process, by inheritance or over a Unix socket, and closes it. The other
  *	process makes it a channel by evpl_channel_bind().
  *
  * Return: 0, or
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
- *  - -EINVAL: @capacity is above 16384
+ *  - -EINVAL: @capacity is above 16384; with %EVPL_CHANNEL_LANE, it is above the pool's buffer size
+ *    divided by 64, or the pool was opened without %EVPL_POOL_ZEROS; %EVPL_CHANNEL_POLLING without
+ *    %EVPL_CHANNEL_LANE, or with %EVPL_CHANNEL_BLOCKING
  *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left, or a cap is reached
  *  - -EINTR: a fatal signal came
  */
@@ -1152,10 +1202,11 @@ static inline int evpl_channel_create(struct evpl_channel **r_channel, struct ev
  * @r_channel: where the channel goes; end it with evpl_channel_close()
  * @pool: as for evpl_channel_create()
  * @fd: the end; when 0 is returned it belongs to the channel, which closes it
- * @flags: %EVPL_CHANNEL_BLOCKING or 0
+ * @flags: as for evpl_channel_create()
  *
  * Return: 0, or
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
+ *  - -EINVAL: as from evpl_channel_create(), for the channel's capacity and this pool
  *  - -EBADF: @fd is no end of a channel
  *  - -EBUSY: @fd is bound already, or was bound to a pool that is gone
  *  - -ENOMEM: no memory left, or a cap is reached
@@ -1251,6 +1302,36 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
 				    int max)
 {
 	return evplmem_channel_recv(channel, messages, max);
+}
+
+/**
+ * evpl_channel_arm() - prepare to sleep until there is a message
+ * @channel: the channel
+ *
+ * For a lane with %EVPL_CHANNEL_POLLING. Other channels need no call.
+ *
+ * Return: 0: the next message, or the end of the channel, makes evpl_channel_fd() readable; or
+ *  - -EBUSY: there is a message already
+ *  - -EPERM: the channel was inherited over fork(2)
+ */
+static inline int evpl_channel_arm(struct evpl_channel *channel)
+{
+	return evplmem_channel_arm(channel);
+}
+
+/**
+ * evpl_lane_stats() - get a lane's statistics
+ * @channel: the channel
+ * @stats: where they go; start from %EVPL_LANE_STATS_INIT
+ *
+ * Return: 0, or
+ *  - -EOPNOTSUPP: the channel was made without %EVPL_CHANNEL_LANE, or the module doesn't know lanes
+ *  - -EINVAL: @stats->size is too small
+ *  - -EPERM: the channel was inherited over fork(2)
+ */
+static inline int evpl_lane_stats(struct evpl_channel *channel, struct evpl_lane_stats *stats)
+{
+	return evplmem_lane_stats(channel, stats);
 }
 
 /**

@@ -43,7 +43,8 @@ static int export_slices(struct evpl_pool *pool, const struct evpl_iovec *iovecs
 		transfer_prepare(pool, &iovecs[i], ranges[i].offset, flags & EVPL_EXPORT_WRITE);
 	fd = export(pool, ranges, niov, flags);
 	for (i = 0; i < niov; i++)
-		transfer_finish(pool, &iovecs[i], ranges[i].offset);
+		if (ranges[i].offset >= pool->backing.own_size)
+			transfer_finish(pool, &iovecs[i], ranges[i].offset, fd >= 0);
 	if (fd < 0)
 		return fd;
 	atomic_store(&pool_sharing(pool)->bound, true);

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "bias.h"
+#include "lane.h"
 #include "pool.h"
 
 uint32_t fork_generation = GENERATION_STEP;
@@ -18,6 +19,7 @@ static void in_child(void)
 	fork_generation += GENERATION_STEP;
 	closed_pools_forget();
 	bias_forget();
+	lanes_forget();
 }
 
 /* There is no prepare handler: it would take locks in an order that may not be the program's. */

@@ -10,15 +10,17 @@
 
 #include "bias.h"
 #include "foreign.h"
-#include "lease.h"
+#include "lane.h"
 #include "recycle.h"
 #include "slab.h"
 
-/* Drops a reference on an entry without a slab: a lease's, or that of foreign memory. */
+/* Drops a reference on an entry without a slab: a lease's, a grant's, or that of foreign memory. */
 static void put_other(struct entry *entry, void *site)
 {
 	if (entry_is_foreign(entry))
 		foreign_put(entry, site);
+	else if (entry_is_grant(entry))
+		grant_put(entry_grant(entry), site);
 	else
 		lease_put(entry_lease(entry), site);
 }

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 
 #include "cancel.h"
-#include "lease.h"
+#include "lane.h"
 #include "windows.h"
 
 /**
@@ -64,7 +64,7 @@ static void lease_unregister(struct evpl_device *device, struct lease_regs *regs
 static struct lease_regs *lease_regs_of(struct evpl_pool *pool, const struct evpl_iovec *iovec)
 {
 	const struct evpl_setup *setup = &pool->backing.setup;
-	struct lease *lease = entry_lease(iovec_entry(iovec));
+	struct lease *lease = entry_any_lease(iovec_entry(iovec));
 	struct lease_regs *regs = atomic_load(&lease->regs);
 	size_t size = (size_t)1 << lease->buffer_shift;
 	uint64_t offset = windows_offset(pool, iovec->data);
@@ -99,16 +99,17 @@ static struct lease_regs *lease_regs_of(struct evpl_pool *pool, const struct evp
  */
 int lease_reg_cookie(struct evpl_device *device, const struct evpl_iovec *iovec, uint64_t *r_cookie)
 {
+	struct lease *lease = entry_any_lease(iovec_entry(iovec));
 	struct evpl_pool *pool = device->pool;
 	struct lease_regs *regs;
 	struct reg *reg;
 	int err = -ENOENT;
 
-	if (entry_lease(iovec_entry(iovec))->pool != pool)
+	if (lease->pool != pool)
 		return -EINVAL;
 	if (!(device->ops.flags & EVPL_DEVICE_LEASES))
 		return -ENOENT;
-	regs = atomic_load(&entry_lease(iovec_entry(iovec))->regs);
+	regs = atomic_load(&lease->regs);
 	/* Devices may not have this buffer, or this one couldn't register it: don't take the lock. */
 	if (regs ? reg_is(&regs->reg[device->slot], REG_FAILED) :
 		   !windows_is_io(pool, windows_offset(pool, iovec->data)))

@@ -241,6 +241,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	pool->max_bytes = cfg.max_bytes ? cfg.max_bytes : UINT64_MAX;
 	pool->max_bytes -= pool->max_bytes % pool->slab_min;
 	pool->huge = cfg.flags & EVPL_POOL_HUGE;
+	pool->zeros = cfg.flags & EVPL_POOL_ZEROS;
 	pool->atomic = cfg.flags & EVPL_POOL_ATOMIC;
 
 	pool->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -71,6 +71,7 @@ struct sharing;
  * @slab_max: the longest slab that is asked for
  * @max_bytes: the most bytes that all slabs may have together, a multiple of @slab_min
  * @huge: slabs must consist of folios of 2 MiB
+ * @zeros: a touch of a revoked lease finds zeros
  * @atomic: no context is bound to a thread (bias.h)
  *
  * @depots: push-only list; the first has EVPL_ANY_NODE
@@ -114,6 +115,7 @@ struct evpl_pool {
 	size_t slab_max;
 	uint64_t max_bytes;
 	bool huge;
+	bool zeros;
 	bool atomic;
 
 	struct depot *_Atomic depots;

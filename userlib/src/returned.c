@@ -6,6 +6,7 @@
 
 #include <sys/ioctl.h>
 
+#include "lane.h"
 #include "mapping.h"
 #include "recycle.h"
 
@@ -78,8 +79,9 @@ bool returned_collect(struct evpl_pool *pool)
 
 	if (!sharing || !atomic_load(&sharing->bound))
 		return false;
+	any = lanes_collect(pool, false);
 	if (!atomic_load_explicit(summary_of(sharing), memory_order_relaxed))
-		return false;
+		return any;
 	bits = atomic_exchange(summary_of(sharing), 0);
 	for (; bits; bits &= bits - 1) {
 		residue = (uint32_t)__builtin_ctzll(bits);
@@ -104,6 +106,9 @@ bool returned_pull(struct evpl_pool *pool, bool want)
 
 	if (!pool_sharing(pool))
 		return false;
+	if (want)
+		lanes_collect(pool, true);
+	lanes_take_back(pool, NULL);
 	ioctl(pool->backing.fd, EVPL_LEASE_PULL, &pull);
 	return returned_collect(pool);
 }

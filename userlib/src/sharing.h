@@ -11,6 +11,7 @@
 
 #include "pool.h"
 
+struct lane;
 struct lease;
 
 /* Windows of leases: guest, guest-ro, guest-io, guest-io-ro. */
@@ -30,6 +31,7 @@ struct lease;
  * @known: index + 1 of the first lease in the list of all leases that the pool ever had, or 0
  * @idle: index + 1 of the first lease in the list of idle leases, or 0
  * @nr_idle: about how many these are
+ * @lanes: the pool's lanes; see lane.c
  */
 struct sharing {
 	char *guest[NR_GUESTS];
@@ -41,6 +43,7 @@ struct sharing {
 	_Atomic uint32_t known;
 	_Atomic uint32_t idle;
 	_Atomic uint32_t nr_idle;
+	struct lane *lanes;
 };
 
 static inline struct sharing *pool_sharing(struct evpl_pool *pool)

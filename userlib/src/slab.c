@@ -6,7 +6,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 
+#include "lane.h"
 #include "node.h"
 #include "poison.h"
 #include "probe.h"
@@ -122,6 +124,35 @@ free_slab:
 }
 
 /*
+ * Ends the grants of the buffers of a slab that are in hand. Returns false if the kernel has a share
+ * of one all the same: something may hold it.
+ */
+static bool end_grants(struct slab *slab)
+{
+	struct backing *backing = &slab->pool->backing;
+	struct entry *entry = slab->first;
+	bool ok = true;
+	uint32_t i;
+
+	for (i = 0; i < slab->count; i++, entry++) {
+		struct evpl_revoke revoke = {
+			.size = sizeof(revoke),
+			.offset = (uint64_t)entry->index * backing->buffer_size,
+		};
+
+		if (!(atomic_load(&entry->word) & EVPL_WORD_SHARED))
+			continue;
+		if (!ioctl(backing->fd, EVPL_REVOKE, &revoke))
+			lanes_revoked(slab->pool, entry);
+		ok = ok && !(atomic_load(&entry->word) & EVPL_WORD_SHARED);
+	}
+	/* The back end frees no slab with a word other than 0. Nobody else has these buffers. */
+	for (i = 0, entry = slab->first; ok && i < slab->count; i++, entry++)
+		atomic_fetch_and(&entry->word, ~WORD_FREE);
+	return ok;
+}
+
+/*
  * The inverse of slab_make(). All buffers are in hand, and no device knows the slab. Fails, and
  * changes nothing, if the kernel still uses the slab. Under the pool's lock.
  */
@@ -131,6 +162,8 @@ int slab_destroy(struct slab *slab)
 	struct backing *backing = &pool->backing;
 	int err;
 
+	if (!end_grants(slab))
+		return -EBUSY;
 	unpoison(slab->extent.base, slab->extent.length);
 	err = backing->ops->slab_free(backing, &slab->extent);
 	if (err) {
@@ -209,6 +242,8 @@ void slab_release(struct slab *slab)
 	struct evpl_pool *pool = slab->pool;
 	int err;
 
+	/* Here, since a lane's locks come before the pool's lock. */
+	end_grants(slab);
 	pool_lock(pool);
 	err = slab_destroy(slab);
 	if (err) {

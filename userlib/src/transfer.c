@@ -8,7 +8,7 @@
 
 #include "context.h"
 #include "device.h"
-#include "lease.h"
+#include "lane.h"
 #include "slab.h"
 #include "windows.h"
 
@@ -42,7 +42,8 @@ int transfer_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint
  * buffer when the receiver's lease ends, devices_set_baseline() first has the kernel count the
  * references of this process's devices. A device lease gets one more reference until
  * transfer_finish(). So the last reference of the lease isn't dropped by the kernel, but by
- * lease_put(), which ends the registrations too.
+ * lease_put(), which ends the registrations too. If the reference is by a grant of a lane, the
+ * kernel gets one on the grant's lease instead.
  */
 void transfer_prepare(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
 		      bool may_hold)
@@ -53,17 +54,22 @@ void transfer_prepare(struct evpl_pool *pool, const struct evpl_iovec *iovec, ui
 		context_seal(iovec_entry(iovec));
 		if (may_hold)
 			devices_set_baseline(slab);
-	} else if (windows_is_io(pool, offset)) {
-		entry_get(iovec_entry(iovec), CALLER());
+	} else if (entry_is_grant(iovec_entry(iovec)) || windows_is_io(pool, offset)) {
+		entry_get(lease_entry(entry_any_lease(iovec_entry(iovec))), CALLER());
 	}
 }
 
 /*
- * Undoes transfer_prepare() afterwards, whether or not the reference was given up. It goes by
- * @offset: the entry of a buffer that was given up may be another buffer's by now.
+ * Undoes transfer_prepare() afterwards, whether or not the reference was given up. @offset is in a
+ * guest window: the entry of an own buffer that was given up may be another buffer's by now.
  */
-void transfer_finish(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset)
+void transfer_finish(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
+		     bool sent)
 {
-	if (windows_is_io(pool, offset))
-		lease_put(entry_lease(iovec_entry(iovec)), CALLER());
+	struct entry *entry = iovec_entry(iovec);
+
+	if (entry_is_grant(entry) && sent)
+		grant_put(entry_grant(entry), CALLER());
+	else if (entry_is_grant(entry) || windows_is_io(pool, offset))
+		lease_put(entry_any_lease(entry), CALLER());
 }

@@ -14,6 +14,7 @@
 int transfer_offset(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t *offset);
 void transfer_prepare(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
 		      bool may_hold);
-void transfer_finish(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset);
+void transfer_finish(struct evpl_pool *pool, const struct evpl_iovec *iovec, uint64_t offset,
+		     bool sent);
 
 #endif /* EVPLMEM_TRANSFER_H */

@@ -1,0 +1,1608 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/*
+ * Lanes: see lane.h.
+ *
+ * Locks: @send_lock guards what is sent and returned, @recv_lock what is received. A thread may
+ * take @recv_lock with @send_lock held, and not the other way round. lanes_lock guards the list of a
+ * pool's lanes, and comes before both. evpl_pool.lock comes after all of them.
+ *
+ * A thread that returns the last message of a grant takes no lock. It writes its count before it
+ * drops its reference. The grant has a reference on the lane, so neither goes before that.
+ */
+#include "lane.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "alloc.h"
+#include "bias.h"
+#include "cancel.h"
+#include "record.h"
+#include "recycle.h"
+#include "returned.h"
+#include "slab.h"
+#include "transfer.h"
+#include "windows.h"
+
+/* How many places there are for the grant of a buffer. */
+#define WAYS		4U
+/* A sender looks for returned messages once it has sent this many, or so many pages. */
+#define COLLECT_EACH	16U
+/* How many grants it looks at then. */
+#define COLLECT_FEW	32U
+
+/**
+ * struct lent - a grant, as its sender has it
+ * @buffer: the buffer; NULL if there is no grant, or the buffer was revoked
+ * @flags: of messages that go by this grant: EVPL_MESSAGE_*
+ * @outstanding: messages that the peer hasn't returned. Each has a reference on @buffer.
+ * @seen: the peer's count of returned messages, as it was read last
+ * @next: index + 1 of the next grant in the list of those that were outstanding, or 0
+ * @listed: it is in that list
+ * @granted: the peer has the grant, until a LANE_TAKE_BACK is sent
+ */
+struct lent {
+	struct entry *buffer;
+	uint32_t flags;
+	uint32_t outstanding;
+	uint32_t seen;
+	uint32_t next;
+	bool listed;
+	bool granted;
+};
+
+/* A grant of which the first record came as revoked: there is no lease. */
+#define GRANT_REVOKED	((struct grant *)1)
+
+/**
+ * struct lane - one side of a lane
+ * @pool: the pool; constant like all fields before @refs
+ * @fd: the end
+ * @flags: EVPL_CHANNEL_*
+ * @capacity: the most messages that one call sends
+ * @nr_entries: of the own ring
+ * @nr_grants: that this side takes
+ * @own: the iovec of @block
+ * @block: the own block
+ * @counts: its counts of returned messages
+ *
+ * @refs: one of the channel, and one of each grant that was received
+ * @error: why nothing is sent or received any more, or 0
+ * @next: the next lane of the pool; under lanes_lock, like @link
+ *
+ * Written once, under @recv_lock; then @peer is set:
+ * @peer: the peer's block, or NULL
+ * @peer_entries: how many entries its ring has
+ * @peer_counts: its counts of returned messages
+ * @peer_grants: how many grants it takes, of those that this side can make
+ * @peer_iovec: a reference on the lease
+ *
+ * Under @send_lock:
+ * @send_error: why nothing is sent any more, although messages may still be received; or 0
+ * @ends: evpl_header.ends, when the peer was last looked at
+ * @block_sent: the peer has the own block, or will read it
+ * @started: the ring says what is sent
+ * @head: entries written
+ * @taken: entries that the peer has copied out, as far as this side has looked
+ * @lent: grants, by number: WAYS places for each buffer
+ * @first: index + 1 of the first grant in the list of those that were outstanding
+ * @last: the last one
+ * @victim: which of the WAYS is taken back next
+ * @uncollected: what was sent since this side has looked for returned messages
+ * @rang_in: the last number of the peer's for which the doorbell was rung
+ *
+ * Under @recv_lock:
+ * @receiving: the peer's ring says what comes next
+ * @tail: entries copied out of the peer's ring
+ * @grants: received grants, by number
+ * @stashed: @stash is a message that was read while @peer was looked for
+ * @armed: the peer will ring for the next message, or has rung
+ * @recv_ends: as @ends
+ * @rang_out: as @rang_in
+ *
+ * @numbers: the last ones that this side has set in its @wants; under the lock of what it waits for
+ * @rang_memory: as @rang_in; races are harmless
+ * @doorbells: for statistics, like the next
+ * @nr_sent: messages sent through the ring
+ * @nr_records: messages sent as records
+ * @nr_received: messages received through the ring
+ * @nr_lent: grants that the peer has
+ */
+struct lane {
+	struct evpl_pool *pool;
+	int fd;
+	unsigned int flags;
+	uint32_t capacity;
+	uint32_t nr_entries;
+	uint32_t nr_grants;
+	struct evpl_iovec own;
+	struct lane_block *block;
+	_Atomic uint32_t *counts;
+
+	_Atomic uint32_t refs;
+	atomic_int error;
+	struct lane *next;
+	struct lane **link;
+
+	const struct lane_block *_Atomic peer;
+	uint32_t peer_entries;
+	uint32_t peer_grants;
+	const _Atomic uint32_t *peer_counts;
+	struct evpl_iovec peer_iovec;
+
+	alignas(64) pthread_mutex_t send_lock;
+	int send_error;
+	uint64_t ends;
+	bool block_sent;
+	atomic_bool started;
+	uint32_t head;
+	uint32_t taken;
+	struct lent *lent;
+	uint32_t first;
+	uint32_t last;
+	uint32_t victim;
+	uint32_t uncollected;
+	uint32_t rang_in;
+	uint32_t nr_lent;
+	uint64_t nr_sent;
+	uint64_t nr_records;
+
+	alignas(64) pthread_mutex_t recv_lock;
+	bool receiving;
+	bool stashed;
+	bool armed;
+	uint32_t tail;
+	uint32_t rang_out;
+	struct grant **grants;
+	uint64_t recv_ends;
+	uint64_t nr_received;
+	struct evpl_message stash;
+
+	alignas(64) uint32_t numbers[NR_LANE_WANTS];
+	_Atomic uint32_t rang_memory;
+	_Atomic uint64_t doorbells;
+};
+
+/* Guards the lists of all pools' lanes. */
+static pthread_mutex_t lanes_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static inline const struct lane_block *peer_of(struct lane *lane)
+{
+	return atomic_load_explicit(&lane->peer, memory_order_acquire);
+}
+
+/* How often the other end of one of the pool's channels was bound or closed. */
+static inline uint64_t ends_now(struct lane *lane)
+{
+	_Atomic uint64_t *ends = (_Atomic uint64_t *)&pool_sharing(lane->pool)->header->ends;
+
+	return atomic_load_explicit(ends, memory_order_acquire);
+}
+
+/* Doorbells. */
+
+static void doorbell(struct lane *lane, unsigned int ring, unsigned int quiet, unsigned int flags)
+{
+	struct evpl_doorbell args = {
+		.size = sizeof(args),
+		.flags = flags,
+		.ring = ring,
+		.quiet = quiet,
+	};
+
+	/* It can fail if the peer has gone. Then there is nobody to be woken. */
+	ioctl(lane->fd, EVPL_DOORBELL, &args);
+	atomic_fetch_add_explicit(&lane->doorbells, 1, memory_order_relaxed);
+}
+
+/*
+ * Rings the peer's doorbell if the peer wants that, once for each number. The caller has written
+ * what the peer may wait for by a seq_cst store.
+ */
+static inline void ring_if_wanted(struct lane *lane, enum lane_want want, uint32_t *rang)
+{
+	uint32_t number = atomic_load(&peer_of(lane)->wants[want]);
+
+	if (__builtin_expect(!number || number == *rang, 1))
+		return;
+	*rang = number;
+	doorbell(lane, 1U << want, 0, 0);
+}
+
+/* Wants a doorbell from now on. The caller looks once more for what it waits for. */
+static void want_doorbell(struct lane *lane, enum lane_want want)
+{
+	if (!++lane->numbers[want])
+		lane->numbers[want] = 1;
+	atomic_store(&lane->block->wants[want], lane->numbers[want]);
+}
+
+/* Whether poll(2) says this of the end. */
+static bool end_has(struct lane *lane, short events)
+{
+	struct pollfd pollfd = { .fd = lane->fd, .events = events };
+	NO_CANCELLATION;
+
+	return poll(&pollfd, 1, 0) > 0 && pollfd.revents & events;
+}
+
+static int end_wait(struct lane *lane, short events)
+{
+	struct pollfd pollfd = { .fd = lane->fd, .events = events };
+	NO_CANCELLATION;
+
+	return poll(&pollfd, 1, -1) < 0 ? -errno : 0;
+}
+
+/* References. */
+
+static void lane_put(struct lane *lane)
+{
+	if (atomic_fetch_sub(&lane->refs, 1) != 1)
+		return;
+	evplmem_iovec_release(&lane->peer_iovec);
+	evplmem_iovec_release(&lane->own);
+	free(lane->lent);
+	free(lane->grants);
+	free(lane);
+}
+
+/* Ends a received grant that has no reference any more. */
+static void grant_end(struct grant *grant)
+{
+	struct lane *lane = grant->lane;
+
+	lease_put(grant->lease, CALLER());
+	free(grant);
+	lane_put(lane);
+}
+
+/* The lane has no use for the grant any more. Iovecs may still have references. */
+static void grant_close(struct grant *grant)
+{
+	uint64_t word = atomic_fetch_or(&grant->word, GRANT_CLOSED);
+
+	if (!(uint32_t)word)
+		grant_end(grant);
+}
+
+/*
+ * Tells the sender that @count messages of the grant have been returned by now. The caller has the
+ * only reference on the grant, so it is the only thread that does this now.
+ */
+static void grant_return(struct grant *grant, uint32_t count)
+{
+	struct lane *lane = grant->lane;
+	uint32_t number, rang;
+
+	atomic_store(&lane->counts[grant->number], count);
+	number = atomic_load(&peer_of(lane)->wants[LANE_MEMORY]);
+	rang = atomic_load_explicit(&lane->rang_memory, memory_order_relaxed);
+	if (__builtin_expect(!number || number == rang, 1))
+		return;
+	atomic_store_explicit(&lane->rang_memory, number, memory_order_relaxed);
+	doorbell(lane, EVPL_DOORBELL_MEMORY, 0, 0);
+}
+
+/*
+ * Drops a reference on a grant. The last one returns all messages that came so far. If another
+ * message comes meanwhile, the exchange fails, and the caller's reference isn't the last one.
+ * Acquire: what other threads did by references that they have dropped comes before the return.
+ */
+void grant_put(struct grant *grant, void *site)
+{
+	uint64_t word = atomic_load_explicit(&grant->word, memory_order_acquire);
+
+	if (EVPLMEM_CHECKS && !((uint32_t)word & ~GRANT_CLOSED))
+		debug_die((struct entry *)grant, "released below zero", site,
+			  atomic_load(&grant->released));
+	if (EVPLMEM_CHECKS)
+		atomic_store(&grant->released, site);
+	do {
+		if ((uint32_t)word == 1)
+			grant_return(grant, (uint32_t)(word >> 32));
+	} while (!atomic_compare_exchange_weak_explicit(&grant->word, &word, word - 1,
+							memory_order_acq_rel,
+							memory_order_acquire));
+	if ((uint32_t)word == (GRANT_CLOSED | 1))
+		grant_end(grant);
+}
+
+/* What is sent. Under @send_lock. */
+
+/* Drops references on an own buffer, as the thread that counts in it if that is this one. */
+static void buffer_put(struct entry *buffer, uint32_t n)
+{
+	struct evplmem_thread *thread = evplmem_self();
+	bool here;
+
+	evplmem_enter(thread);
+	here = atomic_load_explicit(&buffer->owner, memory_order_relaxed) == thread;
+	if (here)
+		buffer->spare += n;
+	evplmem_leave(thread);
+	if (!here && entry_is_last(buffer, entry_drop(buffer, n, CALLER()), n))
+		recycle(buffer);
+}
+
+/* The places for the grants of a buffer. */
+static inline struct lent *lent_places(struct lane *lane, const struct entry *buffer)
+{
+	return &lane->lent[buffer->index * WAYS & (lane->peer_grants - 1)];
+}
+
+static inline struct lent *lent_find(struct lane *lane, const struct entry *buffer, uint32_t flags)
+{
+	struct lent *lent = lent_places(lane, buffer);
+	unsigned int i;
+
+	for (i = 0; i < WAYS; i++, lent++)
+		if (lent->buffer == buffer && lent->flags == flags)
+			return lent;
+	return NULL;
+}
+
+/* Puts a grant on the list of those of which messages are outstanding. */
+static inline void lent_list(struct lane *lane, struct lent *lent)
+{
+	uint32_t number = (uint32_t)(lent - lane->lent) + 1;
+
+	if (lent->listed)
+		return;
+	lent->listed = true;
+	lent->next = 0;
+	if (lane->last)
+		lane->lent[lane->last - 1].next = number;
+	else
+		lane->first = number;
+	lane->last = number;
+}
+
+/*
+ * Drops the references of the messages of a grant that the peer has returned since the last look.
+ * Returns how many, or -EPROTO.
+ */
+static int lent_collect(struct lane *lane, struct lent *lent)
+{
+	uint32_t count, n;
+
+	count = atomic_load(&lane->peer_counts[lent - lane->lent]);
+	n = count - lent->seen;
+	if (n > lent->outstanding)
+		return -EPROTO;
+	lent->seen = count;
+	lent->outstanding -= n;
+	if (n && lent->buffer)
+		buffer_put(lent->buffer, n);
+	return (int)n;
+}
+
+/* Looks at up to @limit grants of which messages are outstanding. Returns whether any came back. */
+static bool collect(struct lane *lane, uint32_t limit)
+{
+	uint32_t end = lane->last, number;
+	struct lent *lent;
+	bool any = false;
+	int n;
+
+	lane->uncollected = 0;
+	for (number = lane->first; number && limit--; number = number == end ? 0 : lane->first) {
+		lent = &lane->lent[number - 1];
+		n = lent_collect(lane, lent);
+		if (n < 0) {
+			atomic_store(&lane->error, n);
+			break;
+		}
+		any |= n > 0;
+		lane->first = lent->next;
+		if (!lane->first)
+			lane->last = 0;
+		lent->listed = false;
+		if (lent->outstanding)
+			lent_list(lane, lent);
+	}
+	return any;
+}
+
+/*
+ * The lane's messages come back no more. What the peer has returned is dropped. The kernel decides
+ * when other buffers are free: the peer may live on, and have its leases. Under @send_lock.
+ */
+static void stop_sending(struct lane *lane)
+{
+	struct lent *lent;
+
+	while (lane->first) {
+		lent = &lane->lent[lane->first - 1];
+		lane->first = lent->next;
+		lent->listed = false;
+		lent_collect(lane, lent);
+		if (lent->outstanding && lent->buffer) {
+			context_seal(lent->buffer);
+			buffer_put(lent->buffer, lent->outstanding);
+		}
+		lent->outstanding = 0;
+	}
+	lane->last = 0;
+	memset(lane->lent, 0, LANE_GRANTS_MAX * sizeof(*lane->lent));
+	lane->nr_lent = 0;
+}
+
+/* Returns 1 if the ring has room for @n entries, else 0, or -EPROTO. */
+static inline int has_room(struct lane *lane, uint32_t n)
+{
+	uint32_t used = lane->head - lane->taken, taken;
+
+	if (__builtin_expect(lane->nr_entries - used >= n, 1))
+		return 1;
+	taken = atomic_load(&peer_of(lane)->taken);
+	if (taken - lane->taken > used)
+		return -EPROTO;
+	lane->taken = taken;
+	return lane->nr_entries - (lane->head - taken) >= n;
+}
+
+/* Writes an entry that isn't there yet, as its turn isn't. @position counts from @head. */
+static inline struct lane_entry *write_entry(struct lane *lane, uint32_t position,
+					     enum lane_kind kind, uint32_t grant)
+{
+	struct lane_entry *entry;
+
+	entry = &lane->block->entries[(lane->head + position) & (lane->nr_entries - 1)];
+	atomic_store_explicit(&entry->kind, kind, memory_order_relaxed);
+	atomic_store_explicit(&entry->grant, grant, memory_order_relaxed);
+	return entry;
+}
+
+static inline void write_message(struct lane *lane, uint32_t position,
+				 const struct evpl_message *message, const struct lent *lent)
+{
+	struct entry *buffer = iovec_entry(&message->iovec);
+	struct lane_entry *entry;
+
+	entry = write_entry(lane, position, LANE_MESSAGE, (uint32_t)(lent - lane->lent));
+	atomic_store_explicit(&entry->offset,
+			      (uint32_t)((char *)message->iovec.data - (char *)buffer->base),
+			      memory_order_relaxed);
+	atomic_store_explicit(&entry->length, message->iovec.length, memory_order_relaxed);
+	atomic_store_explicit(&entry->cookie, message->cookie, memory_order_relaxed);
+}
+
+/*
+ * Has @n entries appear at once, then rings the doorbell if the peer sleeps. The turn of the first
+ * one is written last: until then the peer sees none of them.
+ */
+static inline void publish(struct lane *lane, uint32_t n)
+{
+	struct lane_entry *entries = lane->block->entries;
+	uint32_t mask = lane->nr_entries - 1, head = lane->head, i;
+
+	for (i = n - 1; i; i--)
+		atomic_store_explicit(&entries[(head + i) & mask].turn, head + i + 1,
+				      memory_order_relaxed);
+	lane->head = head + n;
+	atomic_store(&entries[head & mask].turn, head + 1);
+	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
+}
+
+/* Takes a grant back of which no message is outstanding. Returns false if there is no room. */
+static bool take_back(struct lane *lane, struct lent *lent)
+{
+	if (has_room(lane, 1) <= 0)
+		return false;
+	write_entry(lane, 0, LANE_TAKE_BACK, (uint32_t)(lent - lane->lent));
+	publish(lane, 1);
+	lent->buffer = NULL;
+	lent->granted = false;
+	lane->nr_lent--;
+	return true;
+}
+
+/* A free place for a grant of @buffer, or NULL. Keeps room in the ring for @n entries. */
+static struct lent *lent_place(struct lane *lane, const struct entry *buffer, uint32_t n)
+{
+	struct lent *places = lent_places(lane, buffer), *lent;
+	unsigned int i;
+
+	for (i = 0; i < WAYS; i++)
+		if (!places[i].granted && !places[i].buffer)
+			return &places[i];
+	for (i = 0; i < WAYS; i++) {
+		lent = &places[lane->victim++ % WAYS];
+		if (lent->granted && !lent->outstanding)
+			return has_room(lane, n + 1) > 0 && take_back(lane, lent) ? lent : NULL;
+	}
+	return NULL;
+}
+
+/* Whether the program may send this message. Returns 0, or as evpl_channel_send(). */
+static inline int check_message(struct lane *lane, const struct evpl_message *message)
+{
+	struct entry *buffer = iovec_entry(&message->iovec);
+	size_t size = lane->pool->buffer_size, offset;
+
+	if (!buffer)
+		return -EINVAL;
+	if (iovec_is_inherited(&message->iovec))
+		return -EPERM;
+	if (message->flags & ~(EVPL_MESSAGE_WRITE | EVPL_MESSAGE_DEVICE))
+		return -EOPNOTSUPP;
+	if (!buffer->slab)
+		return entry_any_lease(buffer)->pool == lane->pool ? 0 : -EINVAL;
+	offset = (size_t)((char *)message->iovec.data - (char *)buffer->base);
+	if (buffer->slab->pool != lane->pool || !message->iovec.length || offset >= size ||
+	    message->iovec.length > size - offset)
+		return -EINVAL;
+	return 0;
+}
+
+/**
+ * struct sending - how a message is sent
+ * @lent: the grant that it goes by, or that its record makes; or NULL
+ * @as_record: it goes as a record
+ */
+struct sending {
+	struct lent *lent;
+	bool as_record;
+};
+
+/* Plans how a message is sent. Keeps room for the entries of @n messages. */
+static void plan(struct lane *lane, const struct evpl_message *message, struct sending *sending,
+		 uint32_t n)
+{
+	struct entry *buffer = iovec_entry(&message->iovec);
+	struct lent *lent = NULL;
+
+	sending->as_record = true;
+	if (buffer->slab) {
+		lent = lent_find(lane, buffer, message->flags);
+		sending->as_record = !lent;
+		/* Others have a sealed buffer in another way, so it isn't free with its grant. */
+		if (!lent && !atomic_load(&buffer->sealed))
+			lent = lent_place(lane, buffer, n);
+	}
+	sending->lent = lent;
+	if (!lent)
+		return;
+	lent->buffer = buffer;
+	lent->flags = message->flags;
+	lent->outstanding++;	/* so it isn't taken back for a later message's buffer */
+}
+
+/* Undoes plan(). */
+static void plan_cancel(struct sending *sending)
+{
+	struct lent *lent = sending->lent;
+
+	if (!lent)
+		return;
+	lent->outstanding--;
+	if (sending->as_record)
+		lent->buffer = NULL;
+}
+
+/*
+ * Prepares to send a message as a record. If the record makes a grant, the lane keeps the message's
+ * reference, and the kernel gets another one. Such a buffer isn't sealed.
+ */
+static void prepare_record(struct evpl_pool *pool, const struct evpl_message *message,
+			   const struct sending *sending, const struct evpl_record *record)
+{
+	bool may_hold = message->flags & (EVPL_MESSAGE_DEVICE | EVPL_MESSAGE_WRITE);
+
+	if (!sending->lent) {
+		transfer_prepare(pool, &message->iovec, record->offset, may_hold);
+		return;
+	}
+	entry_get(iovec_entry(&message->iovec), CALLER());
+	if (may_hold)
+		devices_set_baseline(iovec_slab(&message->iovec));
+}
+
+static void finish_record(struct evpl_pool *pool, const struct evpl_message *message,
+			  const struct sending *sending, const struct evpl_record *record, bool sent)
+{
+	if (record->offset >= pool->backing.own_size)
+		transfer_finish(pool, &message->iovec, record->offset, sent);
+	else if (sent)
+		returned_note_sent(pool_sharing(pool),
+				   (uint32_t)(record->offset / pool->buffer_size));
+	else if (sending->lent)
+		buffer_put(iovec_entry(&message->iovec), 1);
+}
+
+/* Writes the records of the messages that go as such. Returns 0; or -errno, with none written. */
+static int write_records(struct lane *lane, const struct evpl_message *messages,
+			 const struct sending *sendings, int n)
+{
+	struct evpl_record few[FEW_RECORDS], *records = few;
+	struct evpl_pool *pool = lane->pool;
+	int err = 0, i, nr = 0;
+
+	if (n > FEW_RECORDS) {
+		records = malloc((size_t)n * sizeof(*records));
+		if (!records)
+			return -ENOMEM;
+	}
+	for (i = 0; i < n; i++) {
+		if (!sendings[i].as_record)
+			continue;
+		err = record_make(pool, &messages[i], &records[nr++]);
+		if (err)
+			goto free_records;
+	}
+	for (i = 0, nr = 0; i < n; i++)
+		if (sendings[i].as_record)
+			prepare_record(pool, &messages[i], &sendings[i], &records[nr++]);
+	if (nr && write(lane->fd, records, (size_t)nr * sizeof(*records)) < 0)
+		err = -errno;
+	for (i = 0, nr = 0; i < n; i++)
+		if (sendings[i].as_record)
+			finish_record(pool, &messages[i], &sendings[i], &records[nr++], !err);
+	if (!err)
+		lane->nr_records += (uint64_t)nr;
+free_records:
+	if (records != few)
+		free(records);
+	return err;
+}
+
+/*
+ * Sends messages of which some go as records. The records are written before their entries are
+ * there, so the peer finds the record of each entry.
+ */
+__attribute__((noinline))
+static int send_slowly(struct lane *lane, const struct evpl_message *messages, int n)
+{
+	struct sending few[FEW_RECORDS], *sendings = few;
+	struct lent *lent;
+	NO_CANCELLATION;
+	int err, i;
+
+	if (n > FEW_RECORDS) {
+		sendings = malloc((size_t)n * sizeof(*sendings));
+		if (!sendings)
+			return -ENOMEM;
+	}
+	for (i = 0; i < n; i++)
+		plan(lane, &messages[i], &sendings[i], (uint32_t)n);
+	err = write_records(lane, messages, sendings, n);
+	for (i = n; err && i--;)
+		plan_cancel(&sendings[i]);
+	if (err)
+		goto free_sendings;
+
+	for (i = 0; i < n; i++) {
+		lent = sendings[i].lent;
+		if (!sendings[i].as_record) {
+			write_message(lane, (uint32_t)i, &messages[i], lent);
+			lane->nr_sent++;
+		} else {
+			write_entry(lane, (uint32_t)i, LANE_RECORD,
+				    lent ? (uint32_t)(lent - lane->lent) : LANE_NO_GRANT);
+		}
+		if (!lent)
+			continue;
+		lane->nr_lent += !lent->granted;
+		lent->granted = true;
+		lent_list(lane, lent);
+	}
+	publish(lane, (uint32_t)n);
+free_sendings:
+	if (sendings != few)
+		free(sendings);
+	return err;
+}
+
+/* Sends messages through the ring. Returns false if one of them has to go as a record. */
+static inline bool send_fast(struct lane *lane, const struct evpl_message *messages, int n)
+{
+	struct lent *lent;
+	int i, done;
+
+	for (i = 0; i < n; i++) {
+		struct entry *buffer = iovec_entry(&messages[i].iovec);
+
+		lent = buffer->slab ? lent_find(lane, buffer, messages[i].flags) : NULL;
+		if (__builtin_expect(!lent, 0))
+			break;
+		write_message(lane, (uint32_t)i, &messages[i], lent);
+		lent->outstanding++;
+		lent_list(lane, lent);
+		lane->uncollected += 1 + messages[i].iovec.length / 4096;
+	}
+	done = i;
+	if (done == n) {
+		lane->nr_sent += (uint64_t)n;
+		publish(lane, (uint32_t)n);
+		return true;
+	}
+	/* No entry has appeared yet. A grant that stays listed does no harm. */
+	for (i = 0; i < done; i++)
+		lent_find(lane, iovec_entry(&messages[i].iovec), messages[i].flags)->outstanding--;
+	return false;
+}
+
+/* The peer's end was bound or closed: looks whether it is closed. */
+__attribute__((noinline))
+static int look_at_peer(struct lane *lane, uint64_t ends)
+{
+	lane->ends = ends;
+	if (!lane->send_error && end_has(lane, POLLHUP)) {
+		stop_sending(lane);
+		lane->send_error = -EPIPE;
+	}
+	return lane->send_error;
+}
+
+/* Sends messages through the ring, all or none. Under @send_lock. */
+static int send_locked(struct lane *lane, const struct evpl_message *messages, int n)
+{
+	uint64_t ends = ends_now(lane);
+	int err, i;
+
+	if (__builtin_expect(ends != lane->ends || lane->send_error, 0)) {
+		err = look_at_peer(lane, ends);
+		if (err)
+			return err;
+	}
+	for (i = 0; i < n; i++) {
+		err = check_message(lane, &messages[i]);
+		if (err)
+			return err;
+	}
+	if (lane->uncollected >= COLLECT_EACH)
+		collect(lane, COLLECT_FEW);
+	err = has_room(lane, (uint32_t)n);
+	if (__builtin_expect(err <= 0, 0))
+		return err ? err : -EAGAIN;
+	return send_fast(lane, messages, n) ? 0 : send_slowly(lane, messages, n);
+}
+
+/* What is received. Under @recv_lock. */
+
+/* Takes the peer's block, which a record has brought. */
+static int take_block(struct lane *lane, const struct evpl_record *record,
+		     const struct evpl_iovec *iovec)
+{
+	const struct lane_block *block = iovec->data;
+	uint32_t nr_entries, nr_grants;
+	uint64_t bytes;
+
+	if (record->lease == EVPL_LEASE_NONE || record->offset & (record->buffer_size - 1) ||
+	    record->length < sizeof(*block))
+		return -EPROTO;
+	nr_entries = *(const volatile uint32_t *)&block->nr_entries;
+	nr_grants = *(const volatile uint32_t *)&block->nr_grants;
+	bytes = sizeof(*block) + (uint64_t)nr_entries * sizeof(struct lane_entry) +
+		(uint64_t)nr_grants * sizeof(uint32_t);
+	if (block->magic != LANE_MAGIC || block->version != LANE_VERSION || !nr_entries ||
+	    nr_entries & (nr_entries - 1) || nr_grants < WAYS || nr_grants & (nr_grants - 1) ||
+	    bytes > record->length)
+		return -EPROTO;
+	if (nr_grants > LANE_GRANTS_MAX)
+		nr_grants = LANE_GRANTS_MAX;
+	lane->peer_entries = nr_entries;
+	lane->peer_grants = nr_grants;
+	lane->peer_counts = lane_counts(block, nr_entries);
+	lane->peer_iovec = *iovec;
+	atomic_store_explicit(&lane->peer, block, memory_order_release);
+	return 0;
+}
+
+/* A record for the library: the peer's block, and later the sign that its ring says what comes. */
+static int take_lane_record(struct lane *lane, const struct evpl_record *record)
+{
+	struct evpl_message message;
+	int err = 0;
+
+	record_take(lane->pool, record, &message);
+	if (lane->receiving || record->flags & EVPL_RECORD_REVOKED)
+		err = -EPROTO;
+	else if (lane->peer)
+		lane->receiving = true;
+	else
+		err = take_block(lane, record, &message.iovec);
+	if (err || lane->receiving)
+		evplmem_iovec_release(&message.iovec);
+	return err;
+}
+
+/*
+ * Reads one record. The library's own are taken, and 0 is returned for them; 1 for a message. The
+ * caller has disabled cancellation.
+ */
+static int read_message(struct lane *lane, struct evpl_message *message)
+{
+	struct evpl_record record;
+	int ret = records_read(lane->fd, &record, 1);
+
+	if (ret < 0)
+		return ret;
+	if (record.flags & EVPL_RECORD_LANE)
+		return take_lane_record(lane, &record);
+	record_take(lane->pool, &record, message);
+	return 1;
+}
+
+/*
+ * Receives records until the peer says that the ring comes next, or for ever if it isn't a lane.
+ * They are read one by one: the records behind that sign have entries.
+ */
+__attribute__((noinline))
+static int receive_records(struct lane *lane, struct evpl_message *messages, int max)
+{
+	NO_CANCELLATION;
+	int n = 0, ret = 0;
+
+	while (n < max && !lane->receiving) {
+		ret = read_message(lane, &messages[n]);
+		if (ret < 0)
+			break;
+		n += ret;
+	}
+	return n ? n : ret;
+}
+
+/* Receives a message by a grant. Under @recv_lock, like the functions below. */
+static inline void receive_slice(struct grant *grant, uint32_t offset, uint32_t length,
+				 uint64_t cookie, struct evpl_message *message)
+{
+	*message = (struct evpl_message){
+		.iovec.data = grant->base + offset,
+		.iovec.length = length,
+		.iovec.__private1 = fork_generation,
+		.iovec.__private2 = (unsigned long)grant,
+		.cookie = cookie,
+		.flags = grant->flags,
+	};
+}
+
+/* A message whose buffer was revoked goes back at once. */
+static int receive_revoked(struct lane *lane, uint32_t number, uint64_t cookie,
+			   struct evpl_message *message)
+{
+	struct grant *grant;
+
+	if (number >= lane->nr_grants || !lane->grants[number])
+		return -EPROTO;
+	grant = lane->grants[number];
+	if (grant != GRANT_REVOKED) {
+		atomic_fetch_add(&grant->word, (1ULL << 32) + 1);
+		grant_put(grant, CALLER());
+	} else {
+		atomic_fetch_add(&lane->counts[number], 1);
+	}
+	*message = (struct evpl_message){ .cookie = cookie, .flags = EVPL_MESSAGE_REVOKED };
+	return 1;
+}
+
+/* Makes a grant of the lease that a record has brought. The record's reference is the grant's. */
+static void grant_init(struct lane *lane, struct grant *grant, uint32_t number,
+		       const struct evpl_record *record, struct evpl_message *message)
+{
+	struct entry *entry = iovec_entry(&message->iovec);
+	uint32_t offset = (uint32_t)(record->offset & (record->buffer_size - 1));
+	uint64_t taken = atomic_load(&lane->counts[number]) + 1;
+
+	*grant = (struct grant){
+		.number = number,
+		.index = GRANT_INDEX,
+		.lease = entry_lease(entry),
+		.pool = lane->pool,
+		.lane = lane,
+		.base = (char *)message->iovec.data - offset,
+		.size = record->buffer_size,
+		.flags = message->flags,
+	};
+	atomic_store(&grant->word, taken << 32 | 1);
+	atomic_fetch_add(&lane->refs, 1);
+	lane->grants[number] = grant;
+	receive_slice(grant, offset, record->length, record->cookie, message);
+}
+
+/* Receives the record that an entry stands for. */
+static int receive_record(struct lane *lane, uint32_t number, struct evpl_message *message)
+{
+	struct grant *grant = NULL;
+	struct evpl_record record;
+	NO_CANCELLATION;
+	int ret;
+
+	if (number != LANE_NO_GRANT) {
+		if (number >= lane->nr_grants || lane->grants[number])
+			return -EPROTO;
+		/* Before the record is read, which can't be undone. */
+		grant = aligned_alloc(alignof(struct grant), sizeof(*grant));
+		if (!grant)
+			return -ENOMEM;
+	}
+	ret = records_read(lane->fd, &record, 1);
+	if (ret == -EAGAIN || ret == -EPIPE)
+		ret = -EPROTO;
+	if (ret < 0)
+		goto free_grant;
+	record_take(lane->pool, &record, message);
+	if (record.flags & EVPL_RECORD_REVOKED) {
+		if (grant) {
+			lane->grants[number] = GRANT_REVOKED;
+			atomic_fetch_add(&lane->counts[number], 1);
+		}
+	} else if (record.flags & EVPL_RECORD_LANE ||
+		   (grant && record.lease == EVPL_LEASE_NONE)) {
+		evplmem_iovec_release(&message->iovec);
+		ret = -EPROTO;
+	} else if (grant) {
+		grant_init(lane, grant, number, &record, message);
+		return ret;
+	}
+free_grant:
+	free(grant);
+	return ret;
+}
+
+static int receive_take_back(struct lane *lane, uint32_t number)
+{
+	struct grant *grant;
+
+	if (number >= lane->nr_grants || !lane->grants[number])
+		return -EPROTO;
+	grant = lane->grants[number];
+	lane->grants[number] = NULL;
+	if (grant != GRANT_REVOKED)
+		grant_close(grant);
+	return 0;
+}
+
+__attribute__((noinline))
+static int receive_other(struct lane *lane, uint32_t kind, uint32_t number, uint64_t cookie,
+			 struct evpl_message *message)
+{
+	switch (kind) {
+	case LANE_RECORD:
+		return receive_record(lane, number, message);
+	case LANE_REVOKED:
+		return receive_revoked(lane, number, cookie, message);
+	case LANE_TAKE_BACK:
+		return receive_take_back(lane, number);
+	case LANE_MESSAGE:
+		/* Of a grant that came as revoked. */
+		if (number < lane->nr_grants && lane->grants[number] == GRANT_REVOKED)
+			return receive_revoked(lane, number, cookie, message);
+		break;
+	}
+	return -EPROTO;
+}
+
+/*
+ * Copies an entry out of the peer's ring and checks the copy. Returns how many messages it gave: 0
+ * or 1; or -errno, and the entry stays.
+ */
+static inline int receive_entry(struct lane *lane, const struct lane_entry *entry,
+				struct evpl_message *message)
+{
+	uint32_t kind = atomic_load_explicit(&entry->kind, memory_order_relaxed);
+	uint32_t number = atomic_load_explicit(&entry->grant, memory_order_relaxed);
+	uint32_t offset = atomic_load_explicit(&entry->offset, memory_order_relaxed);
+	uint32_t length = atomic_load_explicit(&entry->length, memory_order_relaxed);
+	uint64_t cookie = atomic_load_explicit(&entry->cookie, memory_order_relaxed);
+	struct grant *grant;
+
+	if (__builtin_expect(kind != LANE_MESSAGE || number >= lane->nr_grants, 0))
+		return receive_other(lane, kind, number, cookie, message);
+	grant = lane->grants[number];
+	if (__builtin_expect(!grant || grant == GRANT_REVOKED, 0))
+		return receive_other(lane, kind, number, cookie, message);
+	if (!length || offset >= grant->size || length > grant->size - offset)
+		return -EPROTO;
+	/* A message, and its reference. */
+	atomic_fetch_add_explicit(&grant->word, (1ULL << 32) + 1, memory_order_relaxed);
+	receive_slice(grant, offset, length, cookie, message);
+	return 1;
+}
+
+/* Whether the peer's next entry is there. */
+static inline bool has_entry(struct lane *lane)
+{
+	const struct lane_block *peer = peer_of(lane);
+	uint32_t mask = lane->peer_entries - 1;
+
+	return atomic_load(&peer->entries[lane->tail & mask].turn) == lane->tail + 1;
+}
+
+static inline int receive_entries(struct lane *lane, struct evpl_message *messages, int max)
+{
+	const struct lane_block *peer = peer_of(lane);
+	uint32_t mask = lane->peer_entries - 1, tail = lane->tail;
+	const struct lane_entry *entry;
+	int n = 0, ret = -EAGAIN;
+
+	while (n < max) {
+		entry = &peer->entries[tail & mask];
+		if (atomic_load_explicit(&entry->turn, memory_order_acquire) != tail + 1)
+			break;
+		ret = receive_entry(lane, entry, &messages[n]);
+		if (__builtin_expect(ret < 0, 0))
+			break;
+		n += ret;
+		tail++;
+	}
+	if (tail != lane->tail) {
+		lane->tail = tail;
+		lane->nr_received += (uint64_t)n;
+		atomic_store(&lane->block->taken, tail);
+		ring_if_wanted(lane, LANE_OUT, &lane->rang_out);
+	}
+	if (n)
+		return n;
+	return ret ? ret : -EAGAIN;
+}
+
+/*
+ * The ring is empty, and the other end was bound or closed. If it is closed, what was in the ring
+ * before it was is received first, then records without an entry.
+ */
+__attribute__((noinline))
+static int receive_last(struct lane *lane, struct evpl_message *message)
+{
+	NO_CANCELLATION;
+
+	if (!end_has(lane, POLLHUP))
+		return -EAGAIN;
+	if (has_entry(lane))
+		return receive_entries(lane, message, 1);
+	return read_message(lane, message);
+}
+
+/*
+ * Wants a doorbell for the next message. Returns whether a message is there already. The end is quiet
+ * first: a ring for the new number mustn't be quieted. A ring for an earlier number may come late,
+ * so this is done each time that there is no message.
+ */
+static bool arm(struct lane *lane)
+{
+	doorbell(lane, 0, EVPL_DOORBELL_IN, 0);
+	want_doorbell(lane, LANE_IN);
+	lane->armed = true;
+	return has_entry(lane);
+}
+
+/* A program that polls wants no doorbell any more. */
+static void disarm(struct lane *lane)
+{
+	lane->armed = false;
+	atomic_store_explicit(&lane->block->wants[LANE_IN], 0, memory_order_relaxed);
+}
+
+/* Receives messages. Under @recv_lock. */
+static int recv_locked(struct lane *lane, struct evpl_message *messages, int max)
+{
+	uint64_t ends;
+	int ret;
+
+	if (__builtin_expect(lane->stashed, 0)) {
+		lane->stashed = false;
+		messages[0] = lane->stash;
+		doorbell(lane, 0, EVPL_DOORBELL_IN, 0);
+		return 1;
+	}
+	if (__builtin_expect(!lane->receiving, 0)) {
+		ret = receive_records(lane, messages, max);
+		if (ret || !lane->receiving)
+			return ret;
+	}
+	if (__builtin_expect(lane->flags & EVPL_CHANNEL_POLLING && lane->armed, 0))
+		disarm(lane);
+	for (;;) {
+		ends = ends_now(lane);
+		ret = receive_entries(lane, messages, max);
+		if (__builtin_expect(ret != -EAGAIN, 1))
+			return ret;
+		if (__builtin_expect(ends != lane->recv_ends, 0)) {
+			ret = receive_last(lane, messages);
+			if (ret != -EAGAIN)
+				return ret;
+			lane->recv_ends = ends;
+		}
+		if (lane->flags & EVPL_CHANNEL_POLLING || !arm(lane))
+			return -EAGAIN;
+	}
+}
+
+/* Setting up. */
+
+/*
+ * Sends the own block: first for the peer to have it, then as the sign that the ring says what comes
+ * next. Under @send_lock.
+ */
+static int send_block(struct lane *lane)
+{
+	struct evpl_message message = { .cookie = lane->block_sent };
+	struct evpl_record record;
+	int err;
+
+	evplmem_iovec_clone(&message.iovec, &lane->own);
+	err = record_make(lane->pool, &message, &record);
+	if (err)
+		goto release;
+	record.flags |= EVPL_RECORD_LANE;
+	transfer_prepare(lane->pool, &message.iovec, record.offset, false);
+	if (write(lane->fd, &record, sizeof(record)) < 0) {
+		err = -errno;
+		goto release;
+	}
+	returned_note_sent(pool_sharing(lane->pool),
+			   (uint32_t)(record.offset / lane->pool->buffer_size));
+	return 0;
+release:
+	evplmem_iovec_release(&message.iovec);
+	return err;
+}
+
+/*
+ * Looks for the peer's block, for a program that only sends. If there is a message, it is kept for
+ * the program to receive.
+ */
+static int look_for_block(struct lane *lane)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&lane->recv_lock);
+	while (!lane->peer && !lane->stashed && ret >= 0) {
+		ret = read_message(lane, &lane->stash);
+		lane->stashed = ret > 0;
+	}
+	/* The descriptor must be readable as long as there is a message. */
+	if (lane->stashed)
+		doorbell(lane, EVPL_DOORBELL_IN, 0, EVPL_DOORBELL_SELF);
+	pthread_mutex_unlock(&lane->recv_lock);
+	return ret == -EPROTO ? ret : 0;
+}
+
+/*
+ * Goes on with the setting up, if the peer's end is a lane's. If @look, it looks for the peer's
+ * block; a program that receives finds it anyway. Under @send_lock. It isn't an error if the peer
+ * isn't there yet, or if there is no room for a record now: then the next call goes on.
+ */
+__attribute__((noinline))
+static int set_up(struct lane *lane, bool look)
+{
+	uint64_t ends = ends_now(lane);
+	NO_CANCELLATION;
+	int err;
+
+	if (!lane->block_sent && ends != lane->ends) {
+		err = send_block(lane);
+		lane->block_sent = !err;
+		/* If the peer's end isn't a lane's, there is nothing to try until an end changes. */
+		if (err == -EOPNOTSUPP || err == -EPIPE)
+			lane->ends = ends;
+	}
+	if (!lane->block_sent)
+		return 0;
+	if (!peer_of(lane) && look) {
+		err = look_for_block(lane);
+		if (err)
+			return err;
+	}
+	if (!peer_of(lane) || send_block(lane))
+		return 0;
+	lane->ends = UINT64_MAX;	/* the first send looks whether the peer is still there */
+	atomic_store(&lane->started, true);
+	return 0;
+}
+
+/* What the library calls. */
+
+/* The lane ends by an error, or because the program closes it. */
+static void lane_stop(struct lane *lane, int error)
+{
+	uint32_t i;
+
+	atomic_store(&lane->error, error);
+	pthread_mutex_lock(&lane->send_lock);
+	stop_sending(lane);
+	pthread_mutex_unlock(&lane->send_lock);
+
+	pthread_mutex_lock(&lane->recv_lock);
+	for (i = 0; i < lane->nr_grants; i++) {
+		if (lane->grants[i] && lane->grants[i] != GRANT_REVOKED)
+			grant_close(lane->grants[i]);
+		lane->grants[i] = NULL;
+	}
+	if (lane->stashed)
+		evplmem_iovec_release(&lane->stash.iovec);
+	lane->stashed = false;
+	pthread_mutex_unlock(&lane->recv_lock);
+}
+
+static int send_once(struct lane *lane, const struct evpl_message *messages, int n)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&lane->send_lock);
+	if (__builtin_expect(!lane->started, 0))
+		err = set_up(lane, true);
+	if (__builtin_expect(!err && lane->started, 1)) {
+		err = send_locked(lane, messages, n);
+	} else if (!err) {
+		NO_CANCELLATION;
+
+		err = records_send(lane->pool, lane->fd, messages, n);
+	}
+	pthread_mutex_unlock(&lane->send_lock);
+	return err;
+}
+
+/* Wants a doorbell for room. Returns whether there is room already, or the lane has ended. */
+static bool arm_out(struct lane *lane, uint32_t n)
+{
+	bool room = true;
+
+	pthread_mutex_lock(&lane->send_lock);
+	if (lane->started && !lane->send_error) {
+		want_doorbell(lane, LANE_OUT);
+		doorbell(lane, 0, EVPL_DOORBELL_OUT, 0);
+		room = has_room(lane, n);
+		/* The peer may have rung before this end was quieted. */
+		if (room)
+			doorbell(lane, EVPL_DOORBELL_OUT, 0, EVPL_DOORBELL_SELF);
+	} else if (!lane->started) {
+		room = false;	/* the kernel knows */
+	}
+	pthread_mutex_unlock(&lane->send_lock);
+	return room;
+}
+
+int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
+{
+	int err;
+
+	if ((uint32_t)n > lane->capacity)
+		return -EMSGSIZE;
+	for (;;) {
+		err = atomic_load_explicit(&lane->error, memory_order_relaxed);
+		if (__builtin_expect(err, 0))
+			return err;
+		err = send_once(lane, messages, n);
+		if (__builtin_expect(!err, 1))
+			return 0;
+		if (err == -EPROTO || atomic_load(&lane->error)) {
+			lane_stop(lane, -EPROTO);
+			return -EPROTO;
+		}
+		if (err != -EAGAIN || lane->flags & EVPL_CHANNEL_POLLING)
+			return err;
+		if (arm_out(lane, (uint32_t)n))
+			continue;
+		if (!(lane->flags & EVPL_CHANNEL_BLOCKING))
+			return err;
+		err = end_wait(lane, POLLOUT);
+		if (err)
+			return err;
+	}
+}
+
+/* A program that only receives sets its own direction up as well. */
+static void set_up_to_send(struct lane *lane)
+{
+	pthread_mutex_lock(&lane->send_lock);
+	if (!lane->started)
+		set_up(lane, false);
+	pthread_mutex_unlock(&lane->send_lock);
+}
+
+static int recv_once(struct lane *lane, struct evpl_message *messages, int max)
+{
+	int ret = atomic_load_explicit(&lane->error, memory_order_relaxed);
+
+	if (__builtin_expect(ret, 0))
+		return ret;
+	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
+		set_up_to_send(lane);
+	pthread_mutex_lock(&lane->recv_lock);
+	ret = recv_locked(lane, messages, max);
+	pthread_mutex_unlock(&lane->recv_lock);
+	/* The peer's block may have been among the records. */
+	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
+		set_up_to_send(lane);
+	return ret;
+}
+
+int lane_recv(struct lane *lane, struct evpl_message *messages, int max)
+{
+	int ret;
+
+	for (;;) {
+		ret = recv_once(lane, messages, max);
+		if (__builtin_expect(ret > 0, 1))
+			return ret;
+		if (ret == -EPROTO)
+			lane_stop(lane, ret);
+		if (ret != -EAGAIN)
+			return ret;
+		if (lane->flags & EVPL_CHANNEL_POLLING)
+			return ret;
+		/* The caller will wait. Release idle leases first, as their owners may wait too. */
+		leases_flush(lane->pool);
+		if (!(lane->flags & EVPL_CHANNEL_BLOCKING))
+			return ret;
+		ret = end_wait(lane, POLLIN);
+		if (ret)
+			return ret;
+	}
+}
+
+int lane_arm(struct lane *lane)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&lane->recv_lock);
+	if (lane->stashed) {
+		ret = -EBUSY;
+	} else if (lane->receiving) {
+		ret = arm(lane) ? -EBUSY : 0;
+	}
+	pthread_mutex_unlock(&lane->recv_lock);
+	leases_flush(lane->pool);
+	return ret;
+}
+
+int lane_stats(struct lane *lane, struct evpl_lane_stats *stats)
+{
+	struct evpl_lane_stats now = { .size = stats->size };
+	size_t known;
+
+	if (stats->size < sizeof(stats->size))
+		return -EINVAL;
+	pthread_mutex_lock(&lane->send_lock);
+	now.sending = lane->started;
+	now.grants = lane->nr_lent;
+	now.sent = lane->nr_sent;
+	now.sent_as_records = lane->nr_records;
+	pthread_mutex_unlock(&lane->send_lock);
+	pthread_mutex_lock(&lane->recv_lock);
+	now.receiving = lane->receiving;
+	now.received = lane->nr_received;
+	pthread_mutex_unlock(&lane->recv_lock);
+	now.doorbells = atomic_load(&lane->doorbells);
+
+	known = stats->size < sizeof(now) ? stats->size : sizeof(now);
+	memcpy(stats, &now, known);
+	memset((char *)stats + known, 0, now.size - known);
+	return 0;
+}
+
+/* Makes the own block, in a buffer of its own. */
+static int make_block(struct lane *lane)
+{
+	struct evpl_pool *pool = lane->pool;
+	struct lane_block *block;
+	struct evpl *evpl;
+	int ret;
+
+	ret = evplmem_create(&evpl, pool, NULL);
+	if (ret)
+		return ret;
+	ret = evplmem_buffer_alloc(evpl, &lane->own);
+	evplmem_destroy(evpl);
+	if (ret < 0)
+		return ret;
+	/* The peer sees all of the buffer. */
+	block = lane->own.data;
+	memset(block, 0, pool->buffer_size);
+	block->magic = LANE_MAGIC;
+	block->version = LANE_VERSION;
+	block->nr_entries = lane->nr_entries;
+	block->nr_grants = lane->nr_grants;
+	/* A program may poll the descriptor before it receives for the first time. */
+	lane->block = block;
+	if (!(lane->flags & EVPL_CHANNEL_POLLING))
+		want_doorbell(lane, LANE_IN);
+	lane->counts = lane_counts(block, lane->nr_entries);
+	return 0;
+}
+
+/* How many entries the ring of a block can have: half of a buffer of the pool. */
+unsigned int lane_capacity_max(const struct evpl_pool *pool)
+{
+	size_t n = pool->buffer_size / 2 / sizeof(struct lane_entry);
+
+	return n < EVPL_CHANNEL_CAPACITY_MAX ? (unsigned int)n : EVPL_CHANNEL_CAPACITY_MAX;
+}
+
+/**
+ * lane_create() - make one side of a lane
+ * @r_lane: where it goes
+ * @pool: the pool that the end is bound to, with EVPL_BIND_LANE
+ * @fd: the end; it stays the caller's until lane_close() is called
+ * @capacity: of the channel
+ * @flags: EVPL_CHANNEL_*
+ *
+ * Return: 0, or -errno.
+ */
+int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned int capacity,
+		unsigned int flags)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	size_t quarter = pool->buffer_size / 4 / sizeof(uint32_t);
+	struct lane *lane;
+	int err = -ENOMEM;
+
+	lane = aligned_alloc(alignof(struct lane), sizeof(*lane));
+	if (!lane)
+		return -ENOMEM;
+	*lane = (struct lane){
+		.pool = pool,
+		.fd = fd,
+		.flags = flags,
+		.capacity = capacity,
+		.nr_entries = 2,
+		.nr_grants = quarter < LANE_GRANTS_MAX ? (uint32_t)quarter : LANE_GRANTS_MAX,
+		.refs = 1,
+		.ends = UINT64_MAX,
+		.recv_ends = UINT64_MAX,
+	};
+	if (lane->capacity > lane_capacity_max(pool))
+		lane->capacity = lane_capacity_max(pool);
+	while (lane->nr_entries < lane->capacity)
+		lane->nr_entries *= 2;
+	pthread_mutex_init(&lane->send_lock, NULL);
+	pthread_mutex_init(&lane->recv_lock, NULL);
+	lane->lent = calloc(LANE_GRANTS_MAX, sizeof(*lane->lent));
+	lane->grants = calloc(lane->nr_grants, sizeof(struct grant *));
+	if (lane->lent && lane->grants)
+		err = make_block(lane);
+	if (err) {
+		lane_put(lane);
+		return err;
+	}
+	pthread_mutex_lock(&lanes_lock);
+	lane->next = sharing->lanes;
+	lane->link = &sharing->lanes;
+	if (lane->next)
+		lane->next->link = &lane->next;
+	sharing->lanes = lane;
+	pthread_mutex_unlock(&lanes_lock);
+
+	/* If the peer is there already, it need not wait for the first message. */
+	pthread_mutex_lock(&lane->send_lock);
+	set_up(lane, false);
+	pthread_mutex_unlock(&lane->send_lock);
+	*r_lane = lane;
+	return 0;
+}
+
+/*
+ * Ends this side of a lane. Iovecs that came by it stay valid. The caller closes the end, and then
+ * calls lane_put().
+ */
+void lane_close(struct lane *lane)
+{
+	pthread_mutex_lock(&lanes_lock);
+	*lane->link = lane->next;
+	if (lane->next)
+		lane->next->link = lane->link;
+	pthread_mutex_unlock(&lanes_lock);
+	lane_stop(lane, -EPIPE);
+	lane_put(lane);
+}
+
+/* In the child of fork(2): another thread of the parent may have had the lock. */
+void lanes_forget(void)
+{
+	pthread_mutex_init(&lanes_lock, NULL);
+}
+
+/* What a pool does with all of its lanes. The caller holds no lock of a lane. */
+
+/*
+ * Drops the references of messages that peers have returned. If the caller will @wait for memory,
+ * peers ring the doorbell for those that they return from now on. Returns whether any came back.
+ */
+bool lanes_collect(struct evpl_pool *pool, bool wait)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	bool any = false, broken;
+	struct lane *lane;
+
+	if (!sharing || !__atomic_load_n(&sharing->lanes, __ATOMIC_RELAXED))
+		return false;
+	pthread_mutex_lock(&lanes_lock);
+	for (lane = sharing->lanes; lane; lane = lane->next) {
+		pthread_mutex_lock(&lane->send_lock);
+		if (wait && lane->first)
+			want_doorbell(lane, LANE_MEMORY);
+		any |= collect(lane, UINT32_MAX);
+		broken = atomic_load(&lane->error) == -EPROTO;
+		pthread_mutex_unlock(&lane->send_lock);
+		if (broken)
+			lane_stop(lane, -EPROTO);
+	}
+	pthread_mutex_unlock(&lanes_lock);
+	return any;
+}
+
+/* The ring's entries of a grant, which the peer may not have taken yet, are of a revoked buffer. */
+static void mark_revoked(struct lane *lane, uint32_t number)
+{
+	struct lane_entry *entry;
+	uint32_t i;
+
+	for (i = lane->taken; i != lane->head; i++) {
+		entry = &lane->block->entries[i & (lane->nr_entries - 1)];
+		if (atomic_load(&entry->kind) == LANE_MESSAGE &&
+		    atomic_load(&entry->grant) == number)
+			atomic_store(&entry->kind, LANE_REVOKED);
+	}
+}
+
+/*
+ * A buffer was revoked: its grants are worth nothing. The peer can't touch the buffer any more, so
+ * the references of its messages are dropped. The counts still come. Then the grant is taken back.
+ */
+void lanes_revoked(struct evpl_pool *pool, struct entry *buffer)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	struct lane *lane;
+	struct lent *lent;
+	unsigned int i;
+
+	if (!sharing || !__atomic_load_n(&sharing->lanes, __ATOMIC_RELAXED))
+		return;
+	pthread_mutex_lock(&lanes_lock);
+	for (lane = sharing->lanes; lane; lane = lane->next) {
+		pthread_mutex_lock(&lane->send_lock);
+		lent = lane->started ? lent_places(lane, buffer) : NULL;
+		for (i = 0; lent && i < WAYS; i++, lent++) {
+			if (lent->buffer != buffer)
+				continue;
+			mark_revoked(lane, (uint32_t)(lent - lane->lent));
+			lent->buffer = NULL;
+			if (lent->outstanding)
+				buffer_put(buffer, lent->outstanding);
+		}
+		pthread_mutex_unlock(&lane->send_lock);
+	}
+	pthread_mutex_unlock(&lanes_lock);
+}
+
+/*
+ * Takes the grants of a buffer back of which no message is outstanding; if @buffer is NULL, those of
+ * all buffers that others have in another way too, and of revoked ones. Returns whether a message of
+ * the buffer is outstanding, or there was no room to take it back.
+ */
+bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	bool left = false, wanted;
+	struct lane *lane;
+	struct lent *lent;
+	uint32_t i;
+
+	if (!sharing || !__atomic_load_n(&sharing->lanes, __ATOMIC_RELAXED))
+		return false;
+	pthread_mutex_lock(&lanes_lock);
+	for (lane = sharing->lanes; lane; lane = lane->next) {
+		pthread_mutex_lock(&lane->send_lock);
+		for (i = 0; lane->started && i < lane->peer_grants; i++) {
+			lent = &lane->lent[i];
+			if (buffer)
+				wanted = lent->buffer == buffer;
+			else
+				wanted = !lent->buffer || atomic_load(&lent->buffer->sealed);
+			if (!lent->granted || !wanted)
+				continue;
+			lent_collect(lane, lent);
+			left |= lent->outstanding || !take_back(lane, lent);
+		}
+		pthread_mutex_unlock(&lane->send_lock);
+	}
+	pthread_mutex_unlock(&lanes_lock);
+	return left;
+}

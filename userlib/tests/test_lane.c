@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+/* Lanes: channels whose messages pass through shared memory. Both sides are this process. */
+#include <poll.h>
+
+#include "common.h"
+#include "lane.h"
+
+#define CAPACITY	64
+
+FIXTURE(lane)
+{
+	struct evpl_pool *pool, *other_pool;
+	struct evpl *evpl, *other;
+	struct evpl_channel *channel, *other_channel;
+};
+
+static int open_zeros(struct evpl_pool **pool)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.buffer_size = BUFFER,
+		.max_bytes = SLAB,
+		.flags = EVPL_POOL_ZEROS,
+	};
+
+	return evpl_pool_open(pool, &config);
+}
+
+static struct evpl_lane_stats stats_of_lane(struct evpl_channel *channel)
+{
+	struct evpl_lane_stats stats = EVPL_LANE_STATS_INIT;
+
+	if (evpl_lane_stats(channel, &stats))
+		abort();
+	return stats;
+}
+
+FIXTURE_SETUP(lane)
+{
+	struct evpl_message got;
+	int peer;
+
+	if (!getenv("EVPL_BACKEND") || strcmp(getenv("EVPL_BACKEND"), "module"))
+		SKIP(return, "the module's alone");
+	ASSERT_EQ(0, open_zeros(&self->pool));
+	ASSERT_EQ(0, open_zeros(&self->other_pool));
+	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
+	ASSERT_EQ(0, evpl_create(&self->other, self->other_pool, NULL));
+	ASSERT_EQ(0, evpl_channel_create(&self->channel, self->pool, CAPACITY, EVPL_CHANNEL_LANE,
+					 &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&self->other_channel, self->other_pool, peer,
+				       EVPL_CHANNEL_LANE));
+	ASSERT_EQ(-EAGAIN, evpl_channel_recv(self->channel, &got, 1));
+	ASSERT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	ASSERT_EQ(-EAGAIN, evpl_channel_recv(self->channel, &got, 1));
+	ASSERT_EQ(1, stats_of_lane(self->channel).sending);
+	ASSERT_EQ(1, stats_of_lane(self->channel).receiving);
+	ASSERT_EQ(1, stats_of_lane(self->other_channel).sending);
+	ASSERT_EQ(1, stats_of_lane(self->other_channel).receiving);
+}
+
+FIXTURE_TEARDOWN(lane)
+{
+	if (!self->pool)
+		return;
+	evpl_channel_close(self->channel);
+	evpl_channel_close(self->other_channel);
+	evpl_destroy(self->evpl);
+	evpl_destroy(self->other);
+	EXPECT_EQ(0, evpl_pool_close(self->other_pool));
+	EXPECT_EQ(0, evpl_pool_close(self->pool));
+}
+
+static struct evpl_message allocate(struct evpl *evpl, unsigned int length, char byte)
+{
+	struct evpl_message message = { .cookie = (unsigned char)byte };
+
+	if (evpl_iovec_alloc(evpl, length, 1, 1, &message.iovec) != 1)
+		abort();
+	memset(message.iovec.data, byte, length);
+	return message;
+}
+
+static bool is_filled(const struct evpl_iovec *iovec, char byte)
+{
+	const char *bytes = iovec->data;
+
+	for (unsigned int i = 0; i < iovec->length; i++)
+		if (bytes[i] != byte)
+			return false;
+	return true;
+}
+
+TEST_F(lane, first_message_of_a_buffer_is_a_record_and_others_are_not)
+{
+	struct evpl_message sent, got;
+
+	for (int i = 0; i < 1000; i++) {
+		sent = allocate(self->evpl, 1000, (char)i);
+		sent.cookie = (uint64_t)i << 40 | 1;
+		ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_EQ(1000, got.iovec.length);
+		EXPECT_EQ(sent.cookie, got.cookie);
+		EXPECT_EQ(0, got.flags);
+		EXPECT_TRUE(is_filled(&got.iovec, (char)i));
+		evpl_iovec_release(&got.iovec);
+	}
+	EXPECT_LE(stats_of_lane(self->channel).sent_as_records, 2);
+	EXPECT_GE(stats_of_lane(self->channel).sent, 998);
+	EXPECT_EQ(1000, stats_of_lane(self->other_channel).received);
+	EXPECT_LE(stats_of_lane(self->channel).grants, 2);
+}
+
+TEST_F(lane, messages_that_are_not_returned_keep_their_buffers)
+{
+	struct evpl_message sent[20], got[20];
+
+	for (int i = 0; i < 20; i++)
+		sent[i] = allocate(self->evpl, BUFFER, (char)('a' + i));
+	ASSERT_EQ(0, evpl_channel_send(self->channel, sent, 20));
+	ASSERT_EQ(20, evpl_channel_recv(self->other_channel, got, 20));
+	for (int i = 0; i < 20; i++)
+		EXPECT_TRUE(is_filled(&got[i].iovec, (char)('a' + i)));
+	for (int i = 1; i < 20; i += 2)
+		evpl_iovec_release(&got[i].iovec);
+	/* The others can be had again, although the peer still sees them. */
+	for (int i = 1; i < 20; i += 2) {
+		sent[i] = allocate(self->evpl, BUFFER, 'z');
+		ASSERT_EQ(0, evpl_channel_send(self->channel, &sent[i], 1));
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got[i], 1));
+		EXPECT_TRUE(is_filled(&got[i].iovec, 'z'));
+	}
+	for (int i = 0; i < 20; i += 2)
+		EXPECT_TRUE(is_filled(&got[i].iovec, (char)('a' + i)));
+	for (int i = 0; i < 20; i++)
+		evpl_iovec_release(&got[i].iovec);
+}
+
+TEST_F(lane, full_ring_is_EAGAIN_and_nothing_is_sent)
+{
+	struct pollfd pollfd = { .fd = evpl_channel_fd(self->channel), .events = POLLOUT };
+	struct evpl_message sent = allocate(self->evpl, 100, 'x'), next, got;
+
+	for (int i = 0; i < CAPACITY; i++) {
+		evpl_iovec_clone(&next.iovec, &sent.iovec);
+		next.cookie = (uint64_t)i;
+		next.flags = 0;
+		ASSERT_EQ(0, evpl_channel_send(self->channel, &next, 1));
+	}
+	EXPECT_EQ(1, poll(&pollfd, 1, 0));
+	EXPECT_EQ(-EAGAIN, evpl_channel_send(self->channel, &sent, 1));
+	EXPECT_EQ(0, poll(&pollfd, 1, 0));
+	for (int i = 0; i < CAPACITY; i++) {
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_EQ(i, got.cookie);
+		evpl_iovec_release(&got.iovec);
+		EXPECT_EQ(1, poll(&pollfd, 1, 0));
+	}
+	EXPECT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	evpl_iovec_release(&got.iovec);
+}
+
+TEST_F(lane, descriptor_is_readable_when_there_is_a_message)
+{
+	struct pollfd pollfd = { .fd = evpl_channel_fd(self->other_channel), .events = POLLIN };
+	struct evpl_message sent, got;
+
+	for (int i = 0; i < 10; i++) {
+		EXPECT_EQ(0, poll(&pollfd, 1, 0));
+		sent = allocate(self->evpl, 1000, (char)i);
+		ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+		EXPECT_EQ(1, poll(&pollfd, 1, 0));
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		evpl_iovec_release(&got.iovec);
+		ASSERT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	}
+}
+
+TEST_HARNESS_MAIN
