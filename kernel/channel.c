@@ -5,6 +5,10 @@
  * reference on the share of its buffer. An end is closed when its file goes, or its client. A
  * closed end receives no record any more.
  *
+ * The other end sees that an end is closed when nothing is left of the records in flight to it,
+ * nor of the client's leases if the client goes. So an owner that is told of a dead peer has its
+ * buffers back already.
+ *
  * A write reserves room for its records, takes over the references that they give up, then
  * commits the records to the ring; if it fails, it returns the references and the room. A read
  * has the first record to itself. It copies that record out and counts its reference, and only
@@ -44,6 +48,10 @@
  * @client: the client that the end is bound to, with a reference; NULL before, and once the
  *	end is closed and no read is in progress
  * @closed: nothing can be read from the end or written to it any more
+ * @drained: it is closed, and no record in flight to it is left. From here on the other end sees
+ *	that it is closed. Until then it looks like an end without room.
+ * @left: the end's file has gone, and left the end with the file's reference on the channel to
+ *	the release of the client; ends_lock guards it
  * @lane: the end was bound with EVPL_BIND_LANE
  * @rung: the other end has rung EVPL_DOORBELL_IN since this end was last quiet
  * @full: the client waits until the other end rings EVPL_DOORBELL_OUT
@@ -69,6 +77,8 @@ struct evpl_end {
 	struct list_head node;
 	struct evpl_client *client;
 	bool closed;
+	bool drained;
+	bool left;
 	bool lane;
 	bool rung;
 	bool full;
@@ -84,7 +94,8 @@ struct evpl_end {
 
 /**
  * struct evpl_channel - a pair of ends
- * @kref: one for each end's file, and one for a client that closes an end as it goes
+ * @kref: one for each end's file, or for the client that it has left the end to, and one for a
+ *	client that closes an end as it goes
  * @lock: guards the fields of both ends that struct evpl_end names
  * @user: the user that is charged; the channel owns a reference
  * @bytes: how much the user is charged
@@ -171,8 +182,8 @@ static void end_count_for_peer(struct evpl_end *end)
 
 /*
  * Close an end, and drop the records in flight to it; but a record that is being read is left
- * to the reader. Records that this end has sent stay in flight. If the end is closed already,
- * do nothing. The caller holds ends_lock; this function releases it.
+ * to the reader. Then the other end may see it. Records that this end has sent stay in flight. If
+ * the end is closed already, do nothing. The caller holds ends_lock; this function releases it.
  */
 static void end_close(struct evpl_end *end)
 	__releases(&ends_lock)
@@ -197,7 +208,6 @@ static void end_close(struct evpl_end *end)
 	else
 		end_pop(end);	/* the reader owns it now */
 	end->closed = true;
-	end_count_for_peer(end);
 	while (end->nr) {
 		share = end_pop(end);
 		spin_unlock(&channel->lock);
@@ -205,6 +215,8 @@ static void end_close(struct evpl_end *end)
 		cond_resched();
 		spin_lock(&channel->lock);
 	}
+	end->drained = true;
+	end_count_for_peer(end);
 	spin_unlock(&channel->lock);
 
 	end_wake(end, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
@@ -213,11 +225,31 @@ static void end_close(struct evpl_end *end)
 		evpl_client_put(client);
 }
 
+/*
+ * Whether the release of the end's client is certain, and has yet to come to the end. Nobody gets a
+ * reference on a file that has none left; at most, a look-up that comes too late has one for a
+ * moment. The file is still there, because its release takes the end off evpl_client.ends.
+ */
+static bool end_client_is_going(struct evpl_end *end)
+{
+	lockdep_assert_held(&ends_lock);
+	return !list_empty(&end->node) && !file_count(end->client->file);
+}
+
 static int end_release(struct inode *inode, struct file *file)
 {
 	struct evpl_end *end = file->private_data;
 
 	spin_lock(&ends_lock);
+	/*
+	 * The task of a process that dies may release the end's file before the client's. But the
+	 * client's leases must end before the other end is told.
+	 */
+	if (end_client_is_going(end)) {
+		end->left = true;
+		spin_unlock(&ends_lock);
+		return 0;
+	}
 	end_close(end);
 	channel_put(end->channel);
 	return 0;
@@ -233,8 +265,12 @@ void evpl_channel_client_gone(struct evpl_client *client)
 
 	spin_lock(&ends_lock);
 	while ((end = list_first_entry_or_null(&client->ends, struct evpl_end, node))) {
-		/* The end's file keeps its reference until the end is off the list. */
-		kref_get(&end->channel->kref);
+		/*
+		 * The end's file keeps its reference until the end is off the list, or it has left
+		 * the reference to this function.
+		 */
+		if (!end->left)
+			kref_get(&end->channel->kref);
 		end_close(end);
 		channel_put(end->channel);
 		cond_resched();
@@ -291,11 +327,11 @@ static int sending_transfer(struct evpl_client *client, struct sending *sending)
 	return 0;
 }
 
-/* How many more records fit into the ring of an end. */
+/* How many more records fit into the ring of an end: none if it is closed. */
 static u32 end_free_slots(struct evpl_end *end)
 {
 	lockdep_assert_held(&end->channel->lock);
-	return end->channel->capacity - end->nr - end->reserved;
+	return end->closed ? 0 : end->channel->capacity - end->nr - end->reserved;
 }
 
 /* Return 0 if an end can be written to, with EVPL_RECORD_LANE if @lane, or why not. */
@@ -306,7 +342,7 @@ static int end_check_writable(struct evpl_end *end, bool lane)
 	lockdep_assert_held(&end->channel->lock);
 	if (!end_has_client(end))
 		return -ENOTCONN;
-	if (peer->closed)
+	if (peer->drained)
 		return -EPIPE;
 	return lane && !(end->lane && peer->lane) ? -EOPNOTSUPP : 0;
 }
@@ -361,7 +397,10 @@ static void end_cancel_reserve(struct evpl_end *end, u32 nr)
 		end_wake(end, EPOLLOUT | EPOLLWRNORM);
 }
 
-/* Commit records to the room that was reserved. On failure the room stays reserved. */
+/*
+ * Commit records to the room that was reserved. On failure the room stays reserved. Return -EAGAIN
+ * if the peer has been closed meanwhile and isn't drained yet, or another error.
+ */
 static int end_commit(struct evpl_end *end, const struct sending *sendings, u32 nr)
 {
 	struct evpl_channel *channel = end->channel;
@@ -373,6 +412,8 @@ static int end_commit(struct evpl_end *end, const struct sending *sendings, u32 
 	spin_lock(&channel->lock);
 	/* Ends are bound for good, so what end_reserve() found of lanes still holds. */
 	ret = end_check_writable(end, false);
+	if (!ret && peer->closed)
+		ret = -EAGAIN;
 	if (!ret) {
 		for (i = 0; i < nr; i++)
 			peer->ring[(peer->first + peer->nr++) % channel->capacity] =
@@ -449,11 +490,13 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	}
 	if (ret)
 		goto free;
-	ret = end_wait_for_room(end, nr, lane, &client, iocb);
-	if (ret)
-		goto free;
-	ret = end_send(end, client, sendings, nr);
-	evpl_client_put(client);
+	do {
+		ret = end_wait_for_room(end, nr, lane, &client, iocb);
+		if (ret)
+			goto free;
+		ret = end_send(end, client, sendings, nr);
+		evpl_client_put(client);
+	} while (ret == -EAGAIN && !iocb_is_nonblocking(iocb));
 free:
 	if (sendings != &one)
 		kvfree(sendings);
@@ -481,7 +524,7 @@ static int end_begin_read(struct evpl_end *end, struct evpl_inflight *inflight)
 		end->reading = true;
 		*inflight = end->ring[end->first];
 	} else {
-		ret = end->peer->closed ? -EPIPE : -EAGAIN;
+		ret = end->peer->drained ? -EPIPE : -EAGAIN;
 	}
 	spin_unlock(&channel->lock);
 	return ret;
@@ -676,9 +719,9 @@ static __poll_t end_poll(struct file *file, struct poll_table_struct *table)
 	/* A read would be turned away while another one is in progress. */
 	if (end->reading)
 		end->turned_away = true;
-	else if (end->nr || end->peer->closed)
+	else if (end->nr || end->peer->drained)
 		events |= EPOLLIN | EPOLLRDNORM;
-	if (end->peer->closed || end->closed)
+	if (end->peer->drained || end->closed)
 		events |= EPOLLHUP;
 	else if (!end_free_slots(end->peer))
 		end->crowded = true;
@@ -771,11 +814,11 @@ int evpl_channel_doorbell(struct file *file, bool self, u32 ring, u32 quiet)
 		goto unlock;
 	}
 	end_quiet(end, quiet);
-	if (ring && to->closed) {
+	if (ring && to->drained) {
 		ret = -EPIPE;
-	} else if (ring && !to->client) {
+	} else if (ring && !to->client && !to->closed) {
 		ret = -ENOTCONN;
-	} else if (ring) {
+	} else if (ring && !to->closed) {
 		events = end_ring(to, ring);
 		if (ring & EVPL_DOORBELL_MEMORY) {
 			client = to->client;

@@ -94,6 +94,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	init_rwsem(&client->send_sem);
 	mutex_init(&client->refs_mutex);
 	client->writable = file->f_mode & FMODE_WRITE;
+	client->file = file;
 	client->slabs = RB_ROOT;
 	xa_init_flags(&client->refs, XA_FLAGS_ACCOUNT);
 	xa_init_flags(&client->leases, XA_FLAGS_ALLOC | XA_FLAGS_ACCOUNT);
@@ -168,8 +169,9 @@ static int evpl_release(struct inode *inode, struct file *file)
 	up_write(&client->tree_lock);
 	evpl_quarantine_exit(client);
 
-	evpl_channel_client_gone(client);
+	/* The leases first: when the other ends see that their peers are closed, none is left. */
 	evpl_lease_end_all(client);
+	evpl_channel_client_gone(client);
 	evpl_slab_orphan_all(client);
 	evpl_refs_destroy(client);
 	if (client->zeros)

@@ -65,6 +65,7 @@ enum evpl_range_use {
  * @recheck_pause: the time from which on the next pass may run, in jiffies, so that passes take a
  *	small part of one processor's time
  * @recheck_work: a pass, which checks the buffers in quarantine
+ * @file: the client's file. It may be looked at under ends_lock as long as @ends isn't empty.
  * @ends: the ends of channels that are bound to the client; ends_lock guards them
  * @wait: tasks that poll the client, or wait for a buffer of it
  * @inode: the mapping of all of the client's VMAs, so that unmapping acts on
@@ -101,6 +102,7 @@ struct evpl_client {
 	unsigned long recheck_delay;
 	unsigned long recheck_pause;
 	struct delayed_work recheck_work;
+	struct file *file;
 	struct list_head ends;
 	wait_queue_head_t wait;
 	struct inode *inode;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The kernel's part of lanes: ends that are bound as a lane's, the records of their libraries,
- * the header's count of changes of the other ends, and the doorbell.
+ * the header's count of changes of the other ends, the doorbell, and the order of a death.
  */
-#include <linux/time_types.h>
+#include <sched.h>
 #include <sys/epoll.h>
+#include <time.h>
 
 #include "pair.h"
 #include "ring.h"
@@ -575,6 +576,264 @@ TEST_F(lane, doorbell_of_an_end_whose_client_has_gone_is_ENOTCONN)
 	EXPECT_EQ(-EPIPE, evpl_doorbell(self->ends[0], IN, 0));
 	EXPECT_EQ(0, evpl_doorbell(self->ends[0], 0, IN | OUT));
 	EXPECT_EQ(0, get(&self->owner.header->returned));
+}
+
+/*
+ * An owner has sent all of its buffers over a lane, and a peer has read the first half of them. The
+ * buffers are many, so it takes a while until nothing of the peer is left.
+ */
+#define SENT	(4 * SLAB_2M)
+#define NR_SENT	(SENT / PAGE)
+
+FIXTURE(death)
+{
+	struct counters before;
+	int owner;
+	struct evpl_entry *entries;
+	size_t entries_size;
+	struct evpl_header *header;
+	size_t header_size;
+	int ends[2];		/* the owner's, and the peer's */
+	int peer;		/* a socket to the process that is the peer */
+	pid_t pid;
+};
+
+/* The ways in which the owner can learn that its peer has gone. */
+FIXTURE_VARIANT(death)
+{
+	int (*learn)(struct _test_data_death *self);
+};
+
+FIXTURE_SETUP(death)
+{
+	struct evpl_record *records = calloc(NR_SENT, sizeof(*records));
+	struct evpl_setup setup;
+	uint64_t offset;
+
+	limit_sleeps();
+	self->before = read_counters();
+	self->owner = open(DEVICE, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(0, evpl_setup(self->owner, PAGE, &setup));
+	ASSERT_EQ(0, evpl_slab_alloc(self->owner, SENT, &offset));
+	ASSERT_EQ(0, evpl_channel(self->owner, 2 * NR_SENT, self->ends));
+	ASSERT_EQ(0, evpl_bind_with(self->owner, self->ends[0], EVPL_BIND_LANE));
+	self->entries_size = (NR_SENT * sizeof(*self->entries) + PAGE - 1) & -PAGE;
+	self->entries = evpl_map(self->owner, self->entries_size, setup.out_refs_offset);
+	ASSERT_NE(MAP_FAILED, self->entries);
+	self->header_size = setup.out_header_size;
+	self->header = evpl_map(self->owner, self->header_size, setup.out_header_offset);
+	ASSERT_NE(MAP_FAILED, self->header);
+	for (int i = 0; i < NR_SENT; i++) {
+		self->entries[i].word = 1;
+		records[i] = (struct evpl_record){ .offset = i * PAGE, .length = PAGE };
+	}
+	ASSERT_EQ(NR_SENT, evpl_send(self->ends[0], records, NR_SENT));
+	free(records);
+}
+
+static int kill_peer(struct _test_data_death *self)
+{
+	kill(self->pid, SIGKILL);
+	return reap(self->pid);
+}
+
+FIXTURE_TEARDOWN(death)
+{
+	if (self->pid)
+		kill_peer(self);
+	munmap(self->entries, self->entries_size);
+	munmap(self->header, self->header_size);
+	close(self->ends[0]);
+	close(self->ends[1]);
+	close(self->owner);
+	close(self->peer);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+static unsigned int nr_shared(struct _test_data_death *self)
+{
+	unsigned int nr = 0;
+
+	for (int i = 0; i < NR_SENT; i++)
+		nr += !!(get(&self->entries[i].word) & EVPL_WORD_SHARED);
+	return nr;
+}
+
+/* Move a descriptor above those that are in use. */
+static int move_up(int fd)
+{
+	int above = fcntl(fd, F_DUPFD_CLOEXEC, 100);
+
+	close(fd);
+	return above;
+}
+
+/* The peer, with its end at a descriptor below its client's, or above. */
+static int be_peer(struct _test_data_death *self, int socket, bool end_is_above)
+{
+	static struct evpl_record got[NR_SENT / 2];
+	struct evpl_setup setup;
+	int end = self->ends[1], client;
+	char *guest;
+
+	close(self->owner);
+	close(self->ends[0]);
+	client = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (end_is_above)
+		end = move_up(end);
+	else
+		client = move_up(client);
+	if (evpl_setup(client, 0, &setup) || evpl_bind_with(client, end, EVPL_BIND_LANE) ||
+	    evpl_recv(end, got, NR_SENT / 2) != NR_SENT / 2)
+		return 1;
+	guest = map(client, setup.out_guest_size, setup.out_guest_ro_offset, PROT_READ);
+	for (int i = 0; i < NR_SENT / 2; i++)
+		if (!guest || touch_read(guest + got[i].offset - setup.out_guest_ro_offset))
+			return 2;
+	if ((client < end) != end_is_above || send_fd(socket, 0, client))
+		return 3;
+	for (;;)
+		pause();
+}
+
+/* Start the peer, and wait until it has read what it will. */
+static void start_peer(struct __test_metadata *_metadata, struct _test_data_death *self,
+		       bool end_is_above)
+{
+	int sockets[2];
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
+	self->pid = fork_child();
+	if (!self->pid) {
+		close(sockets[0]);
+		_exit(be_peer(self, sockets[1], end_is_above));
+	}
+	close(sockets[1]);
+	self->peer = sockets[0];
+}
+
+/* Wait for the peer's byte, and return the client that came with it. */
+static int client_of_peer(struct __test_metadata *_metadata, struct _test_data_death *self)
+{
+	char byte;
+	int client = recv_fd(self->peer, &byte, 0);
+
+	EXPECT_LE(0, client);
+	EXPECT_EQ(NR_SENT, nr_shared(self));
+	EXPECT_EQ(NR_SENT / 2, read_counters().leases);
+	return client;
+}
+
+static int learn_by_poll(struct _test_data_death *self)
+{
+	struct pollfd end = { .fd = self->ends[0] };
+
+	return poll(&end, 1, LIMIT * 1000) == 1 && end.revents == POLLHUP ? 0 : -EIO;
+}
+
+static int learn_by_read(struct _test_data_death *self)
+{
+	struct evpl_record got;
+
+	return evpl_recv(self->ends[0], &got, 1);
+}
+
+static int learn_by_write(struct _test_data_death *self)
+{
+	struct evpl_record sent = { .length = PAGE };
+	int ret;
+
+	/* The writes fill the channel, then sleep. */
+	set_count(&self->entries[0].word, 4 * NR_SENT);
+	while ((ret = evpl_send(self->ends[0], &sent, 1)) == 1)
+		;
+	return ret == -EPIPE ? 0 : ret;
+}
+
+static int learn_by_doorbell(struct _test_data_death *self)
+{
+	int ret;
+
+	while (!(ret = evpl_doorbell(self->ends[0], IN, 0)))
+		sched_yield();
+	return ret == -EPIPE ? 0 : ret;
+}
+
+static int learn_by_memory(struct _test_data_death *self)
+{
+	/* It was 1 when the peer had bound its end. */
+	for (time_t end = time(NULL) + LIMIT; get(&self->header->ends) < 2; sched_yield())
+		if (time(NULL) > end)
+			return -ETIME;
+	return 0;
+}
+
+FIXTURE_VARIANT_ADD(death, by_poll) { .learn = learn_by_poll };
+FIXTURE_VARIANT_ADD(death, by_read) { .learn = learn_by_read };
+FIXTURE_VARIANT_ADD(death, by_write) { .learn = learn_by_write };
+FIXTURE_VARIANT_ADD(death, by_doorbell) { .learn = learn_by_doorbell };
+FIXTURE_VARIANT_ADD(death, by_memory) { .learn = learn_by_memory };
+
+/* The owner learns that the peer has gone. Return how many buffers the peer has a part in then. */
+static unsigned int nr_shared_at_the_end(struct __test_metadata *_metadata,
+					 struct _test_data_death *self,
+					 int (*learn)(struct _test_data_death *self))
+{
+	unsigned int nr;
+
+	kill(self->pid, SIGKILL);
+	EXPECT_EQ(0, learn(self));
+	nr = nr_shared(self);
+	EXPECT_EQ(-SIGKILL, reap(self->pid));
+	self->pid = 0;
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[0]));
+	EXPECT_EQ(2, get(&self->header->ends));
+	EXPECT_EQ(0, read_counters().records);
+	return nr;
+}
+
+TEST_F(death, leaves_nothing_when_the_client_has_the_higher_descriptor)
+{
+	start_peer(_metadata, self, false);
+	close(self->ends[1]);
+	self->ends[1] = -1;
+	close(client_of_peer(_metadata, self));
+	EXPECT_EQ(0, nr_shared_at_the_end(_metadata, self, variant->learn));
+}
+
+TEST_F(death, leaves_nothing_when_the_end_has_the_higher_descriptor)
+{
+	start_peer(_metadata, self, true);
+	close(self->ends[1]);
+	self->ends[1] = -1;
+	close(client_of_peer(_metadata, self));
+	EXPECT_EQ(0, nr_shared_at_the_end(_metadata, self, variant->learn));
+	EXPECT_EQ(0, read_counters().leases);
+}
+
+TEST_F(death, leaves_nothing_when_another_process_has_the_end_too)
+{
+	struct evpl_record got;
+
+	start_peer(_metadata, self, true);
+	close(client_of_peer(_metadata, self));
+	EXPECT_EQ(0, nr_shared_at_the_end(_metadata, self, variant->learn));
+	EXPECT_EQ(-ENOTCONN, evpl_recv(self->ends[1], &got, 1));
+}
+
+TEST_F(death, of_a_peer_whose_client_lives_on_is_told_at_once_and_ends_no_lease)
+{
+	int client;
+
+	start_peer(_metadata, self, true);
+	close(self->ends[1]);
+	self->ends[1] = -1;
+	client = client_of_peer(_metadata, self);
+	EXPECT_EQ(NR_SENT / 2, nr_shared_at_the_end(_metadata, self, variant->learn));
+	EXPECT_EQ(NR_SENT / 2, read_counters().leases);
+	close(client);
+	EXPECT_EQ(0, nr_shared(self));
+	EXPECT_EQ(0, read_counters().leases);
 }
 
 TEST_HARNESS_MAIN

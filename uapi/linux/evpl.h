@@ -127,6 +127,15 @@
  * time. A second read would wait or give EAGAIN until the first returns, so poll(2)
  * doesn't say POLLIN meanwhile.
  *
+ * When the client of an end goes, its leases end and the records in flight to the end are given
+ * back, and only then can the other end see that the end is closed: by POLLHUP, EPIPE, a read of
+ * 0, or @ends of the header. So what the client had of the other's buffers is back by then, except
+ * a buffer in quarantine, one that a dma-buf or a ring has, and a record that another process is
+ * just reading. Until then the channel is full for the other end. The client goes with its last
+ * descriptor and mapping. An end that is closed while its client stays is seen at once, and the
+ * client keeps its leases. But a process that dies may have both, and let go of them in any
+ * order: then the client goes first.
+ *
  * poll(2) says the same for an end that isn't bound. Binding the end wakes the tasks
  * that poll it, also with EPOLLET: they can try again the call that gave ENOTCONN.
  *
