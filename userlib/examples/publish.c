@@ -5,6 +5,11 @@
  * publisher's again. A subscriber that is killed holds nothing up.
  *
  *	cc publish.c $(pkg-config --cflags --libs libevplmem)
+ *	./a.out			by channels
+ *	./a.out --lane		by lanes, which carry most messages without a system call
+ *
+ * With lanes, a subscriber goes on seeing the memory of the messages that it has released. So the
+ * publisher's pool has nothing in it but what all subscribers may see.
  */
 #include <evplmem.h>
 #include <stdio.h>
@@ -14,6 +19,9 @@
 #include <unistd.h>
 
 enum { SUBSCRIBERS = 3, MESSAGES = 1000, LENGTH = 4096 };
+
+static struct evpl_pool_config config = EVPL_POOL_CONFIG_INIT;
+static unsigned int flags = EVPL_CHANNEL_BLOCKING;
 
 static void check(int ret, const char *what)
 {
@@ -31,8 +39,8 @@ static int subscribe(int fd)
 	struct evpl_pool *pool;
 	int n, seen = 0;
 
-	check(evpl_pool_open(&pool, NULL), "open");
-	check(evpl_channel_bind(&channel, pool, fd, EVPL_CHANNEL_BLOCKING), "bind");
+	check(evpl_pool_open(&pool, &config), "open");
+	check(evpl_channel_bind(&channel, pool, fd, flags), "bind");
 	while ((n = evpl_channel_recv(channel, messages, 16)) > 0) {
 		for (int i = 0; i < n; i++) {
 			const char *text = messages[i].iovec.data;
@@ -46,7 +54,7 @@ static int subscribe(int fd)
 	return evpl_pool_close(pool) || seen != MESSAGES;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct evpl_channel *channels[SUBSCRIBERS];
 	struct evpl_message message = { .flags = 0 };
@@ -54,11 +62,14 @@ int main(void)
 	struct evpl_pool *pool;
 	struct evpl *evpl;
 
-	check(evpl_pool_open(&pool, NULL), "open");
+	if (argc > 1 && !strcmp(argv[1], "--lane")) {
+		flags |= EVPL_CHANNEL_LANE;
+		config.flags = EVPL_POOL_ZEROS;		/* which lanes need */
+	}
+	check(evpl_pool_open(&pool, &config), "open");
 	check(evpl_create(&evpl, pool, NULL), "create");
 	for (int i = 0; i < SUBSCRIBERS; i++) {
-		check(evpl_channel_create(&channels[i], pool, 0, EVPL_CHANNEL_BLOCKING, &peer),
-		      "channel");
+		check(evpl_channel_create(&channels[i], pool, 0, flags, &peer), "channel");
 		if (!fork()) {
 			/* While the child has copies of these ends, it wouldn't see them closed. */
 			for (int j = 0; j <= i; j++)
