@@ -97,20 +97,27 @@ install-check-devices: install-check
 
 # For the virtual machine, where EVPL_BACKEND=module: a test of what needs an RDMA
 # device makes itself one there. The examples tell by their exit status, except the one that
-# scripts/guest-demo runs.
+# scripts/guest-demo runs. Some are run with an argument.
 VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh) \
-	$(if $(TOOLS),$(B)/tests/probe.sh) $(filter-out %/copy,$(EXAMPLES))
+	$(if $(TOOLS),$(B)/tests/probe.sh) $(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
+	$(filter-out %/copy %/serve,$(EXAMPLES))
 
 vmtests: $(TESTS) $(VM_TESTS)
 
-# $(1): what is to be run
-with_rxe = @printf '\043!/bin/sh\nexec %s %s\n' '$(abspath $<)' '$(1)' > $@ && chmod +x $@
+# $(1): the command that the script is to run
+script = @printf '\043!/bin/sh\nexec %s\n' '$(1)' > $@ && chmod +x $@
 
 $(B)/tests/rdma.sh: $(TOP)tests/with-rxe FORCE | $(B)/tests
-	$(call with_rxe,$(abspath $(B)/tests/test_rdma))
+	$(call script,$(abspath $< $(B)/tests/test_rdma))
 
 $(B)/tests/probe.sh: $(TOP)tests/with-rxe $(B)/evpl-probe FORCE | $(B)/tests
-	$(call with_rxe,$(abspath $(TOP)tests/probe.py $(B)/evpl-probe))
+	$(call script,$(abspath $< $(TOP)tests/probe.py $(B)/evpl-probe))
+
+$(B)/tests/publish-lane.sh: $(B)/examples/publish FORCE | $(B)/tests
+	$(call script,$(abspath $<) --lane)
+
+$(B)/tests/serve.sh: $(B)/examples/serve FORCE | $(B)/tests
+	$(call script,$(abspath $<) --check)
 
 vmlist:
 	@printf '%s\n' $(abspath $(VM_TESTS))
