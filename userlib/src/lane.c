@@ -313,7 +313,7 @@ void grant_put(struct grant *grant, void *site)
 		grant_end(grant);
 }
 
-/* What is sent. Under @send_lock. */
+/* Sending. Under @send_lock. */
 
 /* Drops references on an own buffer, as the thread that counts in it if that is this one. */
 static void buffer_put(struct entry *buffer, uint32_t n)
@@ -410,8 +410,9 @@ static bool collect(struct lane *lane, uint32_t limit)
 }
 
 /*
- * The lane's messages come back no more. What the peer has returned is dropped. The kernel decides
- * when other buffers are free: the peer may live on, and have its leases. Under @send_lock.
+ * The lane's messages come back no more. The references of those that the peer has returned are
+ * dropped. The kernel decides when other buffers are free: the peer may live on, and have its leases.
+ * Under @send_lock.
  */
 static void stop_sending(struct lane *lane)
 {
@@ -764,7 +765,7 @@ static int send_locked(struct lane *lane, const struct evpl_message *messages, i
 	return send_fast(lane, messages, n) ? 0 : send_slowly(lane, messages, n);
 }
 
-/* What is received. Under @recv_lock. */
+/* Receiving. Under @recv_lock. */
 
 /* Takes the peer's block, which a record has brought. */
 static int take_block(struct lane *lane, const struct evpl_record *record,
@@ -1197,7 +1198,7 @@ static int set_up(struct lane *lane, bool look)
 	return 0;
 }
 
-/* What the library calls. */
+/* The calls of the library. */
 
 /* The lane ends by an error, or because the program closes it. */
 static void lane_stop(struct lane *lane, int error)
@@ -1499,7 +1500,7 @@ void lanes_forget(void)
 	pthread_mutex_init(&lanes_lock, NULL);
 }
 
-/* What a pool does with all of its lanes. The caller holds no lock of a lane. */
+/* For all lanes of a pool. The caller holds no lock of a lane. */
 
 /*
  * Drops the references of messages that peers have returned. If the caller will @wait for memory,

@@ -67,7 +67,7 @@ struct lane;
 /* In a LANE_RECORD: the receiver doesn't keep the lease. */
 #define LANE_NO_GRANT	UINT32_MAX
 
-/* What an entry is. */
+/* The kinds of entries. */
 enum lane_kind {
 	LANE_MESSAGE = 1,	/* a slice of a granted buffer */
 	LANE_REVOKED,		/* LANE_MESSAGE, but the buffer was revoked on the way */
@@ -94,7 +94,7 @@ struct lane_entry {
 	_Atomic uint64_t cookie;
 };
 
-/* What a side can want a doorbell for: the numbers of the bits of EVPL_DOORBELL. */
+/* The events that a side can want a doorbell for: the numbers of the bits of EVPL_DOORBELL. */
 enum lane_want {
 	LANE_IN,	/* an entry in the peer's ring */
 	LANE_OUT,	/* room in the own ring */
