@@ -65,7 +65,7 @@
 /** EVPLMEM_VERSION_MAJOR - this header's major version; each has a soname of its own */
 #define EVPLMEM_VERSION_MAJOR	1
 /** EVPLMEM_VERSION_MINOR - this header's minor version; it goes up with each addition */
-#define EVPLMEM_VERSION_MINOR	2
+#define EVPLMEM_VERSION_MINOR	3
 /** EVPLMEM_VERSION - both versions in one number, to be compared with evplmem_version() */
 #define EVPLMEM_VERSION		((EVPLMEM_VERSION_MAJOR << 16) | EVPLMEM_VERSION_MINOR)
 
@@ -398,17 +398,17 @@ struct evpl_waiter {
  * Both ends are made with this flag, in pools with %EVPL_POOL_ZEROS. If the other end isn't, or the
  * module or the other process's library doesn't know lanes, the channel works without.
  *
- * The receiver goes on seeing each buffer that it was once given a slice of, with all that is
- * allocated in it later, until the sender closes the channel or takes the buffer back by
- * evpl_iovec_wait() or evpl_iovec_revoke(). So a lane is for a pool whose memory is all for this
- * peer, or for one circle of trust. See evpl_lane(7).
+ * The receiver goes on seeing each buffer that it was once sent a slice of, with all that is
+ * allocated in it later. That ends when the receiver closes its end, or when the sender takes the
+ * buffer back by evpl_iovec_revoke(), evpl_iovec_wait() or evpl_pool_trim(). So all memory of the
+ * sender's pool should be for this peer, or for peers that may see each other's. See evpl_lane(7).
  */
 #define EVPL_CHANNEL_LANE	(1U << 1)
 /**
- * EVPL_CHANNEL_POLLING - with %EVPL_CHANNEL_LANE: the program receives in a loop, and doesn't sleep
+ * EVPL_CHANNEL_POLLING - with %EVPL_CHANNEL_LANE: the program looks for messages in a loop
  *
- * A message doesn't make evpl_channel_fd() readable, except after evpl_channel_arm(). So neither
- * side makes a system call for it.
+ * A message makes evpl_channel_fd() readable only after evpl_channel_arm(). So neither side makes a
+ * system call for it.
  */
 #define EVPL_CHANNEL_POLLING	(1U << 2)
 
@@ -1206,7 +1206,7 @@ static inline int evpl_channel_create(struct evpl_channel **r_channel, struct ev
  *
  * Return: 0, or
  *  - -EOPNOTSUPP: the anon back end, or an unknown flag
- *  - -EINVAL: as from evpl_channel_create(), for the channel's capacity and this pool
+ *  - -EINVAL: as from evpl_channel_create(), but for any capacity
  *  - -EBADF: @fd is no end of a channel
  *  - -EBUSY: @fd is bound already, or was bound to a pool that is gone
  *  - -ENOMEM: no memory left, or a cap is reached
@@ -1238,7 +1238,8 @@ static inline void evpl_channel_close(struct evpl_channel *channel)
  * @channel: the channel
  *
  * Return: a descriptor that is readable when there is a message, or when the other end is
- * closed (POLLHUP), and writable when a message fits. It belongs to the channel.
+ * closed (POLLHUP), and writable when a message fits. It belongs to the channel. With a lane, poll
+ * it only after evpl_channel_recv() or evpl_channel_send() has returned -EAGAIN.
  */
 static inline int evpl_channel_fd(struct evpl_channel *channel)
 {
@@ -1262,8 +1263,10 @@ static inline int evpl_channel_fd(struct evpl_channel *channel)
  *
  * Return: 0, or
  *  - -EAGAIN: the messages don't fit now; see evpl_channel_fd()
- *  - -EMSGSIZE: @n is above the channel's capacity
+ *  - -EMSGSIZE: @n is above the channel's capacity or, in a lane, above the pool's buffer size
+ *    divided by 64
  *  - -EPIPE: the other end is closed, or its process has ended
+ *  - -EPROTO: the other process has broken the protocol of lanes
  *  - -EINVAL: an iovec is empty, has no bytes, reaches past its buffer, or is of another
  *    pool or of none; @n is negative
  *  - -EACCES: %EVPL_MESSAGE_WRITE, and this process may not write to the buffer;
@@ -1294,6 +1297,7 @@ static inline int evpl_channel_send(struct evpl_channel *channel,
  * Return: how many messages were received, or
  *  - -EAGAIN: there is no message now; see evpl_channel_fd()
  *  - -EPIPE: no message will come: the other end is closed, or its process has ended
+ *  - -EPROTO: the other process has broken the protocol of lanes
  *  - -ENOSPC, -ENOMEM: no room or memory for another buffer; the message stays
  *  - -EINVAL: @max isn't positive
  *  - -EINTR: a signal came while the call waited
