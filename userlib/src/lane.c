@@ -22,6 +22,7 @@
 #include "alloc.h"
 #include "bias.h"
 #include "cancel.h"
+#include "lock.h"
 #include "record.h"
 #include "recycle.h"
 #include "returned.h"
@@ -135,7 +136,7 @@ struct lane {
 	const _Atomic uint32_t *peer_counts;
 	struct evpl_iovec peer_iovec;
 
-	alignas(64) pthread_mutex_t send_lock;
+	alignas(64) struct lock send_lock;
 	int send_error;
 	uint64_t ends;
 	bool block_sent;
@@ -152,7 +153,7 @@ struct lane {
 	uint64_t nr_sent;
 	uint64_t nr_records;
 
-	alignas(64) pthread_mutex_t recv_lock;
+	alignas(64) struct lock recv_lock;
 	bool receiving;
 	bool stashed;
 	bool armed;
@@ -1153,7 +1154,7 @@ static int look_for_block(struct lane *lane)
 {
 	int ret = 0;
 
-	pthread_mutex_lock(&lane->recv_lock);
+	lock_take(&lane->recv_lock);
 	while (!lane->peer && !lane->stashed && ret >= 0) {
 		ret = read_message(lane, &lane->stash);
 		lane->stashed = ret > 0;
@@ -1161,7 +1162,7 @@ static int look_for_block(struct lane *lane)
 	/* The descriptor must be readable as long as there is a message. */
 	if (lane->stashed)
 		doorbell(lane, EVPL_DOORBELL_IN, 0, EVPL_DOORBELL_SELF);
-	pthread_mutex_unlock(&lane->recv_lock);
+	lock_leave(&lane->recv_lock);
 	return ret == -EPROTO ? ret : 0;
 }
 
@@ -1206,11 +1207,11 @@ static void lane_stop(struct lane *lane, int error)
 	uint32_t i;
 
 	atomic_store(&lane->error, error);
-	pthread_mutex_lock(&lane->send_lock);
+	lock_take(&lane->send_lock);
 	stop_sending(lane);
-	pthread_mutex_unlock(&lane->send_lock);
+	lock_leave(&lane->send_lock);
 
-	pthread_mutex_lock(&lane->recv_lock);
+	lock_take(&lane->recv_lock);
 	for (i = 0; i < lane->nr_grants; i++) {
 		if (lane->grants[i] && lane->grants[i] != GRANT_REVOKED)
 			grant_close(lane->grants[i]);
@@ -1219,14 +1220,14 @@ static void lane_stop(struct lane *lane, int error)
 	if (lane->stashed)
 		evplmem_iovec_release(&lane->stash.iovec);
 	lane->stashed = false;
-	pthread_mutex_unlock(&lane->recv_lock);
+	lock_leave(&lane->recv_lock);
 }
 
 static int send_once(struct lane *lane, const struct evpl_message *messages, int n)
 {
 	int err = 0;
 
-	pthread_mutex_lock(&lane->send_lock);
+	lock_take(&lane->send_lock);
 	if (__builtin_expect(!lane->started, 0))
 		err = set_up(lane, true);
 	if (__builtin_expect(!err && lane->started, 1)) {
@@ -1236,7 +1237,7 @@ static int send_once(struct lane *lane, const struct evpl_message *messages, int
 
 		err = records_send(lane->pool, lane->fd, messages, n);
 	}
-	pthread_mutex_unlock(&lane->send_lock);
+	lock_leave(&lane->send_lock);
 	return err;
 }
 
@@ -1245,7 +1246,7 @@ static bool arm_out(struct lane *lane, uint32_t n)
 {
 	bool room = true;
 
-	pthread_mutex_lock(&lane->send_lock);
+	lock_take(&lane->send_lock);
 	if (lane->started && !lane->send_error) {
 		want_doorbell(lane, LANE_OUT);
 		doorbell(lane, 0, EVPL_DOORBELL_OUT, 0);
@@ -1256,7 +1257,7 @@ static bool arm_out(struct lane *lane, uint32_t n)
 	} else if (!lane->started) {
 		room = false;	/* the kernel knows */
 	}
-	pthread_mutex_unlock(&lane->send_lock);
+	lock_leave(&lane->send_lock);
 	return room;
 }
 
@@ -1292,10 +1293,10 @@ int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
 /* A program that only receives sets its own direction up as well. */
 static void set_up_to_send(struct lane *lane)
 {
-	pthread_mutex_lock(&lane->send_lock);
+	lock_take(&lane->send_lock);
 	if (!lane->started)
 		set_up(lane, false);
-	pthread_mutex_unlock(&lane->send_lock);
+	lock_leave(&lane->send_lock);
 }
 
 static int recv_once(struct lane *lane, struct evpl_message *messages, int max)
@@ -1306,9 +1307,9 @@ static int recv_once(struct lane *lane, struct evpl_message *messages, int max)
 		return ret;
 	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
 		set_up_to_send(lane);
-	pthread_mutex_lock(&lane->recv_lock);
+	lock_take(&lane->recv_lock);
 	ret = recv_locked(lane, messages, max);
-	pthread_mutex_unlock(&lane->recv_lock);
+	lock_leave(&lane->recv_lock);
 	/* The peer's block may have been among the records. */
 	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
 		set_up_to_send(lane);
@@ -1343,13 +1344,13 @@ int lane_arm(struct lane *lane)
 {
 	int ret = 0;
 
-	pthread_mutex_lock(&lane->recv_lock);
+	lock_take(&lane->recv_lock);
 	if (lane->stashed) {
 		ret = -EBUSY;
 	} else if (lane->receiving) {
 		ret = arm(lane) ? -EBUSY : 0;
 	}
-	pthread_mutex_unlock(&lane->recv_lock);
+	lock_leave(&lane->recv_lock);
 	leases_flush(lane->pool);
 	return ret;
 }
@@ -1361,16 +1362,16 @@ int lane_stats(struct lane *lane, struct evpl_lane_stats *stats)
 
 	if (stats->size < sizeof(stats->size))
 		return -EINVAL;
-	pthread_mutex_lock(&lane->send_lock);
+	lock_take(&lane->send_lock);
 	now.sending = lane->started;
 	now.grants = lane->nr_lent;
 	now.sent = lane->nr_sent;
 	now.sent_as_records = lane->nr_records;
-	pthread_mutex_unlock(&lane->send_lock);
-	pthread_mutex_lock(&lane->recv_lock);
+	lock_leave(&lane->send_lock);
+	lock_take(&lane->recv_lock);
 	now.receiving = lane->receiving;
 	now.received = lane->nr_received;
-	pthread_mutex_unlock(&lane->recv_lock);
+	lock_leave(&lane->recv_lock);
 	now.doorbells = atomic_load(&lane->doorbells);
 
 	known = stats->size < sizeof(now) ? stats->size : sizeof(now);
@@ -1453,8 +1454,6 @@ int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned i
 		lane->capacity = lane_capacity_max(pool);
 	while (lane->nr_entries < lane->capacity)
 		lane->nr_entries *= 2;
-	pthread_mutex_init(&lane->send_lock, NULL);
-	pthread_mutex_init(&lane->recv_lock, NULL);
 	lane->lent = calloc(LANE_GRANTS_MAX, sizeof(*lane->lent));
 	lane->grants = calloc(lane->nr_grants, sizeof(struct grant *));
 	if (lane->lent && lane->grants)
@@ -1472,9 +1471,9 @@ int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned i
 	pthread_mutex_unlock(&lanes_lock);
 
 	/* If the peer is there already, it need not wait for the first message. */
-	pthread_mutex_lock(&lane->send_lock);
+	lock_take(&lane->send_lock);
 	set_up(lane, false);
-	pthread_mutex_unlock(&lane->send_lock);
+	lock_leave(&lane->send_lock);
 	*r_lane = lane;
 	return 0;
 }
@@ -1516,12 +1515,12 @@ bool lanes_collect(struct evpl_pool *pool, bool wait)
 		return false;
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
-		pthread_mutex_lock(&lane->send_lock);
+		lock_take(&lane->send_lock);
 		if (wait && lane->first)
 			want_doorbell(lane, LANE_MEMORY);
 		any |= collect(lane, UINT32_MAX);
 		broken = atomic_load(&lane->error) == -EPROTO;
-		pthread_mutex_unlock(&lane->send_lock);
+		lock_leave(&lane->send_lock);
 		if (broken)
 			lane_stop(lane, -EPROTO);
 	}
@@ -1558,7 +1557,7 @@ void lanes_revoked(struct evpl_pool *pool, struct entry *buffer)
 		return;
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
-		pthread_mutex_lock(&lane->send_lock);
+		lock_take(&lane->send_lock);
 		lent = lane->started ? lent_places(lane, buffer) : NULL;
 		for (i = 0; lent && i < WAYS; i++, lent++) {
 			if (lent->buffer != buffer)
@@ -1568,7 +1567,7 @@ void lanes_revoked(struct evpl_pool *pool, struct entry *buffer)
 			if (lent->outstanding)
 				buffer_put(buffer, lent->outstanding);
 		}
-		pthread_mutex_unlock(&lane->send_lock);
+		lock_leave(&lane->send_lock);
 	}
 	pthread_mutex_unlock(&lanes_lock);
 }
@@ -1590,7 +1589,7 @@ bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
 		return false;
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
-		pthread_mutex_lock(&lane->send_lock);
+		lock_take(&lane->send_lock);
 		for (i = 0; lane->started && i < lane->peer_grants; i++) {
 			lent = &lane->lent[i];
 			if (buffer)
@@ -1602,7 +1601,7 @@ bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
 			lent_collect(lane, lent);
 			left |= lent->outstanding || !take_back(lane, lent);
 		}
-		pthread_mutex_unlock(&lane->send_lock);
+		lock_leave(&lane->send_lock);
 	}
 	pthread_mutex_unlock(&lanes_lock);
 	return left;

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
+#ifndef EVPLMEM_LOCK_H
+#define EVPLMEM_LOCK_H
+
+/*
+ * A lock for paths of which a pthread_mutex_t would be a large part: it is inlined, and takes an
+ * atomic operation each way when no thread waits. Threads wait in the kernel. A lock of zeros is
+ * free.
+ */
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum lock_state {
+	LOCK_FREE,
+	LOCK_HELD,
+	LOCK_AWAITED,	/* held, and threads may wait */
+};
+
+/**
+ * struct lock - see above
+ * @state: an enum lock_state
+ */
+struct lock {
+	_Atomic uint32_t state;
+};
+
+void lock_wait(struct lock *lock);
+void lock_wake(struct lock *lock);
+
+static inline void lock_take(struct lock *lock)
+{
+	uint32_t state = LOCK_FREE;
+
+	if (__builtin_expect(!atomic_compare_exchange_strong_explicit(&lock->state, &state, LOCK_HELD,
+								      memory_order_acquire,
+								      memory_order_relaxed), 0))
+		lock_wait(lock);
+}
+
+static inline void lock_leave(struct lock *lock)
+{
+	if (__builtin_expect(atomic_exchange_explicit(&lock->state, LOCK_FREE,
+						      memory_order_release) == LOCK_AWAITED, 0))
+		lock_wake(lock);
+}
+
+#endif /* EVPLMEM_LOCK_H */
