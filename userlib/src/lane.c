@@ -1084,6 +1084,7 @@ static void disarm(struct lane *lane)
 /* Receives messages. Under @recv_lock. */
 static int recv_locked(struct lane *lane, struct evpl_message *messages, int max)
 {
+	bool quieted = false;
 	uint64_t ends;
 	int ret;
 
@@ -1103,8 +1104,12 @@ static int recv_locked(struct lane *lane, struct evpl_message *messages, int max
 	for (;;) {
 		ends = ends_now(lane);
 		ret = receive_entries(lane, messages, max);
-		if (__builtin_expect(ret != -EAGAIN, 1))
+		if (__builtin_expect(ret != -EAGAIN, 1)) {
+			/* The peer may have rung for what is left before this end was quieted. */
+			if (__builtin_expect(quieted, 0) && has_entry(lane))
+				doorbell(lane, EVPL_DOORBELL_IN, 0, EVPL_DOORBELL_SELF);
 			return ret;
+		}
 		if (__builtin_expect(ends != lane->recv_ends, 0)) {
 			ret = receive_last(lane, messages);
 			if (ret != -EAGAIN)
@@ -1113,6 +1118,7 @@ static int recv_locked(struct lane *lane, struct evpl_message *messages, int max
 		}
 		if (lane->flags & EVPL_CHANNEL_POLLING || !arm(lane))
 			return -EAGAIN;
+		quieted = true;
 	}
 }
 
