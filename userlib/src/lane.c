@@ -797,6 +797,17 @@ static int take_block(struct lane *lane, const struct evpl_record *record,
 	return 0;
 }
 
+/*
+ * The peer's ring says what comes next. It may have rung for an entry before this end was quieted
+ * for a message that had been read ahead. So the end is readable until the ring is found empty.
+ */
+static void start_receiving(struct lane *lane)
+{
+	lane->receiving = true;
+	if (!(lane->flags & EVPL_CHANNEL_POLLING))
+		doorbell(lane, EVPL_DOORBELL_IN, 0, EVPL_DOORBELL_SELF);
+}
+
 /* A record for the library: the peer's block, and later the sign that its ring says what comes. */
 static int take_lane_record(struct lane *lane, const struct evpl_record *record)
 {
@@ -807,7 +818,7 @@ static int take_lane_record(struct lane *lane, const struct evpl_record *record)
 	if (lane->receiving || record->flags & EVPL_RECORD_REVOKED)
 		err = -EPROTO;
 	else if (lane->peer)
-		lane->receiving = true;
+		start_receiving(lane);
 	else
 		err = take_block(lane, record, &message.iovec);
 	if (err || lane->receiving)
@@ -1247,17 +1258,20 @@ static int send_once(struct lane *lane, const struct evpl_message *messages, int
 	return err;
 }
 
-/* Wants a doorbell for room. Returns whether there is room already, or the lane has ended. */
+/*
+ * Wants a doorbell for room. Returns whether there is room already, or the lane has ended. As in
+ * arm(), the end is quiet first: the peer rings once for the number, also if that makes less room
+ * than is needed.
+ */
 static bool arm_out(struct lane *lane, uint32_t n)
 {
 	bool room = true;
 
 	lock_take(&lane->send_lock);
 	if (lane->started && !lane->send_error) {
-		want_doorbell(lane, LANE_OUT);
 		doorbell(lane, 0, EVPL_DOORBELL_OUT, 0);
+		want_doorbell(lane, LANE_OUT);
 		room = has_room(lane, n);
-		/* The peer may have rung before this end was quieted. */
 		if (room)
 			doorbell(lane, EVPL_DOORBELL_OUT, 0, EVPL_DOORBELL_SELF);
 	} else if (!lane->started) {
