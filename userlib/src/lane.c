@@ -1240,15 +1240,21 @@ static void lane_stop(struct lane *lane, int error)
 	lock_leave(&lane->recv_lock);
 }
 
-static int send_once(struct lane *lane, const struct evpl_message *messages, int n)
+/* Sets @ring_full if the result is -EAGAIN because of the ring, and not of the kernel's channel. */
+static int send_once(struct lane *lane, const struct evpl_message *messages, int n,
+		     bool *ring_full)
 {
-	int err = 0;
+	int err;
 
+	*ring_full = false;
 	lock_take(&lane->send_lock);
-	if (__builtin_expect(!lane->started, 0))
+	/* Another thread may have ended the lane. */
+	err = atomic_load_explicit(&lane->error, memory_order_relaxed);
+	if (__builtin_expect(!err && !lane->started, 0))
 		err = set_up(lane, true);
 	if (__builtin_expect(!err && lane->started, 1)) {
 		err = send_locked(lane, messages, n);
+		*ring_full = err == -EAGAIN && !has_room(lane, (uint32_t)n);
 	} else if (!err) {
 		NO_CANCELLATION;
 
@@ -1268,43 +1274,50 @@ static bool arm_out(struct lane *lane, uint32_t n)
 	bool room = true;
 
 	lock_take(&lane->send_lock);
-	if (lane->started && !lane->send_error) {
+	if (!lane->send_error) {
 		doorbell(lane, 0, EVPL_DOORBELL_OUT, 0);
 		want_doorbell(lane, LANE_OUT);
 		room = has_room(lane, n);
 		if (room)
 			doorbell(lane, EVPL_DOORBELL_OUT, 0, EVPL_DOORBELL_SELF);
-	} else if (!lane->started) {
-		room = false;	/* the kernel knows */
 	}
 	lock_leave(&lane->send_lock);
 	return room;
 }
 
+/*
+ * Waits until the kernel's channel has room. poll(2) tells of room for one record, and a batch may
+ * need more: so this pauses if the wait was in vain.
+ */
+static int wait_for_records(struct lane *lane, int tries)
+{
+	if (tries)
+		bias_pause(tries);
+	return end_wait(lane, POLLOUT);
+}
+
 int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
 {
-	int err;
+	int err, tries = 0;
+	bool ring_full;
 
 	if ((uint32_t)n > lane->capacity)
 		return -EMSGSIZE;
 	for (;;) {
-		err = atomic_load_explicit(&lane->error, memory_order_relaxed);
-		if (__builtin_expect(err, 0))
-			return err;
-		err = send_once(lane, messages, n);
+		err = send_once(lane, messages, n, &ring_full);
 		if (__builtin_expect(!err, 1))
 			return 0;
-		if (err == -EPROTO || atomic_load(&lane->error)) {
+		if (err == -EPROTO) {
 			lane_stop(lane, -EPROTO);
 			return -EPROTO;
 		}
 		if (err != -EAGAIN || lane->flags & EVPL_CHANNEL_POLLING)
 			return err;
-		if (arm_out(lane, (uint32_t)n))
+		if (ring_full && arm_out(lane, (uint32_t)n))
 			continue;
 		if (!(lane->flags & EVPL_CHANNEL_BLOCKING))
 			return err;
-		err = end_wait(lane, POLLOUT);
+		err = ring_full ? end_wait(lane, POLLOUT) : wait_for_records(lane, tries++);
 		if (err)
 			return err;
 	}
