@@ -294,6 +294,8 @@ static void grant_return(struct grant *grant, uint32_t count)
  * Drops a reference on a grant. The last one returns all messages that came so far. If another
  * message comes meanwhile, the exchange fails, and the caller's reference isn't the last one.
  * Acquire: what other threads did by references that they have dropped comes before the return.
+ * A weak exchange could fail although nothing has come. Then the same count would be written again,
+ * maybe after the sender has taken the grant back, and given its number to another one.
  */
 void grant_put(struct grant *grant, void *site)
 {
@@ -307,9 +309,9 @@ void grant_put(struct grant *grant, void *site)
 	do {
 		if ((uint32_t)word == 1)
 			grant_return(grant, (uint32_t)(word >> 32));
-	} while (!atomic_compare_exchange_weak_explicit(&grant->word, &word, word - 1,
-							memory_order_acq_rel,
-							memory_order_acquire));
+	} while (!atomic_compare_exchange_strong_explicit(&grant->word, &word, word - 1,
+							  memory_order_acq_rel,
+							  memory_order_acquire));
 	if ((uint32_t)word == (GRANT_CLOSED | 1))
 		grant_end(grant);
 }
