@@ -1329,21 +1329,22 @@ int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
 static void set_up_to_send(struct lane *lane)
 {
 	lock_take(&lane->send_lock);
-	if (!lane->started)
+	if (!lane->started && !atomic_load(&lane->error))
 		set_up(lane, false);
 	lock_leave(&lane->send_lock);
 }
 
 static int recv_once(struct lane *lane, struct evpl_message *messages, int max)
 {
-	int ret = atomic_load_explicit(&lane->error, memory_order_relaxed);
+	int ret;
 
-	if (__builtin_expect(ret, 0))
-		return ret;
 	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
 		set_up_to_send(lane);
 	lock_take(&lane->recv_lock);
-	ret = recv_locked(lane, messages, max);
+	/* Another thread may have ended the lane. */
+	ret = atomic_load_explicit(&lane->error, memory_order_relaxed);
+	if (__builtin_expect(!ret, 1))
+		ret = recv_locked(lane, messages, max);
 	lock_leave(&lane->recv_lock);
 	/* The peer's block may have been among the records. */
 	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
@@ -1502,7 +1503,7 @@ int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned i
 	lane->link = &sharing->lanes;
 	if (lane->next)
 		lane->next->link = &lane->next;
-	sharing->lanes = lane;
+	__atomic_store_n(&sharing->lanes, lane, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&lanes_lock);
 
 	/* If the peer is there already, it need not wait for the first message. */
@@ -1513,14 +1514,11 @@ int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned i
 	return 0;
 }
 
-/*
- * Ends this side of a lane. Iovecs that came by it stay valid. The caller closes the end, and then
- * calls lane_put().
- */
+/* Ends this side of a lane. Iovecs that came by it stay valid. The caller then closes the end. */
 void lane_close(struct lane *lane)
 {
 	pthread_mutex_lock(&lanes_lock);
-	*lane->link = lane->next;
+	__atomic_store_n(lane->link, lane->next, __ATOMIC_RELAXED);
 	if (lane->next)
 		lane->next->link = lane->link;
 	pthread_mutex_unlock(&lanes_lock);
