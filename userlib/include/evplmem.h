@@ -1238,8 +1238,9 @@ static inline void evpl_channel_close(struct evpl_channel *channel)
  * @channel: the channel
  *
  * Return: a descriptor that is readable when there is a message, or when the other end is
- * closed (POLLHUP), and writable when a message fits. It belongs to the channel. With a lane, poll
- * it only after evpl_channel_recv() or evpl_channel_send() has returned -EAGAIN.
+ * closed (POLLHUP), and writable when a message fits. It belongs to the channel. Once the
+ * descriptor of a lane is readable, it stays so until evpl_channel_recv() has returned -EAGAIN. It
+ * is writable until evpl_channel_send() has.
  */
 static inline int evpl_channel_fd(struct evpl_channel *channel)
 {
