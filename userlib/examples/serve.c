@@ -182,6 +182,8 @@ static void end_session(struct session *session)
 {
 	/* Closing the descriptor also takes it out of the epoll instance. */
 	evpl_channel_close(session->channel);
+	/* The client may live on. It mustn't see what the buffer is used for next. */
+	evpl_iovec_revoke(&session->nothing);
 	evpl_iovec_release(&session->nothing);
 	free(session);
 }
