@@ -154,45 +154,38 @@ int evplmem_channel_fd(struct evpl_channel *channel)
 	return pool_is_inherited(channel->pool) ? -EPERM : channel->fd;
 }
 
-int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
+/* Of an end that isn't a lane's. */
+__attribute__((noinline))
+static int channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
 {
-	struct evpl_pool *pool = channel->pool;
+	NO_CANCELLATION;
 	int err;
 
-	if (pool_is_inherited(pool))
-		return -EPERM;
-	if (n <= 0)
-		return n ? -EINVAL : 0;
-	if (channel->lane) {
-		err = lane_send(channel->lane, messages, n);
-	} else {
-		NO_CANCELLATION;
-
-		err = records_send(pool, channel->fd, messages, n);
-	}
-	/*
-	 * A thread that waits for memory pulled before these buffers were sent. So it hasn't asked
-	 * the receiver to release them at once.
-	 */
-	if (!err && atomic_load(&pool->waiting) & WAITING)
-		returned_pull(pool, true);
+	err = records_send(channel->pool, channel->fd, messages, n);
+	if (!err)
+		returned_pull_if_awaited(channel->pool);
 	return err;
 }
 
-int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max)
+int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
+{
+	if (pool_is_inherited(channel->pool))
+		return -EPERM;
+	if (n <= 0)
+		return n ? -EINVAL : 0;
+	return channel->lane ? lane_send(channel->lane, messages, n) :
+	       channel_send(channel, messages, n);
+}
+
+/* Of an end that isn't a lane's. */
+__attribute__((noinline))
+static int channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max)
 {
 	struct evpl_record records[FEW_RECORDS];
 	struct evpl_pool *pool = channel->pool;
+	NO_CANCELLATION;
 	int i, n;
 
-	if (pool_is_inherited(pool))
-		return -EPERM;
-	if (max <= 0)
-		return -EINVAL;
-	if (channel->lane)
-		return lane_recv(channel->lane, messages, max);
-
-	NO_CANCELLATION;
 	n = records_read(channel->fd, records, max > FEW_RECORDS ? FEW_RECORDS : max);
 	/* The caller will wait. Release idle leases first, as their owners may wait too. */
 	if (n == -EAGAIN)
@@ -200,6 +193,16 @@ int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *mess
 	for (i = 0; i < n; i++)
 		record_take(pool, &records[i], &messages[i]);
 	return n;
+}
+
+int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max)
+{
+	if (pool_is_inherited(channel->pool))
+		return -EPERM;
+	if (max <= 0)
+		return -EINVAL;
+	return channel->lane ? lane_recv(channel->lane, messages, max) :
+	       channel_recv(channel, messages, max);
 }
 
 int evplmem_channel_arm(struct evpl_channel *channel)

@@ -20,7 +20,7 @@
  * The process's generation. Only the child's handler of pthread_atfork(3) changes it, before the
  * child has other threads. It isn't 0: an empty iovec is of no process.
  */
-extern uint32_t fork_generation;
+extern uint32_t fork_generation __attribute__((visibility("hidden")));
 
 static inline bool is_inherited(uint32_t generation)
 {

@@ -14,13 +14,13 @@
 #include "recycle.h"
 #include "slab.h"
 
-/* Drops a reference on an entry without a slab: a lease's, a grant's, or that of foreign memory. */
-static void put_other(struct entry *entry, void *site)
+/* Drops a reference on an entry without a slab: a grant's, a lease's, or that of foreign memory. */
+static inline void put_other(struct entry *entry, void *site)
 {
-	if (entry_is_foreign(entry))
-		foreign_put(entry, site);
-	else if (entry_is_grant(entry))
+	if (entry_is_grant(entry))
 		grant_put(entry_grant(entry), site);
+	else if (entry_is_foreign(entry))
+		foreign_put(entry, site);
 	else
 		lease_put(entry_lease(entry), site);
 }
@@ -29,13 +29,11 @@ static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
 {
 	struct entry *entry = iovec_entry(iovec);
 
-	if (evplmem_put(iovec->__private1, iovec->__private2))
-		return;
 	if (!entry || iovec_is_inherited(iovec))
 		return;
 	if (!entry->slab)
 		put_other(entry, site);
-	else if (entry_put(entry, site))
+	else if (!evplmem_put(iovec->__private1, iovec->__private2) && entry_put(entry, site))
 		recycle(entry);
 }
 

@@ -32,8 +32,12 @@
 
 /* How many places there are for the grant of a buffer. */
 #define WAYS		4U
-/* A sender looks for returned messages once it has sent this many, or so many pages. */
-#define COLLECT_EACH	16U
+/*
+ * A sender looks for returned messages once it has sent so many bytes. Each message counts as
+ * COLLECT_LEAST more. The look takes the time of a message, as the peer has written its counts.
+ */
+#define COLLECT_BYTES	(2U << 20)
+#define COLLECT_LEAST	(64U << 10)
 /* How many grants it looks at then. */
 #define COLLECT_FEW	32U
 
@@ -68,6 +72,8 @@ struct lent {
  * @capacity: the most messages that one call sends
  * @nr_entries: of the own ring
  * @nr_grants: that this side takes
+ * @buffer_size: of the pool
+ * @header: of the pool, where the kernel counts changes of ends
  * @own: the iovec of @block
  * @block: the own block
  * @counts: its counts of returned messages
@@ -78,7 +84,8 @@ struct lent {
  *
  * Written once, under @recv_lock; then @peer is set:
  * @peer: the peer's block, or NULL
- * @peer_entries: how many entries its ring has
+ * @peer_ring: its ring
+ * @peer_mask: how many entries that has, less one
  * @peer_counts: its counts of returned messages
  * @peer_grants: how many grants it takes, of those that this side can make
  * @peer_iovec: a reference on the lease
@@ -94,15 +101,17 @@ struct lent {
  * @first: index + 1 of the first grant in the list of those that were outstanding
  * @last: the last one
  * @victim: which of the WAYS is taken back next
- * @uncollected: what was sent since this side has looked for returned messages
+ * @uncollected: bytes sent since this side has looked for returned messages: see COLLECT_BYTES
  * @rang_in: the last number of the peer's for which the doorbell was rung
  *
  * Under @recv_lock:
  * @receiving: the peer's ring says what comes next
  * @tail: entries copied out of the peer's ring
  * @grants: received grants, by number
+ * @closed: closed grants that recv_leave() ends
  * @stashed: @stash is a message that was read while @peer was looked for
- * @armed: the peer will ring for the next message, or has rung
+ * @armed: a program that polls wants a doorbell for the next message
+ * @flows: lane_recv() need look at nothing but the ring, and nothing stands in the way
  * @recv_ends: as @ends
  * @rang_out: as @rang_in
  *
@@ -121,6 +130,8 @@ struct lane {
 	uint32_t capacity;
 	uint32_t nr_entries;
 	uint32_t nr_grants;
+	uint64_t buffer_size;
+	const struct evpl_header *header;
 	struct evpl_iovec own;
 	struct lane_block *block;
 	_Atomic uint32_t *counts;
@@ -131,7 +142,8 @@ struct lane {
 	struct lane **link;
 
 	const struct lane_block *_Atomic peer;
-	uint32_t peer_entries;
+	const struct lane_entry *peer_ring;
+	uint32_t peer_mask;
 	uint32_t peer_grants;
 	const _Atomic uint32_t *peer_counts;
 	struct evpl_iovec peer_iovec;
@@ -147,7 +159,7 @@ struct lane {
 	uint32_t first;
 	uint32_t last;
 	uint32_t victim;
-	uint32_t uncollected;
+	uint64_t uncollected;
 	uint32_t rang_in;
 	uint32_t nr_lent;
 	uint64_t nr_sent;
@@ -157,9 +169,11 @@ struct lane {
 	bool receiving;
 	bool stashed;
 	bool armed;
+	atomic_bool flows;
 	uint32_t tail;
 	uint32_t rang_out;
 	struct grant **grants;
+	struct grant *closed;
 	uint64_t recv_ends;
 	uint64_t nr_received;
 	struct evpl_message stash;
@@ -180,13 +194,12 @@ static inline const struct lane_block *peer_of(struct lane *lane)
 /* How often the other end of one of the pool's channels was bound or closed. */
 static inline uint64_t ends_now(struct lane *lane)
 {
-	_Atomic uint64_t *ends = (_Atomic uint64_t *)&pool_sharing(lane->pool)->header->ends;
-
-	return atomic_load_explicit(ends, memory_order_acquire);
+	return atomic_load_explicit((_Atomic uint64_t *)&lane->header->ends, memory_order_acquire);
 }
 
 /* Doorbells. */
 
+__attribute__((noinline))
 static void doorbell(struct lane *lane, unsigned int ring, unsigned int quiet, unsigned int flags)
 {
 	struct evpl_doorbell args = {
@@ -205,11 +218,11 @@ static void doorbell(struct lane *lane, unsigned int ring, unsigned int quiet, u
  * Rings the peer's doorbell if the peer wants that, once for each number. The caller has written
  * what the peer may wait for by a seq_cst store.
  */
-static inline void ring_if_wanted(struct lane *lane, enum lane_want want, uint32_t *rang)
+static void ring_if_wanted(struct lane *lane, enum lane_want want, uint32_t *rang)
 {
 	uint32_t number = atomic_load(&peer_of(lane)->wants[want]);
 
-	if (__builtin_expect(!number || number == *rang, 1))
+	if (!number || number == *rang)
 		return;
 	*rang = number;
 	doorbell(lane, 1U << want, 0, 0);
@@ -254,6 +267,7 @@ static void lane_put(struct lane *lane)
 }
 
 /* Ends a received grant that has no reference any more. */
+__attribute__((noinline))
 static void grant_end(struct grant *grant)
 {
 	struct lane *lane = grant->lane;
@@ -263,31 +277,87 @@ static void grant_end(struct grant *grant)
 	lane_put(lane);
 }
 
-/* The lane has no use for the grant any more. Iovecs may still have references. */
+/*
+ * The lane has no use for the grant any more. If iovecs still have references, the last of them ends
+ * the grant. If not, recv_leave() does. Under @recv_lock.
+ */
 static void grant_close(struct grant *grant)
 {
-	uint64_t word = atomic_fetch_or(&grant->word, GRANT_CLOSED);
+	struct lane *lane = grant->lane;
 
-	if (!(uint32_t)word)
+	if ((uint32_t)atomic_fetch_or(&grant->word, GRANT_CLOSED))
+		return;
+	grant->next = lane->closed;
+	lane->closed = grant;
+}
+
+/*
+ * Leaves @recv_lock, then ends the grants that were closed. That may end registrations with devices,
+ * whose callbacks may use the lane.
+ */
+static void recv_leave(struct lane *lane)
+{
+	struct grant *grant = lane->closed, *next;
+
+	lane->closed = NULL;
+	lock_leave(&lane->recv_lock);
+	for (; grant; grant = next) {
+		next = grant->next;
+		grant_end(grant);
+	}
+}
+
+/*
+ * Tells the sender how many messages of the grant have been returned by now. The caller has the only
+ * reference on the grant, so it is the only thread that does this now. Returns the number by which
+ * the sender wants a doorbell, or 0.
+ */
+static inline uint32_t grant_return(struct grant *grant, uint64_t word)
+{
+	struct lane *lane = grant->lane;
+
+	atomic_store(&lane->counts[grant->number], (uint32_t)(word >> 32));
+	return atomic_load(&peer_of(lane)->wants[LANE_MEMORY]);
+}
+
+/* Rings the peer's doorbell for memory, once for each number. */
+static void ring_for_memory(struct lane *lane, uint32_t number)
+{
+	if (!number || number == atomic_load_explicit(&lane->rang_memory, memory_order_relaxed))
+		return;
+	atomic_store_explicit(&lane->rang_memory, number, memory_order_relaxed);
+	doorbell(lane, EVPL_DOORBELL_MEMORY, 0, 0);
+}
+
+/* Replaces @word, which has lost a reference, if it is still that of the grant. */
+static inline bool grant_drop(struct grant *grant, uint64_t *word)
+{
+	return atomic_compare_exchange_strong_explicit(&grant->word, word, *word - 1,
+						       memory_order_acq_rel, memory_order_acquire);
+}
+
+/* Drops a reference in all cases. */
+__attribute__((noinline))
+static void grant_put_anyhow(struct grant *grant, uint64_t word)
+{
+	do {
+		if ((uint32_t)word == 1)
+			ring_for_memory(grant->lane, grant_return(grant, word));
+	} while (!grant_drop(grant, &word));
+	if ((uint32_t)word == (GRANT_CLOSED | 1))
 		grant_end(grant);
 }
 
 /*
- * Tells the sender that @count messages of the grant have been returned by now. The caller has the
- * only reference on the grant, so it is the only thread that does this now.
+ * Drops the reference of a grant whose count has been written for @word. It isn't written again: the
+ * sender may have taken the grant back meanwhile, and given its number to another one.
  */
-static void grant_return(struct grant *grant, uint32_t count)
+__attribute__((noinline))
+static void grant_put_ringing(struct grant *grant, uint64_t word, uint32_t number)
 {
-	struct lane *lane = grant->lane;
-	uint32_t number, rang;
-
-	atomic_store(&lane->counts[grant->number], count);
-	number = atomic_load(&peer_of(lane)->wants[LANE_MEMORY]);
-	rang = atomic_load_explicit(&lane->rang_memory, memory_order_relaxed);
-	if (__builtin_expect(!number || number == rang, 1))
-		return;
-	atomic_store_explicit(&lane->rang_memory, number, memory_order_relaxed);
-	doorbell(lane, EVPL_DOORBELL_MEMORY, 0, 0);
+	ring_for_memory(grant->lane, number);
+	if (!grant_drop(grant, &word))
+		grant_put_anyhow(grant, word);
 }
 
 /*
@@ -296,24 +366,29 @@ static void grant_return(struct grant *grant, uint32_t count)
  * Acquire: what other threads did by references that they have dropped comes before the return.
  * A weak exchange could fail although nothing has come. Then the same count would be written again,
  * maybe after the sender has taken the grant back, and given its number to another one.
+ *
+ * The usual case is the last reference, and a sender that wants no doorbell.
  */
 void grant_put(struct grant *grant, void *site)
 {
 	uint64_t word = atomic_load_explicit(&grant->word, memory_order_acquire);
+	uint32_t number;
 
 	if (EVPLMEM_CHECKS && !((uint32_t)word & ~GRANT_CLOSED))
 		debug_die((struct entry *)grant, "released below zero", site,
 			  atomic_load(&grant->released));
 	if (EVPLMEM_CHECKS)
 		atomic_store(&grant->released, site);
-	do {
-		if ((uint32_t)word == 1)
-			grant_return(grant, (uint32_t)(word >> 32));
-	} while (!atomic_compare_exchange_strong_explicit(&grant->word, &word, word - 1,
-							  memory_order_acq_rel,
-							  memory_order_acquire));
-	if ((uint32_t)word == (GRANT_CLOSED | 1))
-		grant_end(grant);
+	if (__builtin_expect((uint32_t)word == 1, 1)) {
+		number = grant_return(grant, word);
+		if (__builtin_expect(number, 0)) {
+			grant_put_ringing(grant, word, number);
+			return;
+		}
+		if (__builtin_expect(grant_drop(grant, &word), 1))
+			return;
+	}
+	grant_put_anyhow(grant, word);
 }
 
 /* Sending. Under @send_lock. */
@@ -350,12 +425,17 @@ static inline struct lent *lent_find(struct lane *lane, const struct entry *buff
 	return NULL;
 }
 
+static inline uint32_t lent_number(const struct lane *lane, const struct lent *lent)
+{
+	return (uint32_t)(lent - lane->lent);
+}
+
 /* Puts a grant on the list of those of which messages are outstanding. */
 static inline void lent_list(struct lane *lane, struct lent *lent)
 {
-	uint32_t number = (uint32_t)(lent - lane->lent) + 1;
+	uint32_t number = lent_number(lane, lent) + 1;
 
-	if (lent->listed)
+	if (__builtin_expect(lent->listed, 1))
 		return;
 	lent->listed = true;
 	lent->next = 0;
@@ -399,6 +479,7 @@ static bool collect(struct lane *lane, uint32_t limit)
 		n = lent_collect(lane, lent);
 		if (n < 0) {
 			atomic_store(&lane->error, n);
+			lane->ends = UINT64_MAX;
 			break;
 		}
 		any |= n > 0;
@@ -435,6 +516,19 @@ static void stop_sending(struct lane *lane)
 	lane->last = 0;
 	memset(lane->lent, 0, LANE_GRANTS_MAX * sizeof(*lane->lent));
 	lane->nr_lent = 0;
+	lane->ends = UINT64_MAX;
+}
+
+/* Where a slice of the pool starts in its buffer, if the program hasn't changed the iovec. */
+static inline uint64_t offset_of(const struct evpl_iovec *iovec)
+{
+	return (uint64_t)((char *)iovec->data - (char *)iovec_entry(iovec)->base);
+}
+
+/* Whether an iovec that isn't empty is in its buffer. */
+static inline bool is_in_buffer(const struct lane *lane, uint64_t offset, uint64_t length)
+{
+	return offset < lane->buffer_size && length - 1 < lane->buffer_size - offset;
 }
 
 /* Returns 1 if the ring has room for @n entries, else 0, or -EPROTO. */
@@ -451,56 +545,70 @@ static inline int has_room(struct lane *lane, uint32_t n)
 	return lane->nr_entries - (lane->head - taken) >= n;
 }
 
+/**
+ * struct own_ring - the own ring, for a function that writes to it
+ * @entries: its entries
+ * @mask: how many they are, less one
+ * @head: entries written
+ */
+struct own_ring {
+	struct lane_entry *entries;
+	uint32_t mask;
+	uint32_t head;
+};
+
+static inline struct own_ring own_ring(struct lane *lane)
+{
+	return (struct own_ring){ lane->block->entries, lane->nr_entries - 1, lane->head };
+}
+
 /* Writes an entry that isn't there yet, as its turn isn't. @position counts from @head. */
-static inline struct lane_entry *write_entry(struct lane *lane, uint32_t position,
+static inline struct lane_entry *write_entry(struct own_ring ring, uint32_t position,
 					     enum lane_kind kind, uint32_t grant)
 {
-	struct lane_entry *entry;
+	struct lane_entry *entry = &ring.entries[(ring.head + position) & ring.mask];
 
-	entry = &lane->block->entries[(lane->head + position) & (lane->nr_entries - 1)];
 	atomic_store_explicit(&entry->kind, kind, memory_order_relaxed);
 	atomic_store_explicit(&entry->grant, grant, memory_order_relaxed);
 	return entry;
 }
 
-static inline void write_message(struct lane *lane, uint32_t position,
-				 const struct evpl_message *message, const struct lent *lent)
+static inline void write_message(struct own_ring ring, uint32_t position, uint32_t grant,
+				 const struct evpl_message *message)
 {
-	struct entry *buffer = iovec_entry(&message->iovec);
-	struct lane_entry *entry;
+	uint32_t offset = (uint32_t)offset_of(&message->iovec), length = message->iovec.length;
+	struct lane_entry *entry = write_entry(ring, position, LANE_MESSAGE, grant);
 
-	entry = write_entry(lane, position, LANE_MESSAGE, (uint32_t)(lent - lane->lent));
-	atomic_store_explicit(&entry->offset,
-			      (uint32_t)((char *)message->iovec.data - (char *)buffer->base),
-			      memory_order_relaxed);
-	atomic_store_explicit(&entry->length, message->iovec.length, memory_order_relaxed);
+	atomic_store_explicit(&entry->offset, offset, memory_order_relaxed);
+	atomic_store_explicit(&entry->length, length, memory_order_relaxed);
 	atomic_store_explicit(&entry->cookie, message->cookie, memory_order_relaxed);
 }
 
 /*
- * Has @n entries appear at once, then rings the doorbell if the peer sleeps. The turn of the first
- * one is written last: until then the peer sees none of them.
+ * Has @n entries appear at once. The turn of the first one is written last: until then the peer sees
+ * none of them. The caller then rings the doorbell if the peer sleeps.
  */
-static inline void publish(struct lane *lane, uint32_t n)
+static inline void publish(struct lane *lane, struct own_ring ring, uint32_t n)
 {
-	struct lane_entry *entries = lane->block->entries;
-	uint32_t mask = lane->nr_entries - 1, head = lane->head, i;
+	uint32_t i;
 
 	for (i = n - 1; i; i--)
-		atomic_store_explicit(&entries[(head + i) & mask].turn, head + i + 1,
-				      memory_order_relaxed);
-	lane->head = head + n;
-	atomic_store(&entries[head & mask].turn, head + 1);
-	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
+		atomic_store_explicit(&ring.entries[(ring.head + i) & ring.mask].turn,
+				      ring.head + i + 1, memory_order_relaxed);
+	lane->head = ring.head + n;
+	atomic_store(&ring.entries[ring.head & ring.mask].turn, ring.head + 1);
 }
 
 /* Takes a grant back of which no message is outstanding. Returns false if there is no room. */
 static bool take_back(struct lane *lane, struct lent *lent)
 {
+	struct own_ring ring = own_ring(lane);
+
 	if (has_room(lane, 1) <= 0)
 		return false;
-	write_entry(lane, 0, LANE_TAKE_BACK, (uint32_t)(lent - lane->lent));
-	publish(lane, 1);
+	write_entry(ring, 0, LANE_TAKE_BACK, lent_number(lane, lent));
+	publish(lane, ring, 1);
+	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
 	lent->buffer = NULL;
 	lent->granted = false;
 	lane->nr_lent--;
@@ -525,10 +633,9 @@ static struct lent *lent_place(struct lane *lane, const struct entry *buffer, ui
 }
 
 /* Whether the program may send this message. Returns 0, or as evpl_channel_send(). */
-static inline int check_message(struct lane *lane, const struct evpl_message *message)
+static int check_message(struct lane *lane, const struct evpl_message *message)
 {
 	struct entry *buffer = iovec_entry(&message->iovec);
-	size_t size = lane->pool->buffer_size, offset;
 
 	if (!buffer)
 		return -EINVAL;
@@ -538,9 +645,8 @@ static inline int check_message(struct lane *lane, const struct evpl_message *me
 		return -EOPNOTSUPP;
 	if (!buffer->slab)
 		return entry_any_lease(buffer)->pool == lane->pool ? 0 : -EINVAL;
-	offset = (size_t)((char *)message->iovec.data - (char *)buffer->base);
-	if (buffer->slab->pool != lane->pool || !message->iovec.length || offset >= size ||
-	    message->iovec.length > size - offset)
+	if (buffer->slab->pool != lane->pool ||
+	    !is_in_buffer(lane, offset_of(&message->iovec), message->iovec.length))
 		return -EINVAL;
 	return 0;
 }
@@ -657,13 +763,13 @@ free_records:
 }
 
 /*
- * Sends messages of which some go as records. The records are written before their entries are
+ * Sends messages, of which some may go as records. The records are written before their entries are
  * there, so the peer finds the record of each entry.
  */
-__attribute__((noinline))
-static int send_slowly(struct lane *lane, const struct evpl_message *messages, int n)
+static int send_planned(struct lane *lane, const struct evpl_message *messages, int n)
 {
 	struct sending few[FEW_RECORDS], *sendings = few;
+	struct own_ring ring;
 	struct lent *lent;
 	NO_CANCELLATION;
 	int err, i;
@@ -681,14 +787,16 @@ static int send_slowly(struct lane *lane, const struct evpl_message *messages, i
 	if (err)
 		goto free_sendings;
 
+	ring = own_ring(lane);	/* plan() may have written entries as well */
 	for (i = 0; i < n; i++) {
 		lent = sendings[i].lent;
 		if (!sendings[i].as_record) {
-			write_message(lane, (uint32_t)i, &messages[i], lent);
+			write_message(ring, (uint32_t)i, lent_number(lane, lent), &messages[i]);
 			lane->nr_sent++;
+			lane->uncollected += COLLECT_LEAST + messages[i].iovec.length;
 		} else {
-			write_entry(lane, (uint32_t)i, LANE_RECORD,
-				    lent ? (uint32_t)(lent - lane->lent) : LANE_NO_GRANT);
+			write_entry(ring, (uint32_t)i, LANE_RECORD,
+				    lent ? lent_number(lane, lent) : LANE_NO_GRANT);
 		}
 		if (!lent)
 			continue;
@@ -696,76 +804,111 @@ static int send_slowly(struct lane *lane, const struct evpl_message *messages, i
 		lent->granted = true;
 		lent_list(lane, lent);
 	}
-	publish(lane, (uint32_t)n);
+	publish(lane, ring, (uint32_t)n);
+	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
 free_sendings:
 	if (sendings != few)
 		free(sendings);
 	return err;
 }
 
-/* Sends messages through the ring. Returns false if one of them has to go as a record. */
-static inline bool send_fast(struct lane *lane, const struct evpl_message *messages, int n)
+/*
+ * The grant by which a message can go through the ring at once; or NULL: perhaps the program may not
+ * send it, or it has to go as a record. A grant is of a buffer of the pool, with flags that are known.
+ */
+static inline struct lent *lent_of(struct lane *lane, const struct evpl_message *message)
 {
+	const struct evpl_iovec *iovec = &message->iovec;
 	struct lent *lent;
-	int i, done;
 
-	for (i = 0; i < n; i++) {
-		struct entry *buffer = iovec_entry(&messages[i].iovec);
+	if (__builtin_expect(!iovec_entry(iovec) || iovec_is_inherited(iovec), 0))
+		return NULL;
+	lent = lent_find(lane, iovec_entry(iovec), message->flags);
+	if (__builtin_expect(!lent || !is_in_buffer(lane, offset_of(iovec), iovec->length), 0))
+		return NULL;
+	return lent;
+}
 
-		lent = buffer->slab ? lent_find(lane, buffer, messages[i].flags) : NULL;
-		if (__builtin_expect(!lent, 0))
+/*
+ * Writes the entry of a message that can go through the ring. Returns false if it can't, or perhaps
+ * not: then nothing has changed.
+ */
+static inline bool put_message(struct lane *lane, struct own_ring ring, uint32_t position,
+			       const struct evpl_message *message)
+{
+	struct lent *lent = lent_of(lane, message);
+
+	if (__builtin_expect(!lent, 0))
+		return false;
+	write_message(ring, position, lent_number(lane, lent), message);
+	lent->outstanding++;
+	lent_list(lane, lent);
+	lane->uncollected += COLLECT_LEAST + message->iovec.length;
+	return true;
+}
+
+/* Sends messages through the ring. Returns false, with none sent, if one of them can't go so. */
+static bool send_through_ring(struct lane *lane, const struct evpl_message *messages, int n)
+{
+	struct own_ring ring = own_ring(lane);
+	int i;
+
+	for (i = 0; i < n; i++)
+		if (!put_message(lane, ring, (uint32_t)i, &messages[i]))
 			break;
-		write_message(lane, (uint32_t)i, &messages[i], lent);
-		lent->outstanding++;
-		lent_list(lane, lent);
-		lane->uncollected += 1 + messages[i].iovec.length / 4096;
-	}
-	done = i;
-	if (done == n) {
+	if (i == n) {
 		lane->nr_sent += (uint64_t)n;
-		publish(lane, (uint32_t)n);
+		publish(lane, ring, (uint32_t)n);
+		ring_if_wanted(lane, LANE_IN, &lane->rang_in);
 		return true;
 	}
 	/* No entry has appeared yet. A grant that stays listed does no harm. */
-	for (i = 0; i < done; i++)
-		lent_find(lane, iovec_entry(&messages[i].iovec), messages[i].flags)->outstanding--;
+	while (i--)
+		lent_of(lane, &messages[i])->outstanding--;
 	return false;
 }
 
-/* The peer's end was bound or closed: looks whether it is closed. */
+/* The peer's end was bound or closed, or the lane has ended. Returns why nothing is sent, or 0. */
 __attribute__((noinline))
 static int look_at_peer(struct lane *lane, uint64_t ends)
 {
-	lane->ends = ends;
+	int err;
+
 	if (!lane->send_error && end_has(lane, POLLHUP)) {
 		stop_sending(lane);
 		lane->send_error = -EPIPE;
 	}
-	return lane->send_error;
+	err = atomic_load(&lane->error);
+	if (!err)
+		err = lane->send_error;
+	/* Each send finds the error, as this is no count of the kernel's. */
+	lane->ends = err ? UINT64_MAX : ends;
+	return err;
 }
 
-/* Sends messages through the ring, all or none. Under @send_lock. */
+/* Sends messages, all or none. Under @send_lock. */
 static int send_locked(struct lane *lane, const struct evpl_message *messages, int n)
 {
 	uint64_t ends = ends_now(lane);
-	int err, i;
+	int err = 0, room, i;
 
-	if (__builtin_expect(ends != lane->ends || lane->send_error, 0)) {
+	if (ends != lane->ends)
 		err = look_at_peer(lane, ends);
-		if (err)
-			return err;
-	}
+	if (err)
+		return err;
+	if (lane->uncollected >= COLLECT_BYTES)
+		collect(lane, COLLECT_FEW);
+	room = has_room(lane, (uint32_t)n);
+	if (room > 0 && send_through_ring(lane, messages, n))
+		return 0;
 	for (i = 0; i < n; i++) {
 		err = check_message(lane, &messages[i]);
 		if (err)
 			return err;
 	}
-	if (lane->uncollected >= COLLECT_EACH)
-		collect(lane, COLLECT_FEW);
-	err = has_room(lane, (uint32_t)n);
-	if (__builtin_expect(err <= 0, 0))
-		return err ? err : -EAGAIN;
-	return send_fast(lane, messages, n) ? 0 : send_slowly(lane, messages, n);
+	if (room <= 0)
+		return room ? room : -EAGAIN;
+	return send_planned(lane, messages, n);
 }
 
 /* Receiving. Under @recv_lock. */
@@ -791,7 +934,8 @@ static int take_block(struct lane *lane, const struct evpl_record *record,
 		return -EPROTO;
 	if (nr_grants > LANE_GRANTS_MAX)
 		nr_grants = LANE_GRANTS_MAX;
-	lane->peer_entries = nr_entries;
+	lane->peer_ring = block->entries;
+	lane->peer_mask = nr_entries - 1;
 	lane->peer_grants = nr_grants;
 	lane->peer_counts = lane_counts(block, nr_entries);
 	lane->peer_iovec = *iovec;
@@ -868,14 +1012,15 @@ static int receive_records(struct lane *lane, struct evpl_message *messages, int
 static inline void receive_slice(struct grant *grant, uint32_t offset, uint32_t length,
 				 uint64_t cookie, struct evpl_message *message)
 {
-	*message = (struct evpl_message){
-		.iovec.data = grant->base + offset,
-		.iovec.length = length,
-		.iovec.__private1 = fork_generation,
-		.iovec.__private2 = (unsigned long)grant,
-		.cookie = cookie,
-		.flags = grant->flags,
-	};
+	message->iovec.data = grant->base + offset;
+	message->iovec.length = length;
+	message->iovec.__private2 = (unsigned long)grant;
+	/* GCC would make vectors of neighbours among the fields, which takes longer. */
+	atomic_signal_fence(memory_order_seq_cst);
+	message->iovec.__private1 = fork_generation;
+	message->cookie = cookie;
+	message->flags = grant->flags;
+	message->reserved = 0;
 }
 
 /* A message whose buffer was revoked goes back at once. */
@@ -994,55 +1139,62 @@ static int receive_other(struct lane *lane, uint32_t kind, uint32_t number, uint
 	return -EPROTO;
 }
 
-/*
- * Copies an entry out of the peer's ring and checks the copy. Returns how many messages it gave: 0
- * or 1; or -errno, and the entry stays.
- */
-static inline int receive_entry(struct lane *lane, const struct lane_entry *entry,
-				struct evpl_message *message)
+/* The peer's entry behind @tail others, or NULL if it isn't there yet. */
+static inline const struct lane_entry *entry_at(struct lane *lane, uint32_t tail)
 {
-	uint32_t kind = atomic_load_explicit(&entry->kind, memory_order_relaxed);
-	uint32_t number = atomic_load_explicit(&entry->grant, memory_order_relaxed);
-	uint32_t offset = atomic_load_explicit(&entry->offset, memory_order_relaxed);
-	uint32_t length = atomic_load_explicit(&entry->length, memory_order_relaxed);
-	uint64_t cookie = atomic_load_explicit(&entry->cookie, memory_order_relaxed);
-	struct grant *grant;
+	const struct lane_entry *entry = &lane->peer_ring[tail & lane->peer_mask];
 
-	if (__builtin_expect(kind != LANE_MESSAGE || number >= lane->nr_grants, 0))
-		return receive_other(lane, kind, number, cookie, message);
-	grant = lane->grants[number];
-	if (__builtin_expect(!grant || grant == GRANT_REVOKED, 0))
-		return receive_other(lane, kind, number, cookie, message);
-	if (!length || offset >= grant->size || length > grant->size - offset)
-		return -EPROTO;
-	/* A message, and its reference. */
-	atomic_fetch_add_explicit(&grant->word, (1ULL << 32) + 1, memory_order_relaxed);
-	receive_slice(grant, offset, length, cookie, message);
-	return 1;
+	return atomic_load(&entry->turn) == tail + 1 ? entry : NULL;
 }
 
 /* Whether the peer's next entry is there. */
 static inline bool has_entry(struct lane *lane)
 {
-	const struct lane_block *peer = peer_of(lane);
-	uint32_t mask = lane->peer_entries - 1;
-
-	return atomic_load(&peer->entries[lane->tail & mask].turn) == lane->tail + 1;
+	return entry_at(lane, lane->tail);
 }
 
-static inline int receive_entries(struct lane *lane, struct evpl_message *messages, int max)
+/*
+ * Copies an entry out of the peer's ring, and checks the copy. Returns whether it is a message by a
+ * grant. If it isn't, receive_other() looks at it anew.
+ */
+static inline bool receive_message(struct lane *lane, const struct lane_entry *entry,
+				   struct evpl_message *message)
 {
-	const struct lane_block *peer = peer_of(lane);
-	uint32_t mask = lane->peer_entries - 1, tail = lane->tail;
+	uint32_t kind = atomic_load_explicit(&entry->kind, memory_order_relaxed);
+	uint32_t number = atomic_load_explicit(&entry->grant, memory_order_relaxed);
+	uint32_t offset = atomic_load_explicit(&entry->offset, memory_order_relaxed);
+	uint32_t length = atomic_load_explicit(&entry->length, memory_order_relaxed);
+	struct grant *grant;
+
+	if (__builtin_expect(kind != LANE_MESSAGE || number >= lane->nr_grants, 0))
+		return false;
+	grant = lane->grants[number];
+	if (__builtin_expect((uintptr_t)grant <= (uintptr_t)GRANT_REVOKED, 0))
+		return false;
+	/* That of an empty message is the greatest length of all here. */
+	if (__builtin_expect((uint64_t)offset + (uint32_t)(length - 1) >= grant->size, 0))
+		return false;
+	receive_slice(grant, offset, length,
+		      atomic_load_explicit(&entry->cookie, memory_order_relaxed), message);
+	/* A message, and its reference. */
+	atomic_fetch_add_explicit(&grant->word, (1ULL << 32) + 1, memory_order_relaxed);
+	return true;
+}
+
+/* Receives what is in the ring. Returns how many messages, or -errno. The entry of an error stays. */
+static int receive_entries(struct lane *lane, struct evpl_message *messages, int max)
+{
 	const struct lane_entry *entry;
+	uint32_t tail = lane->tail;
 	int n = 0, ret = -EAGAIN;
 
-	while (n < max) {
-		entry = &peer->entries[tail & mask];
-		if (atomic_load_explicit(&entry->turn, memory_order_acquire) != tail + 1)
-			break;
-		ret = receive_entry(lane, entry, &messages[n]);
-		if (__builtin_expect(ret < 0, 0))
+	while (n < max && (entry = entry_at(lane, tail))) {
+		ret = 1;
+		if (!receive_message(lane, entry, &messages[n]))
+			ret = receive_other(lane, atomic_load(&entry->kind),
+					    atomic_load(&entry->grant),
+					    atomic_load(&entry->cookie), &messages[n]);
+		if (ret < 0)
 			break;
 		n += ret;
 		tail++;
@@ -1083,7 +1235,9 @@ static bool arm(struct lane *lane)
 {
 	doorbell(lane, 0, EVPL_DOORBELL_IN, 0);
 	want_doorbell(lane, LANE_IN);
-	lane->armed = true;
+	lane->armed = lane->flags & EVPL_CHANNEL_POLLING;
+	if (lane->armed)
+		lane->flows = false;
 	return has_entry(lane);
 }
 
@@ -1094,36 +1248,40 @@ static void disarm(struct lane *lane)
 	atomic_store_explicit(&lane->block->wants[LANE_IN], 0, memory_order_relaxed);
 }
 
-/* Receives messages. Under @recv_lock. */
+/*
+ * Receives messages. The number of changes of ends is read before the ring is, as a peer that closes
+ * its end may have written to the ring before.
+ */
 static int recv_locked(struct lane *lane, struct evpl_message *messages, int max)
 {
 	bool quieted = false;
 	uint64_t ends;
 	int ret;
 
-	if (__builtin_expect(lane->stashed, 0)) {
+	if (lane->stashed) {
 		lane->stashed = false;
 		messages[0] = lane->stash;
 		doorbell(lane, 0, EVPL_DOORBELL_IN, 0);
 		return 1;
 	}
-	if (__builtin_expect(!lane->receiving, 0)) {
+	if (!lane->receiving) {
 		ret = receive_records(lane, messages, max);
 		if (ret || !lane->receiving)
 			return ret;
 	}
-	if (__builtin_expect(lane->flags & EVPL_CHANNEL_POLLING && lane->armed, 0))
+	if (lane->armed)
 		disarm(lane);
+	lane->flows = lane->started;
 	for (;;) {
 		ends = ends_now(lane);
 		ret = receive_entries(lane, messages, max);
-		if (__builtin_expect(ret != -EAGAIN, 1)) {
+		if (ret != -EAGAIN) {
 			/* The peer may have rung for what is left before this end was quieted. */
-			if (__builtin_expect(quieted, 0) && has_entry(lane))
+			if (quieted && has_entry(lane))
 				doorbell(lane, EVPL_DOORBELL_IN, 0, EVPL_DOORBELL_SELF);
 			return ret;
 		}
-		if (__builtin_expect(ends != lane->recv_ends, 0)) {
+		if (ends != lane->recv_ends) {
 			ret = receive_last(lane, messages);
 			if (ret != -EAGAIN)
 				return ret;
@@ -1231,6 +1389,7 @@ static void lane_stop(struct lane *lane, int error)
 	lock_leave(&lane->send_lock);
 
 	lock_take(&lane->recv_lock);
+	lane->flows = false;
 	for (i = 0; i < lane->nr_grants; i++) {
 		if (lane->grants[i] && lane->grants[i] != GRANT_REVOKED)
 			grant_close(lane->grants[i]);
@@ -1239,10 +1398,14 @@ static void lane_stop(struct lane *lane, int error)
 	if (lane->stashed)
 		evplmem_iovec_release(&lane->stash.iovec);
 	lane->stashed = false;
-	lock_leave(&lane->recv_lock);
+	recv_leave(lane);
 }
 
-/* Sets @ring_full if the result is -EAGAIN because of the ring, and not of the kernel's channel. */
+/*
+ * Sends messages from a lane that may not be set up yet. Sets @ring_full if the result is -EAGAIN
+ * because of the ring, and not of the kernel's channel.
+ */
+__attribute__((noinline))
 static int send_once(struct lane *lane, const struct evpl_message *messages, int n,
 		     bool *ring_full)
 {
@@ -1251,10 +1414,10 @@ static int send_once(struct lane *lane, const struct evpl_message *messages, int
 	*ring_full = false;
 	lock_take(&lane->send_lock);
 	/* Another thread may have ended the lane. */
-	err = atomic_load_explicit(&lane->error, memory_order_relaxed);
-	if (__builtin_expect(!err && !lane->started, 0))
+	err = atomic_load(&lane->error);
+	if (!err && !lane->started)
 		err = set_up(lane, true);
-	if (__builtin_expect(!err && lane->started, 1)) {
+	if (!err && lane->started) {
 		err = send_locked(lane, messages, n);
 		*ring_full = err == -EAGAIN && !has_room(lane, (uint32_t)n);
 	} else if (!err) {
@@ -1298,17 +1461,16 @@ static int wait_for_records(struct lane *lane, int tries)
 	return end_wait(lane, POLLOUT);
 }
 
-int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
+/* Sends messages in all cases. Waits for room, if the program wants that. */
+__attribute__((noinline))
+static int send_anyhow(struct lane *lane, const struct evpl_message *messages, int n)
 {
 	int err, tries = 0;
 	bool ring_full;
 
 	if ((uint32_t)n > lane->capacity)
 		return -EMSGSIZE;
-	for (;;) {
-		err = send_once(lane, messages, n, &ring_full);
-		if (__builtin_expect(!err, 1))
-			return 0;
+	while ((err = send_once(lane, messages, n, &ring_full))) {
 		if (err == -EPROTO) {
 			lane_stop(lane, -EPROTO);
 			return -EPROTO;
@@ -1323,48 +1485,96 @@ int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
 		if (err)
 			return err;
 	}
+	returned_pull_if_awaited(lane->pool);
+	return 0;
+}
+
+/* A message is in the ring, and something is left to do. Leaves @send_lock. */
+__attribute__((noinline))
+static int send_finish(struct lane *lane)
+{
+	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
+	lock_leave(&lane->send_lock);
+	returned_pull_if_awaited(lane->pool);
+	return 0;
+}
+
+/*
+ * Sends messages. The usual case is a single one that goes through the ring when nothing else has
+ * happened. This function does that by itself. It calls others only at its end, so it saves no
+ * registers.
+ */
+int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
+{
+	struct own_ring ring;
+
+	if (n != 1 || !atomic_load_explicit(&lane->started, memory_order_relaxed) ||
+	    !lock_try(&lane->send_lock))
+		return send_anyhow(lane, messages, n);
+	ring = own_ring(lane);
+	if (__builtin_expect(ends_now(lane) != lane->ends, 0) ||
+	    __builtin_expect(lane->uncollected >= COLLECT_BYTES, 0) ||
+	    __builtin_expect(ring.head - lane->taken > ring.mask, 0) ||
+	    __builtin_expect(!put_message(lane, ring, 0, messages), 0)) {
+		lock_leave(&lane->send_lock);
+		return send_anyhow(lane, messages, 1);
+	}
+	lane->nr_sent++;
+	publish(lane, ring, 1);
+	if (__builtin_expect(atomic_load(&peer_of(lane)->wants[LANE_IN]), 0) ||
+	    __builtin_expect(atomic_load(&lane->pool->waiting) & WAITING, 0))
+		return send_finish(lane);
+	return lock_leave_only(&lane->send_lock) ? lock_wake(&lane->send_lock, 0) : 0;
 }
 
 /* A program that only receives sets its own direction up as well. */
 static void set_up_to_send(struct lane *lane)
 {
+	if (lane->started)
+		return;
 	lock_take(&lane->send_lock);
 	if (!lane->started && !atomic_load(&lane->error))
 		set_up(lane, false);
 	lock_leave(&lane->send_lock);
 }
 
+/* Receives messages by a lane that may not be set up yet. */
+__attribute__((noinline))
 static int recv_once(struct lane *lane, struct evpl_message *messages, int max)
 {
 	int ret;
 
-	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
-		set_up_to_send(lane);
+	set_up_to_send(lane);
 	lock_take(&lane->recv_lock);
 	/* Another thread may have ended the lane. */
 	ret = atomic_load_explicit(&lane->error, memory_order_relaxed);
 	if (__builtin_expect(!ret, 1))
 		ret = recv_locked(lane, messages, max);
-	lock_leave(&lane->recv_lock);
+	recv_leave(lane);
 	/* The peer's block may have been among the records. */
-	if (__builtin_expect(!atomic_load_explicit(&lane->started, memory_order_relaxed), 0))
-		set_up_to_send(lane);
+	set_up_to_send(lane);
 	return ret;
 }
 
-int lane_recv(struct lane *lane, struct evpl_message *messages, int max)
+/* A message was received, and the peer may wait for room. Leaves @recv_lock. */
+__attribute__((noinline))
+static int recv_finish(struct lane *lane)
+{
+	ring_if_wanted(lane, LANE_OUT, &lane->rang_out);
+	lock_leave(&lane->recv_lock);
+	return 1;
+}
+
+/* Receives messages in all cases. Waits for one, if the program wants that. */
+__attribute__((noinline))
+static int recv_anyhow(struct lane *lane, struct evpl_message *messages, int max)
 {
 	int ret;
 
-	for (;;) {
-		ret = recv_once(lane, messages, max);
-		if (__builtin_expect(ret > 0, 1))
-			return ret;
+	while ((ret = recv_once(lane, messages, max)) <= 0) {
 		if (ret == -EPROTO)
 			lane_stop(lane, ret);
-		if (ret != -EAGAIN)
-			return ret;
-		if (lane->flags & EVPL_CHANNEL_POLLING)
+		if (ret != -EAGAIN || lane->flags & EVPL_CHANNEL_POLLING)
 			return ret;
 		/* The caller will wait. Release idle leases first, as their owners may wait too. */
 		leases_flush(lane->pool);
@@ -1374,6 +1584,40 @@ int lane_recv(struct lane *lane, struct evpl_message *messages, int max)
 		if (ret)
 			return ret;
 	}
+	return ret;
+}
+
+/* Receives several messages, or none. Leaves @recv_lock. */
+__attribute__((noinline))
+static int recv_more(struct lane *lane, struct evpl_message *messages, int max)
+{
+	int ret = receive_entries(lane, messages, max);
+	/* The ring was empty, and no end has changed. That is all if the program polls. */
+	bool nothing = ret == -EAGAIN && lane->flags & EVPL_CHANNEL_POLLING &&
+		       ends_now(lane) == lane->recv_ends;
+
+	recv_leave(lane);
+	return ret > 0 || nothing ? ret : recv_anyhow(lane, messages, max);
+}
+
+/* Receives messages. As lane_send(), this does the usual case by itself. */
+int lane_recv(struct lane *lane, struct evpl_message *messages, int max)
+{
+	const struct lane_entry *entry;
+	uint32_t tail;
+
+	if (!atomic_load_explicit(&lane->flows, memory_order_relaxed) || !lock_try(&lane->recv_lock))
+		return recv_anyhow(lane, messages, max);
+	tail = lane->tail;
+	entry = entry_at(lane, tail);
+	if (max != 1 || !entry || !receive_message(lane, entry, messages))
+		return recv_more(lane, messages, max);
+	lane->tail = tail + 1;
+	lane->nr_received++;
+	atomic_store(&lane->block->taken, tail + 1);
+	if (__builtin_expect(atomic_load(&peer_of(lane)->wants[LANE_OUT]), 0))
+		return recv_finish(lane);
+	return lock_leave_only(&lane->recv_lock) ? lock_wake(&lane->recv_lock, 1) : 1;
 }
 
 int lane_arm(struct lane *lane)
@@ -1480,6 +1724,8 @@ int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned i
 		.fd = fd,
 		.flags = flags,
 		.capacity = capacity,
+		.buffer_size = pool->buffer_size,
+		.header = sharing->header,
 		.nr_entries = 2,
 		.nr_grants = quarter < LANE_GRANTS_MAX ? (uint32_t)quarter : LANE_GRANTS_MAX,
 		.refs = 1,
@@ -1595,7 +1841,7 @@ void lanes_revoked(struct evpl_pool *pool, struct entry *buffer)
 		for (i = 0; lent && i < WAYS; i++, lent++) {
 			if (lent->buffer != buffer)
 				continue;
-			mark_revoked(lane, (uint32_t)(lent - lane->lent));
+			mark_revoked(lane, lent_number(lane, lent));
 			lent->buffer = NULL;
 			if (lent->outstanding)
 				buffer_put(buffer, lent->outstanding);

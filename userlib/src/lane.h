@@ -147,6 +147,7 @@ static inline _Atomic uint32_t *lane_counts(const struct lane_block *block, uint
  * @slab: NULL, as of a lease
  * @lease: the lease, of which the grant has a reference
  * @pool: the pool that received it, as of a lease
+ * @next: the next closed grant; see recv_leave()
  * @released: as of a buffer's entry
  * @lane: the lane, of which the grant has a reference
  * @base: the buffer's first byte
@@ -164,7 +165,7 @@ struct grant {
 	struct slab *slab;
 	struct lease *lease;
 	struct evpl_pool *pool;
-	uint64_t reserved;
+	struct grant *next;
 	void *_Atomic released;
 	struct lane *lane;
 	char *base;

@@ -19,8 +19,9 @@ void lock_wait(struct lock *lock)
 		syscall(SYS_futex, &lock->state, FUTEX_WAIT_PRIVATE, LOCK_AWAITED, NULL, NULL, 0);
 }
 
-/* Wakes one of the threads that wait, once the lock is free. */
-void lock_wake(struct lock *lock)
+/* Wakes one of the threads that wait, once the lock is free. Returns @ret, for a caller's last call. */
+int lock_wake(struct lock *lock, int ret)
 {
 	syscall(SYS_futex, &lock->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	return ret;
 }

@@ -9,6 +9,7 @@
  */
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 enum lock_state {
@@ -26,23 +27,34 @@ struct lock {
 };
 
 void lock_wait(struct lock *lock);
-void lock_wake(struct lock *lock);
+int lock_wake(struct lock *lock, int ret);
 
-static inline void lock_take(struct lock *lock)
+/* Takes the lock if it is free. */
+static inline bool lock_try(struct lock *lock)
 {
 	uint32_t state = LOCK_FREE;
 
-	if (__builtin_expect(!atomic_compare_exchange_strong_explicit(&lock->state, &state, LOCK_HELD,
-								      memory_order_acquire,
-								      memory_order_relaxed), 0))
+	return atomic_compare_exchange_strong_explicit(&lock->state, &state, LOCK_HELD,
+						       memory_order_acquire, memory_order_relaxed);
+}
+
+static inline void lock_take(struct lock *lock)
+{
+	if (__builtin_expect(!lock_try(lock), 0))
 		lock_wait(lock);
+}
+
+/* Leaves the lock. Returns whether the caller has to call lock_wake(). */
+static inline bool lock_leave_only(struct lock *lock)
+{
+	return __builtin_expect(atomic_exchange_explicit(&lock->state, LOCK_FREE,
+							 memory_order_release) == LOCK_AWAITED, 0);
 }
 
 static inline void lock_leave(struct lock *lock)
 {
-	if (__builtin_expect(atomic_exchange_explicit(&lock->state, LOCK_FREE,
-						      memory_order_release) == LOCK_AWAITED, 0))
-		lock_wake(lock);
+	if (lock_leave_only(lock))
+		lock_wake(lock, 0);
 }
 
 #endif /* EVPLMEM_LOCK_H */

@@ -17,4 +17,14 @@ void returned_note_sent(struct sharing *sharing, uint32_t index);
 bool returned_collect(struct evpl_pool *pool);
 bool returned_pull(struct evpl_pool *pool, bool want);
 
+/*
+ * Buffers were sent. A thread that waits for memory pulled before that. So it hasn't asked the
+ * receiver to release these buffers at once.
+ */
+static inline void returned_pull_if_awaited(struct evpl_pool *pool)
+{
+	if (__builtin_expect(atomic_load(&pool->waiting) & WAITING, 0))
+		returned_pull(pool, true);
+}
+
 #endif /* EVPLMEM_RETURNED_H */
