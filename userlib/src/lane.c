@@ -1230,6 +1230,9 @@ static int receive_last(struct lane *lane, struct evpl_message *message)
  * Wants a doorbell for the next message. Returns whether a message is there already. The end is quiet
  * first: a ring for the new number mustn't be quieted. A ring for an earlier number may come late,
  * so this is done each time that there is no message.
+ *
+ * The peer need not ring for messages that are there by then. So this end rings itself: its
+ * descriptor stays readable if the program doesn't receive all of them.
  */
 static bool arm(struct lane *lane)
 {
@@ -1238,7 +1241,10 @@ static bool arm(struct lane *lane)
 	lane->armed = lane->flags & EVPL_CHANNEL_POLLING;
 	if (lane->armed)
 		lane->flows = false;
-	return has_entry(lane);
+	if (!has_entry(lane))
+		return false;
+	doorbell(lane, EVPL_DOORBELL_IN, 0, EVPL_DOORBELL_SELF);
+	return true;
 }
 
 /* A program that polls wants no doorbell any more. */
@@ -1254,7 +1260,6 @@ static void disarm(struct lane *lane)
  */
 static int recv_locked(struct lane *lane, struct evpl_message *messages, int max)
 {
-	bool quieted = false;
 	uint64_t ends;
 	int ret;
 
@@ -1275,12 +1280,8 @@ static int recv_locked(struct lane *lane, struct evpl_message *messages, int max
 	for (;;) {
 		ends = ends_now(lane);
 		ret = receive_entries(lane, messages, max);
-		if (ret != -EAGAIN) {
-			/* The peer may have rung for what is left before this end was quieted. */
-			if (quieted && has_entry(lane))
-				doorbell(lane, EVPL_DOORBELL_IN, 0, EVPL_DOORBELL_SELF);
+		if (ret != -EAGAIN)
 			return ret;
-		}
 		if (ends != lane->recv_ends) {
 			ret = receive_last(lane, messages);
 			if (ret != -EAGAIN)
@@ -1289,7 +1290,6 @@ static int recv_locked(struct lane *lane, struct evpl_message *messages, int max
 		}
 		if (lane->flags & EVPL_CHANNEL_POLLING || !arm(lane))
 			return -EAGAIN;
-		quieted = true;
 	}
 }
 
