@@ -291,6 +291,18 @@ static void grant_close(struct grant *grant)
 	lane->closed = grant;
 }
 
+/* No message comes by a grant of the lane any more. Under @recv_lock. */
+static void close_grants(struct lane *lane)
+{
+	uint32_t i;
+
+	for (i = 0; i < lane->nr_grants; i++) {
+		if (lane->grants[i] && lane->grants[i] != GRANT_REVOKED)
+			grant_close(lane->grants[i]);
+		lane->grants[i] = NULL;
+	}
+}
+
 /*
  * Leaves @recv_lock, then ends the grants that were closed. That may end registrations with devices,
  * whose callbacks may use the lane.
@@ -1218,12 +1230,17 @@ __attribute__((noinline))
 static int receive_last(struct lane *lane, struct evpl_message *message)
 {
 	NO_CANCELLATION;
+	int ret;
 
 	if (!end_has(lane, POLLHUP))
 		return -EAGAIN;
 	if (has_entry(lane))
 		return receive_entries(lane, message, 1);
-	return read_message(lane, message);
+	ret = read_message(lane, message);
+	/* The peer has its buffers back when their iovecs here are released. */
+	if (ret == -EPIPE)
+		close_grants(lane);
+	return ret;
 }
 
 /*
@@ -1381,8 +1398,6 @@ static int set_up(struct lane *lane, bool look)
 /* The lane ends by an error, or because the program closes it. */
 static void lane_stop(struct lane *lane, int error)
 {
-	uint32_t i;
-
 	atomic_store(&lane->error, error);
 	lock_take(&lane->send_lock);
 	stop_sending(lane);
@@ -1390,11 +1405,7 @@ static void lane_stop(struct lane *lane, int error)
 
 	lock_take(&lane->recv_lock);
 	lane->flows = false;
-	for (i = 0; i < lane->nr_grants; i++) {
-		if (lane->grants[i] && lane->grants[i] != GRANT_REVOKED)
-			grant_close(lane->grants[i]);
-		lane->grants[i] = NULL;
-	}
+	close_grants(lane);
 	if (lane->stashed)
 		evplmem_iovec_release(&lane->stash.iovec);
 	lane->stashed = false;
