@@ -473,18 +473,16 @@ static void lease_report_revoked(struct evpl_lease *lease)
 		evpl_refs_report_revoked(lease->client, lease->number);
 }
 
-/**
- * evpl_lease_finish_transfer() - finish giving up a reference of a lease
- * @lease: the lease, as evpl_ref_transfer() returned it; the caller's reference on it is consumed
- *
- * A lease that has no references left is ended.
- */
-void evpl_lease_finish_transfer(struct evpl_lease *lease)
+/* Finish evpl_ref_transfer(), which was cancelled if !@given_up. */
+static void lease_finish_transfer(struct evpl_lease *lease, bool given_up)
 {
 	struct evpl_client *client = lease->client;
 	bool idle;
 
 	down_write(&client->lease_sem);
+	/* A lease that hasn't ended has a reference on its share. */
+	if (given_up && !lease->ended)
+		evpl_share_pass_on(lease->share);
 	lease->pending--;
 	idle = lease_unpublish_idle(lease);
 	if (!idle && lease->revoked && !lease->ended)
@@ -494,6 +492,18 @@ void evpl_lease_finish_transfer(struct evpl_lease *lease)
 	if (idle)
 		lease_teardown(lease);
 	evpl_lease_put(lease);
+}
+
+/**
+ * evpl_lease_finish_transfer() - finish giving up a reference of a lease
+ * @lease: the lease, as evpl_ref_transfer() returned it; the caller's reference on it is consumed
+ *
+ * A lease that has no references left is ended. The owner's word says that the buffer was passed on,
+ * before the client can tell the owner that it has let go of the buffer.
+ */
+void evpl_lease_finish_transfer(struct evpl_lease *lease)
+{
+	lease_finish_transfer(lease, true);
 }
 
 static bool is_guest_offset(u64 offset)
@@ -627,7 +637,7 @@ void evpl_ref_cancel_transfer(struct evpl_share *share, struct evpl_lease *lease
 		evpl_word_inc(lease->word);
 	up_write(&lease->client->lease_sem);
 	evpl_share_put(share);
-	evpl_lease_finish_transfer(lease);
+	lease_finish_transfer(lease, false);
 }
 
 /**

@@ -8,7 +8,8 @@
  *
  * As long as there is a share, the owner's word has EVPL_WORD_SHARED. The reference that the first
  * record gives up becomes that flag. For each further reference that the owner gives up, the
- * kernel decrements the word. So the count has the owner's own references alone.
+ * kernel decrements the word. So the count has the owner's own references alone. Once a lessee has
+ * given the buffer on, the word has EVPL_WORD_PASSED_ON too.
  *
  * The flag goes when the buffer passes the check of quarantine.c. Until then the buffer is in
  * *quarantine*.
@@ -42,7 +43,7 @@ static void share_word_inc(struct evpl_share *share)
 
 /*
  * Nothing can touch the buffer through this share any more. Remove the share from
- * evpl_slab.shares, and EVPL_WORD_SHARED from the owner's word. If the owner has no reference
+ * evpl_slab.shares, and its flags from the owner's word. If the owner has no reference
  * either, report the buffer. If the owner has gone, the memory is freed instead, by
  * evpl_share_after_return(). The page of the word exists, because the slab isn't orphaned.
  */
@@ -54,7 +55,7 @@ static enum evpl_share_after __must_check share_return_to_owner(struct evpl_shar
 	__xa_erase(&slab->shares, share->index);
 	if (slab->orphaned)
 		return EVPL_AFTER_FREE_FOLIOS;
-	if (evpl_word_unshare(share->word)) {
+	if (evpl_word_unshare(share->word, share->passed_on)) {
 		evpl_refs_report_returned(slab->client, evpl_share_buffer(share));
 		return EVPL_AFTER_WAKE_OWNER;
 	}
@@ -223,6 +224,21 @@ void evpl_share_get(struct evpl_share *share)
 {
 	xa_lock(&share->slab->shares);
 	share->refs++;
+	xa_unlock(&share->slab->shares);
+}
+
+/**
+ * evpl_share_pass_on() - have the owner's word say that a lessee has given the buffer on
+ * @share: a share on which the lessee has a reference
+ */
+void evpl_share_pass_on(struct evpl_share *share)
+{
+	xa_lock(&share->slab->shares);
+	/* A revoked share may have taken its flags off the word already. */
+	if (!share->passed_on && !share->revoked && !share->slab->orphaned) {
+		share->passed_on = true;
+		evpl_word_pass_on(share->word);
+	}
 	xa_unlock(&share->slab->shares);
 }
 

@@ -28,6 +28,7 @@ struct evpl_registration;
  * @awaited: the owner was told that others may still have the buffer, or has asked. When the
  *	share goes, that is reported even if the owner has references.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
+ * @passed_on: the owner's word has EVPL_WORD_PASSED_ON
  * @refs: the share's refcount, and so the kernel's count of the buffer: one for each record in
  *	flight, each lease, each time that a dma-buf exports the buffer, each registration, a
  *	quarantine, and each task that works on the share. All of them together are
@@ -63,6 +64,7 @@ struct evpl_share {
 	bool lent;
 	bool awaited;
 	bool wanted;
+	bool passed_on;
 	unsigned long refs;
 	unsigned long unrevocable;
 	unsigned long fixed;
@@ -86,6 +88,7 @@ struct evpl_share *evpl_share_transfer(struct evpl_client *client, u64 offset,
 				       u32 length, u32 flags);
 void evpl_share_cancel_transfer(struct evpl_share *share);
 void evpl_share_get(struct evpl_share *share);
+void evpl_share_pass_on(struct evpl_share *share);
 bool evpl_share_is_revoked(struct evpl_share *share);
 bool evpl_share_is_held(struct evpl_share *share);
 bool evpl_share_add_owner_ref(struct evpl_share *share);

@@ -39,14 +39,23 @@ void evpl_word_share(atomic64_t *word)
 		atomic64_add(EVPL_WORD_SHARED - 1, word);
 }
 
+/* Another client than the owner has passed the buffer on. Once for each share. */
+void evpl_word_pass_on(atomic64_t *word)
+{
+	if (word_is_there(word))
+		atomic64_add(EVPL_WORD_PASSED_ON, word);
+}
+
 /*
  * The share has gone. Return whether that took the word to 0. A subtraction, because it tells that
- * without a loop. To clear the bit and learn the rest of the word can take a loop, in which user
+ * without a loop. To clear the bits and learn the rest of the word can take a loop, in which user
  * space could keep the kernel.
  */
-bool evpl_word_unshare(atomic64_t *word)
+bool evpl_word_unshare(atomic64_t *word, bool passed_on)
 {
-	return word_is_there(word) && atomic64_sub_and_test(EVPL_WORD_SHARED, word);
+	u64 bits = EVPL_WORD_SHARED | (passed_on ? EVPL_WORD_PASSED_ON : 0);
+
+	return word_is_there(word) && atomic64_sub_and_test(bits, word);
 }
 
 /*

@@ -9,7 +9,8 @@ u64 evpl_word_read(atomic64_t *word);
 void evpl_word_inc(atomic64_t *word);
 void evpl_word_dec(atomic64_t *word);
 void evpl_word_share(atomic64_t *word);
-bool evpl_word_unshare(atomic64_t *word);
+void evpl_word_pass_on(atomic64_t *word);
+bool evpl_word_unshare(atomic64_t *word, bool passed_on);
 void evpl_word_want(atomic64_t *word, bool want);
 
 #endif /* EVPL_WORD_H */

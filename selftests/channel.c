@@ -204,7 +204,7 @@ TEST_F(channel, record_of_ones_own_that_can_not_be_copied_out_stays)
 	ASSERT_EQ(1, evpl_recv(self->ends[1], &got, 1));
 	ASSERT_EQ(1, evpl_send(self->ends[1], &got, 1));
 	EXPECT_EQ(-EFAULT, evpl_recv(self->ends[0], nowhere, 1));
-	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, get(&self->owner.entries[1].word));
 	EXPECT_EQ(1, read_counters().records);
 	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
 	EXPECT_EQ(1, get(&self->owner.entries[1].word));

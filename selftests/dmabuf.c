@@ -475,7 +475,7 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 	EXPECT_EQ(0, get(&lessee->leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory_of(lessee, &got)));
-	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, get(&owner->entries[4].word));
 	/* The export counts for the owner, whose memory it is. */
 	EXPECT_EQ(1, fdinfo(owner->fd, "evpl-exports"));
 	EXPECT_EQ(0, fdinfo(lessee->fd, "evpl-exports"));
@@ -489,7 +489,7 @@ TEST_F(dmabuf, lease_can_be_exported_and_ends_with_its_last_reference)
 	EXPECT_EQ('x', owner->own[4 * BUFFER + PAGE - 1]);
 	EXPECT_TRUE(is_filled_with(owner->own + 4 * BUFFER + PAGE, 'w', 2 * PAGE));
 	EXPECT_EQ('x', owner->own[4 * BUFFER + 3 * PAGE]);
-	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, get(&owner->entries[4].word));
 	munmap(memory, 2 * PAGE);
 	EXPECT_EQ(0, get(&owner->entries[4].word));
 	EXPECT_EQ(POLLIN, events_of(owner->fd));
@@ -516,7 +516,7 @@ TEST_F(dmabuf, lease_with_more_references_stays)
 	EXPECT_EQ(1, get(&lessee->leases[got[0].lease].word));
 	EXPECT_EQ(0, touch_read(memory_of(lessee, &got[0])));
 	EXPECT_EQ(1, let_go(lessee, &got[1]));
-	EXPECT_EQ(EVPL_WORD_SHARED, get(&owner->entries[4].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, get(&owner->entries[4].word));
 	close(fd);
 	EXPECT_EQ(0, get(&owner->entries[4].word));
 }

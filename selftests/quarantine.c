@@ -654,7 +654,7 @@ TEST_F(quarantine, buffer_that_comes_home_held_says_so_and_can_be_waited_for)
 	EXPECT_EQ(EVPL_LEASE_NONE, home.lease);
 	EXPECT_EQ(EVPL_RECORD_DEVICE | EVPL_RECORD_HELD, home.flags);
 	/* The word counts the owner's reference, and the quarantine has the flag. */
-	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[5].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON | 1, get(&self->owner.entries[5].word));
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(-EAGAIN, evpl_buffer_wait(self->owner.fd, 5 * BUFFER, EVPL_WAIT_TRY));
 

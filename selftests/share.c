@@ -125,7 +125,7 @@ TEST_F(share, reference_that_comes_home_is_in_the_owners_word_again)
 	EXPECT_EQ(0, get(&self->lessee.leases[got.lease].word));
 	EXPECT_EQ(0, read_counters().leases);
 	EXPECT_EQ(SIGBUS, touch_read(memory));
-	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[7].word));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, get(&self->owner.entries[7].word));
 
 	ASSERT_EQ(1, evpl_recv(self->ends[0], &got, 1));
 	EXPECT_EQ(EVPL_LEASE_NONE, got.lease);
@@ -155,6 +155,8 @@ TEST_F(share, buffer_that_the_kernel_takes_to_zero_is_reported)
 TEST_F(share, records_over_three_hops_come_out_right_when_the_middle_dies)
 {
 	enum { K = 5 };
+	/* The owner's word says so from the first record on that a lessee sends. */
+	const uint64_t passed_on = EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON;
 	struct evpl_record sent[K], got[K];
 	struct client middle, last;
 	int first[2], second[2];
@@ -173,18 +175,20 @@ TEST_F(share, records_over_three_hops_come_out_right_when_the_middle_dies)
 
 	ASSERT_EQ(K, evpl_send(self->ends[0], sent, K));
 	ASSERT_EQ(K, evpl_recv(self->ends[1], got, K));
+	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[6].word));
 	ASSERT_EQ(K - 1, evpl_send(first[0], got, K - 1));
+	EXPECT_EQ(passed_on | 1, get(&self->owner.entries[6].word));
 	ASSERT_EQ(K - 1, evpl_recv(first[1], got, K - 1));
 	ASSERT_EQ(K - 2, evpl_send(second[0], got, K - 2));
-	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[6].word));
+	EXPECT_EQ(passed_on | 1, get(&self->owner.entries[6].word));
 	/* The middle client has one reference left; K - 2 are on their way from it. */
 	close_client(&middle);
 	ASSERT_EQ(K - 2, evpl_recv(second[1], got, K - 2));
 	EXPECT_EQ(K - 2, get(&last.leases[got[0].lease].word));
 	EXPECT_TRUE(is_filled_with(memory_of(&last, got), 'x', BUFFER));
-	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[6].word));
+	EXPECT_EQ(passed_on | 1, get(&self->owner.entries[6].word));
 	close_client(&last);
-	EXPECT_EQ(EVPL_WORD_SHARED | 1, get(&self->owner.entries[6].word));
+	EXPECT_EQ(passed_on | 1, get(&self->owner.entries[6].word));
 	close_client(&self->lessee);
 	EXPECT_EQ(1, get(&self->owner.entries[6].word));
 	EXPECT_EQ(0, read_counters().shares);

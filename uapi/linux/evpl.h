@@ -277,11 +277,14 @@
  * Bits of evpl_entry.word. COUNT has the client's own references. SHARED, on an own buffer
  * alone, says that others have a part in the buffer: a record in flight, a lease, a dma-buf
  * that carries references on it, a ring that has registered it as a lessee's, or a quarantine.
+ * PASSED_ON says that a lessee has sent the buffer, or has exported it. So others may have the
+ * buffer than those that the owner has given it to. The flag goes when SHARED goes.
  * WANTED, on a lease alone, says that the owner waits for memory: see EVPL_LEASE_PULL. The
  * kernel leaves all other bits 0. A buffer whose word has one set isn't idle.
  */
 #define EVPL_WORD_COUNT		0xffffffffULL
 #define EVPL_WORD_SHARED	_BITULL(32)
+#define EVPL_WORD_PASSED_ON	_BITULL(33)
 #define EVPL_WORD_WANTED	_BITULL(62)
 
 /**
@@ -297,7 +300,7 @@
  * into SHARED: the kernel adds SHARED - 1 to the word, in one step. Each further one takes 1 off
  * the count. So a client sees from the word alone which references are its own. The kernel adds
  * and subtracts, so a client that stores a count to the word while the buffer is shared must
- * store the flag too.
+ * store the flags too.
  *
  * The kernel takes @word as a hint only. A client that overwrites its entries
  * harms itself and nobody else.
