@@ -15,7 +15,8 @@
  * Mostly the buffer isn't used again before the kernel clears that bit. But a lane (lane.h) lets a
  * peer keep its lease on a buffer that it has returned. Such a buffer isn't @sealed. When nothing
  * but that bit is left in its word, it goes to a free list all the same, with WORD_FREE in its
- * word. Then the word isn't 0 when the kernel clears its bit, and the kernel reports nothing.
+ * word. Then the word isn't 0 when the kernel clears its bit, and the kernel reports nothing. If the
+ * peer has passed the buffer on, EVPL_WORD_PASSED_ON is left too, and the buffer isn't used again.
  *
  * A thread may count a part of @word in @spare, without atomics: see bias.h. The thread keeps
  * at least one reference there, so the word isn't zero meanwhile.
@@ -138,6 +139,16 @@ static inline uint64_t entry_drop(struct entry *entry, uint32_t n, void *site)
 		debug_die(entry, "released below zero: the last reference was the context's own",
 			  site, before);
 	return old;
+}
+
+/*
+ * Whether others have the buffer in another way than by grants: its owner or a receiver has sent it
+ * on. The receiver does that before it returns the message, so a thread that has seen the message
+ * returned sees this too.
+ */
+static inline bool entry_is_elsewhere(struct entry *entry)
+{
+	return atomic_load(&entry->sealed) || atomic_load(&entry->word) & EVPL_WORD_PASSED_ON;
 }
 
 /* Takes a buffer off a free list: the caller has the only reference. */

@@ -684,8 +684,8 @@ static void plan(struct lane *lane, const struct evpl_message *message, struct s
 	if (buffer->slab) {
 		lent = lent_find(lane, buffer, message->flags);
 		sending->as_record = !lent;
-		/* Others have a sealed buffer in another way, so it isn't free with its grant. */
-		if (!lent && !atomic_load(&buffer->sealed))
+		/* A buffer that others have in another way isn't free with its grant. */
+		if (!lent && !entry_is_elsewhere(buffer))
 			lent = lent_place(lane, buffer, n);
 	}
 	sending->lent = lent;
@@ -1885,7 +1885,7 @@ bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
 			if (buffer)
 				wanted = lent->buffer == buffer;
 			else
-				wanted = !lent->buffer || atomic_load(&lent->buffer->sealed);
+				wanted = !lent->buffer || entry_is_elsewhere(lent->buffer);
 			if (!lent->granted || !wanted)
 				continue;
 			lent_collect(lane, lent);

@@ -24,8 +24,9 @@
  * outstanding. It drops them as @returned goes up. The kernel's share is in the word of a granted
  * buffer (EVPL_WORD_SHARED) until the kernel has ended all leases on the buffer. If nothing but
  * that is in the word, the buffer may be used again, because the receiver has returned all that it
- * got. A buffer that others have in another way too is sealed (struct entry), and isn't used again
- * before the kernel's share is gone. When a lane ends, its sender seals the buffers of which
+ * got. A buffer that others have in another way too isn't used again before the kernel's share is
+ * gone. It is sealed (struct entry) if this process sent it so. If the receiver did, the kernel has
+ * set EVPL_WORD_PASSED_ON in its word. When a lane ends, its sender seals the buffers of which
  * messages are outstanding, then drops these references. So the kernel decides when they are free:
  * not while the receiver, which may live on, has its leases.
  *

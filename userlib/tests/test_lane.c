@@ -178,4 +178,72 @@ TEST_F(lane, descriptor_is_readable_when_there_is_a_message)
 	}
 }
 
+/* Takes all free buffers of a pool, and gives them back. Returns whether @buffer was among them. */
+static bool is_free(struct evpl *evpl, const void *buffer)
+{
+	struct evpl_iovec iovecs[PER_SLAB];
+	bool found = false;
+	int n = 0;
+
+	while (n < (int)PER_SLAB && evpl_buffer_alloc(evpl, &iovecs[n]) == 1)
+		found |= iovecs[n++].data == buffer;
+	evpl_iovecs_release(iovecs, n);
+	return found;
+}
+
+TEST_F(lane, buffer_that_its_receiver_has_sent_on_is_not_used_again_before_all_have_let_go)
+{
+	struct evpl_channel *there, *here;
+	struct evpl_message sent, got;
+	struct evpl_pool *third;
+	void *data;
+	int peer;
+
+	ASSERT_EQ(0, open_zeros(&third));
+	ASSERT_EQ(0, evpl_channel_create(&there, self->other_pool, 0, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&here, third, peer, 0));
+	/* The second time the message goes through the ring. */
+	for (int i = 0; i < 2; i++) {
+		sent = allocate(self->evpl, BUFFER, (char)('x' + i));
+		data = sent.iovec.data;
+		ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		ASSERT_EQ(0, evpl_channel_send(there, &got, 1));
+		EXPECT_FALSE(is_free(self->evpl, data));
+		ASSERT_EQ(1, evpl_channel_recv(here, &got, 1));
+		EXPECT_FALSE(is_free(self->evpl, data));
+		EXPECT_TRUE(is_filled(&got.iovec, (char)('x' + i)));
+		evpl_iovec_release(&got.iovec);
+		/* The owner, which is short of buffers, has taken the grant back. */
+		EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_TRUE(is_free(self->evpl, data));
+	}
+	evpl_channel_close(there);
+	evpl_channel_close(here);
+	EXPECT_EQ(0, evpl_pool_close(third));
+}
+
+TEST_F(lane, buffer_that_comes_home_is_not_used_again_before_its_owner_has_let_go)
+{
+	struct evpl_message sent, got;
+	void *data;
+
+	for (int i = 0; i < 2; i++) {
+		sent = allocate(self->evpl, BUFFER, (char)('x' + i));
+		data = sent.iovec.data;
+		ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		ASSERT_EQ(0, evpl_channel_send(self->other_channel, &got, 1));
+		EXPECT_FALSE(is_free(self->evpl, data));
+		ASSERT_EQ(1, evpl_channel_recv(self->channel, &got, 1));
+		EXPECT_EQ(data, got.iovec.data);
+		EXPECT_FALSE(is_free(self->evpl, data));
+		EXPECT_TRUE(is_filled(&got.iovec, (char)('x' + i)));
+		evpl_iovec_release(&got.iovec);
+		/* The owner, which is short of buffers, has taken the grant back. */
+		EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_TRUE(is_free(self->evpl, data));
+	}
+}
+
 TEST_HARNESS_MAIN
