@@ -246,4 +246,38 @@ TEST_F(lane, buffer_that_comes_home_is_not_used_again_before_its_owner_has_let_g
 	}
 }
 
+/* The records of the set-up are in the channel too. So it can be full when the ring isn't. */
+TEST_F(lane, channel_that_is_full_is_EAGAIN_though_the_ring_has_room)
+{
+	struct pollfd pollfd = { .events = POLLOUT };
+	struct evpl_channel *there, *here;
+	struct evpl_message sent, got;
+	int err = 0, n = 0, peer;
+
+	ASSERT_EQ(0, evpl_channel_create(&there, self->pool, 8, EVPL_CHANNEL_LANE, &peer));
+	pollfd.fd = evpl_channel_fd(there);
+	ASSERT_EQ(0, evpl_channel_bind(&here, self->other_pool, peer, EVPL_CHANNEL_LANE));
+	/* Each message is the first of its buffer, and so a record. */
+	while (!err && n <= 8) {
+		sent = allocate(self->evpl, BUFFER, (char)n);
+		err = evpl_channel_send(there, &sent, 1);
+		n += !err;
+	}
+	EXPECT_EQ(-EAGAIN, err);
+	EXPECT_EQ(6, n);
+	EXPECT_EQ(1, stats_of_lane(there).sending);
+	EXPECT_EQ(0, poll(&pollfd, 1, 0));
+	for (int i = 0; i < n; i++) {
+		ASSERT_EQ(1, evpl_channel_recv(here, &got, 1));
+		EXPECT_TRUE(is_filled(&got.iovec, (char)i));
+		evpl_iovec_release(&got.iovec);
+		EXPECT_EQ(1, poll(&pollfd, 1, 0));
+	}
+	EXPECT_EQ(0, evpl_channel_send(there, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(here, &got, 1));
+	evpl_iovec_release(&got.iovec);
+	evpl_channel_close(there);
+	evpl_channel_close(here);
+}
+
 TEST_HARNESS_MAIN
