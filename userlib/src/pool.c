@@ -334,9 +334,11 @@ int evplmem_pool_close(struct evpl_pool *pool)
 	if (!pool_is_idle(pool))
 		goto busy;
 	/* The kernel may still use a slab. That slab stays then, and so does the pool. */
-	while (pool->slabs)
+	while (pool->slabs) {
+		slab_end_grants(pool->slabs);
 		if (slab_destroy(pool->slabs))
 			goto busy;
+	}
 
 	pool_drain_notifiers(pool);
 	leases_drain(pool);

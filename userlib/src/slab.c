@@ -124,14 +124,14 @@ free_slab:
 }
 
 /*
- * Ends the grants of the buffers of a slab that are in hand. Returns false if the kernel has a share
- * of one all the same: something may hold it.
+ * Ends the grants of the buffers of a slab that are in hand. A buffer that something holds all the
+ * same is revoked too: then the kernel reports it later. The caller doesn't hold the pool's lock,
+ * which comes after the locks of lanes, unless the pool has no lanes any more.
  */
-static bool end_grants(struct slab *slab)
+void slab_end_grants(struct slab *slab)
 {
 	struct backing *backing = &slab->pool->backing;
 	struct entry *entry = slab->first;
-	bool ok = true;
 	uint32_t i;
 
 	for (i = 0; i < slab->count; i++, entry++) {
@@ -142,19 +142,61 @@ static bool end_grants(struct slab *slab)
 
 		if (!(atomic_load(&entry->word) & EVPL_WORD_SHARED))
 			continue;
-		if (!ioctl(backing->fd, EVPL_REVOKE, &revoke))
+		if (ioctl(backing->fd, EVPL_REVOKE, &revoke) >= 0)
 			lanes_revoked(slab->pool, entry);
-		ok = ok && !(atomic_load(&entry->word) & EVPL_WORD_SHARED);
 	}
-	/* The back end frees no slab with a word other than 0. Nobody else has these buffers. */
-	for (i = 0, entry = slab->first; ok && i < slab->count; i++, entry++)
-		atomic_fetch_and(&entry->word, ~WORD_FREE);
-	return ok;
 }
 
 /*
- * The inverse of slab_make(). All buffers are in hand, and no device knows the slab. Fails, and
- * changes nothing, if the kernel still uses the slab. Under the pool's lock.
+ * Takes the buffers that something still holds out of hand. They can't be sent as long as it does,
+ * so no program may get them: they are sealed, and the kernel reports them when it has ended.
+ */
+static void keep_held(struct slab *slab)
+{
+	struct entry *entry = slab->first, *last = NULL;
+	uint32_t i;
+
+	slab->in_hand = 0;
+	slab->hand_first = NULL;
+	for (i = 0; i < slab->count; i++, entry++) {
+		if (atomic_load(&entry->word) & EVPL_WORD_SHARED) {
+			atomic_store(&entry->sealed, true);
+			if (atomic_fetch_sub(&entry->word, WORD_FREE) != WORD_FREE)
+				continue;
+		}
+		if (last)
+			atomic_store_explicit(&last->next, entry->index + 1, memory_order_relaxed);
+		else
+			slab->hand_first = entry;
+		last = entry;
+		slab->in_hand++;
+	}
+	if (last)
+		atomic_store_explicit(&last->next, 0, memory_order_relaxed);
+	slab->hand_last = last;
+}
+
+/*
+ * Whether the kernel has a share of none of a slab's buffers. They are in hand, and then their words
+ * are made 0: the back end frees no slab with another word.
+ */
+static bool grants_ended(struct slab *slab)
+{
+	struct entry *entry;
+	uint32_t i;
+
+	for (i = 0, entry = slab->first; i < slab->count; i++, entry++)
+		if (atomic_load(&entry->word) & EVPL_WORD_SHARED)
+			return false;
+	for (i = 0, entry = slab->first; i < slab->count; i++, entry++)
+		atomic_fetch_and(&entry->word, ~WORD_FREE);
+	return true;
+}
+
+/*
+ * The inverse of slab_make(). All buffers are in hand, slab_end_grants() was called, and no device
+ * knows the slab. Fails if the kernel still uses the slab; then only buffers that something holds
+ * aren't in hand any more. Under the pool's lock.
  */
 int slab_destroy(struct slab *slab)
 {
@@ -162,8 +204,10 @@ int slab_destroy(struct slab *slab)
 	struct backing *backing = &pool->backing;
 	int err;
 
-	if (!end_grants(slab))
+	if (!grants_ended(slab)) {
+		keep_held(slab);
 		return -EBUSY;
+	}
 	unpoison(slab->extent.base, slab->extent.length);
 	err = backing->ops->slab_free(backing, &slab->extent);
 	if (err) {
@@ -242,8 +286,7 @@ void slab_release(struct slab *slab)
 	struct evpl_pool *pool = slab->pool;
 	int err;
 
-	/* Here, since a lane's locks come before the pool's lock. */
-	end_grants(slab);
+	slab_end_grants(slab);
 	pool_lock(pool);
 	err = slab_destroy(slab);
 	if (err) {

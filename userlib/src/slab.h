@@ -102,6 +102,7 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 void slab_publish(struct slab *slab);
 void slab_doom(struct slab *slab);
 void slab_unpublish(struct slab *slab);
+void slab_end_grants(struct slab *slab);
 int slab_destroy(struct slab *slab);
 bool slab_unpin(struct slab *slab);
 void slab_release(struct slab *slab);
