@@ -27,6 +27,7 @@
 #define LATE_END	7	/* the receiver looks at the ring, then at the end of its peer */
 #define TAKEN_BELL	8	/* a thread takes the doorbell, and another one waits for it */
 #define QUIET_END	9	/* threads that wait for memory aren't told that the peer goes */
+#define LATE_TAKE	10	/* a thread looks, then takes the doorbell */
 
 #ifndef SENDS
 #define SENDS	5	/* entries that the sender writes at most */
@@ -251,6 +252,10 @@ active proctype waiter()
 		if
 		:: BROKEN == EARLY_LOOK -> collect(); new_number(MEM)
 		:: else -> new_number(MEM); collect()
+		fi;
+		if
+		:: BROKEN == LATE_TAKE -> rung[MEM] = false
+		:: else
 		fi;
 		if
 		:: !is_free ->
