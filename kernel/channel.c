@@ -37,6 +37,7 @@
 #include "refs.h"
 #include "share.h"
 #include "slab.h"
+#include "syncpoint.h"
 
 #define RECORD_SIZE	sizeof(struct evpl_record)
 
@@ -212,6 +213,7 @@ static void end_close(struct evpl_end *end)
 		share = end_pop(end);
 		spin_unlock(&channel->lock);
 		record_put(share);
+		evpl_syncpoint(EVPL_SYNCPOINT_DRAIN);
 		cond_resched();
 		spin_lock(&channel->lock);
 	}
@@ -398,8 +400,8 @@ static void end_cancel_reserve(struct evpl_end *end, u32 nr)
 }
 
 /*
- * Commit records to the room that was reserved. On failure the room stays reserved. Return -EAGAIN
- * if the peer has been closed meanwhile and isn't drained yet, or another error.
+ * Commit records to the room that was reserved. On failure the room stays reserved. If the peer has
+ * been closed meanwhile, but isn't drained yet, end_close() finds the records and drops them.
  */
 static int end_commit(struct evpl_end *end, const struct sending *sendings, u32 nr)
 {
@@ -412,8 +414,6 @@ static int end_commit(struct evpl_end *end, const struct sending *sendings, u32 
 	spin_lock(&channel->lock);
 	/* Ends are bound for good, so what end_reserve() found of lanes still holds. */
 	ret = end_check_writable(end, false);
-	if (!ret && peer->closed)
-		ret = -EAGAIN;
 	if (!ret) {
 		for (i = 0; i < nr; i++)
 			peer->ring[(peer->first + peer->nr++) % channel->capacity] =
@@ -490,13 +490,11 @@ static ssize_t end_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	}
 	if (ret)
 		goto free;
-	do {
-		ret = end_wait_for_room(end, nr, lane, &client, iocb);
-		if (ret)
-			goto free;
-		ret = end_send(end, client, sendings, nr);
-		evpl_client_put(client);
-	} while (ret == -EAGAIN && !iocb_is_nonblocking(iocb));
+	ret = end_wait_for_room(end, nr, lane, &client, iocb);
+	if (ret)
+		goto free;
+	ret = end_send(end, client, sendings, nr);
+	evpl_client_put(client);
 free:
 	if (sendings != &one)
 		kvfree(sendings);

@@ -169,6 +169,7 @@ static int evpl_release(struct inode *inode, struct file *file)
 	up_write(&client->tree_lock);
 	evpl_quarantine_exit(client);
 
+	evpl_syncpoint(EVPL_SYNCPOINT_GONE);
 	/* The leases first: when the other ends see that their peers are closed, none is left. */
 	evpl_lease_end_all(client);
 	evpl_channel_client_gone(client);

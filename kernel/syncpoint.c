@@ -25,6 +25,8 @@ static const char * const names[] = {
 	[EVPL_SYNCPOINT_MAP] = "syncpoint-map",
 	[EVPL_SYNCPOINT_RECHECK] = "syncpoint-recheck",
 	[EVPL_SYNCPOINT_REGISTER] = "syncpoint-register",
+	[EVPL_SYNCPOINT_GONE] = "syncpoint-gone",
+	[EVPL_SYNCPOINT_DRAIN] = "syncpoint-drain",
 };
 
 static struct evpl_syncpoint {

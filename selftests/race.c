@@ -25,6 +25,8 @@
 #define CHECKED		SYNCPOINT "checked"
 #define RECHECK		SYNCPOINT "recheck"
 #define REGISTER	SYNCPOINT "register"
+#define GONE		SYNCPOINT "gone"
+#define DRAIN		SYNCPOINT "drain"
 
 /* Wait until so many tasks stand at a syncpoint, but not for ever. */
 static bool wait_at(const char *syncpoint, unsigned long long tasks)
@@ -1092,6 +1094,86 @@ TEST_F(quarantine, ends_when_a_task_is_killed_that_registers_the_buffer)
  * A task of a lessee is held up in the middle of a call or a fault. That mustn't hold up the
  * owner, whose death revokes all leases on its buffers. Buffers 0 to 2 are leased.
  */
+FIXTURE(closing)
+{
+	PAIR;
+};
+
+FIXTURE_SETUP(closing)
+{
+	if (access(GONE, F_OK))
+		SKIP(return, "built without EVPL_DEBUG=1");
+	self->bind_flags = EVPL_BIND_LANE;
+	open_nonblocking_pair(_metadata, &self->pair, 0);
+}
+
+FIXTURE_TEARDOWN(closing)
+{
+	write_string(GONE, "0");
+	write_string(DRAIN, "0");
+	close_pair(&self->pair);
+	EXPECT_TRUE(counters_return_to(self->before));
+}
+
+TEST_F(closing, end_of_a_dead_client_is_open_for_its_peer_until_nothing_is_left)
+{
+	struct pollfd end = { .fd = self->ends[0] };
+	struct evpl_record sent[3], got;
+	const uint32_t all = EVPL_DOORBELL_IN | EVPL_DOORBELL_OUT | EVPL_DOORBELL_MEMORY;
+	pid_t pid, reader;
+
+	lease(_metadata, &self->pair, 1, 0, &got);
+	for (int i = 0; i < 3; i++)
+		sent[i] = fill(&self->owner, 2 + i, 'x');
+	ASSERT_EQ(2, evpl_send(self->ends[0], sent, 2));
+	pid = last_of(&self->lessee);
+	close(self->ends[1]);
+	self->ends[1] = -1;
+	ASSERT_EQ(0, write_string(GONE, "1"));
+	ASSERT_EQ(0, write_string(DRAIN, "1"));
+	kill(pid, SIGKILL);
+
+	/* The kernel has begun to end what the lessee had. The owner sees nothing of that yet. */
+	ASSERT_TRUE(wait_at(GONE, 1));
+	EXPECT_EQ(POLLOUT, events_of(self->ends[0]));
+	EXPECT_EQ(1, evpl_send(self->ends[0], &sent[2], 1));
+	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[0], &got, 1));
+	EXPECT_EQ(0, evpl_doorbell(self->ends[0], all, 0));
+	for (int i = 1; i < 5; i++)
+		EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[i].word));
+
+	/* The leases have ended, and the first record has come back. The end takes no more. */
+	ASSERT_EQ(0, write_string(GONE, "0"));
+	ASSERT_TRUE(wait_at(DRAIN, 1));
+	EXPECT_EQ(0, get(&self->owner.entries[1].word));
+	EXPECT_EQ(0, get(&self->owner.entries[2].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[3].word));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[4].word));
+	EXPECT_EQ(0, events_of(self->ends[0]));
+	sent[0] = fill(&self->owner, 2, 'x');
+	EXPECT_EQ(-EAGAIN, evpl_send(self->ends[0], &sent[0], 1));
+	EXPECT_EQ(1, get(&self->owner.entries[2].word));
+	EXPECT_EQ(-EAGAIN, evpl_recv(self->ends[0], &got, 1));
+	EXPECT_EQ(0, evpl_doorbell(self->ends[0], all, 0));
+	EXPECT_EQ(1, get(&self->owner.header->ends));
+	ASSERT_EQ(0, fcntl(self->ends[0], F_SETFL, 0));
+	reader = fork_child();
+	if (!reader)
+		_exit(evpl_recv(self->ends[0], &got, 1));
+	EXPECT_TRUE(sleeps_in(reader, SYS_read));
+
+	ASSERT_EQ(0, write_string(DRAIN, "0"));
+	EXPECT_EQ(1, poll(&end, 1, LIMIT * 1000));
+	EXPECT_EQ(POLLHUP, end.revents);
+	for (int i = 1; i < 5; i++)
+		EXPECT_EQ(i == 2, get(&self->owner.entries[i].word));
+	EXPECT_EQ(-EPIPE, evpl_send(self->ends[0], &sent[0], 1));
+	EXPECT_EQ(-EPIPE, evpl_doorbell(self->ends[0], all, 0));
+	EXPECT_EQ(2, get(&self->owner.header->ends));
+	EXPECT_EQ(0, reap(reader));
+	EXPECT_EQ(-SIGKILL, reap(pid));
+}
+
 FIXTURE(stalled)
 {
 	PAIR;

@@ -11,7 +11,8 @@
  * The model checks that no task sleeps for ever although its condition holds; that poll says
  * that there is something to read only if a read isn't refused; that a record goes to one
  * reader or is given back, and once; that the client's reference is put once, and no task
- * works for the client afterwards.
+ * works for the client afterwards; that the ring is empty when a writer sees that the end is
+ * closed.
  *
  * BROKEN picks a change that breaks the protocol: see the script check.
  */
@@ -30,6 +31,9 @@
 #define QUIET_BIND	6	/* binding wakes nobody */
 #define EAGER_POLL	7	/* poll says that there is a record which another task reads */
 #define NO_POLL_MARK	8	/* poll doesn't set turned_away, so the reader doesn't wake it */
+#define EARLY_END	9	/* a writer sees that the end is closed before it is drained */
+#define EARLY_WAKE	10	/* an end that closes wakes the writers, then is drained */
+#define LATE_COMMIT	11	/* a writer commits to the ring of an end that is drained */
 
 #define CAPACITY	2
 #ifndef READERS
@@ -49,7 +53,7 @@
 #endif
 
 byte nr, kept;
-bool reading, turned_away, crowded, closed;
+bool reading, turned_away, crowded, closed, drained;
 bool client = true;	/* the end has a reference on its client */
 bool bound = !BINDS;
 byte put_client;	/* ghost: how often that reference was put */
@@ -193,7 +197,11 @@ active [WRITERS] proctype writer()
 		atomic {
 			has = false;
 			if
-			:: closed -> break
+#if BROKEN == EARLY_END
+			:: closed -> assert(nr == 0); break
+#else
+			:: drained -> assert(nr == 0); break
+#endif
 			:: !closed && nr + kept + length <= CAPACITY ->
 				kept = kept + length;
 				has = true
@@ -202,17 +210,17 @@ active [WRITERS] proctype writer()
 		}
 		if
 		:: !has ->
-			/* When all readers have ended it may sleep for ever. */
+			/* When all readers have ended it may sleep for ever, unless the end closes. */
 			if
 			:: SLEEP(me)
-			:: readers == 0 -> break
+			:: !CLOSES && readers == 0 -> break
 			fi
 		:: has ->
 			asleep[me] = false;
 			n++;
 			if
 			:: atomic { /* end_commit() */
-				has = !closed;
+				has = !drained || BROKEN == LATE_COMMIT;
 				if
 				:: has ->
 					assert(nr + length <= CAPACITY);
@@ -341,10 +349,17 @@ active proctype closer()
 	}
 	do
 	:: atomic { nr > 0 -> nr--; gone++ }
-	:: nr == 0 -> break
+	:: atomic { nr == 0 ->
+#if BROKEN != EARLY_WAKE
+		drained = true
+#endif
+	   } -> break
 	od;
 	wake_readers();
 	wake_writers();
+#if BROKEN == EARLY_WAKE
+	drained = true;
+#endif
 	if
 	:: mine -> put_the_client()
 	:: else
