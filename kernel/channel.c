@@ -182,6 +182,24 @@ static void end_count_for_peer(struct evpl_end *end)
 }
 
 /*
+ * Tell a client that memory may have come back, as EVPL_DOORBELL_MEMORY says. Return the client, with a
+ * reference: client_wake() follows, without the lock.
+ */
+static struct evpl_client *end_report_memory(struct evpl_end *end)
+{
+	lockdep_assert_held(&end->channel->lock);
+	evpl_client_get(end->client);
+	evpl_refs_report_unshared(end->client, 0);
+	return end->client;
+}
+
+static void client_wake(struct evpl_client *client)
+{
+	evpl_refs_wake_returned(client);
+	evpl_client_put(client);
+}
+
+/*
  * Close an end, and drop the records in flight to it; but a record that is being read is left
  * to the reader. Then the other end may see it. Records that this end has sent stay in flight. If
  * the end is closed already, do nothing. The caller holds ends_lock; this function releases it.
@@ -190,7 +208,7 @@ static void end_close(struct evpl_end *end)
 	__releases(&ends_lock)
 {
 	struct evpl_channel *channel = end->channel;
-	struct evpl_client *client = NULL;
+	struct evpl_client *client = NULL, *waiting = NULL;
 	struct evpl_share *share;
 
 	/*
@@ -219,10 +237,15 @@ static void end_close(struct evpl_end *end)
 	}
 	end->drained = true;
 	end_count_for_peer(end);
+	/* The messages of a lane that this client hadn't returned come back to the other one now. */
+	if (end->lane && end_has_client(end->peer))
+		waiting = end_report_memory(end->peer);
 	spin_unlock(&channel->lock);
 
 	end_wake(end, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
 	end_wake(end->peer, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLERR);
+	if (waiting)
+		client_wake(waiting);
 	if (client)
 		evpl_client_put(client);
 }
@@ -818,20 +841,15 @@ int evpl_channel_doorbell(struct file *file, bool self, u32 ring, u32 quiet)
 		ret = -ENOTCONN;
 	} else if (ring && !to->closed) {
 		events = end_ring(to, ring);
-		if (ring & EVPL_DOORBELL_MEMORY) {
-			client = to->client;
-			evpl_client_get(client);
-			evpl_refs_report_unshared(client, 0);
-		}
+		if (ring & EVPL_DOORBELL_MEMORY)
+			client = end_report_memory(to);
 	}
 unlock:
 	spin_unlock(&channel->lock);
 	if (events)
 		end_wake(to, events);
-	if (client) {
-		evpl_refs_wake_returned(client);
-		evpl_client_put(client);
-	}
+	if (client)
+		client_wake(client);
 	return ret;
 }
 

@@ -480,6 +480,27 @@ TEST_F(lane, ring_for_memory_wakes_the_other_client_and_names_no_buffer)
 	close(end);
 }
 
+TEST_F(lane, client_of_the_other_end_is_told_of_memory_when_an_end_is_closed)
+{
+	int client = watch(_metadata, self->owner.fd, EPOLLIN | EPOLLET), ends[2];
+
+	ASSERT_EQ(0, evpl_channel(self->owner.fd, 8, ends));
+	ASSERT_EQ(0, evpl_bind(self->owner.fd, ends[0]));
+	ASSERT_EQ(0, evpl_bind(self->lessee.fd, ends[1]));
+	close(ends[1]);
+	/* A channel's client has nothing to get back that the kernel wouldn't report. */
+	EXPECT_EQ(0, edges(client));
+	close(ends[0]);
+
+	close(self->ends[1]);
+	self->ends[1] = -1;
+	EXPECT_EQ(EPOLLIN, edges(client));
+	EXPECT_EQ(1, __atomic_exchange_n(&self->owner.header->returned, 0, __ATOMIC_ACQUIRE));
+	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[0]));
+	EXPECT_EQ(0, get(&self->lessee.header->returned));
+	close(client);
+}
+
 TEST_F(lane, unknown_bit_is_EOPNOTSUPP_and_changes_nothing)
 {
 	for (int bit = 0; bit < 32; bit++) {
@@ -519,6 +540,8 @@ static void try_doorbell(struct __test_metadata *_metadata, struct pair *pair, c
 	}
 	close(ends[0]);
 	close(ends[1]);
+	/* The end of a lane is told as well. */
+	__atomic_store_n(&pair->lessee.header->returned, 0, __ATOMIC_RELAXED);
 }
 
 TEST_F(lane, doorbell_needs_both_ends_to_be_of_a_lane)
@@ -570,6 +593,8 @@ TEST_F(lane, end_is_quiet_before_its_peer_is_bound_and_after_it_is_closed)
 TEST_F(lane, doorbell_of_an_end_whose_client_has_gone_is_ENOTCONN)
 {
 	close_client(&self->lessee);
+	/* The owner was told that its peer has gone. */
+	EXPECT_EQ(1, __atomic_exchange_n(&self->owner.header->returned, 0, __ATOMIC_ACQUIRE));
 	EXPECT_EQ(-ENOTCONN, evpl_doorbell(self->ends[1], 0, 0));
 	EXPECT_EQ(-ENOTCONN, evpl_doorbell(self->ends[1], IN, OUT));
 	EXPECT_EQ(POLLIN | POLLHUP, events_of(self->ends[0]));

@@ -171,6 +171,9 @@
  * A client that goes to sleep is quiet first, then looks at the rings once more, then polls.
  * So a ring that comes before the poll isn't lost. read(2) and write(2) take no notice of
  * either state.
+ *
+ * When an end is closed, the client of the other end is told as by %EVPL_DOORBELL_MEMORY: its
+ * library has references back that it kept for the peer.
  */
 
 /**
