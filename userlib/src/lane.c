@@ -116,7 +116,10 @@ struct lent {
  * @rang_out: as @rang_in
  *
  * @numbers: the last ones that this side has set in its @wants; under the lock of what it waits for
- * @rang_memory: as @rang_in; races are harmless
+ * Under @memory_lock:
+ * @rang_memory: as @rang_in
+ * @closed_fd: the program closes the end, whose number may be another file's from then on
+ *
  * @doorbells: for statistics, like the next
  * @nr_sent: messages sent through the ring
  * @nr_records: messages sent as records
@@ -179,7 +182,9 @@ struct lane {
 	struct evpl_message stash;
 
 	alignas(64) uint32_t numbers[NR_LANE_WANTS];
-	_Atomic uint32_t rang_memory;
+	struct lock memory_lock;
+	uint32_t rang_memory;
+	bool closed_fd;
 	_Atomic uint64_t doorbells;
 };
 
@@ -335,10 +340,14 @@ static inline uint32_t grant_return(struct grant *grant, uint64_t word)
 /* Rings the peer's doorbell for memory, once for each number. */
 static void ring_for_memory(struct lane *lane, uint32_t number)
 {
-	if (!number || number == atomic_load_explicit(&lane->rang_memory, memory_order_relaxed))
+	if (!number)
 		return;
-	atomic_store_explicit(&lane->rang_memory, number, memory_order_relaxed);
-	doorbell(lane, EVPL_DOORBELL_MEMORY, 0, 0);
+	lock_take(&lane->memory_lock);
+	if (number != lane->rang_memory && !lane->closed_fd) {
+		lane->rang_memory = number;
+		doorbell(lane, EVPL_DOORBELL_MEMORY, 0, 0);
+	}
+	lock_leave(&lane->memory_lock);
 }
 
 /* Replaces @word, which has lost a reference, if it is still that of the grant. */
@@ -1236,7 +1245,9 @@ static int receive_last(struct lane *lane, struct evpl_message *message)
 		return -EAGAIN;
 	if (has_entry(lane))
 		return receive_entries(lane, message, 1);
-	ret = read_message(lane, message);
+	/* A record without an entry is of a batch that wasn't sent. */
+	while ((ret = read_message(lane, message)) > 0)
+		evplmem_iovec_release(&message->iovec);
 	/* The peer has its buffers back when their iovecs here are released. */
 	if (ret == -EPIPE)
 		close_grants(lane);
@@ -1780,6 +1791,9 @@ void lane_close(struct lane *lane)
 		lane->next->link = lane->link;
 	pthread_mutex_unlock(&lanes_lock);
 	lane_stop(lane, -EPIPE);
+	lock_take(&lane->memory_lock);
+	lane->closed_fd = true;
+	lock_leave(&lane->memory_lock);
 	lane_put(lane);
 }
 
@@ -1792,8 +1806,9 @@ void lanes_forget(void)
 /* For all lanes of a pool. The caller holds no lock of a lane. */
 
 /*
- * Drops the references of messages that peers have returned. If the caller will @wait for memory,
- * peers ring the doorbell for those that they return from now on. Returns whether any came back.
+ * Drops the references of messages that peers have returned, or of all of them if the peer has gone.
+ * If the caller will @wait for memory, peers ring the doorbell for those that they return from now
+ * on. Returns whether any came back.
  */
 bool lanes_collect(struct evpl_pool *pool, bool wait)
 {
@@ -1806,6 +1821,8 @@ bool lanes_collect(struct evpl_pool *pool, bool wait)
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
 		lock_take(&lane->send_lock);
+		if (lane->started && ends_now(lane) != lane->ends)
+			look_at_peer(lane, ends_now(lane));
 		if (wait && lane->first)
 			want_doorbell(lane, LANE_MEMORY);
 		any |= collect(lane, UINT32_MAX);

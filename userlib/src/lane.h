@@ -48,9 +48,8 @@
  * A batch of entries appears at once: the turn of its first entry is written last.
  *
  * Death. When the other end is closed, the kernel says so (evpl_header.ends, poll(2)). The receiver
- * takes what is left in the ring, then what is left in the channel: a sender that died between a
- * record and its entry has left a record without one. A batch whose first turn isn't there was
- * never sent.
+ * takes the entries that are left in the ring. A batch whose first turn isn't there was never sent: if
+ * the sender died between its records and its entries, the receiver drops the records.
  */
 
 #include "lease.h"

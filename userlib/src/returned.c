@@ -74,15 +74,15 @@ bool returned_collect(struct evpl_pool *pool)
 {
 	struct sharing *sharing = pool_sharing(pool);
 	uint32_t page, residue;
-	bool any = false;
-	uint64_t bits;
+	uint64_t bits = 0;
+	bool any;
 
 	if (!sharing || !atomic_load(&sharing->bound))
 		return false;
-	any = lanes_collect(pool, false);
-	if (!atomic_load_explicit(summary_of(sharing), memory_order_relaxed))
-		return any;
-	bits = atomic_exchange(summary_of(sharing), 0);
+	if (atomic_load_explicit(summary_of(sharing), memory_order_relaxed))
+		bits = atomic_exchange(summary_of(sharing), 0);
+	/* A peer's doorbell may have been in the summary, and another thread may wait for it. */
+	any = lanes_collect(pool, bits && atomic_load(&pool->waiting) & WAITING);
 	for (; bits; bits &= bits - 1) {
 		residue = (uint32_t)__builtin_ctzll(bits);
 		for (page = residue; page < RETURNED_PAGES; page += 64)
