@@ -168,7 +168,9 @@ bool entry_free_shared(struct entry *entry);
  */
 static inline bool entry_is_last(struct entry *entry, uint64_t old, uint32_t n)
 {
-	return old == n || (old == (EVPL_WORD_SHARED | n) && entry_free_shared(entry));
+	/* One comparison tells that references are left, as they mostly are. */
+	return (old & EVPL_WORD_COUNT) == n &&
+	       (old == n || (old == (EVPL_WORD_SHARED | n) && entry_free_shared(entry)));
 }
 
 /* Drops a reference. Returns true if it was the last: the caller then owns the buffer. */
