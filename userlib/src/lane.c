@@ -415,7 +415,7 @@ void grant_put(struct grant *grant, void *site)
 /* Sending. Under @send_lock. */
 
 /* Drops references on an own buffer, as the thread that counts in it if that is this one. */
-static void buffer_put(struct entry *buffer, uint32_t n)
+static inline void buffer_put(struct entry *buffer, uint32_t n)
 {
 	struct evplmem_thread *thread = evplmem_self();
 	bool here;
@@ -471,7 +471,7 @@ static inline void lent_list(struct lane *lane, struct lent *lent)
  * Drops the references of the messages of a grant that the peer has returned since the last look.
  * Returns how many, or -EPROTO.
  */
-static int lent_collect(struct lane *lane, struct lent *lent)
+static inline int lent_collect(struct lane *lane, struct lent *lent)
 {
 	uint32_t count, n;
 
