@@ -4,11 +4,15 @@
  * the instructions. Without arguments it prints the names of the paths.
  */
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <evplmem.h>
+#include <valgrind/callgrind.h>
+
+#include "lanes.h"
 
 #define SLICE	4096U
 #define LIVE	64
@@ -176,6 +180,60 @@ static void cross_burst(long n)
 	cross(n, release_bursts);
 }
 
+/*
+ * Messages of a slice each go over a lane, from @buffers buffers in turn. Of the batches, only the
+ * part that the path is called after is counted.
+ */
+static void lane(long n, int buffers, int at_once, bool counts_send, bool counts_receive)
+{
+	struct evpl_message messages[LANES_BATCH];
+	struct evpl_channel *from, *to;
+	struct lanes lanes;
+	long i;
+	int j;
+
+	CALLGRIND_TOGGLE_COLLECT;
+	lanes_make(&lanes, SLICE, buffers);
+	from = lanes.channels[0];
+	to = lanes.channels[1];
+	for (i = 0; i < n; i += LANES_BATCH) {
+		lanes_fill(&lanes, 0, messages, LANES_BATCH);
+		if (counts_send)
+			CALLGRIND_TOGGLE_COLLECT;
+		for (j = 0; j < LANES_BATCH; j += at_once)
+			need(!evpl_channel_send(from, &messages[j], at_once));
+		if (counts_send != counts_receive)
+			CALLGRIND_TOGGLE_COLLECT;
+		for (j = 0; j < LANES_BATCH; j += at_once)
+			need(evpl_channel_recv(to, &messages[j], at_once) == at_once);
+		for (j = 0; j < LANES_BATCH; j++)
+			evpl_iovec_release(&messages[j].iovec);
+		if (counts_receive)
+			CALLGRIND_TOGGLE_COLLECT;
+	}
+	CALLGRIND_TOGGLE_COLLECT;
+}
+
+static void lane_send(long n)
+{
+	lane(n, 1, 1, true, false);
+}
+
+static void lane_send_buffers(long n)
+{
+	lane(n, LANES_BATCH, 1, true, false);
+}
+
+static void lane_recv_release(long n)
+{
+	lane(n, 1, 1, false, true);
+}
+
+static void lane_burst(long n)
+{
+	lane(n, LANES_BATCH, LANES_BATCH, true, true);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(long n);
@@ -190,6 +248,10 @@ static const struct {
 	{ "reserve-commit-nothing", reserve_nothing },
 	{ "cross-thread", cross_thread },
 	{ "cross-burst", cross_burst },
+	{ "lane-send", lane_send },
+	{ "lane-send-buffers", lane_send_buffers },
+	{ "lane-recv-release", lane_recv_release },
+	{ "lane-burst", lane_burst },
 };
 
 #define NR_PATHS (sizeof(paths) / sizeof(paths[0]))

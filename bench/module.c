@@ -47,6 +47,7 @@ static struct evpl_pool *open_pool(size_t buffer_size, size_t max_bytes)
 		.backend = EVPL_BACKEND_MODULE,
 		.buffer_size = buffer_size,
 		.max_bytes = max_bytes,
+		.flags = EVPL_POOL_ZEROS,	/* as lanes need it */
 	};
 	struct evpl_pool *pool;
 
@@ -287,8 +288,22 @@ static double records(long n)
 	return start;
 }
 
-/* The same by the library. */
-static double channel(long n)
+/* Has both ends of a lane of this process look for each other, so that they use their rings. */
+static void set_up_lane(struct evpl_channel *there, struct evpl_channel *here)
+{
+	struct evpl_lane_stats stats = EVPL_LANE_STATS_INIT;
+	struct evpl_message message;
+	int i;
+
+	for (i = 0; i < 3; i++)
+		if (evpl_channel_recv(i % 2 ? there : here, &message, 1) != -EAGAIN)
+			fail("a lane");
+	if (evpl_lane_stats(there, &stats) || !stats.sending)
+		fail("a lane");
+}
+
+/* The same by the library, through a channel or a lane. */
+static double exchange(unsigned int flags, long n)
 {
 	struct evpl_pool *owner = open_pool(0, 0), *receiver = open_pool(0, 0);
 	struct evpl_message sent = { .iovec = { 0 } }, got[2];
@@ -301,9 +316,11 @@ static double channel(long n)
 
 	if (evpl_create(&evpl, owner, NULL) ||
 	    evpl_iovec_alloc_flags(evpl, 4096, 0, 1, EVPL_IOVEC_PRIVATE, &iovec) != 1 ||
-	    evpl_channel_create(&there, owner, 0, 0, &peer) ||
-	    evpl_channel_bind(&here, receiver, peer, 0))
+	    evpl_channel_create(&there, owner, 0, flags, &peer) ||
+	    evpl_channel_bind(&here, receiver, peer, flags))
 		fail("a channel");
+	if (flags & EVPL_CHANNEL_LANE)
+		set_up_lane(there, here);
 	/* The receiver always keeps a reference, as a program does that reads a stream. */
 	evpl_iovec_clone(&sent.iovec, &iovec);
 	if (evpl_channel_send(there, &sent, 1) || evpl_channel_recv(here, &got[1], 1) != 1)
@@ -327,6 +344,16 @@ static double channel(long n)
 	return start;
 }
 
+static double channel(long n)
+{
+	return exchange(0, n);
+}
+
+static double lane(long n)
+{
+	return exchange(EVPL_CHANNEL_LANE | EVPL_CHANNEL_POLLING, n);
+}
+
 static double channel_pipe(long n)
 {
 	struct evpl_record record = { 0 };
@@ -345,6 +372,125 @@ static double channel_pipe(long n)
 	close(fds[0]);
 	close(fds[1]);
 	return start;
+}
+
+/*
+ * Another process sends each message back. Each side sleeps until the other has sent. A round has two
+ * messages.
+ */
+struct side {
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+	struct evpl_channel *channel;
+	struct evpl_iovec iovec;
+};
+
+static void side_alloc(struct side *side)
+{
+	if (evpl_iovec_alloc_flags(side->evpl, 4096, 0, 1, EVPL_IOVEC_PRIVATE, &side->iovec) != 1)
+		fail("evpl_iovec_alloc_flags");
+}
+
+static void side_open(struct side *side)
+{
+	side->pool = open_pool(0, 0);
+	if (evpl_create(&side->evpl, side->pool, NULL))
+		fail("evpl_create");
+	side_alloc(side);
+}
+
+/* Another buffer: what was sent before a lane was set up is of no use to it. */
+static void side_renew(struct side *side)
+{
+	struct evpl_iovec old = side->iovec;
+
+	side_alloc(side);
+	evpl_iovec_release(&old);
+}
+
+static void side_close(struct side *side)
+{
+	evpl_channel_close(side->channel);
+	evpl_iovec_release(&side->iovec);
+	evpl_destroy(side->evpl);
+	if (evpl_pool_close(side->pool))
+		fail("evpl_pool_close");
+}
+
+static void side_send(struct side *side)
+{
+	struct evpl_message message = { .iovec = { 0 } };
+
+	evpl_iovec_clone(&message.iovec, &side->iovec);
+	if (evpl_channel_send(side->channel, &message, 1))
+		fail("evpl_channel_send");
+}
+
+static void side_receive(struct side *side)
+{
+	struct evpl_message message;
+
+	if (evpl_channel_recv(side->channel, &message, 1) != 1)
+		fail("evpl_channel_recv");
+	evpl_iovec_release(&message.iovec);
+}
+
+#define WARM_UP 8
+
+static double wake(unsigned int flags, long n)
+{
+	struct evpl_lane_stats stats = EVPL_LANE_STATS_INIT;
+	struct side side;
+	double start = 0;
+	pid_t child;
+	int peer;
+	long i;
+
+	side_open(&side);
+	if (evpl_channel_create(&side.channel, side.pool, 0, flags, &peer))
+		fail("evpl_channel_create");
+	child = fork();
+	if (child < 0)
+		fail("fork");
+	if (!child) {
+		evpl_channel_close(side.channel);
+		side_open(&side);
+		if (evpl_channel_bind(&side.channel, side.pool, peer, flags))
+			fail("evpl_channel_bind");
+		for (i = -WARM_UP; i < n / 2; i++) {
+			if (i == -WARM_UP / 2)
+				side_renew(&side);
+			side_receive(&side);
+			side_send(&side);
+		}
+		_exit(0);
+	}
+	close(peer);
+	for (i = -WARM_UP; i < n / 2; i++) {
+		if (i == -WARM_UP / 2)
+			side_renew(&side);
+		if (!i)
+			start = now_ns();
+		side_send(&side);
+		side_receive(&side);
+	}
+	start = now_ns() - start;
+	if (flags & EVPL_CHANNEL_LANE &&
+	    (evpl_lane_stats(side.channel, &stats) || stats.sent < (uint64_t)n / 2))
+		fail("a lane");
+	waitpid(child, NULL, 0);
+	side_close(&side);
+	return start;
+}
+
+static double wake_channel(long n)
+{
+	return wake(EVPL_CHANNEL_BLOCKING, n);
+}
+
+static double wake_lane(long n)
+{
+	return wake(EVPL_CHANNEL_BLOCKING | EVPL_CHANNEL_LANE, n);
 }
 
 /*
@@ -1048,6 +1194,8 @@ int main(int argc, char **argv)
 		compare("slab-udmabuf", slab, slab_udmabuf, 2);
 	compare("channel-pipe", records, channel_pipe, 5000);
 	compare("channel-library", channel, channel_pipe, 5000);
+	compare("lane-channel", lane, channel, 5000);
+	compare("lane-wake", wake_lane, wake_channel, 5000);
 	compare("channel-socket", channel_1m, socket_1m, 400);
 	compare("channel-memfd", channel_1m, memfd_1m, 400);
 	compare("memory", memory_of_buffers, memory_allowed, 1);
