@@ -1478,8 +1478,10 @@ static bool arm_out(struct lane *lane, uint32_t n)
  */
 static int wait_for_records(struct lane *lane, int tries)
 {
-	if (tries)
-		bias_pause(tries);
+	NO_CANCELLATION;
+
+	if (tries && poll(NULL, 0, 1) < 0)
+		return -errno;
 	return end_wait(lane, POLLOUT);
 }
 
@@ -1619,7 +1621,8 @@ static int recv_more(struct lane *lane, struct evpl_message *messages, int max)
 		       ends_now(lane) == lane->recv_ends;
 
 	recv_leave(lane);
-	return ret > 0 || nothing ? ret : recv_anyhow(lane, messages, max);
+	return nothing || (ret != -EAGAIN && ret != -EPROTO) ? ret :
+							      recv_anyhow(lane, messages, max);
 }
 
 /* Receives messages. As lane_send(), this does the usual case by itself. */
@@ -1805,6 +1808,15 @@ void lanes_forget(void)
 
 /* For all lanes of a pool. The caller holds no lock of a lane. */
 
+/* If the peer has gone, its messages come back by the kernel alone. Under @send_lock. */
+static void notice_end(struct lane *lane)
+{
+	uint64_t ends = ends_now(lane);
+
+	if (lane->started && ends != lane->ends)
+		look_at_peer(lane, ends);
+}
+
 /*
  * Drops the references of messages that peers have returned, or of all of them if the peer has gone.
  * If the caller will @wait for memory, peers ring the doorbell for those that they return from now
@@ -1821,8 +1833,7 @@ bool lanes_collect(struct evpl_pool *pool, bool wait)
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
 		lock_take(&lane->send_lock);
-		if (lane->started && ends_now(lane) != lane->ends)
-			look_at_peer(lane, ends_now(lane));
+		notice_end(lane);
 		if (wait && lane->first)
 			want_doorbell(lane, LANE_MEMORY);
 		any |= collect(lane, UINT32_MAX);
@@ -1897,6 +1908,7 @@ bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
 		lock_take(&lane->send_lock);
+		notice_end(lane);
 		for (i = 0; lane->started && i < lane->peer_grants; i++) {
 			lent = &lane->lent[i];
 			if (buffer)
