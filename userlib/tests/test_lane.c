@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /* Lanes: channels whose messages pass through shared memory. Both sides are this process. */
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "common.h"
 #include "lane.h"
@@ -19,7 +26,8 @@ static int open_zeros(struct evpl_pool **pool)
 	struct evpl_pool_config config = {
 		.size = sizeof(config),
 		.buffer_size = BUFFER,
-		.max_bytes = SLAB,
+		.slab_size_max = SLAB,
+		.max_bytes = 4 * SLAB,
 		.flags = EVPL_POOL_ZEROS,
 	};
 
@@ -178,14 +186,722 @@ TEST_F(lane, descriptor_is_readable_when_there_is_a_message)
 	}
 }
 
+static struct evpl_message again(const struct evpl_message *message)
+{
+	struct evpl_message copy = { .cookie = message->cookie, .flags = message->flags };
+
+	evpl_iovec_clone(&copy.iovec, &message->iovec);
+	return copy;
+}
+
+/* Sends a message of one side to the other, which must get it as it was sent. */
+static bool pass(struct evpl_channel *from, struct evpl_channel *to, const struct evpl_message *sent,
+		 struct evpl_message *got)
+{
+	return !evpl_channel_send(from, sent, 1) && evpl_channel_recv(to, got, 1) == 1 &&
+	       got->cookie == sent->cookie && got->iovec.length == sent->iovec.length &&
+	       is_filled(&got->iovec, (char)sent->cookie);
+}
+
+TEST_F(lane, flags_that_make_no_lane_are_refused)
+{
+	struct evpl_lane_stats stats = EVPL_LANE_STATS_INIT;
+	struct evpl_channel *channel;
+	struct evpl_pool *plain;
+	int peer;
+
+	EXPECT_EQ(-EINVAL, evpl_channel_create(&channel, self->pool, 64, EVPL_CHANNEL_POLLING,
+					       &peer));
+	EXPECT_EQ(-EINVAL, evpl_channel_create(&channel, self->pool, 64, EVPL_CHANNEL_LANE |
+					       EVPL_CHANNEL_POLLING | EVPL_CHANNEL_BLOCKING,
+					       &peer));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_channel_create(&channel, self->pool, 64, 1U << 3, &peer));
+	EXPECT_EQ(-EINVAL, evpl_channel_create(&channel, self->pool, BUFFER / 64 + 1,
+					       EVPL_CHANNEL_LANE, &peer));
+	ASSERT_EQ(0, open_pool(&plain, BUFFER, SLAB));
+	EXPECT_EQ(-EINVAL, evpl_channel_create(&channel, plain, 64, EVPL_CHANNEL_LANE, &peer));
+	ASSERT_EQ(0, evpl_channel_create(&channel, plain, 64, 0, &peer));
+	EXPECT_EQ(-EOPNOTSUPP, evpl_lane_stats(channel, &stats));
+	EXPECT_EQ(0, evpl_channel_arm(channel));
+	stats.size = 1;
+	EXPECT_EQ(-EINVAL, evpl_lane_stats(self->channel, &stats));
+	evpl_channel_close(channel);
+	close(peer);
+	EXPECT_EQ(0, evpl_pool_close(plain));
+}
+
+TEST_F(lane, other_end_may_be_a_channel)
+{
+	struct evpl_channel *channel, *other;
+	struct evpl_message sent, got;
+	int peer;
+
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, 64, EVPL_CHANNEL_LANE, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&other, self->other_pool, peer, 0));
+	for (int i = 0; i < 100; i++) {
+		sent = allocate(self->evpl, 1000, (char)i);
+		ASSERT_TRUE(pass(channel, other, &sent, &got));
+		evpl_iovec_release(&got.iovec);
+		sent = allocate(self->other, 1000, (char)i);
+		ASSERT_TRUE(pass(other, channel, &sent, &got));
+		evpl_iovec_release(&got.iovec);
+	}
+	EXPECT_EQ(0, stats_of_lane(channel).sending);
+	EXPECT_EQ(0, stats_of_lane(channel).receiving);
+	evpl_channel_close(channel);
+	evpl_channel_close(other);
+}
+
+TEST_F(lane, batch_is_sent_as_a_whole_or_not_at_all)
+{
+	struct evpl_message sent[CAPACITY + 1], got;
+
+	for (int i = 0; i <= CAPACITY; i++)
+		sent[i] = allocate(self->evpl, 1000, (char)i);
+	EXPECT_EQ(-EMSGSIZE, evpl_channel_send(self->channel, sent, CAPACITY + 1));
+	sent[CAPACITY / 2].flags = EVPL_MESSAGE_REVOKED;
+	EXPECT_EQ(-EOPNOTSUPP, evpl_channel_send(self->channel, sent, CAPACITY));
+	sent[CAPACITY / 2].flags = 0;
+	sent[CAPACITY / 2].iovec.length = 0;
+	EXPECT_EQ(-EINVAL, evpl_channel_send(self->channel, sent, CAPACITY));
+	sent[CAPACITY / 2].iovec.length = 1000;
+	EXPECT_EQ(0, stats_of_lane(self->channel).grants);
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	ASSERT_EQ(0, evpl_channel_send(self->channel, sent, CAPACITY));
+	for (int i = 0; i < CAPACITY; i++) {
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_EQ(i, got.cookie);
+		EXPECT_TRUE(is_filled(&got.iovec, (char)i));
+		evpl_iovec_release(&got.iovec);
+	}
+	evpl_iovec_release(&sent[CAPACITY].iovec);
+}
+
+TEST_F(lane, buffer_that_was_also_sent_over_a_channel_comes_back_when_both_are_done)
+{
+	struct evpl_message sent = allocate(self->evpl, BUFFER, 'x'), copy = again(&sent), got, plain;
+	struct evpl_channel *channel, *other;
+	uint64_t used = used_in(self->pool);
+	int peer;
+
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, 64, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&other, self->other_pool, peer, 0));
+	ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got));
+	ASSERT_TRUE(pass(channel, other, &sent, &plain));
+	evpl_iovec_release(&got.iovec);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(used, used_in(self->pool));
+	EXPECT_TRUE(is_filled(&plain.iovec, 'x'));
+	evpl_iovec_release(&plain.iovec);
+	/* The grant is taken back, as the buffer isn't free as long as the peer has it. */
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(used - 1, used_in(self->pool));
+	EXPECT_EQ(0, stats_of_lane(self->channel).grants);
+	evpl_channel_close(channel);
+	evpl_channel_close(other);
+}
+
+TEST_F(lane, grants_with_other_rights_stand_beside_each_other)
+{
+	struct evpl_message sent = allocate(self->evpl, BUFFER, 'x'), copy, got;
+	const unsigned int flags[] = { 0, EVPL_MESSAGE_WRITE, EVPL_MESSAGE_DEVICE };
+
+	for (int i = 0; i < 12; i++) {
+		copy = again(&sent);
+		copy.flags = flags[i % 3];
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got));
+		EXPECT_EQ(flags[i % 3], got.flags);
+		if (got.flags == EVPL_MESSAGE_WRITE)
+			memset(got.iovec.data, 'x', 10);
+		evpl_iovec_release(&got.iovec);
+	}
+	EXPECT_EQ(3, stats_of_lane(self->channel).grants);
+	EXPECT_EQ(9, stats_of_lane(self->channel).sent);
+	evpl_iovec_release(&sent.iovec);
+}
+
+TEST_F(lane, wait_takes_a_buffer_back)
+{
+	struct evpl_message sent = allocate(self->evpl, BUFFER, 'x'), copy = again(&sent), got;
+
+	ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got));
+	EXPECT_EQ(-EAGAIN, evpl_iovec_wait(&sent.iovec, EVPL_IOVEC_TRY));
+	evpl_iovec_release(&got.iovec);
+	/* The peer hasn't read yet that the grant ends. */
+	EXPECT_EQ(-EAGAIN, evpl_iovec_wait(&sent.iovec, EVPL_IOVEC_TRY));
+	EXPECT_EQ(0, stats_of_lane(self->channel).grants);
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(0, evpl_iovec_wait(&sent.iovec, EVPL_IOVEC_TRY));
+	EXPECT_EQ(0, evpl_iovec_wait(&sent.iovec, 0));
+	EXPECT_EQ(1, word_of(&sent.iovec));
+	ASSERT_TRUE(pass(self->channel, self->other_channel, &sent, &got));
+	evpl_iovec_release(&got.iovec);
+}
+
+TEST_F(lane, revoked_buffer_comes_as_revoked_or_is_zeros)
+{
+	struct evpl_message sent = allocate(self->evpl, BUFFER, 'x'), copy, got, before;
+
+	/* While its record is on its way. */
+	copy = again(&sent);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &copy, 1));
+	copy = again(&sent);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &copy, 1));
+	ASSERT_EQ(0, evpl_iovec_revoke(&sent.iovec));
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_EQ(EVPL_MESSAGE_REVOKED, got.flags);
+		EXPECT_EQ('x', got.cookie);
+		evpl_iovec_release(&got.iovec);
+	}
+	EXPECT_EQ(1, word_of(&sent.iovec));
+	/* After one message was received, and while another one is in the ring. */
+	copy = again(&sent);
+	ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &before));
+	copy = again(&sent);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &copy, 1));
+	ASSERT_EQ(0, evpl_iovec_revoke(&sent.iovec));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(EVPL_MESSAGE_REVOKED, got.flags);
+	EXPECT_TRUE(is_filled(&before.iovec, 0));
+	evpl_iovec_release(&got.iovec);
+	evpl_iovec_release(&before.iovec);
+	/* The buffer can be sent again, and the old grants end. */
+	for (int i = 0; i < 3; i++) {
+		copy = again(&sent);
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got));
+		evpl_iovec_release(&got.iovec);
+	}
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(1, stats_of_lane(self->channel).grants);
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	evpl_iovec_release(&sent.iovec);
+}
+
+/* Makes slabs until the pool has three, the last two of which are idle but for one buffer. */
+static struct evpl_message buffer_of_last_slab(struct evpl *evpl, char byte)
+{
+	struct evpl_iovec taken[3 * PER_SLAB - 1];
+	struct evpl_message message = { .cookie = (unsigned char)byte };
+	unsigned int i;
+
+	/* The lane's block has one buffer of the first slab. */
+	for (i = 0; i < 3 * PER_SLAB - 1; i++)
+		if (evpl_buffer_alloc(evpl, &taken[i]) != 1)
+			abort();
+	message.iovec = taken[--i];
+	memset(message.iovec.data, byte, BUFFER);
+	while (i--)
+		evpl_iovec_release(&taken[i]);
+	return message;
+}
+
+TEST_F(lane, trim_gives_slabs_back_that_the_peer_sees)
+{
+	struct evpl_message sent, got;
+
+	for (int i = 0; i < 3; i++) {
+		sent = buffer_of_last_slab(self->evpl, (char)('a' + i));
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &sent, &got));
+		evpl_iovec_release(&got.iovec);
+		EXPECT_EQ(SLAB, evpl_pool_trim(self->pool));
+		EXPECT_EQ(2 * SLAB, stats_of(self->pool).bytes);
+	}
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+}
+
+TEST_F(lane, buffer_that_a_device_holds_after_a_trim_is_not_allocated)
+{
+	struct evpl_message sent, got;
+	struct evpl_iovec rest[3 * PER_SLAB - 2];
+	struct iovec iovec;
+	char page[100];
+	int pipe_fds[2];
+
+	ASSERT_EQ(0, pipe(pipe_fds));
+	sent = buffer_of_last_slab(self->evpl, 'x');
+	sent.flags = EVPL_MESSAGE_DEVICE;
+	ASSERT_TRUE(pass(self->channel, self->other_channel, &sent, &got));
+	iovec = (struct iovec){ got.iovec.data, 100 };
+	ASSERT_EQ(100, vmsplice(pipe_fds[1], &iovec, 1, 0));
+	/* The peer returns the message, but a pipe holds the page. */
+	evpl_iovec_release(&got.iovec);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(3 * SLAB, stats_of(self->pool).bytes);
+	for (unsigned int i = 0; i < 3 * PER_SLAB - 2; i++) {
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &rest[i]));
+		EXPECT_NE((unsigned long)iovec_entry(&sent.iovec), rest[i].__private2);
+	}
+	evpl_iovecs_release(rest, 3 * PER_SLAB - 2);
+	EXPECT_EQ(100, read(pipe_fds[0], page, sizeof(page)));
+	EXPECT_EQ('x', page[99]);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(2 * SLAB, stats_of(self->pool).bytes);
+}
+
+TEST_F(lane, received_slice_can_be_sent_on)
+{
+	struct evpl_message sent = allocate(self->evpl, BUFFER, 'x'), copy, got, back;
+	struct evpl_channel *channel, *other;
+	struct evpl_iovec part;
+	uint64_t used;
+	int peer, fd;
+
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->other_pool, 64, 0, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&other, self->pool, peer, 0));
+	used = used_in(self->pool);
+	for (int i = 0; i < 3; i++) {
+		/* The first message is a record, and the others come by its grant. */
+		copy = again(&sent);
+		copy.flags = EVPL_MESSAGE_DEVICE;
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got));
+		ASSERT_EQ(0, evpl_iovec_clone_segment(&part, &got.iovec, 4096, 4096));
+		ASSERT_TRUE(pass(i % 2 ? channel : self->other_channel,
+				 i % 2 ? other : self->channel, &got, &back));
+		/* It is home: the owner's own memory again. */
+		EXPECT_EQ(sent.iovec.data, back.iovec.data);
+		evpl_iovec_release(&back.iovec);
+		EXPECT_TRUE(is_filled(&part, 'x'));
+		fd = evpl_iovec_export(&part, 1, 0);
+		EXPECT_LE(0, fd);
+		close(fd);
+	}
+	evpl_iovec_release(&sent.iovec);
+	evpl_channel_close(channel);
+	evpl_channel_close(other);
+	/* Now the kernel's other shares of the buffer are gone, the grant is taken back. */
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(used - 1, used_in(self->pool));
+}
+
+TEST_F(lane, received_messages_outlive_the_lane)
+{
+	struct evpl_message sent[4], got[4], more;
+
+	for (int i = 0; i < 4; i++)
+		sent[i] = allocate(self->evpl, BUFFER, (char)('a' + i));
+	ASSERT_EQ(0, evpl_channel_send(self->channel, sent, 4));
+	ASSERT_EQ(2, evpl_channel_recv(self->other_channel, got, 2));
+	evpl_iovec_release(&got[0].iovec);
+	/* The sender closes, and two messages are in the ring. */
+	evpl_channel_close(self->channel);
+	self->channel = NULL;
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got[2], 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got[3], 1));
+	EXPECT_EQ(-EPIPE, evpl_channel_recv(self->other_channel, &more, 1));
+	EXPECT_EQ(-EPIPE, evpl_channel_send(self->other_channel, &got[1], 1));
+	evpl_channel_close(self->other_channel);
+	self->other_channel = NULL;
+	evpl_pool_trim(self->pool);
+	for (int i = 1; i < 4; i++) {
+		EXPECT_TRUE(is_filled(&got[i].iovec, (char)('a' + i)));
+		EXPECT_EQ(-EBUSY, evpl_pool_close(self->other_pool));
+		evpl_iovec_release(&got[i].iovec);
+	}
+	evpl_pool_trim(self->other_pool);
+	evpl_pool_trim(self->pool);
+	EXPECT_EQ(0, used_in(self->pool));
+}
+
+TEST_F(lane, sender_learns_that_the_receiver_has_closed)
+{
+	struct evpl_message sent[4], got, one;
+
+	for (int i = 0; i < 4; i++)
+		sent[i] = allocate(self->evpl, BUFFER, (char)('a' + i));
+	ASSERT_EQ(0, evpl_channel_send(self->channel, sent, 4));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	evpl_channel_close(self->other_channel);
+	self->other_channel = NULL;
+	one = allocate(self->evpl, BUFFER, 'x');
+	EXPECT_EQ(-EPIPE, evpl_channel_send(self->channel, &one, 1));
+	EXPECT_EQ(-EPIPE, evpl_channel_send(self->channel, &one, 1));
+	evpl_iovec_release(&one.iovec);
+	EXPECT_TRUE(is_filled(&got.iovec, 'a'));
+	evpl_iovec_release(&got.iovec);
+	evpl_pool_trim(self->other_pool);
+	evpl_pool_trim(self->pool);
+	/* The lane's block is left. */
+	EXPECT_EQ(1, used_in(self->pool));
+}
+
+/* Another lane between the two pools, of which both sides poll. */
+static bool make_polling(FIXTURE_DATA(lane) *self, struct evpl_channel *channels[2])
+{
+	struct evpl_message got;
+	int peer;
+
+	if (evpl_channel_create(&channels[0], self->pool, CAPACITY,
+				EVPL_CHANNEL_LANE | EVPL_CHANNEL_POLLING, &peer) ||
+	    evpl_channel_bind(&channels[1], self->other_pool, peer,
+			      EVPL_CHANNEL_LANE | EVPL_CHANNEL_POLLING))
+		return false;
+	for (int i = 0; i < 4; i++)
+		evpl_channel_recv(channels[i % 2], &got, 1);
+	return stats_of_lane(channels[0]).sending && stats_of_lane(channels[1]).sending &&
+	       stats_of_lane(channels[0]).receiving && stats_of_lane(channels[1]).receiving;
+}
+
+TEST_F(lane, polling_side_is_woken_only_if_it_has_asked_for_that)
+{
+	struct evpl_message sent = allocate(self->evpl, 100, 'x'), copy, got;
+	struct evpl_channel *channels[2];
+	struct pollfd pollfd = { .events = POLLIN };
+	uint64_t doorbells;
+
+	ASSERT_TRUE(make_polling(self, channels));
+	pollfd.fd = evpl_channel_fd(channels[1]);
+	for (int i = 0; i < 3; i++) {
+		copy = again(&sent);
+		ASSERT_TRUE(pass(channels[0], channels[1], &copy, &got));
+		evpl_iovec_release(&got.iovec);
+	}
+	doorbells = stats_of_lane(channels[0]).doorbells;
+	copy = again(&sent);
+	ASSERT_EQ(0, evpl_channel_send(channels[0], &copy, 1));
+	EXPECT_EQ(doorbells, stats_of_lane(channels[0]).doorbells);
+	EXPECT_EQ(0, poll(&pollfd, 1, 0));
+	EXPECT_EQ(-EBUSY, evpl_channel_arm(channels[1]));
+	ASSERT_EQ(1, evpl_channel_recv(channels[1], &got, 1));
+	evpl_iovec_release(&got.iovec);
+	EXPECT_EQ(0, evpl_channel_arm(channels[1]));
+	EXPECT_EQ(0, poll(&pollfd, 1, 0));
+	copy = again(&sent);
+	ASSERT_EQ(0, evpl_channel_send(channels[0], &copy, 1));
+	EXPECT_EQ(1, poll(&pollfd, 1, 0));
+	ASSERT_EQ(1, evpl_channel_recv(channels[1], &got, 1));
+	evpl_iovec_release(&got.iovec);
+	EXPECT_EQ(0, evpl_channel_arm(channels[1]));
+	evpl_channel_close(channels[0]);
+	EXPECT_EQ(1, poll(&pollfd, 1, 0));
+	EXPECT_EQ(-EPIPE, evpl_channel_recv(channels[1], &got, 1));
+	evpl_channel_close(channels[1]);
+	evpl_iovec_release(&sent.iovec);
+}
+
+/* From here on this thread may make no system call but to end. */
+static void forbid_system_calls(void)
+{
+	static struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	static const struct sock_fprog program = {
+		.len = sizeof(code) / sizeof(code[0]),
+		.filter = code,
+	};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		abort();
+}
+
+#define BATCH	32
+#define STREAM	10000
+
+struct stream {
+	struct evpl_channel *channels[2];
+	struct evpl *evpl[2];
+	bool ok;
+};
+
+/* Sends a batch each way, and receives both. Returns false if something isn't as it was sent. */
+static bool exchange(struct stream *stream, int round)
+{
+	struct evpl_message sent[BATCH], got[BATCH];
+	int way, i;
+
+	for (way = 0; way < 2; way++) {
+		for (i = 0; i < BATCH; i++) {
+			sent[i] = (struct evpl_message){ .cookie = (uint64_t)(round + i) };
+			if (evpl_iovec_alloc(stream->evpl[way], 1000, 1, 1, &sent[i].iovec) != 1)
+				return false;
+			*(int *)sent[i].iovec.data = round + i;
+		}
+		if (evpl_channel_send(stream->channels[way], sent, BATCH) ||
+		    evpl_channel_recv(stream->channels[!way], got, BATCH) != BATCH)
+			return false;
+		for (i = 0; i < BATCH; i++) {
+			if (got[i].cookie != (uint64_t)(round + i) ||
+			    *(int *)got[i].iovec.data != round + i)
+				return false;
+			evpl_iovec_release(&got[i].iovec);
+		}
+	}
+	return true;
+}
+
+/* Sends each buffer of a pool once. */
+static bool grant_all(struct evpl *evpl, struct evpl_channel *from, struct evpl_channel *to)
+{
+	unsigned int n = (unsigned int)(4 * PER_SLAB - used_in(evpl->pool)), i;
+	struct evpl_message sent[4 * PER_SLAB], got;
+	bool ok = true;
+
+	for (i = 0; i < n; i++)
+		sent[i] = allocate(evpl, BUFFER, (char)i);
+	for (i = 0; i < n; i++) {
+		ok = ok && pass(from, to, &sent[i], &got);
+		evpl_iovec_release(&got.iovec);
+	}
+	return ok && stats_of_lane(from).grants == n;
+}
+
+static void *stream_main(void *arg)
+{
+	struct stream *stream = arg;
+	int i;
+
+	/* From here on the contexts serve this thread. */
+	for (i = 0; i < 100; i++)
+		if (!exchange(stream, i))
+			return NULL;
+	forbid_system_calls();
+	for (i = 0; i < STREAM && exchange(stream, i); i += BATCH)
+		;
+	stream->ok = i >= STREAM;
+	syscall(SYS_exit, 0);
+	return NULL;
+}
+
+TEST_F(lane, stream_between_polling_sides_makes_no_system_call)
+{
+	struct stream stream = { .evpl = { self->evpl, self->other } };
+
+	if (SANITIZED)
+		SKIP(return, "sanitizers make system calls of their own");
+	ASSERT_TRUE(make_polling(self, stream.channels));
+	ASSERT_TRUE(grant_all(self->evpl, stream.channels[0], stream.channels[1]));
+	ASSERT_TRUE(grant_all(self->other, stream.channels[1], stream.channels[0]));
+	on_thread(stream_main, &stream);
+	EXPECT_TRUE(stream.ok);
+	evpl_channel_close(stream.channels[0]);
+	evpl_channel_close(stream.channels[1]);
+}
+
+struct in_child {
+	FIXTURE_DATA(lane) *self;
+	struct evpl_message *got;
+};
+
+static int child_of_a_lane(void *arg)
+{
+	struct in_child *in_child = arg;
+	struct evpl_lane_stats stats = EVPL_LANE_STATS_INIT;
+	FIXTURE_DATA(lane) *self = in_child->self;
+	struct evpl_message got;
+	struct evpl_iovec clone;
+
+	if (evpl_channel_recv(self->other_channel, &got, 1) != -EPERM ||
+	    evpl_channel_send(self->other_channel, in_child->got, 1) != -EPERM ||
+	    evpl_channel_arm(self->other_channel) != -EPERM ||
+	    evpl_lane_stats(self->other_channel, &stats) != -EPERM ||
+	    evpl_iovec_clone_segment(&clone, &in_child->got->iovec, 0, 1) != -EPERM)
+		return 1;
+	evpl_iovec_release(&in_child->got->iovec);
+	evpl_channel_close(self->other_channel);
+	evpl_channel_close(self->channel);
+	return 0;
+}
+
+TEST_F(lane, child_of_fork_has_no_part_in_it)
+{
+	struct evpl_message sent = allocate(self->evpl, BUFFER, 'x'), copy, got, more;
+	struct in_child in_child = { self, &got };
+
+	for (int i = 0; i < 2; i++) {
+		copy = again(&sent);
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got));
+		EXPECT_EQ(0, status_of(child_of_a_lane, &in_child));
+		EXPECT_TRUE(is_filled(&got.iovec, 'x'));
+		copy = again(&sent);
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &more));
+		evpl_iovec_release(&more.iovec);
+		evpl_iovec_release(&got.iovec);
+	}
+	evpl_iovec_release(&sent.iovec);
+}
+
+struct pingpong {
+	struct evpl_channel *channel;
+	struct evpl *evpl;
+	int rounds;
+};
+
+/* Sends back what comes, in memory of its own. */
+static void *echo(void *arg)
+{
+	struct pingpong *pingpong = arg;
+	struct evpl_message got, reply;
+
+	for (int i = 0; i < pingpong->rounds; i++) {
+		if (evpl_channel_recv(pingpong->channel, &got, 1) != 1)
+			abort();
+		reply = allocate(pingpong->evpl, 1000, (char)got.cookie);
+		if (!is_filled(&got.iovec, (char)got.cookie))
+			abort();
+		evpl_iovec_release(&got.iovec);
+		if (evpl_channel_send(pingpong->channel, &reply, 1))
+			abort();
+	}
+	return NULL;
+}
+
+TEST_F(lane, blocking_sides_wake_each_other)
+{
+	struct pingpong there = { .evpl = self->other, .rounds = few() ? 500 : 10000 };
+	struct evpl_channel *channel;
+	struct evpl_message sent, got;
+	pthread_t thread;
+	int peer;
+
+	ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, CAPACITY,
+					 EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&there.channel, self->other_pool, peer,
+				       EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, echo, &there));
+	for (int i = 0; i < there.rounds; i++) {
+		sent = allocate(self->evpl, 1000, (char)i);
+		ASSERT_TRUE(pass(channel, channel, &sent, &got));
+		evpl_iovec_release(&got.iovec);
+	}
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_LT(0, stats_of_lane(channel).sent);
+	evpl_channel_close(channel);
+	evpl_channel_close(there.channel);
+}
+
+/* Echoes in a process of its own, until it is killed or the channel ends. */
+static int echo_main(int fd)
+{
+	struct evpl_message got, reply;
+	struct evpl_channel *channel;
+	struct evpl_pool *pool;
+	struct evpl *evpl;
+
+	if (open_zeros(&pool) || evpl_create(&evpl, pool, NULL) ||
+	    evpl_channel_bind(&channel, pool, fd, EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING))
+		return 1;
+	while (evpl_channel_recv(channel, &got, 1) == 1) {
+		reply = allocate(evpl, 1000, (char)got.cookie);
+		evpl_iovec_release(&got.iovec);
+		if (evpl_channel_send(channel, &reply, 1))
+			break;
+	}
+	return 0;
+}
+
+TEST_F(lane, peer_that_is_killed_gives_everything_back)
+{
+	struct evpl_message sent, got;
+	struct evpl_channel *channel;
+	int peer, ret, status;
+	pid_t child;
+
+	for (int i = 0; i < (few() ? 10 : 100); i++) {
+		ASSERT_EQ(0, evpl_channel_create(&channel, self->pool, CAPACITY,
+						 EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING,
+						 &peer));
+		child = fork();
+		if (!child)
+			_exit(echo_main(peer));
+		ASSERT_LT(0, child);
+		close(peer);
+		for (int n = 0;; n++) {
+			if (n == i)
+				kill(child, SIGKILL);
+			sent = allocate(self->evpl, 1000, (char)n);
+			ret = evpl_channel_send(channel, &sent, 1);
+			if (ret) {
+				evpl_iovec_release(&sent.iovec);
+				break;
+			}
+			ret = evpl_channel_recv(channel, &got, 1);
+			if (ret < 0)
+				break;
+			EXPECT_TRUE(is_filled(&got.iovec, (char)got.cookie));
+			evpl_iovec_release(&got.iovec);
+		}
+		EXPECT_EQ(-EPIPE, ret);
+		ASSERT_EQ(child, waitpid(child, &status, 0));
+		EXPECT_TRUE(WIFSIGNALED(status));
+		evpl_channel_close(channel);
+		evpl_pool_trim(self->pool);
+		/* The lane of the fixture has one. */
+		EXPECT_EQ(1, used_in(self->pool));
+	}
+}
+
+TEST_F(lane, descriptor_stays_readable_when_the_receiver_prepares_to_sleep_but_need_not)
+{
+	struct pollfd pollfd = { .fd = evpl_channel_fd(self->other_channel), .events = POLLIN };
+	struct evpl_message sent[2], got;
+
+	for (int i = 0; i < 2; i++)
+		sent[i] = allocate(self->evpl, 1000, (char)i);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, sent, 2));
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(-EBUSY, evpl_channel_arm(self->other_channel));
+		EXPECT_EQ(1, poll(&pollfd, 1, 0));
+		ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+		evpl_iovec_release(&got.iovec);
+	}
+	EXPECT_EQ(0, evpl_channel_arm(self->other_channel));
+	EXPECT_EQ(0, poll(&pollfd, 1, 0));
+}
+
+/* The receiver has read one of the messages already when it looked for the peer's block. */
+TEST_F(lane, descriptor_is_readable_when_messages_come_from_before_and_after_the_set_up)
+{
+	struct evpl_message sent = allocate(self->evpl, 1000, 'x'), next = { .flags = 0 }, got;
+	struct pollfd pollfd = { .events = POLLIN };
+	struct evpl_channel *there, *here;
+	int peer;
+
+	ASSERT_EQ(0, evpl_channel_create(&there, self->pool, CAPACITY, EVPL_CHANNEL_LANE, &peer));
+	evpl_iovec_clone(&next.iovec, &sent.iovec);
+	ASSERT_EQ(0, evpl_channel_send(there, &next, 1));
+	ASSERT_EQ(0, evpl_channel_bind(&here, self->other_pool, peer, EVPL_CHANNEL_LANE));
+	pollfd.fd = evpl_channel_fd(here);
+	next = allocate(self->other, 1000, 'y');
+	ASSERT_EQ(0, evpl_channel_send(here, &next, 1));
+	ASSERT_EQ(1, evpl_channel_recv(there, &got, 1));
+	evpl_iovec_release(&got.iovec);
+	for (int i = 1; i < 4; i++) {
+		evpl_iovec_clone(&next.iovec, &sent.iovec);
+		ASSERT_EQ(0, evpl_channel_send(there, &next, 1));
+	}
+	ASSERT_EQ(1, stats_of_lane(there).sending);
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ(1, poll(&pollfd, 1, 0));
+		ASSERT_EQ(1, evpl_channel_recv(here, &got, 1));
+		EXPECT_TRUE(is_filled(&got.iovec, 'x'));
+		evpl_iovec_release(&got.iovec);
+	}
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(here, &got, 1));
+	EXPECT_EQ(0, poll(&pollfd, 1, 0));
+	evpl_iovec_release(&sent.iovec);
+	evpl_channel_close(there);
+	evpl_channel_close(here);
+}
+
 /* Takes all free buffers of a pool, and gives them back. Returns whether @buffer was among them. */
 static bool is_free(struct evpl *evpl, const void *buffer)
 {
-	struct evpl_iovec iovecs[PER_SLAB];
+	struct evpl_iovec iovecs[4 * PER_SLAB];
 	bool found = false;
 	int n = 0;
 
-	while (n < (int)PER_SLAB && evpl_buffer_alloc(evpl, &iovecs[n]) == 1)
+	while (n < (int)ARRAY_SIZE(iovecs) && evpl_buffer_alloc(evpl, &iovecs[n]) == 1)
 		found |= iovecs[n++].data == buffer;
 	evpl_iovecs_release(iovecs, n);
 	return found;
@@ -278,6 +994,25 @@ TEST_F(lane, channel_that_is_full_is_EAGAIN_though_the_ring_has_room)
 	evpl_iovec_release(&got.iovec);
 	evpl_channel_close(there);
 	evpl_channel_close(here);
+}
+
+TEST_F(lane, buffer_comes_back_from_a_peer_that_has_closed_its_end_without_a_call_for_the_lane)
+{
+	struct evpl_message sent = allocate(self->evpl, 1000, 'x'), got;
+	struct evpl_iovec kept;
+
+	evpl_iovec_clone(&kept, &sent.iovec);
+	ASSERT_EQ(0, evpl_channel_send(self->channel, &sent, 1));
+	ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+	EXPECT_EQ(-EAGAIN, evpl_iovec_wait(&kept, EVPL_IOVEC_TRY));
+	evpl_channel_close(self->other_channel);
+	self->other_channel = NULL;
+	EXPECT_EQ(-EAGAIN, evpl_iovec_wait(&kept, EVPL_IOVEC_TRY));
+	EXPECT_TRUE(is_filled(&got.iovec, 'x'));
+	evpl_iovec_release(&got.iovec);
+	EXPECT_EQ(0, evpl_iovec_wait(&kept, EVPL_IOVEC_TRY));
+	evpl_iovec_release(&kept);
+	EXPECT_EQ(-EPIPE, evpl_channel_send(self->channel, &sent, 1));
 }
 
 TEST_HARNESS_MAIN

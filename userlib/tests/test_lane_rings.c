@@ -61,7 +61,7 @@ static struct end both_ends[2];
 static pthread_mutex_t kernel_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 
-/* What a test does once, just before a call of EVPL_DOORBELL quiets an end. */
+/* A function of the test that runs once, just before a call of EVPL_DOORBELL quiets an end. */
 static void (*before_quiet)(void *arg);
 static void *before_quiet_arg;
 /* The allocation of lane.c that fails: 1 is the next one; 0: none. */
@@ -635,6 +635,474 @@ TEST_F(rings, full_channel_is_EAGAIN_although_the_ring_has_room)
 	release_all(got, 1);
 	ASSERT_EQ(CAPACITY, lane_recv(self->lane[1], got, CAPACITY));
 	release_all(got, CAPACITY);
+}
+
+/* The first position of both rings, and the first count of each grant. */
+static void start_at(FIXTURE_DATA(rings) *self, uint32_t turn, uint32_t count)
+{
+	struct lane *from, *to;
+	unsigned int i, side;
+
+	for (side = 0; side < 2; side++) {
+		from = self->lane[side];
+		to = self->lane[!side];
+		from->head = turn;
+		from->taken = turn;
+		to->tail = turn;
+		atomic_store(&to->block->taken, turn);
+		for (i = 0; i < to->nr_grants; i++) {
+			from->lent[i].seen = count;
+			atomic_store(&to->counts[i], count);
+		}
+	}
+}
+
+TEST_F(rings, turns_and_counts_wrap)
+{
+	struct evpl_message sent[10], got[10];
+	int round, way, i;
+
+	setup(_metadata, self, 0);
+	start_at(self, UINT32_MAX - 100, UINT32_MAX - 20);
+	for (round = 0; round < 100; round++) {
+		for (way = 0; way < 2; way++) {
+			for (i = 0; i < 10; i++)
+				sent[i] = buffer_with(self->evpl[way], (uint64_t)(round * 10 + i));
+			ASSERT_EQ(0, lane_send(self->lane[way], sent, 10));
+			ASSERT_EQ(10, lane_recv(self->lane[!way], got, 10));
+			for (i = 0; i < 10; i++) {
+				EXPECT_EQ(round * 10 + i, got[i].cookie);
+				EXPECT_TRUE(has_cookie(&got[i]));
+			}
+			release_all(got, 10);
+		}
+	}
+	EXPECT_LT(self->lane[0]->head, UINT32_MAX / 2);
+}
+
+TEST_F(rings, grants_of_more_buffers_than_have_places_are_taken_back)
+{
+	struct evpl_message kept[NR_BUFFERS / 2], sent, got;
+	unsigned int i, round;
+
+	setup(_metadata, self, 0);
+	for (i = 0; i < NR_BUFFERS / 2; i++)
+		kept[i] = buffer_with(self->evpl[0], i);
+	/* There are 64 sets of four places. Only every 64th buffer is of one set. */
+	for (round = 0; round < 3; round++) {
+		for (i = 0; i < NR_BUFFERS / 2; i++) {
+			sent = again(&kept[i], i);
+			ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+			ASSERT_EQ(1, lane_recv(self->lane[1], &got, 1));
+			EXPECT_EQ(i, got.cookie);
+			EXPECT_TRUE(has_cookie(&got));
+			evpl_iovec_release(&got.iovec);
+		}
+		EXPECT_LE(self->lane[0]->nr_lent, self->lane[0]->peer_grants);
+	}
+	release_all(kept, NR_BUFFERS / 2);
+	lanes_collect(self->pool[0], false);
+	EXPECT_EQ(0, self->lane[0]->first);
+}
+
+TEST_F(rings, messages_of_a_grant_come_back_in_any_order)
+{
+	struct evpl_message kept, sent, got[20];
+	struct entry *entry;
+	int i;
+
+	setup(_metadata, self, 0);
+	kept = grant_one(self, 0);
+	entry = iovec_entry(&kept.iovec);
+	for (i = 0; i < 20; i++) {
+		sent = again(&kept, 1);
+		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+	}
+	evpl_iovec_release(&kept.iovec);
+	ASSERT_EQ(20, lane_recv(self->lane[1], got, 20));
+	for (i = 0; i < 20; i++) {
+		lanes_collect(self->pool[0], false);
+		EXPECT_NE(0, word_of(&kept.iovec) & EVPL_WORD_COUNT);
+		evpl_iovec_release(&got[(i * 7) % 20].iovec);
+	}
+	lanes_collect(self->pool[0], false);
+	EXPECT_EQ(0, atomic_load(&entry->word) & EVPL_WORD_COUNT);
+}
+
+TEST_F(rings, failed_batch_leaves_all_as_it_was)
+{
+	struct evpl_message kept, sent[6], got;
+	uint32_t outstanding, head;
+	struct lent *lent;
+	int i;
+
+	setup(_metadata, self, 0);
+	kept = grant_one(self, 0);
+	lanes_collect(self->pool[0], false);
+	lent = lent_find(self->lane[0], iovec_entry(&kept.iovec), 0);
+	outstanding = lent->outstanding;
+	head = self->lane[0]->head;
+	for (i = 0; i < 6; i++)
+		sent[i] = i % 2 ? buffer_with(self->evpl[0], (uint64_t)i) : again(&kept, 1);
+	/* No record can be written. */
+	both_ends[1].closed = true;
+	ASSERT_EQ(-EPIPE, lane_send(self->lane[0], sent, 6));
+	both_ends[1].closed = false;
+	EXPECT_EQ(outstanding, lent->outstanding);
+	EXPECT_EQ(head, self->lane[0]->head);
+	EXPECT_EQ(1, self->lane[0]->nr_lent);
+	for (i = 1; i < 6; i += 2) {
+		EXPECT_EQ(1, word_of(&sent[i].iovec));
+		EXPECT_EQ(NULL, lent_find(self->lane[0], iovec_entry(&sent[i].iovec), 0));
+	}
+	ASSERT_EQ(0, lane_send(self->lane[0], sent, 6));
+	for (i = 0; i < 6; i++) {
+		ASSERT_EQ(1, lane_recv(self->lane[1], &got, 1));
+		EXPECT_EQ(i % 2 ? i : 1, got.cookie);
+		evpl_iovec_release(&got.iovec);
+	}
+	evpl_iovec_release(&kept.iovec);
+}
+
+TEST_F(rings, failed_allocation_leaves_nothing_behind)
+{
+	struct evpl_message sent[3], got;
+	uint64_t used = used_in(self->pool[0]);
+	unsigned int i, nth;
+	int ret = -ENOMEM;
+
+	for (nth = 1; ret; nth++) {
+		fail_nth = nth;
+		ret = bind_lane(self, 0, 0);
+		fail_nth = 0;
+		ASSERT_TRUE(!ret || ret == -ENOMEM);
+		EXPECT_EQ(ret ? used : used + 1, used_in(self->pool[0]));
+	}
+	EXPECT_LT(3, nth);
+	ASSERT_EQ(0, bind_lane(self, 1, 0));
+	ASSERT_TRUE(connect_lanes(self));
+	for (i = 0; i < 3; i++)
+		sent[i] = buffer_with(self->evpl[0], i);
+	ASSERT_EQ(0, lane_send(self->lane[0], sent, 3));
+	for (i = 0; i < 3; i++) {
+		fail_nth = 1;
+		EXPECT_EQ(-ENOMEM, lane_recv(self->lane[1], &got, 1));
+		fail_nth = 0;
+		EXPECT_TRUE(is_ready(1, POLLIN));
+		ASSERT_EQ(1, lane_recv(self->lane[1], &got, 1));
+		EXPECT_EQ(i, got.cookie);
+		evpl_iovec_release(&got.iovec);
+	}
+}
+
+/* The fields that a hostile peer writes in place of those of a message's entry. */
+struct lie {
+	uint32_t kind;
+	uint32_t grant;
+	uint32_t offset;
+	uint32_t length;
+};
+
+TEST_F(rings, wrong_entries_are_EPROTO)
+{
+	static const struct lie lies[] = {
+		{ 0, 0, 0, 1 },
+		{ LANE_TAKE_BACK + 1, 0, 0, 1 },
+		{ UINT32_MAX, 0, 0, 1 },
+		{ LANE_MESSAGE, 1, 0, 1 },
+		{ LANE_MESSAGE, LANE_GRANTS_MAX, 0, 1 },
+		{ LANE_MESSAGE, UINT32_MAX, 0, 1 },
+		{ LANE_MESSAGE, 0, 0, 0 },
+		{ LANE_MESSAGE, 0, 0, SMALL + 1 },
+		{ LANE_MESSAGE, 0, SMALL, 1 },
+		{ LANE_MESSAGE, 0, 1, SMALL },
+		{ LANE_MESSAGE, 0, UINT32_MAX, 2 },
+		{ LANE_MESSAGE, 0, 2, UINT32_MAX },
+		{ LANE_REVOKED, 1, 0, 0 },
+		{ LANE_REVOKED, UINT32_MAX, 0, 0 },
+		{ LANE_RECORD, 0, 0, 0 },
+		{ LANE_RECORD, 1, 0, 0 },
+		{ LANE_RECORD, LANE_NO_GRANT, 0, 0 },
+		{ LANE_RECORD, LANE_GRANTS_MAX, 0, 0 },
+		{ LANE_TAKE_BACK, 1, 0, 0 },
+		{ LANE_TAKE_BACK, LANE_NO_GRANT, 0, 0 },
+	};
+	struct evpl_message kept, sent, got, held;
+	struct lane_entry *entry;
+	uint32_t number;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(lies); i++) {
+		setup(_metadata, self, 0);
+		kept = grant_one(self, 0);
+		number = (uint32_t)(lent_find(self->lane[0], iovec_entry(&kept.iovec), 0) -
+				    self->lane[0]->lent);
+		sent = again(&kept, 1);
+		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+		ASSERT_EQ(1, lane_recv(self->lane[1], &held, 1));
+		sent = again(&kept, 1);
+		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+		entry = &self->lane[0]->block->entries[(self->lane[0]->head - 1) & (RING - 1)];
+		atomic_store(&entry->kind, lies[i].kind);
+		/* 0 and 1 stand for the grant that is there, and one that isn't. */
+		atomic_store(&entry->grant, lies[i].grant < 2 ? number ^ lies[i].grant :
+			     lies[i].grant);
+		atomic_store(&entry->offset, lies[i].offset);
+		atomic_store(&entry->length, lies[i].length);
+		EXPECT_EQ(-EPROTO, lane_recv(self->lane[1], &got, 1)) {
+			TH_LOG("lie %u", i);
+		}
+		EXPECT_EQ(-EPROTO, lane_recv(self->lane[1], &got, 1));
+		EXPECT_EQ(-EPROTO, lane_send(self->lane[1], &kept, 1));
+		/* The iovec that was received before stays valid. */
+		EXPECT_TRUE(has_cookie(&held));
+		evpl_iovec_release(&held.iovec);
+		evpl_iovec_release(&kept.iovec);
+		close_side(self, 0);
+		close_side(self, 1);
+		kernel_end_leases(0);
+		kernel_end_leases(1);
+		ASSERT_EQ(0, used_in(self->pool[0]));
+		ASSERT_EQ(0, used_in(self->pool[1]));
+		memset(both_ends, 0, sizeof(both_ends));
+	}
+}
+
+TEST_F(rings, wrong_counts_are_EPROTO_and_all_references_come_back)
+{
+	static const uint32_t counts[] = { 3, 100, UINT32_MAX, 0 };
+	struct evpl_message kept, sent, got;
+	unsigned int i, number;
+
+	for (i = 0; i < ARRAY_SIZE(counts); i++) {
+		setup(_metadata, self, 0);
+		kept = grant_one(self, 0);
+		lanes_collect(self->pool[0], false);
+		number = (unsigned int)(lent_find(self->lane[0], iovec_entry(&kept.iovec), 0) -
+					self->lane[0]->lent);
+		sent = again(&kept, 1);
+		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+		/* One has come back, and one hasn't. */
+		atomic_store(&self->lane[1]->counts[number], counts[i]);
+		lanes_collect(self->pool[0], false);
+		EXPECT_EQ(-EPROTO, lane_send(self->lane[0], &kept, 1));
+		EXPECT_EQ(-EPROTO, lane_recv(self->lane[0], &got, 1));
+		EXPECT_EQ(1, atomic_load(&iovec_entry(&kept.iovec)->word) & EVPL_WORD_COUNT);
+		evpl_iovec_release(&kept.iovec);
+		close_side(self, 0);
+		close_side(self, 1);
+		kernel_end_leases(0);
+		kernel_end_leases(1);
+		ASSERT_EQ(0, used_in(self->pool[0]));
+		ASSERT_EQ(0, used_in(self->pool[1]));
+		memset(both_ends, 0, sizeof(both_ends));
+	}
+}
+
+TEST_F(rings, wrong_number_of_taken_entries_is_EPROTO)
+{
+	static const uint32_t lies[] = { 1, RING, 1U << 31, -RING - 1 };
+	struct evpl_message kept, sent;
+	unsigned int i, n;
+
+	for (i = 0; i < ARRAY_SIZE(lies); i++) {
+		setup(_metadata, self, 0);
+		kept = grant_one(self, 0);
+		for (n = 0; n < RING; n++) {
+			sent = again(&kept, 1);
+			ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+		}
+		atomic_store(&self->lane[1]->block->taken, self->lane[0]->head + lies[i]);
+		sent = again(&kept, 1);
+		EXPECT_EQ(-EPROTO, lane_send(self->lane[0], &sent, 1)) {
+			TH_LOG("lie %u", i);
+		}
+		evpl_iovec_release(&sent.iovec);
+		evpl_iovec_release(&kept.iovec);
+		close_side(self, 0);
+		close_side(self, 1);
+		kernel_end_leases(0);
+		kernel_end_leases(1);
+		ASSERT_EQ(0, used_in(self->pool[0]));
+		memset(both_ends, 0, sizeof(both_ends));
+	}
+}
+
+TEST_F(rings, wrong_blocks_are_EPROTO)
+{
+	struct {
+		uint32_t magic, version, nr_entries, nr_grants, offset, length;
+	} blocks[] = {
+		{ LANE_MAGIC + 1, LANE_VERSION, RING, 256, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION + 1, RING, 256, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, 0, 256, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, RING - 1, 256, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, RING, 0, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, RING, 2, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, RING, 255, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, RING, 1U << 31, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, 1U << 31, 256, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, 128, 4, 0, SMALL },
+		{ LANE_MAGIC, LANE_VERSION, RING, 256, 64, SMALL - 64 },
+		{ LANE_MAGIC, LANE_VERSION, RING, 256, 0, 100 },
+		{ LANE_MAGIC, LANE_VERSION, RING, 256, 0, RING * 32 + 1024 },
+	};
+	struct evpl_message sent, got;
+	struct evpl_record record;
+	struct lane_block *block;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(blocks); i++) {
+		ASSERT_EQ(0, bind_lane(self, 1, 0));
+		both_ends[0].lane = true;
+		both_ends[0].pool = self->pool[0];
+		sent = buffer_with(self->evpl[0], 0);
+		block = sent.iovec.data;
+		block->magic = blocks[i].magic;
+		block->version = blocks[i].version;
+		block->nr_entries = blocks[i].nr_entries;
+		block->nr_grants = blocks[i].nr_grants;
+		ASSERT_EQ(0, record_make(self->pool[0], &sent, &record));
+		transfer_prepare(self->pool[0], &sent.iovec, record.offset, false);
+		record.flags = EVPL_RECORD_LANE;
+		record.offset += blocks[i].offset;
+		record.length = blocks[i].length;
+		ASSERT_LT(0, kernel_write(FD, &record, sizeof(record)));
+		EXPECT_EQ(-EPROTO, lane_recv(self->lane[1], &got, 1)) {
+			TH_LOG("block %u", i);
+		}
+		close_side(self, 1);
+		both_ends[0].closed = true;
+		kernel_end_leases(0);
+		kernel_end_leases(1);
+		ASSERT_EQ(0, used_in(self->pool[0]));
+		ASSERT_EQ(0, used_in(self->pool[1]));
+		memset(both_ends, 0, sizeof(both_ends));
+	}
+	both_ends[0].pool = self->pool[0];
+}
+
+TEST_F(rings, block_that_becomes_zeros_breaks_nothing)
+{
+	struct evpl_message kept, sent, got;
+
+	setup(_metadata, self, 0);
+	kept = grant_one(self, 0);
+	sent = again(&kept, 1);
+	ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+	/* As if both blocks were revoked. */
+	memset(self->lane[0]->block, 0, SMALL);
+	memset(self->lane[1]->block, 0, SMALL);
+	EXPECT_EQ(-EAGAIN, lane_recv(self->lane[1], &got, 1));
+	lanes_collect(self->pool[0], false);
+	ASSERT_EQ(0, lane_send(self->lane[0], &kept, 1));
+}
+
+/* Two threads on each side. */
+#define THREADS		4
+
+struct storm_side {
+	FIXTURE_DATA(rings) *self;
+	unsigned int thread;
+	unsigned int messages;
+	const char *error;
+};
+
+static _Atomic uint64_t storm_received[2];
+static _Atomic uint64_t storm_sum[2];
+
+/* Sends on its own context in batches, and receives what comes. */
+static void *storm_thread(void *arg)
+{
+	struct storm_side *storm = arg;
+	FIXTURE_DATA(rings) *self = storm->self;
+	unsigned int side = storm->thread % 2, seed = storm->thread + 1, sent_now = 0, spins = 0;
+	struct lane *lane = self->lane[side];
+	struct evpl_message batch[8], got[8];
+	struct evpl *evpl;
+	int n = 0, ret, i;
+
+	if (evpl_create(&evpl, self->pool[side], NULL)) {
+		storm->error = "no context";
+		return NULL;
+	}
+	while (!storm->error && (sent_now < storm->messages ||
+	       atomic_load(&storm_received[side]) < 2 * storm->messages)) {
+		if (!n && sent_now < storm->messages) {
+			n = 1 + rand_r(&seed) % 8;
+			if ((unsigned int)n > storm->messages - sent_now)
+				n = (int)(storm->messages - sent_now);
+			for (i = 0; i < n; i++) {
+				uint64_t cookie = (uint64_t)rand_r(&seed) << 8 | storm->thread;
+
+				batch[i] = (struct evpl_message){ .cookie = cookie };
+				if (evpl_iovec_alloc(evpl, 512 * (1 + cookie % 4), 1, 1,
+						     &batch[i].iovec) != 1)
+					break;
+				*(uint64_t *)batch[i].iovec.data = cookie;
+				memset((char *)batch[i].iovec.data + 8, (int)cookie,
+				       batch[i].iovec.length - 8);
+			}
+			/* If memory is short, fewer are sent. */
+			n = i;
+		}
+		ret = n ? lane_send(lane, batch, n) : -EAGAIN;
+		if (!ret) {
+			for (i = 0; i < n; i++)
+				atomic_fetch_add(&storm_sum[side], batch[i].cookie);
+			sent_now += (unsigned int)n;
+			n = 0;
+		} else if (ret != -EAGAIN) {
+			storm->error = "send failed";
+		}
+		ret = lane_recv(lane, got, 1 + rand_r(&seed) % 8);
+		if (ret < 0 && ret != -EAGAIN)
+			storm->error = "recv failed";
+		for (i = 0; i < ret; i++) {
+			const unsigned char *bytes = got[i].iovec.data;
+
+			if (*(uint64_t *)got[i].iovec.data != got[i].cookie ||
+			    bytes[got[i].iovec.length - 1] != (unsigned char)got[i].cookie)
+				storm->error = "other contents";
+			atomic_fetch_sub(&storm_sum[!side], got[i].cookie);
+			evpl_iovec_release(&got[i].iovec);
+		}
+		if (ret > 0)
+			atomic_fetch_add(&storm_received[side], (uint64_t)ret);
+		else
+			spin(&spins);
+	}
+	evpl_destroy(evpl);
+	return NULL;
+}
+
+TEST_F(rings, threads_on_both_sides)
+{
+	struct storm_side storm[THREADS];
+	pthread_t threads[THREADS];
+	unsigned int i;
+
+	setup(_metadata, self, EVPL_CHANNEL_POLLING);
+	for (i = 0; i < 2; i++) {
+		atomic_store(&storm_received[i], 0);
+		atomic_store(&storm_sum[i], 0);
+	}
+	for (i = 0; i < THREADS; i++) {
+		storm[i] = (struct storm_side){
+			.self = self,
+			.thread = i,
+			.messages = few() ? 5000 : 50000,
+		};
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, storm_thread, &storm[i]));
+	}
+	for (i = 0; i < THREADS; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(NULL, storm[i].error) {
+			TH_LOG("%s", storm[i].error);
+		}
+	}
+	EXPECT_EQ(0, atomic_load(&storm_sum[0]));
+	EXPECT_EQ(0, atomic_load(&storm_sum[1]));
 }
 
 TEST_HARNESS_MAIN

@@ -980,17 +980,6 @@ static void forget(struct _test_data_lane_storm *self, int i)
 			self->links[i < j ? i : j][i < j ? j : i][path] = -1;
 }
 
-static void tell_steps(struct __test_metadata *_metadata)
-{
-	for (int i = 0; i < WORKERS; i++)
-		TH_LOG("worker %d %s (sleep %d, link %d, peer %d, calm %u)", i,
-		       atomic_load(&shared->workers[i].step),
-		       atomic_load(&shared->workers[i].sleep),
-		       atomic_load(&shared->workers[i].link),
-		       atomic_load(&shared->workers[i].peer),
-		       atomic_load(&shared->workers[i].calm));
-}
-
 static bool is_calm(int i)
 {
 	return atomic_load(&shared->workers[i].calm) == atomic_load(&shared->phase);
@@ -1011,6 +1000,24 @@ static bool has_arrived(int link, int side)
 
 	return atomic_load(&out->got) == atomic_load(&out->sent) ||
 	       atomic_load(&shared->links[link][!side].closed);
+}
+
+/* Tells in which step each worker is, and which messages haven't arrived. */
+static void tell_steps(struct __test_metadata *_metadata, struct _test_data_lane_storm *self)
+{
+	for (int i = 0; i < WORKERS; i++)
+		TH_LOG("worker %d %s (sleep %d, link %d, peer %d, calm %u)", i,
+		       atomic_load(&shared->workers[i].step),
+		       atomic_load(&shared->workers[i].sleep),
+		       atomic_load(&shared->workers[i].link),
+		       atomic_load(&shared->workers[i].peer),
+		       atomic_load(&shared->workers[i].calm));
+	for (int link = 0; link < LINKS; link++)
+		for (int side = 0; side < 2; side++)
+			if (link_is_used(self, link) && !has_arrived(link, side))
+				TH_LOG("link %d: side %d has sent %u messages, and %u have arrived", link,
+				       side, atomic_load(&shared->links[link][side].sent),
+				       atomic_load(&shared->links[link][side].got));
 }
 
 /* Whether all messages to a worker, or if @i is -1 all messages, have arrived. */
@@ -1065,7 +1072,7 @@ static void calm(struct __test_metadata *_metadata, struct _test_data_lane_storm
 				kill(self->pids[i], SIGUSR1);
 		usleep(1000);
 		if (time(NULL) > end)
-			tell_steps(_metadata);
+			tell_steps(_metadata, self);
 		ASSERT_GE(end, time(NULL)) {
 			TH_LOG("a worker hangs in the calm, see above");
 		}
@@ -1089,7 +1096,7 @@ static void order_end(struct __test_metadata *_metadata, struct _test_data_lane_
 		kill(self->pids[i], SIGUSR1);
 		usleep(1000);
 		if (time(NULL) > end)
-			tell_steps(_metadata);
+			tell_steps(_metadata, self);
 		ASSERT_GE(end, time(NULL)) {
 			TH_LOG("worker %d doesn't end, see above", i);
 		}
