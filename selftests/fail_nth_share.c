@@ -352,7 +352,7 @@ TEST_F(nth, export_of_a_slab_that_fails_leaves_it_alone)
 static void close_dmabuf_and_lessee(struct __test_metadata *_metadata,
 				    struct _test_data_nth *self)
 {
-	EXPECT_EQ(EVPL_WORD_SHARED, self->entries[1].word);
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, self->entries[1].word);
 	EXPECT_EQ(0, close(self->dmabuf));
 	EXPECT_EQ(0, self->entries[1].word);
 	close_lessee(_metadata, self);
