@@ -182,8 +182,8 @@ static void end_count_for_peer(struct evpl_end *end)
 }
 
 /*
- * Tell a client that memory may have come back, as EVPL_DOORBELL_MEMORY says. Return the client, with a
- * reference: client_wake() follows, without the lock.
+ * Tell a client that memory may have come back, as EVPL_DOORBELL_MEMORY says. Return the client,
+ * with a reference: client_wake() follows, without the lock.
  */
 static struct evpl_client *end_report_memory(struct evpl_end *end)
 {
@@ -237,7 +237,7 @@ static void end_close(struct evpl_end *end)
 	}
 	end->drained = true;
 	end_count_for_peer(end);
-	/* The messages of a lane that this client hadn't returned come back to the other one now. */
+	/* The messages of a lane that this client hadn't returned come back to the other now. */
 	if (end->lane && end_has_client(end->peer))
 		waiting = end_report_memory(end->peer);
 	spin_unlock(&channel->lock);

@@ -498,8 +498,8 @@ static void lease_finish_transfer(struct evpl_lease *lease, bool given_up)
  * evpl_lease_finish_transfer() - finish giving up a reference of a lease
  * @lease: the lease, as evpl_ref_transfer() returned it; the caller's reference on it is consumed
  *
- * A lease that has no references left is ended. The owner's word says that the buffer was passed on,
- * before the client can tell the owner that it has let go of the buffer.
+ * A lease that has no references left is ended. The owner's word says that the buffer was passed
+ * on, before the client can tell the owner that it has let go of the buffer.
  */
 void evpl_lease_finish_transfer(struct evpl_lease *lease)
 {
