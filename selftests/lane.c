@@ -412,8 +412,8 @@ TEST_F(lane, ring_wakes_tasks_that_sleep_in_poll)
 		poll_fd.events = cases[i].events;
 		child = fork_child();
 		if (!child)
-			_exit(poll(&poll_fd, 1, -1) != 1 || poll_fd.revents != poll_fd.events);
-		ASSERT_TRUE(sleeps_in(child, SYS_poll));
+			_exit(ppoll(&poll_fd, 1, NULL, NULL) != 1 || poll_fd.revents != poll_fd.events);
+		ASSERT_TRUE(sleeps_in(child, SYS_ppoll));
 		ASSERT_EQ(0, evpl_doorbell(self->ends[0], cases[i].ring, 0));
 		EXPECT_EQ(0, reap(child));
 	}
