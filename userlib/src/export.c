@@ -50,8 +50,7 @@ static int export_slices(struct evpl_pool *pool, const struct evpl_iovec *iovecs
 	atomic_store(&pool_sharing(pool)->bound, true);
 	for (i = 0; i < niov; i++)
 		if (ranges[i].offset < pool->backing.own_size)
-			returned_note_sent(pool_sharing(pool),
-					   (uint32_t)(ranges[i].offset / pool->buffer_size));
+			returned_note_sent(pool, ranges[i].offset);
 	return fd;
 }
 

@@ -741,8 +741,7 @@ static void finish_record(struct evpl_pool *pool, const struct evpl_message *mes
 	if (record->offset >= pool->backing.own_size)
 		transfer_finish(pool, &message->iovec, record->offset, sent);
 	else if (sent)
-		returned_note_sent(pool_sharing(pool),
-				   (uint32_t)(record->offset / pool->buffer_size));
+		returned_note_sent(pool, record->offset);
 	else if (sending->lent)
 		buffer_put(iovec_entry(&message->iovec), 1);
 }
@@ -1343,8 +1342,7 @@ static int send_block(struct lane *lane)
 		err = -errno;
 		goto release;
 	}
-	returned_note_sent(pool_sharing(lane->pool),
-			   (uint32_t)(record.offset / lane->pool->buffer_size));
+	returned_note_sent(lane->pool, record.offset);
 	return 0;
 release:
 	evplmem_iovec_release(&message.iovec);

@@ -45,8 +45,7 @@ static void finish_send(struct evpl_pool *pool, const struct evpl_message *messa
 		if (records[i].offset >= pool->backing.own_size)
 			transfer_finish(pool, &messages[i].iovec, records[i].offset, sent);
 		else if (sent)
-			returned_note_sent(pool_sharing(pool),
-					   (uint32_t)(records[i].offset / pool->buffer_size));
+			returned_note_sent(pool, records[i].offset);
 	}
 }
 

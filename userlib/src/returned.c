@@ -21,13 +21,14 @@ static _Atomic uint64_t *summary_of(struct sharing *sharing)
 }
 
 /*
- * Notes that a buffer of the pool was sent, so its page of the returned bitmap exists.
+ * Notes that the buffer at this offset of the own window was sent, so its page of the returned bitmap exists.
  * A thread in returned_collect() may have taken the summary bit before, and have passed the page
  * by because it wasn't in @sent. So the summary bit is set once more.
  */
-void returned_note_sent(struct sharing *sharing, uint32_t index)
+void returned_note_sent(struct evpl_pool *pool, uint64_t offset)
 {
-	uint32_t page = index / bits_per_page();
+	struct sharing *sharing = pool_sharing(pool);
+	uint32_t page = (uint32_t)(offset / pool->buffer_size) / bits_per_page();
 	uint64_t bit = 1ULL << page % 64;
 
 	if (atomic_load_explicit(&sharing->sent[page / 64], memory_order_relaxed) & bit)

@@ -13,7 +13,7 @@
 
 #include "sharing.h"
 
-void returned_note_sent(struct sharing *sharing, uint32_t index);
+void returned_note_sent(struct evpl_pool *pool, uint64_t offset);
 bool returned_collect(struct evpl_pool *pool);
 bool returned_pull(struct evpl_pool *pool, bool want);
 
