@@ -32,3 +32,20 @@ int config_copy(void *dst, size_t size, const void *src)
 	memcpy(dst, src, size);
 	return 0;
 }
+
+/**
+ * config_copy_out() - fill in a struct of the caller
+ * @dst: the caller's struct, whose size the caller has set
+ * @src: the library's struct, which has the same size in its first field
+ * @size: the bytes of @src; fields of @dst behind them become zeros
+ */
+void config_copy_out(void *dst, const void *src, size_t size)
+{
+	size_t theirs;
+
+	memcpy(&theirs, dst, sizeof(theirs));
+	if (size > theirs)
+		size = theirs;
+	memcpy(dst, src, size);
+	memset((char *)dst + size, 0, theirs - size);
+}

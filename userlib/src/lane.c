@@ -22,6 +22,7 @@
 #include "alloc.h"
 #include "bias.h"
 #include "cancel.h"
+#include "config.h"
 #include "lock.h"
 #include "record.h"
 #include "recycle.h"
@@ -1661,7 +1662,6 @@ int lane_arm(struct lane *lane)
 int lane_stats(struct lane *lane, struct evpl_lane_stats *stats)
 {
 	struct evpl_lane_stats now = { .size = stats->size };
-	size_t known;
 
 	if (stats->size < sizeof(stats->size))
 		return -EINVAL;
@@ -1676,10 +1676,7 @@ int lane_stats(struct lane *lane, struct evpl_lane_stats *stats)
 	now.received = lane->nr_received;
 	lock_leave(&lane->recv_lock);
 	now.doorbells = atomic_load(&lane->doorbells);
-
-	known = stats->size < sizeof(now) ? stats->size : sizeof(now);
-	memcpy(stats, &now, known);
-	memset((char *)stats + known, 0, now.size - known);
+	config_copy_out(stats, &now, sizeof(now));
 	return 0;
 }
 

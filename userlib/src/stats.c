@@ -3,9 +3,9 @@
  * Statistics of a pool. They are counted off the hot path, and added up when asked for.
  */
 #include <errno.h>
-#include <string.h>
 
 #include "bias.h"
+#include "config.h"
 #include "slab.h"
 
 int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
@@ -15,7 +15,6 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 	struct evpl *evpl;
 	struct slab *slab;
 	unsigned int i;
-	size_t known;
 
 	if (pool_is_inherited(pool))
 		return -EPERM;
@@ -51,8 +50,6 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 	now.failures = pool->failures;
 	now.wakeups = pool->wakeups;
 
-	known = stats->size < sizeof(now) ? stats->size : sizeof(now);
-	memcpy(stats, &now, known);
-	memset((char *)stats + known, 0, now.size - known);
+	config_copy_out(stats, &now, sizeof(now));
 	return 0;
 }
