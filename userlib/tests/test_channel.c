@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "message.h"
 
 TEST(anon_memory_goes_to_nobody)
 {
@@ -69,26 +69,6 @@ FIXTURE_TEARDOWN(pair)
 	evpl_destroy(self->other);
 	EXPECT_EQ(0, evpl_pool_close(self->other_pool));
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
-}
-
-static struct evpl_message allocate(struct evpl *evpl, unsigned int length, char byte)
-{
-	struct evpl_message message = { .cookie = (unsigned char)byte };
-
-	if (evpl_iovec_alloc(evpl, length, 1, 1, &message.iovec) != 1)
-		abort();
-	memset(message.iovec.data, byte, length);
-	return message;
-}
-
-static bool is_filled(const struct evpl_iovec *iovec, char byte)
-{
-	const char *bytes = iovec->data;
-
-	for (unsigned int i = 0; i < iovec->length; i++)
-		if (bytes[i] != byte)
-			return false;
-	return true;
 }
 
 TEST_F(pair, what_was_sent_is_seen_and_comes_back_when_it_is_released)

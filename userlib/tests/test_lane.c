@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /* Lanes: channels whose messages pass through shared memory. Both sides are this process. */
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#include "common.h"
 #include "lane.h"
+#include "message.h"
+#include "seccomp.h"
 
 #define CAPACITY	64
 
@@ -77,26 +75,6 @@ FIXTURE_TEARDOWN(lane)
 	evpl_destroy(self->other);
 	EXPECT_EQ(0, evpl_pool_close(self->other_pool));
 	EXPECT_EQ(0, evpl_pool_close(self->pool));
-}
-
-static struct evpl_message allocate(struct evpl *evpl, unsigned int length, char byte)
-{
-	struct evpl_message message = { .cookie = (unsigned char)byte };
-
-	if (evpl_iovec_alloc(evpl, length, 1, 1, &message.iovec) != 1)
-		abort();
-	memset(message.iovec.data, byte, length);
-	return message;
-}
-
-static bool is_filled(const struct evpl_iovec *iovec, char byte)
-{
-	const char *bytes = iovec->data;
-
-	for (unsigned int i = 0; i < iovec->length; i++)
-		if (bytes[i] != byte)
-			return false;
-	return true;
 }
 
 TEST_F(lane, first_message_of_a_buffer_is_a_record_and_others_are_not)
@@ -583,26 +561,6 @@ TEST_F(lane, polling_side_is_woken_only_if_it_has_asked_for_that)
 	EXPECT_EQ(-EPIPE, evpl_channel_recv(channels[1], &got, 1));
 	evpl_channel_close(channels[1]);
 	evpl_iovec_release(&sent.iovec);
-}
-
-/* From here on this thread may make no system call but to end. */
-static void forbid_system_calls(void)
-{
-	static struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit, 2, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	static const struct sock_fprog program = {
-		.len = sizeof(code) / sizeof(code[0]),
-		.filter = code,
-	};
-
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
-		abort();
 }
 
 #define BATCH	32

@@ -3,12 +3,8 @@
  * Allocation and release make no system call while there is memory: the kernel kills a process
  * that makes one.
  */
+#include "seccomp.h"
 #include "storm.h"
-
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 
 /* The fixture only gives the tests a common name. */
 FIXTURE(seccomp) {
@@ -25,26 +21,6 @@ FIXTURE_TEARDOWN(seccomp)
 }
 
 #define KEEP_SLABS 3
-
-/* From here on this thread may make no system call but to end. */
-static void forbid_system_calls(void)
-{
-	static struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit, 2, 0),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	static const struct sock_fprog program = {
-		.len = sizeof(code) / sizeof(code[0]),
-		.filter = code,
-	};
-
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
-		abort();
-}
 
 static void *watched_main(void *arg)
 {
