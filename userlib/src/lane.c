@@ -116,7 +116,9 @@ struct lent {
  * @recv_ends: as @ends
  * @rang_out: as @rang_in
  *
- * @numbers: the last ones that this side has set in its @wants; under the lock of what it waits for
+ * @numbers: the last ones that this side has set in its @wants; LANE_IN under @recv_lock, the others
+ *	under @send_lock
+ *
  * Under @memory_lock:
  * @rang_memory: as @rang_in
  * @closed_fd: the program closes the end, whose number may be another file's from then on
@@ -1232,8 +1234,8 @@ static int receive_entries(struct lane *lane, struct evpl_message *messages, int
 }
 
 /*
- * The ring is empty, and the other end was bound or closed. If it is closed, what was in the ring
- * before it was is received first, then records without an entry.
+ * The ring is empty, and the other end was bound or closed. If it is closed, entries that it has
+ * written meanwhile are received first.
  */
 __attribute__((noinline))
 static int receive_last(struct lane *lane, struct evpl_message *message)
@@ -1702,8 +1704,8 @@ static int make_block(struct lane *lane)
 	block->version = LANE_VERSION;
 	block->nr_entries = lane->nr_entries;
 	block->nr_grants = lane->nr_grants;
-	/* A program may poll the descriptor before it receives for the first time. */
 	lane->block = block;
+	/* A program may poll the descriptor before it receives for the first time. */
 	if (!(lane->flags & EVPL_CHANNEL_POLLING))
 		want_doorbell(lane, LANE_IN);
 	lane->counts = lane_counts(block, lane->nr_entries);
@@ -1803,6 +1805,12 @@ void lanes_forget(void)
 
 /* For all lanes of a pool. The caller holds no lock of a lane. */
 
+/* A hint, without lanes_lock: whether the pool has a lane. */
+static bool has_lanes(struct sharing *sharing)
+{
+	return sharing && __atomic_load_n(&sharing->lanes, __ATOMIC_RELAXED);
+}
+
 /* If the peer has gone, its messages come back by the kernel alone. Under @send_lock. */
 static void notice_end(struct lane *lane)
 {
@@ -1823,7 +1831,7 @@ bool lanes_collect(struct evpl_pool *pool, bool wait)
 	bool any = false, broken;
 	struct lane *lane;
 
-	if (!sharing || !__atomic_load_n(&sharing->lanes, __ATOMIC_RELAXED))
+	if (!has_lanes(sharing))
 		return false;
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
@@ -1866,7 +1874,7 @@ void lanes_revoked(struct evpl_pool *pool, struct entry *buffer)
 	struct lent *lent;
 	unsigned int i;
 
-	if (!sharing || !__atomic_load_n(&sharing->lanes, __ATOMIC_RELAXED))
+	if (!has_lanes(sharing))
 		return;
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
@@ -1898,7 +1906,7 @@ bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
 	struct lent *lent;
 	uint32_t i;
 
-	if (!sharing || !__atomic_load_n(&sharing->lanes, __ATOMIC_RELAXED))
+	if (!has_lanes(sharing))
 		return false;
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {

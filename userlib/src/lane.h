@@ -30,7 +30,8 @@
  * messages are outstanding, then drops these references. So the kernel decides when they are free:
  * not while the receiver, which may live on, has its leases.
  *
- * Nothing in the peer's block is believed. It is read once, as a whole, and the copy is checked.
+ * Nothing in the peer's block is believed. Each function copies what it needs of an entry, and checks
+ * and uses the copy alone.
  * The peer can revoke its block at any time. A lane is made only in a pool that then finds zeros
  * there (EVPL_POOL_ZEROS). A peer that breaks the rules ends the lane: -EPROTO.
  *
