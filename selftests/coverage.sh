@@ -1,48 +1,57 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Checks that the tests that ran before this reached at least 95% of the module's lines, but for
-# functions that nothing calls on this kernel. Also checks that the file 'unreached' names each
-# other line, and these functions, with a reason. The module must have been built with
-# EVPL_DEBUG=1 for a kernel that has gcov.
+# selftests/coverage.sh: prints FILE:LINE:REACHED:FUNCTION:TEXT for each line of the module that has
+# code; REACHED is 1 if the tests that ran on this kernel before reached the line, and 0 if not. The
+# module must have been built with EVPL_DEBUG=1 for a kernel that has gcov.
+#
+# selftests/coverage.sh FILE...: checks such lines of one or more machines. A line is reached if it
+# was reached on one of them. At least 95% must be, but for functions that nothing calls on this
+# kernel. The file 'unreached' must name each other line, and these functions, with a reason.
 here=$(dirname "$(realpath "$0")")
 least=95
 gcov=/sys/kernel/debug/gcov
 
-data=$(find $gcov -path '*/kernel/*.gcda' 2>/dev/null)
-if [ -z "$data" ]; then
-	echo "1..0 # SKIP nothing was counted: the module or the kernel has no gcov"
-	exit 4
-fi
+# A header appears once for each file that includes it. A function begins where its name and a
+# parenthesis stand on a line without an indent.
+print_lines() {
+	local data file dir
+
+	data=$(find $gcov -path '*/kernel/*.gcda' 2>/dev/null)
+	if [ -z "$data" ]; then
+		echo "1..0 # SKIP nothing was counted: the module or the kernel has no gcov"
+		exit 4
+	fi
+	dir=$tmp/gcov
+	mkdir "$dir"
+	for file in $data; do
+		cp "$file" "${file%.gcda}.gcno" "$dir"
+	done
+	(cd "$dir" && gcov -t ./*.gcda) | awk -F: '
+		NF < 3 { next }
+		$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }
+		$3 ~ /^[a-z].*\(/ && $0 !~ /;$/ {
+			name = $3
+			sub(/\(.*/, "", name)
+			sub(/.*[ *]/, "", name)
+		}
+		file !~ /^kernel\// || file ~ /syncpoint\.c$/ || $1 ~ /^ *-$/ || $2 ~ /^ *0$/ { next }
+		{
+			text = $0
+			sub(/^[^:]*:[^:]*:[ \t]*/, "", text)
+			print file ":" ($2 + 0) ":" ($1 + 0 > 0) ":" name ":" text
+		}
+	'
+}
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-for file in $data; do
-	cp "$file" "${file%.gcda}.gcno" "$tmp"
-done
-
-# Print FILE:LINE:REACHED:FUNCTION:TEXT for each line that has code; REACHED is 1 or 0. A header
-# appears once for each file that includes it; its line is reached if one of these reached it. A
-# function begins where its name and a parenthesis stand on a line without an indent.
-(cd "$tmp" && gcov -t ./*.gcda) | awk -F: '
-	NF < 3 { next }
-	$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }
-	$3 ~ /^[a-z].*\(/ && $0 !~ /;$/ {
-		name = $3
-		sub(/\(.*/, "", name)
-		sub(/.*[ *]/, "", name)
-	}
-	file !~ /^kernel\// || file ~ /syncpoint\.c$/ || $1 ~ /^ *-$/ || $2 ~ /^ *0$/ { next }
-	{
-		text = $0
-		sub(/^[^:]*:[^:]*:[ \t]*/, "", text)
-		key = file ":" ($2 + 0)
-		texts[key] = name ":" text
-		if ($1 + 0 > 0)
-			reached[key] = 1
-	}
-	END { for (key in texts) print key ":" (key in reached) ":" texts[key] }
-' | sort -t: -k1,1 -k2,2n >"$tmp/lines"
+if [ $# = 0 ]; then
+	print_lines
+	exit
+fi
+sed -n 's,^# [^:]* coverage: \(kernel/\),\1,p' "$@" | sort -t: -k1,1 -k2,2n -k3,3nr |
+	sort -t: -k1,1 -k2,2n -u -s >"$tmp/lines"
 
 all=$(wc -l <"$tmp/lines")
 reached=$(cut -d: -f3 "$tmp/lines" | grep -c 1)
