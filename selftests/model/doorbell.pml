@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A model for spin of how the sides of a lane sleep and are woken (userlib/src/lane.h). The sender
- * writes entries into a ring, and sleeps while the ring is full (OUT). The receiver takes the
- * entries, and sleeps while there is none (IN). With MEMORY, two threads of the receiver return
+ * A model for spin of how the sides of a lane sleep and are woken (userlib/src/lane_block.h). The
+ * sender writes entries into a ring, and sleeps while the ring is full (OUT). The receiver takes
+ * the entries, and sleeps while there is none (IN). With MEMORY, two threads of the receiver return
  * the messages of a buffer, and a thread of the sender sleeps until all are returned. Either
  * process may die between any two steps. Each access to a block is one step, in one order for all:
  * they are seq_cst. The turns, the counts and the numbers of wants wrap; but a side doesn't get

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A model for spin of one direction of a lane (userlib/src/lane.h): the sender's buffers go to the
- * receiver by entries of a ring, and come back by counts. How the two sides sleep is in
+ * A model for spin of one direction of a lane (userlib/src/lane_block.h): the sender's buffers go to
+ * the receiver by entries of a ring, and come back by counts. How the two sides sleep is in
  * doorbell.pml. The owner has two buffers and fewer grants, and may have a second thread. Threads
  * of the receiver release messages. Either side may close its end, and either process may die
  * between any two steps. The turns and counts wrap. A d_step stands for one atomic operation, or

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
  * Channels, which carry references to other processes and back: by records alone (record.h), or as
- * lanes (lane.h).
+ * lanes (lane_block.h).
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -12,11 +12,11 @@
  * may read @next and @word of a buffer that isn't its own, and reads some number.
  *
  * The kernel sets EVPL_WORD_SHARED in the word while other processes have a part in the buffer.
- * Mostly the buffer isn't used again before the kernel clears that bit. But a lane (lane.h) lets a
- * peer keep its lease on a buffer that it has returned. Such a buffer isn't @sealed. When nothing
- * but that bit is left in its word, it goes to a free list all the same, with WORD_FREE in its
- * word. Then the word isn't 0 when the kernel clears its bit, and the kernel reports nothing. If the
- * peer has passed the buffer on, EVPL_WORD_PASSED_ON is left too, and the buffer isn't used again.
+ * Mostly the buffer isn't used again before the kernel clears that bit. But a lane (lane_block.h)
+ * lets a peer keep its lease on a buffer that it has returned. Such a buffer isn't @sealed. When
+ * nothing but that bit is left in its word, it goes to a free list all the same, with WORD_FREE in
+ * its word. Then the word isn't 0 when the kernel clears its bit, and the kernel reports nothing. If
+ * the peer has passed the buffer on, EVPL_WORD_PASSED_ON is left too, and the buffer isn't used again.
  *
  * A thread may count a part of @word in @spare, without atomics: see bias.h. The thread keeps
  * at least one reference there, so the word isn't zero meanwhile.

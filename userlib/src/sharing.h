@@ -31,7 +31,7 @@ struct lease;
  * @known: index + 1 of the first lease in the list of all leases that the pool ever had, or 0
  * @idle: index + 1 of the first lease in the list of idle leases, or 0
  * @nr_idle: about how many these are
- * @lanes: the pool's lanes; see lane.c
+ * @lanes: the pool's lanes; see lane_internal.h
  */
 struct sharing {
 	char *guest[NR_GUESTS];

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /*
- * The rings of lanes, on any machine and under the sanitizers: this file compiles lane.c anew, with
- * two pools of the anon back end and a few functions in place of the kernel. So a test can also do
- * something between two steps of the library, and write anything into a block as a hostile peer.
- * test_lane.c has the tests with the module.
+ * The rings of lanes, on any machine and under the sanitizers: this file compiles the files of lanes
+ * anew, with two pools of the anon back end and a few functions in place of the kernel. So a test
+ * can also do something between two steps of the library, and write anything into a block as a
+ * hostile peer. test_lane.c has the tests with the module.
  */
 #include <poll.h>
 #include <sys/ioctl.h>
 
 #include "common.h"
-#include "lane.h"
+#include "lane_internal.h"
 #include "lease.h"
 #include "record.h"
 #include "recycle.h"
@@ -64,7 +64,7 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 /* A function of the test that runs once, just before a call of EVPL_DOORBELL quiets an end. */
 static void (*before_quiet)(void *arg);
 static void *before_quiet_arg;
-/* The allocation of lane.c that fails: 1 is the next one; 0: none. */
+/* The allocation of a lane that fails: 1 is the next one; 0: none. */
 static unsigned int fail_nth;
 
 static struct end *end_of(int fd)
@@ -257,6 +257,10 @@ static bool fails_now(void)
 #define malloc(bytes)			(fails_now() ? NULL : malloc(bytes))
 #define aligned_alloc(align, bytes)	(fails_now() ? NULL : aligned_alloc(align, bytes))
 #include "lane.c"
+#include "lane_grant.c"
+#include "lane_lent.c"
+#include "lane_recv.c"
+#include "lane_send.c"
 #undef ioctl
 #undef poll
 #undef write
