@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 #
 # The libraries for devices, and the tools: part of the Makefile. Each is built where
-# there are the headers that it needs; WITH_URING= or WITH_RDMA= leaves it out.
+# there are the headers that it needs; WITH_URING=, WITH_RDMA= or WITH_CURSES= leaves it out.
 
 have = $(shell printf '\043include <%s>\n' $(1) | $(CC) -E -x c - > /dev/null 2>&1 && echo 1)
 ifeq ($(origin WITH_URING),undefined)
@@ -9,6 +9,9 @@ WITH_URING := $(call have,liburing.h)
 endif
 ifeq ($(origin WITH_RDMA),undefined)
 WITH_RDMA := $(call have,infiniband/verbs.h rdma/rdma_cma.h)
+endif
+ifeq ($(origin WITH_CURSES),undefined)
+WITH_CURSES := $(call have,ncurses.h)
 endif
 
 DEVICES := $(if $(WITH_URING),uring) $(if $(WITH_RDMA),rdma)
@@ -25,8 +28,8 @@ DEVICE_LIBS := $(foreach d,$(DEVICES),$(addprefix $(B)/libevplmem-$(d),.so.1 .so
 EXAMPLES := $(if $(WITH_URING),$(EXAMPLES),$(filter-out %/copy,$(EXAMPLES)))
 $(B)/examples/copy: EXAMPLE_LIBS := $(B)/libevplmem-uring.a -luring
 $(B)/examples/copy: $(B)/libevplmem-uring.a
-TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
-TOOL_LIBS := $(B)/libevplmem-uring.a $(B)/libevplmem-rdma.a $(B)/libevplmem.a
+DEVICE_TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
+TOOLS := $(DEVICE_TOOLS) $(if $(WITH_CURSES),evplctl)
 
 all: $(DEVICE_LIBS) $(TOOLS:%=$(B)/%)
 
@@ -71,10 +74,15 @@ $(B)/tools/%.o: $(TOP)tools/%.c
 	$(call Q,CC)$(CC) $(ALL_CFLAGS) $(DEVICE_CFLAGS) -DEVPL_VERSION='"$(VERSION)"' \
 		-MMD -MP -c -o $@ $<
 
-# $(1): the tool. It has our libraries in it, so that it runs from wherever it is.
+# Tools have our libraries in them, so that they run from wherever they are.
+$(DEVICE_TOOLS:%=$(B)/%): $(B)/libevplmem-uring.a $(B)/libevplmem-rdma.a $(B)/libevplmem.a
+$(DEVICE_TOOLS:%=$(B)/%): TOOL_LIBS := -luring -lrdmacm -libverbs
+$(B)/evplctl: TOOL_LIBS := -lncursesw
+
+# $(1): the tool
 define tool
-$(B)/$(1): $(patsubst $(TOP)tools/%.c,$(B)/tools/%.o,$(wildcard $(TOP)tools/$(1)/*.c)) $(TOOL_LIBS)
-	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -o $$@ $$^ -luring -lrdmacm -libverbs $$(ALL_LDFLAGS)
+$(B)/$(1): $(patsubst $(TOP)tools/%.c,$(B)/tools/%.o,$(wildcard $(TOP)tools/$(1)/*.c))
+	$$(call Q,LD)$$(CC) $$(ALL_CFLAGS) -o $$@ $$(filter %.o,$$^) $$(filter %.a,$$^) $$(TOOL_LIBS) $$(ALL_LDFLAGS)
 endef
 $(foreach t,$(TOOLS),$(eval $(call tool,$(t))))
 
