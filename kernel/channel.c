@@ -95,6 +95,7 @@ struct evpl_end {
 
 /**
  * struct evpl_channel - a pair of ends
+ * @id: shown in fdinfo; no two channels have the same one as long as the module is loaded
  * @kref: one for each end's file, or for the client that it has left the end to, and one for a
  *	client that closes an end as it goes
  * @lock: guards the fields of both ends that struct evpl_end names
@@ -104,6 +105,7 @@ struct evpl_end {
  * @ends: the two ends
  */
 struct evpl_channel {
+	u64 id;
 	struct kref kref;
 	spinlock_t lock; /* see above */
 	struct evpl_user *user;
@@ -116,6 +118,9 @@ atomic_long_t evpl_nr_channels, evpl_nr_records;
 
 /* Guards evpl_client.ends of all clients, and evpl_end.node. */
 static DEFINE_SPINLOCK(ends_lock);
+
+/* The last evpl_channel.id that was given. */
+static atomic64_t last_id;
 
 static void channel_free(struct kref *kref)
 {
@@ -756,6 +761,7 @@ static void end_show_fdinfo(struct seq_file *m, struct file *file)
 {
 	struct evpl_end *end = file->private_data;
 	struct evpl_channel *channel = end->channel;
+	u64 client = 0, peer = 0;
 	u32 arriving, leaving;
 	bool bound, lane;
 
@@ -764,8 +770,16 @@ static void end_show_fdinfo(struct seq_file *m, struct file *file)
 	leaving = end->peer->nr;
 	bound = end_has_client(end);
 	lane = end->lane;
+	if (bound)
+		client = end->client->id;
+	if (end_has_client(end->peer))
+		peer = end->peer->client->id;
 	spin_unlock(&channel->lock);
 
+	seq_printf(m, "evpl-channel-id:\t%llu\n", channel->id);
+	seq_printf(m, "evpl-end:\t%d\n", end == &channel->ends[1]);
+	seq_printf(m, "evpl-client-id:\t%llu\n", client);
+	seq_printf(m, "evpl-peer-client-id:\t%llu\n", peer);
 	seq_printf(m, "evpl-capacity:\t%u\n", channel->capacity);
 	seq_printf(m, "evpl-bound:\t%d\n", bound);
 	seq_printf(m, "evpl-lane:\t%d\n", lane);
@@ -972,6 +986,7 @@ int evpl_channel_create(struct evpl_user *user, u32 capacity,
 	channel->user = user;
 	channel->bytes = bytes;
 	channel->capacity = capacity;
+	channel->id = atomic64_inc_return(&last_id);
 	atomic_long_inc(&evpl_nr_channels);
 	for (i = 0; i < 2; i++)
 		end_init(channel, i);

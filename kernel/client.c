@@ -21,6 +21,7 @@
 #include "channel.h"
 #include "client.h"
 #include "evpl.h"
+#include "fdinfo.h"
 #include "folio.h"
 #include "ioctl.h"
 #include "lease.h"
@@ -32,10 +33,11 @@
 #include "uring.h"
 #include "window.h"
 
-/* Guards the list of clients and its length. */
+/* Guards the list of clients, its length, and the last id that was given to one. */
 static DEFINE_MUTEX(clients_mutex);
 static LIST_HEAD(clients);
 static unsigned long nr_clients;
+static u64 last_id;
 
 static struct vfsmount *evpl_mnt;
 
@@ -118,6 +120,7 @@ static int evpl_open(struct inode *inode, struct file *file)
 	client->pid = get_pid(task_tgid(current));
 
 	mutex_lock(&clients_mutex);
+	client->id = ++last_id;
 	list_add_tail(&client->list, &clients);
 	nr_clients++;
 	mutex_unlock(&clients_mutex);
@@ -248,54 +251,6 @@ static loff_t evpl_llseek(struct file *file, loff_t offset, int whence)
 
 	return fixed_size_llseek(file, offset, whence,
 				 i_size_read(client->inode));
-}
-
-static void evpl_show_fdinfo(struct seq_file *m, struct file *file)
-{
-	struct evpl_client *client = file->private_data;
-	unsigned long folios[EVPL_FOLIO_ORDER_MAX + 1] = {};
-	unsigned long buffers = 0, in_use = 0, shared = 0, quarantined = 0, index;
-	struct evpl_share *share;
-	unsigned int shift, i;
-	int order;
-	struct evpl_slab *slab;
-	struct rb_node *node;
-
-	if (mutex_lock_killable(&client->lock))
-		return;
-	shift = client->buffer_shift;
-	for (node = rb_first(&client->slabs); node; node = rb_next(node)) {
-		slab = rb_entry(node, struct evpl_slab, node);
-		in_use += evpl_refs_in_use(client, slab);
-		for (i = 0; i < slab->nr_folios; i++) {
-			folios[folio_order(slab->folios[i].folio)]++;
-			cond_resched();
-		}
-		xa_for_each(&slab->shares, index, share)
-			shared++;
-		xa_for_each_marked(&slab->shares, index, share, EVPL_QUARANTINED)
-			quarantined++;
-	}
-	if (shift)
-		buffers = client->nr_pages >> (shift - PAGE_SHIFT);
-	seq_printf(m, "evpl-buffer-size:\t%lu\n", shift ? BIT(shift) : 0);
-	seq_printf(m, "evpl-slabs:\t%lu\n", client->nr_slabs);
-	seq_printf(m, "evpl-bytes:\t%lu\n", client->nr_pages << PAGE_SHIFT);
-	mutex_unlock(&client->lock);
-
-	seq_printf(m, "evpl-buffers:\t%lu\n", buffers);
-	seq_printf(m, "evpl-buffers-in-use:\t%lu\n", in_use);
-	seq_printf(m, "evpl-buffers-shared:\t%lu\n", shared);
-	seq_printf(m, "evpl-buffers-in-quarantine:\t%lu\n", quarantined);
-	seq_printf(m, "evpl-leases:\t%lu\n", READ_ONCE(client->nr_leases));
-	seq_printf(m, "evpl-exports:\t%ld\n",
-		   atomic_long_read(&client->nr_ranges[EVPL_RANGE_EXPORTED]));
-	seq_printf(m, "evpl-registrations:\t%ld\n",
-		   atomic_long_read(&client->nr_ranges[EVPL_RANGE_REGISTERED]));
-	for (order = EVPL_FOLIO_ORDER_MAX; order >= EVPL_FOLIO_ORDER_MIN; order--)
-		if (folios[order])
-			seq_printf(m, "evpl-folios-%lukB:\t%lu\n",
-				   PAGE_SIZE << order >> 10, folios[order]);
 }
 
 /**

@@ -27,6 +27,7 @@ enum evpl_range_use {
 
 /**
  * struct evpl_client - one open file description of /dev/evpl
+ * @id: shown in fdinfo; no two clients have the same one as long as the module is loaded
  * @kref: one for the file, one for each slab, lease, registration and bound end, and one for each
  *	write in progress
  * @lock: serialises setting up, and adding and removing slabs: guards @buffer_shift, @slabs
@@ -55,6 +56,7 @@ enum evpl_range_use {
  * @leases: by number
  * @lease_tree: the leases that records can be delivered to, by share and kind
  * @nr_leases: leases in @leases; written with @lease_sem, may be read without
+ * @nr_lent: leases that others have on the client's buffers
  * @nr_ranges: ranges of the client's memory, by their use
  * @nr_guest_vmas: VMAs over the client's guest windows, in all processes
  * @zeros: the page that a touch of a revoked lease finds, or NULL
@@ -75,6 +77,7 @@ enum evpl_range_use {
  * @list: in the list of clients
  */
 struct evpl_client {
+	u64 id;
 	struct kref kref;
 	struct mutex lock; /* see above */
 	struct rw_semaphore tree_lock;
@@ -93,6 +96,7 @@ struct evpl_client {
 	struct xarray leases;
 	struct rb_root lease_tree;
 	unsigned long nr_leases;
+	atomic_long_t nr_lent;
 	atomic_long_t nr_ranges[EVPL_RANGE_USES];
 	atomic_t nr_guest_vmas;
 	struct page *zeros;

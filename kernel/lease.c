@@ -20,6 +20,7 @@
  */
 #include <linux/err.h>
 #include <linux/fs.h>
+#include <linux/ktime.h>
 #include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
@@ -358,6 +359,7 @@ static int lease_publish(struct evpl_lease *lease)
 	lockdep_assert_held_write(&client->lease_sem);
 	/* lease_prepare() has allocated the word's page. It stays, since the client hasn't gone. */
 	lease->word = evpl_refs_word(client, EVPL_REFS_LEASES, lease->number);
+	lease->since = ktime_get_boottime_ns();
 	ret = evpl_share_add_lease(lease);
 	if (ret)
 		return ret;

@@ -30,6 +30,7 @@ enum evpl_lease_kind {
  * @node: in evpl_client.lease_tree, by @share and @kind, unless @ended
  * @list: in evpl_share.leases, until nobody can touch the buffer through the lease
  * @serial: of the lease in its share: see evpl_share.next_serial
+ * @since: when the lease began, in ns of the boot time
  * @client: the client that has the lease; the lease owns a reference on it
  * @share: of the buffer; the lease owns a reference on it until it has ended
  * @number: its place in evpl_client.leases; it also gives the lease's entry, and its place in
@@ -49,6 +50,7 @@ struct evpl_lease {
 	struct rb_node node;
 	struct list_head list;
 	u64 serial;
+	u64 since;
 	struct evpl_client *client;
 	struct evpl_share *share;
 	u32 number;

@@ -89,6 +89,7 @@ static bool quarantine_check_pages(struct evpl_share *share)
 		atomic_long_inc(&evpl_nr_rechecks);
 		baseline = READ_ONCE(slab_folio->baseline);
 		passes = refs <= baseline;
+		WRITE_ONCE(slab_folio->excess, passes ? 0 : refs - baseline);
 		if (!passes)
 			trace_evpl_folio_held(share, slab_folio, refs, baseline);
 		cond_resched();

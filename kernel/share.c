@@ -296,6 +296,7 @@ int evpl_share_add_lease(struct evpl_lease *lease)
 		share->may_be_held |= evpl_lease_may_hold(lease);
 		lease->serial = share->next_serial++;
 		list_add_tail(&lease->list, &share->leases);
+		atomic_long_inc(&share->slab->client->nr_lent);
 	}
 	xa_unlock(shares);
 	return revoked ? -ECANCELED : 0;
@@ -307,13 +308,19 @@ int evpl_share_add_lease(struct evpl_lease *lease)
  */
 void evpl_share_remove_lease(struct evpl_lease *lease)
 {
-	struct xarray *shares = &lease->share->slab->shares;
+	struct evpl_share *share = lease->share;
+	struct evpl_slab *slab = share->slab;
 
-	xa_lock(shares);
-	if (!list_empty(&lease->list))
-		lease->share->holders -= evpl_lease_may_hold(lease);
-	list_del_init(&lease->list);
-	xa_unlock(shares);
+	xa_lock(&slab->shares);
+	if (!list_empty(&lease->list)) {
+		list_del_init(&lease->list);
+		atomic_long_dec(&slab->client->nr_lent);
+		if (evpl_lease_may_hold(lease)) {
+			share->holders--;
+			share->lessee = lease->client->id;
+		}
+	}
+	xa_unlock(&slab->shares);
 }
 
 /*

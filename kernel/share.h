@@ -19,6 +19,7 @@ struct evpl_registration;
  *	as long as anybody may touch the buffer through it.
  * @word: of the owner's entry
  * @index: place of the buffer in the slab
+ * @fixed: how many of @exports can't be revoked now (see dmabuf.c)
  * @revoked: nobody may touch the buffer through this share any more, except dma-bufs and rings
  * @recalled: nor by a dma-buf: those that export the buffer are to end
  * @may_be_held: something may hold the buffer's pages, because the share has had one of @holders
@@ -36,9 +37,10 @@ struct evpl_registration;
  *	share is revoked, when @unrevocable does.
  * @unrevocable: how many of @refs a revoke doesn't end: one for each time that a dma-buf exports
  *	the buffer, for each registration, for a quarantine, and for a task that revokes the share
- * @fixed: how many of @exports can't be revoked now (see dmabuf.c)
  * @holders: the leases, dma-bufs and registrations through which pages can come to be held (see
  *	quarantine.c)
+ * @lessee: evpl_client.id of the last client whose lease has ended and could leave pages held;
+ *	0 before that
  * @next_serial: of the next lease. It also grows with each writable dma-buf, with a revoke, when
  *	a writable dma-buf of a recalled share ends, and when a registration begins or ends. So a
  *	check of the buffer is outdated if this has changed since the check began.
@@ -49,7 +51,7 @@ struct evpl_registration;
  *	revoked come last.
  * @registrations: what rings have of the buffer (see uring.c)
  *
- * The xa_lock of evpl_slab.shares guards @revoked to @registrations, and evpl_lease.list. It
+ * The xa_lock of evpl_slab.shares guards @fixed to @registrations, and evpl_lease.list. It
  * also guards the mark EVPL_QUARANTINED in evpl_slab.shares, which says that the buffer is in
  * quarantine.
  */
@@ -57,6 +59,7 @@ struct evpl_share {
 	struct evpl_slab *slab;
 	atomic64_t *word;
 	u32 index;
+	unsigned int fixed;
 	bool revoked;
 	bool recalled;
 	bool may_be_held;
@@ -67,8 +70,8 @@ struct evpl_share {
 	bool passed_on;
 	unsigned long refs;
 	unsigned long unrevocable;
-	unsigned long fixed;
 	unsigned long holders;
+	u64 lessee;
 	u64 next_serial;
 	u64 seen;
 	struct list_head leases;

@@ -21,12 +21,15 @@ struct folio;
  * @index: its first page in the own window
  * @baseline: the folio's baseline: the references that its owner's registrations have on it.
  *	Changes under evpl_client.lock; may be read without.
+ * @excess: how many references above the baseline the last check of the folio found. It means
+ *	something while a buffer in the folio is in quarantine, and is only shown to people.
  */
 struct evpl_slab_folio {
 	struct folio *folio;
 	struct evpl_user *user;
 	pgoff_t index;
 	int baseline;
+	int excess;
 };
 
 /**
