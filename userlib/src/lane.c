@@ -112,12 +112,12 @@ int lane_set_up(struct lane *lane, bool look)
 	NO_CANCELLATION;
 	int err;
 
-	if (!lane->block_sent && ends != lane->ends) {
+	if (!lane->block_sent && ends != lane->tried_ends) {
 		err = send_block(lane);
 		lane->block_sent = !err;
 		/* If the peer's end isn't a lane's, there is nothing to try until an end changes. */
 		if (err == -EOPNOTSUPP || err == -EPIPE)
-			lane->ends = ends;
+			lane->tried_ends = ends;
 	}
 	if (!lane->block_sent)
 		return 0;
@@ -128,7 +128,6 @@ int lane_set_up(struct lane *lane, bool look)
 	}
 	if (!peer_of(lane) || send_block(lane))
 		return 0;
-	lane->ends = UINT64_MAX;	/* the first send looks whether the peer is still there */
 	atomic_store(&lane->started, true);
 	return 0;
 }
@@ -184,13 +183,14 @@ static int make_block(struct lane *lane)
 	memset(block, 0, pool->buffer_size);
 	block->magic = LANE_MAGIC;
 	block->version = LANE_VERSION;
-	block->nr_entries = lane->nr_entries;
+	block->nr_entries = lane->own_mask + 1;
 	block->nr_grants = lane->nr_grants;
 	lane->block = block;
+	lane->own_ring = block->entries;
 	/* A program may poll the descriptor before it receives for the first time. */
 	if (!(lane->flags & EVPL_CHANNEL_POLLING))
 		lane_want_doorbell(lane, LANE_IN);
-	lane->counts = lane_counts(block, lane->nr_entries);
+	lane->counts = lane_counts(block, lane->own_mask + 1);
 	return 0;
 }
 
@@ -219,6 +219,7 @@ int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned i
 	size_t quarter = pool->buffer_size / 4 / sizeof(uint32_t);
 	struct lane *lane;
 	int err = -ENOMEM;
+	uint32_t i;
 
 	lane = aligned_alloc(alignof(struct lane), sizeof(*lane));
 	if (!lane)
@@ -230,18 +231,21 @@ int lane_create(struct lane **r_lane, struct evpl_pool *pool, int fd, unsigned i
 		.capacity = capacity,
 		.buffer_size = pool->buffer_size,
 		.header = sharing->header,
-		.nr_entries = 2,
+		.own_mask = 1,
 		.nr_grants = quarter < LANE_GRANTS_MAX ? (uint32_t)quarter : LANE_GRANTS_MAX,
 		.refs = 1,
+		.tried_ends = UINT64_MAX,
 		.ends = UINT64_MAX,
 		.recv_ends = UINT64_MAX,
 	};
 	if (lane->capacity > lane_capacity_max(pool))
 		lane->capacity = lane_capacity_max(pool);
-	while (lane->nr_entries < lane->capacity)
-		lane->nr_entries *= 2;
+	while (lane->own_mask + 1 < lane->capacity)
+		lane->own_mask += lane->own_mask + 1;
 	lane->lent = calloc(LANE_GRANTS_MAX, sizeof(*lane->lent));
 	lane->grants = calloc(lane->nr_grants, sizeof(struct grant *));
+	for (i = 0; lane->lent && i < LANE_GRANTS_MAX; i++)
+		lane->lent[i].number = i;
 	if (lane->lent && lane->grants)
 		err = make_block(lane);
 	if (err) {

@@ -32,19 +32,18 @@
  * struct lent - a grant, as its sender has it
  * @buffer: the buffer; NULL if there is no grant, or the buffer was revoked
  * @flags: of messages that go by this grant: EVPL_MESSAGE_*
- * @outstanding: messages that the peer hasn't returned. Each has a reference on @buffer.
- * @seen: the peer's count of returned messages, as it was read last
- * @next: index + 1 of the next grant in the list of those that were outstanding, or 0
- * @listed: it is in that list
+ * @sent: messages that went by grants with this number, modulo 2^32
+ * @seen: how many of these the peer had returned when its count was read last. The others are
+ *	outstanding, and each of them has a reference on @buffer.
+ * @number: the number of the grant
  * @granted: the peer has the grant, until a LANE_TAKE_BACK is sent
  */
 struct lent {
 	struct entry *buffer;
 	uint32_t flags;
-	uint32_t outstanding;
+	uint32_t sent;
 	uint32_t seen;
-	uint32_t next;
-	bool listed;
+	uint32_t number;
 	bool granted;
 };
 
@@ -57,12 +56,13 @@ struct lent {
  * @fd: the end
  * @flags: EVPL_CHANNEL_*
  * @capacity: the most messages that one call sends
- * @nr_entries: of the own ring
+ * @own_mask: how many entries the own ring has, less one
  * @nr_grants: that this side takes
  * @buffer_size: of the pool
  * @header: of the pool, where the kernel counts changes of ends
  * @own: the iovec of @block
  * @block: the own block
+ * @own_ring: its ring
  * @counts: its counts of returned messages
  *
  * @refs: one of the channel, and one of each grant that was received
@@ -74,19 +74,23 @@ struct lent {
  * @peer_ring: its ring
  * @peer_mask: how many entries that has, less one
  * @peer_counts: its counts of returned messages
- * @peer_grants: how many grants it takes, of those that this side can make
+ * @lent_mask: how many grants it takes, of those that this side can make, less one
  * @peer_iovec: a reference on the lease
  *
  * Under @send_lock:
  * @send_error: why nothing is sent any more, although messages may still be received; or 0
- * @ends: evpl_header.ends, when the peer was last looked at
+ * @ends: evpl_header.ends, when the peer was last looked at. UINT64_MAX: nothing goes through the ring
+ *	before the peer is looked at, or @started is set
+ * @tried_ends: evpl_header.ends, when the peer's end was found to be no lane's
  * @block_sent: the peer has the own block, or will read it
  * @started: the ring says what is sent
  * @head: entries written
  * @taken: entries that the peer has copied out, as far as this side has looked
  * @lent: grants, by number: WAYS places for each buffer
- * @first: index + 1 of the first grant in the list of those that were outstanding
- * @last: the last one
+ * @queue: the numbers of the grants of which messages are outstanding, each of them once, in the
+ *	order in which this side looks whether they have been returned
+ * @queue_head: how many were taken out of @queue, modulo 2^32
+ * @queue_tail: how many were put into it
  * @victim: which of the WAYS is taken back next
  * @uncollected: bytes sent since this side has looked for returned messages: see COLLECT_BYTES
  * @rang_in: the last number of the peer's for which the doorbell was rung
@@ -120,12 +124,13 @@ struct lane {
 	int fd;
 	unsigned int flags;
 	uint32_t capacity;
-	uint32_t nr_entries;
+	uint32_t own_mask;
 	uint32_t nr_grants;
 	uint64_t buffer_size;
 	const struct evpl_header *header;
 	struct evpl_iovec own;
 	struct lane_block *block;
+	struct lane_entry *own_ring;
 	_Atomic uint32_t *counts;
 
 	_Atomic uint32_t refs;
@@ -136,26 +141,28 @@ struct lane {
 	const struct lane_block *_Atomic peer;
 	const struct lane_entry *peer_ring;
 	uint32_t peer_mask;
-	uint32_t peer_grants;
+	uint32_t lent_mask;
 	const _Atomic uint32_t *peer_counts;
 	struct evpl_iovec peer_iovec;
 
 	alignas(64) struct lock send_lock;
 	int send_error;
 	uint64_t ends;
+	uint64_t tried_ends;
 	bool block_sent;
 	atomic_bool started;
 	uint32_t head;
 	uint32_t taken;
 	struct lent *lent;
-	uint32_t first;
-	uint32_t last;
+	uint32_t queue_head;
+	uint32_t queue_tail;
 	uint32_t victim;
 	uint64_t uncollected;
 	uint32_t rang_in;
 	uint32_t nr_lent;
 	uint64_t nr_sent;
 	uint64_t nr_records;
+	uint16_t queue[LANE_GRANTS_MAX];
 
 	alignas(64) struct lock recv_lock;
 	bool receiving;
@@ -230,8 +237,8 @@ static inline void ring_if_wanted(struct lane *lane, enum lane_want want, uint32
 
 /* Sending: under @send_lock. */
 
-/* Drops references on an own buffer, as the thread that counts in it if that is this one. */
-static inline void buffer_put(struct entry *buffer, uint32_t n)
+/* Drops references on a buffer if this is the thread that counts in it. */
+static inline bool buffer_put_here(struct entry *buffer, uint32_t n)
 {
 	struct evplmem_thread *thread = evplmem_self();
 	bool here;
@@ -241,14 +248,25 @@ static inline void buffer_put(struct entry *buffer, uint32_t n)
 	if (here)
 		buffer->spare += n;
 	evplmem_leave(thread);
-	if (!here && entry_is_last(buffer, entry_drop(buffer, n, CALLER()), n))
+	return here;
+}
+
+/*
+ * Drops references on an own buffer. A thread becomes the owner by itself alone. So if there is no
+ * owner, this thread isn't it.
+ */
+static inline void buffer_put(struct entry *buffer, uint32_t n)
+{
+	if (atomic_load_explicit(&buffer->owner, memory_order_relaxed) && buffer_put_here(buffer, n))
+		return;
+	if (entry_is_last(buffer, entry_drop(buffer, n, CALLER()), n))
 		recycle(buffer);
 }
 
 /* The places for the grants of a buffer. */
 static inline struct lent *lent_places(struct lane *lane, const struct entry *buffer)
 {
-	return &lane->lent[buffer->index * WAYS & (lane->peer_grants - 1)];
+	return &lane->lent[buffer->index * WAYS & lane->lent_mask];
 }
 
 static inline struct lent *lent_find(struct lane *lane, const struct entry *buffer, uint32_t flags)
@@ -262,25 +280,36 @@ static inline struct lent *lent_find(struct lane *lane, const struct entry *buff
 	return NULL;
 }
 
-static inline uint32_t lent_number(const struct lane *lane, const struct lent *lent)
+/* How many messages of a grant are outstanding. */
+static inline uint32_t lent_outstanding(const struct lent *lent)
 {
-	return (uint32_t)(lent - lane->lent);
+	return lent->sent - lent->seen;
 }
 
-/* Puts a grant on the list of those of which messages are outstanding. */
-static inline void lent_list(struct lane *lane, struct lent *lent)
+/* How many grants there are of which messages are outstanding. */
+static inline uint32_t lents_outstanding(const struct lane *lane)
 {
-	uint32_t number = lent_number(lane, lent) + 1;
+	return lane->queue_tail - lane->queue_head;
+}
 
-	if (__builtin_expect(lent->listed, 1))
-		return;
-	lent->listed = true;
-	lent->next = 0;
-	if (lane->last)
-		lane->lent[lane->last - 1].next = number;
-	else
-		lane->first = number;
-	lane->last = number;
+/* Puts a grant into the queue, which has room for all grants. */
+static inline void lent_queue(struct lane *lane, const struct lent *lent)
+{
+	lane->queue[lane->queue_tail++ % LANE_GRANTS_MAX] = (uint16_t)lent->number;
+}
+
+/* Counts a message as outstanding. */
+static inline void lent_count(struct lane *lane, struct lent *lent)
+{
+	if (lent->sent++ == lent->seen)
+		lent_queue(lane, lent);
+}
+
+/* Undoes lent_count(). Several are undone in the reverse order, before @send_lock is left. */
+static inline void lent_uncount(struct lane *lane, struct lent *lent)
+{
+	if (--lent->sent == lent->seen)
+		lane->queue_tail--;
 }
 
 /* Returns 1 if the ring has room for @n entries, else 0, or -EPROTO. */
@@ -288,13 +317,13 @@ static inline int has_room(struct lane *lane, uint32_t n)
 {
 	uint32_t used = lane->head - lane->taken, taken;
 
-	if (__builtin_expect(lane->nr_entries - used >= n, 1))
+	if (__builtin_expect(used + n - 1 <= lane->own_mask, 1))
 		return 1;
 	taken = atomic_load(&peer_of(lane)->taken);
 	if (taken - lane->taken > used)
 		return -EPROTO;
 	lane->taken = taken;
-	return lane->nr_entries - (lane->head - taken) >= n;
+	return lane->head - taken + n - 1 <= lane->own_mask;
 }
 
 /**
@@ -311,7 +340,7 @@ struct own_ring {
 
 static inline struct own_ring own_ring(struct lane *lane)
 {
-	return (struct own_ring){ lane->block->entries, lane->nr_entries - 1, lane->head };
+	return (struct own_ring){ lane->own_ring, lane->own_mask, lane->head };
 }
 
 /* Writes an entry that isn't there yet, as its turn isn't. @position counts from @head. */

@@ -5,6 +5,7 @@
  */
 #include "lane_internal.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "context.h"
@@ -12,73 +13,68 @@
 /* Under @send_lock. */
 
 /*
- * Drops the references of the messages of a grant that the peer has returned since the last look.
- * Returns how many, or -EPROTO.
+ * Takes the peer's @count of a grant's returned messages, which isn't above the number that was sent,
+ * and drops the references of those that it has returned since the last look.
  */
-static inline int lent_collect(struct lane *lane, struct lent *lent)
+static inline void lent_collect(struct lent *lent, uint32_t count)
 {
-	uint32_t count, n;
+	uint32_t n = count - lent->seen;
 
-	count = atomic_load(&lane->peer_counts[lent - lane->lent]);
-	n = count - lent->seen;
-	if (n > lent->outstanding)
-		return -EPROTO;
 	lent->seen = count;
-	lent->outstanding -= n;
-	if (n && lent->buffer)
+	if (lent->buffer)
 		buffer_put(lent->buffer, n);
-	return (int)n;
 }
 
 /* Looks at up to @limit grants of which messages are outstanding. Returns whether any came back. */
 bool lents_collect(struct lane *lane, uint32_t limit)
 {
-	uint32_t end = lane->last, number;
-	struct lent *lent;
+	uint32_t nr = lents_outstanding(lane), head = lane->queue_head, end, number, count;
+	const _Atomic uint32_t *counts = lane->peer_counts;
+	struct lent *lents = lane->lent, *lent;
 	bool any = false;
-	int n;
 
 	lane->uncollected = 0;
-	for (number = lane->first; number && limit--; number = number == end ? 0 : lane->first) {
-		lent = &lane->lent[number - 1];
-		n = lent_collect(lane, lent);
-		if (n < 0) {
-			atomic_store(&lane->error, n);
-			lane->ends = UINT64_MAX;
-			break;
+	for (end = head + (nr < limit ? nr : limit); head != end; head++) {
+		number = lane->queue[head % LANE_GRANTS_MAX];
+		lent = &lents[number];
+		count = atomic_load(&counts[number]);
+		if (__builtin_expect(count != lent->sent, 0)) {
+			if (count - lent->seen > lent_outstanding(lent)) {
+				atomic_store(&lane->error, -EPROTO);
+				lane->ends = UINT64_MAX;
+				break;
+			}
+			lent_queue(lane, lent);
+			if (count == lent->seen)
+				continue;
 		}
-		any |= n > 0;
-		lane->first = lent->next;
-		if (!lane->first)
-			lane->last = 0;
-		lent->listed = false;
-		if (lent->outstanding)
-			lent_list(lane, lent);
+		lent_collect(lent, count);
+		any = true;
 	}
+	lane->queue_head = head;
 	return any;
 }
 
 /*
  * The lane's messages come back no more. The references of those that the peer has returned are
  * dropped. The kernel decides when other buffers are free: the peer may live on, and have its leases.
- * Under @send_lock.
  */
 void lents_stop(struct lane *lane)
 {
+	uint32_t number, count;
 	struct lent *lent;
 
-	while (lane->first) {
-		lent = &lane->lent[lane->first - 1];
-		lane->first = lent->next;
-		lent->listed = false;
-		lent_collect(lane, lent);
-		if (lent->outstanding && lent->buffer) {
+	for (; lents_outstanding(lane); lane->queue_head++) {
+		number = lane->queue[lane->queue_head % LANE_GRANTS_MAX];
+		lent = &lane->lent[number];
+		count = atomic_load(&lane->peer_counts[number]);
+		if (count != lent->seen && count - lent->seen <= lent_outstanding(lent))
+			lent_collect(lent, count);
+		if (lent_outstanding(lent) && lent->buffer) {
 			context_seal(lent->buffer);
-			buffer_put(lent->buffer, lent->outstanding);
+			buffer_put(lent->buffer, lent_outstanding(lent));
 		}
-		lent->outstanding = 0;
 	}
-	lane->last = 0;
 	memset(lane->lent, 0, LANE_GRANTS_MAX * sizeof(*lane->lent));
 	lane->nr_lent = 0;
 	lane->ends = UINT64_MAX;
@@ -91,7 +87,7 @@ static bool take_back(struct lane *lane, struct lent *lent)
 
 	if (has_room(lane, 1) <= 0)
 		return false;
-	write_entry(ring, 0, LANE_TAKE_BACK, lent_number(lane, lent));
+	write_entry(ring, 0, LANE_TAKE_BACK, lent->number);
 	publish(lane, ring, 1);
 	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
 	lent->buffer = NULL;
@@ -111,7 +107,7 @@ struct lent *lent_place(struct lane *lane, const struct entry *buffer, uint32_t 
 			return &places[i];
 	for (i = 0; i < WAYS; i++) {
 		lent = &places[lane->victim++ % WAYS];
-		if (lent->granted && !lent->outstanding)
+		if (lent->granted && !lent_outstanding(lent))
 			return has_room(lane, n + 1) > 0 && take_back(lane, lent) ? lent : NULL;
 	}
 	return NULL;
@@ -151,7 +147,7 @@ bool lanes_collect(struct evpl_pool *pool, bool wait)
 	for (lane = sharing->lanes; lane; lane = lane->next) {
 		lock_take(&lane->send_lock);
 		notice_end(lane);
-		if (wait && lane->first)
+		if (wait && lents_outstanding(lane))
 			lane_want_doorbell(lane, LANE_MEMORY);
 		any |= lents_collect(lane, UINT32_MAX);
 		broken = atomic_load(&lane->error) == -EPROTO;
@@ -170,7 +166,7 @@ static void mark_revoked(struct lane *lane, uint32_t number)
 	uint32_t i;
 
 	for (i = lane->taken; i != lane->head; i++) {
-		entry = &lane->block->entries[i & (lane->nr_entries - 1)];
+		entry = &lane->own_ring[i & lane->own_mask];
 		if (atomic_load(&entry->kind) == LANE_MESSAGE &&
 		    atomic_load(&entry->grant) == number)
 			atomic_store(&entry->kind, LANE_REVOKED);
@@ -197,10 +193,10 @@ void lanes_revoked(struct evpl_pool *pool, struct entry *buffer)
 		for (i = 0; lent && i < WAYS; i++, lent++) {
 			if (lent->buffer != buffer)
 				continue;
-			mark_revoked(lane, lent_number(lane, lent));
+			mark_revoked(lane, lent->number);
 			lent->buffer = NULL;
-			if (lent->outstanding)
-				buffer_put(buffer, lent->outstanding);
+			if (lent_outstanding(lent))
+				buffer_put(buffer, lent_outstanding(lent));
 		}
 		lock_leave(&lane->send_lock);
 	}
@@ -226,7 +222,8 @@ bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
 	for (lane = sharing->lanes; lane; lane = lane->next) {
 		lock_take(&lane->send_lock);
 		notice_end(lane);
-		for (i = 0; lane->started && i < lane->peer_grants; i++) {
+		lents_collect(lane, UINT32_MAX);
+		for (i = 0; lane->started && i <= lane->lent_mask; i++) {
 			lent = &lane->lent[i];
 			if (buffer)
 				wanted = lent->buffer == buffer;
@@ -234,8 +231,7 @@ bool lanes_take_back(struct evpl_pool *pool, struct entry *buffer)
 				wanted = !lent->buffer || entry_is_elsewhere(lent->buffer);
 			if (!lent->granted || !wanted)
 				continue;
-			lent_collect(lane, lent);
-			left |= lent->outstanding || !take_back(lane, lent);
+			left |= lent_outstanding(lent) || !take_back(lane, lent);
 		}
 		lock_leave(&lane->send_lock);
 	}

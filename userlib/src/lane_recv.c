@@ -64,7 +64,7 @@ static int take_block(struct lane *lane, const struct evpl_record *record,
 		nr_grants = LANE_GRANTS_MAX;
 	lane->peer_ring = block->entries;
 	lane->peer_mask = nr_entries - 1;
-	lane->peer_grants = nr_grants;
+	lane->lent_mask = nr_grants - 1;
 	lane->peer_counts = lane_counts(block, nr_entries);
 	lane->peer_iovec = *iovec;
 	atomic_store_explicit(&lane->peer, block, memory_order_release);

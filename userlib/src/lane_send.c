@@ -98,17 +98,18 @@ static void plan(struct lane *lane, const struct evpl_message *message, struct s
 		return;
 	lent->buffer = buffer;
 	lent->flags = message->flags;
-	lent->outstanding++;	/* so it isn't taken back for a later message's buffer */
+	/* So it isn't taken back for a later message's buffer. */
+	lent_count(lane, lent);
 }
 
 /* Undoes plan(). */
-static void plan_cancel(struct sending *sending)
+static void plan_cancel(struct lane *lane, struct sending *sending)
 {
 	struct lent *lent = sending->lent;
 
 	if (!lent)
 		return;
-	lent->outstanding--;
+	lent_uncount(lane, lent);
 	if (sending->as_record)
 		lent->buffer = NULL;
 }
@@ -199,7 +200,7 @@ static int send_planned(struct lane *lane, const struct evpl_message *messages, 
 		plan(lane, &messages[i], &sendings[i], (uint32_t)n);
 	err = write_records(lane, messages, sendings, n);
 	for (i = n; err && i--;)
-		plan_cancel(&sendings[i]);
+		plan_cancel(lane, &sendings[i]);
 	if (err)
 		goto free_sendings;
 
@@ -207,18 +208,17 @@ static int send_planned(struct lane *lane, const struct evpl_message *messages, 
 	for (i = 0; i < n; i++) {
 		lent = sendings[i].lent;
 		if (!sendings[i].as_record) {
-			write_message(ring, (uint32_t)i, lent_number(lane, lent), &messages[i]);
+			write_message(ring, (uint32_t)i, lent->number, &messages[i]);
 			lane->nr_sent++;
 			lane->uncollected += COLLECT_LEAST + messages[i].iovec.length;
 		} else {
 			write_entry(ring, (uint32_t)i, LANE_RECORD,
-				    lent ? lent_number(lane, lent) : LANE_NO_GRANT);
+				    lent ? lent->number : LANE_NO_GRANT);
 		}
 		if (!lent)
 			continue;
 		lane->nr_lent += !lent->granted;
 		lent->granted = true;
-		lent_list(lane, lent);
 	}
 	publish(lane, ring, (uint32_t)n);
 	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
@@ -245,42 +245,37 @@ static inline struct lent *lent_of(struct lane *lane, const struct evpl_message 
 	return lent;
 }
 
-/*
- * Writes the entry of a message that can go through the ring. Returns false if it can't, or perhaps
- * not: then nothing has changed.
- */
-static inline bool put_message(struct lane *lane, struct own_ring ring, uint32_t position,
-			       const struct evpl_message *message)
+/* Writes the entry of a message that goes through the ring by a grant. */
+static inline void put_message(struct lane *lane, struct own_ring ring, uint32_t position,
+			       struct lent *lent, const struct evpl_message *message)
 {
-	struct lent *lent = lent_of(lane, message);
-
-	if (__builtin_expect(!lent, 0))
-		return false;
-	write_message(ring, position, lent_number(lane, lent), message);
-	lent->outstanding++;
-	lent_list(lane, lent);
+	write_message(ring, position, lent->number, message);
+	lent_count(lane, lent);
 	lane->uncollected += COLLECT_LEAST + message->iovec.length;
-	return true;
 }
 
 /* Sends messages through the ring. Returns false, with none sent, if one of them can't go so. */
 static bool send_through_ring(struct lane *lane, const struct evpl_message *messages, int n)
 {
 	struct own_ring ring = own_ring(lane);
+	struct lent *lent;
 	int i;
 
-	for (i = 0; i < n; i++)
-		if (!put_message(lane, ring, (uint32_t)i, &messages[i]))
+	for (i = 0; i < n; i++) {
+		lent = lent_of(lane, &messages[i]);
+		if (__builtin_expect(!lent, 0))
 			break;
+		put_message(lane, ring, (uint32_t)i, lent, &messages[i]);
+	}
 	if (i == n) {
 		lane->nr_sent += (uint64_t)n;
 		publish(lane, ring, (uint32_t)n);
 		ring_if_wanted(lane, LANE_IN, &lane->rang_in);
 		return true;
 	}
-	/* No entry has appeared yet. A grant that stays listed does no harm. */
+	/* No entry has appeared yet. */
 	while (i--)
-		lent_of(lane, &messages[i])->outstanding--;
+		lent_uncount(lane, lent_of(lane, &messages[i]));
 	return false;
 }
 
@@ -419,11 +414,21 @@ static int send_anyhow(struct lane *lane, const struct evpl_message *messages, i
 	return 0;
 }
 
+/* A message can't go through the ring at once, or perhaps not. Leaves @send_lock, and sends it. */
+__attribute__((noinline))
+static int send_otherwise(struct lane *lane, const struct evpl_message *message)
+{
+	lock_leave(&lane->send_lock);
+	return send_anyhow(lane, message, 1);
+}
+
 /* A message is in the ring, and something is left to do. Leaves @send_lock. */
 __attribute__((noinline))
 static int send_finish(struct lane *lane)
 {
 	ring_if_wanted(lane, LANE_IN, &lane->rang_in);
+	if (lane->uncollected >= COLLECT_BYTES)
+		lents_collect(lane, COLLECT_FEW);
 	lock_leave(&lane->send_lock);
 	returned_pull_if_awaited(lane->pool);
 	return 0;
@@ -437,21 +442,21 @@ static int send_finish(struct lane *lane)
 int lane_send(struct lane *lane, const struct evpl_message *messages, int n)
 {
 	struct own_ring ring;
+	struct lent *lent;
 
-	if (n != 1 || !atomic_load_explicit(&lane->started, memory_order_relaxed) ||
-	    !lock_try(&lane->send_lock))
+	if (n != 1 || !lock_try(&lane->send_lock))
 		return send_anyhow(lane, messages, n);
+	if (__builtin_expect(ends_now(lane) != lane->ends, 0))
+		return send_otherwise(lane, messages);
+	lent = lent_of(lane, messages);
+	if (__builtin_expect(!lent || has_room(lane, 1) <= 0, 0))
+		return send_otherwise(lane, messages);
 	ring = own_ring(lane);
-	if (__builtin_expect(ends_now(lane) != lane->ends, 0) ||
-	    __builtin_expect(lane->uncollected >= COLLECT_BYTES, 0) ||
-	    __builtin_expect(ring.head - lane->taken > ring.mask, 0) ||
-	    __builtin_expect(!put_message(lane, ring, 0, messages), 0)) {
-		lock_leave(&lane->send_lock);
-		return send_anyhow(lane, messages, 1);
-	}
+	put_message(lane, ring, 0, lent, messages);
 	lane->nr_sent++;
 	publish(lane, ring, 1);
-	if (__builtin_expect(atomic_load(&peer_of(lane)->wants[LANE_IN]), 0) ||
+	if (__builtin_expect(lane->uncollected >= COLLECT_BYTES, 0) ||
+	    __builtin_expect(atomic_load(&peer_of(lane)->wants[LANE_IN]), 0) ||
 	    __builtin_expect(atomic_load(&lane->pool->waiting) & WAITING, 0))
 		return send_finish(lane);
 	return lock_leave_only(&lane->send_lock) ? lock_wake(&lane->send_lock, 0) : 0;

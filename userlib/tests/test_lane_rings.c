@@ -652,9 +652,12 @@ static void start_at(FIXTURE_DATA(rings) *self, uint32_t turn, uint32_t count)
 		to = self->lane[!side];
 		from->head = turn;
 		from->taken = turn;
+		from->queue_head = turn;
+		from->queue_tail = turn;
 		to->tail = turn;
 		atomic_store(&to->block->taken, turn);
 		for (i = 0; i < to->nr_grants; i++) {
+			from->lent[i].sent = count;
 			from->lent[i].seen = count;
 			atomic_store(&to->counts[i], count);
 		}
@@ -702,11 +705,11 @@ TEST_F(rings, grants_of_more_buffers_than_have_places_are_taken_back)
 			EXPECT_TRUE(has_cookie(&got));
 			evpl_iovec_release(&got.iovec);
 		}
-		EXPECT_LE(self->lane[0]->nr_lent, self->lane[0]->peer_grants);
+		EXPECT_LE(self->lane[0]->nr_lent, self->lane[0]->lent_mask + 1);
 	}
 	release_all(kept, NR_BUFFERS / 2);
 	lanes_collect(self->pool[0], false);
-	EXPECT_EQ(0, self->lane[0]->first);
+	EXPECT_EQ(0, lents_outstanding(self->lane[0]));
 }
 
 TEST_F(rings, messages_of_a_grant_come_back_in_any_order)
@@ -733,6 +736,92 @@ TEST_F(rings, messages_of_a_grant_come_back_in_any_order)
 	EXPECT_EQ(0, atomic_load(&entry->word) & EVPL_WORD_COUNT);
 }
 
+TEST_F(rings, messages_that_the_peer_keeps_dont_hold_up_those_that_it_returns)
+{
+	struct evpl_message kept[40], sent, got[40];
+	struct lane *lane;
+	int i;
+
+	setup(_metadata, self, 0);
+	lane = self->lane[0];
+	for (i = 0; i < 40; i++)
+		kept[i] = grant_one(self, 0);
+	lanes_collect(self->pool[0], false);
+	ASSERT_EQ(0, lents_outstanding(lane));
+	for (i = 0; i < 40; i++) {
+		sent = again(&kept[i], 1);
+		ASSERT_EQ(0, lane_send(lane, &sent, 1));
+	}
+	ASSERT_EQ(40, lane_recv(self->lane[1], got, 40));
+	release_all(got + 32, 8);
+	/* A look at a few grants begins with those that were sent first. */
+	lents_collect(lane, UINT32_MAX);
+	EXPECT_EQ(32, lents_outstanding(lane));
+	release_all(got + 16, 16);
+	EXPECT_FALSE(lents_collect(lane, 16));
+	EXPECT_EQ(32, lents_outstanding(lane));
+	EXPECT_TRUE(lents_collect(lane, 10));
+	EXPECT_EQ(22, lents_outstanding(lane));
+	EXPECT_TRUE(lents_collect(lane, 7));
+	EXPECT_EQ(16, lents_outstanding(lane));
+	release_all(got, 16);
+	EXPECT_TRUE(lents_collect(lane, UINT32_MAX));
+	EXPECT_EQ(0, lents_outstanding(lane));
+	for (i = 0; i < 40; i++)
+		EXPECT_EQ(1, atomic_load(&iovec_entry(&kept[i].iovec)->word) & EVPL_WORD_COUNT);
+	release_all(kept, 40);
+}
+
+TEST_F(rings, sender_drops_references_by_itself_when_it_has_sent_enough)
+{
+	struct evpl_message kept, sent, got;
+	struct lent *lent;
+	int i;
+
+	setup(_metadata, self, 0);
+	kept = grant_one(self, 0);
+	lanes_collect(self->pool[0], false);
+	lent = lent_find(self->lane[0], iovec_entry(&kept.iovec), 0);
+	for (i = 0; i < 100; i++) {
+		sent = again(&kept, 1);
+		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+		ASSERT_EQ(1, lane_recv(self->lane[1], &got, 1));
+		evpl_iovec_release(&got.iovec);
+		EXPECT_GE(COLLECT_BYTES / COLLECT_LEAST, lent_outstanding(lent));
+	}
+	evpl_iovec_release(&kept.iovec);
+}
+
+TEST_F(rings, grant_is_taken_back_when_its_messages_have_been_returned)
+{
+	struct evpl_message kept, sent, got;
+	struct entry *buffer;
+
+	setup(_metadata, self, 0);
+	kept = grant_one(self, 0);
+	buffer = iovec_entry(&kept.iovec);
+	sent = again(&kept, 1);
+	ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+	ASSERT_EQ(1, lane_recv(self->lane[1], &got, 1));
+	EXPECT_TRUE(lanes_take_back(self->pool[0], buffer));
+	EXPECT_EQ(1, self->lane[0]->nr_lent);
+	EXPECT_EQ(1, lents_outstanding(self->lane[0]));
+	evpl_iovec_release(&got.iovec);
+	EXPECT_FALSE(lanes_take_back(self->pool[0], buffer));
+	EXPECT_EQ(0, self->lane[0]->nr_lent);
+	EXPECT_EQ(0, lents_outstanding(self->lane[0]));
+	EXPECT_EQ(1, atomic_load(&buffer->word) & EVPL_WORD_COUNT);
+	/* The number is another grant's from now on. */
+	sent = again(&kept, 2);
+	ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+	ASSERT_EQ(1, lane_recv(self->lane[1], &got, 1));
+	EXPECT_EQ(2, got.cookie);
+	evpl_iovec_release(&got.iovec);
+	lanes_collect(self->pool[0], false);
+	EXPECT_EQ(0, lents_outstanding(self->lane[0]));
+	evpl_iovec_release(&kept.iovec);
+}
+
 TEST_F(rings, failed_batch_leaves_all_as_it_was)
 {
 	struct evpl_message kept, sent[6], got;
@@ -744,7 +833,7 @@ TEST_F(rings, failed_batch_leaves_all_as_it_was)
 	kept = grant_one(self, 0);
 	lanes_collect(self->pool[0], false);
 	lent = lent_find(self->lane[0], iovec_entry(&kept.iovec), 0);
-	outstanding = lent->outstanding;
+	outstanding = lent_outstanding(lent);
 	head = self->lane[0]->head;
 	for (i = 0; i < 6; i++)
 		sent[i] = i % 2 ? buffer_with(self->evpl[0], (uint64_t)i) : again(&kept, 1);
@@ -752,7 +841,8 @@ TEST_F(rings, failed_batch_leaves_all_as_it_was)
 	both_ends[1].closed = true;
 	ASSERT_EQ(-EPIPE, lane_send(self->lane[0], sent, 6));
 	both_ends[1].closed = false;
-	EXPECT_EQ(outstanding, lent->outstanding);
+	EXPECT_EQ(outstanding, lent_outstanding(lent));
+	EXPECT_EQ(0, lents_outstanding(self->lane[0]));
 	EXPECT_EQ(head, self->lane[0]->head);
 	EXPECT_EQ(1, self->lane[0]->nr_lent);
 	for (i = 1; i < 6; i += 2) {
