@@ -11,6 +11,7 @@
 #include "common.h"
 #include "lane_internal.h"
 #include "lease.h"
+#include "lies.h"
 #include "record.h"
 #include "recycle.h"
 #include "returned.h"
@@ -901,38 +902,9 @@ static void end_round(struct __test_metadata *_metadata, struct _test_data_rings
 	memset(both_ends, 0, sizeof(both_ends));
 }
 
-/* The fields that a hostile peer writes in place of those of a message's entry. */
-struct lie {
-	uint32_t kind;
-	uint32_t grant;
-	uint32_t offset;
-	uint32_t length;
-};
-
 TEST_F(rings, wrong_entries_are_EPROTO)
 {
-	static const struct lie lies[] = {
-		{ 0, 0, 0, 1 },
-		{ LANE_TAKE_BACK + 1, 0, 0, 1 },
-		{ UINT32_MAX, 0, 0, 1 },
-		{ LANE_MESSAGE, 1, 0, 1 },
-		{ LANE_MESSAGE, LANE_GRANTS_MAX, 0, 1 },
-		{ LANE_MESSAGE, UINT32_MAX, 0, 1 },
-		{ LANE_MESSAGE, 0, 0, 0 },
-		{ LANE_MESSAGE, 0, 0, SMALL + 1 },
-		{ LANE_MESSAGE, 0, SMALL, 1 },
-		{ LANE_MESSAGE, 0, 1, SMALL },
-		{ LANE_MESSAGE, 0, UINT32_MAX, 2 },
-		{ LANE_MESSAGE, 0, 2, UINT32_MAX },
-		{ LANE_REVOKED, 1, 0, 0 },
-		{ LANE_REVOKED, UINT32_MAX, 0, 0 },
-		{ LANE_RECORD, 0, 0, 0 },
-		{ LANE_RECORD, 1, 0, 0 },
-		{ LANE_RECORD, LANE_NO_GRANT, 0, 0 },
-		{ LANE_RECORD, LANE_GRANTS_MAX, 0, 0 },
-		{ LANE_TAKE_BACK, 1, 0, 0 },
-		{ LANE_TAKE_BACK, LANE_NO_GRANT, 0, 0 },
-	};
+	static const struct lie lies[] = ENTRY_LIES(SMALL);
 	struct evpl_message kept, sent, got, held;
 	struct lane_entry *entry;
 	uint32_t number;
@@ -950,7 +922,6 @@ TEST_F(rings, wrong_entries_are_EPROTO)
 		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
 		entry = &self->lane[0]->block->entries[(self->lane[0]->head - 1) & (RING - 1)];
 		atomic_store(&entry->kind, lies[i].kind);
-		/* 0 and 1 stand for the grant that is there, and one that isn't. */
 		atomic_store(&entry->grant, lies[i].grant < 2 ? number ^ lies[i].grant :
 			     lies[i].grant);
 		atomic_store(&entry->offset, lies[i].offset);
@@ -970,7 +941,7 @@ TEST_F(rings, wrong_entries_are_EPROTO)
 
 TEST_F(rings, wrong_counts_are_EPROTO_and_all_references_come_back)
 {
-	static const uint32_t counts[] = { 3, 100, UINT32_MAX, 0 };
+	static const uint32_t counts[] = COUNT_LIES;
 	struct evpl_message kept, sent, got;
 	unsigned int i, number;
 
@@ -995,7 +966,7 @@ TEST_F(rings, wrong_counts_are_EPROTO_and_all_references_come_back)
 
 TEST_F(rings, wrong_number_of_taken_entries_is_EPROTO)
 {
-	static const uint32_t lies[] = { 1, RING, 1U << 31, -RING - 1 };
+	static const uint32_t lies[] = TAKEN_LIES(RING);
 	struct evpl_message kept, sent;
 	unsigned int i, n;
 
@@ -1019,23 +990,7 @@ TEST_F(rings, wrong_number_of_taken_entries_is_EPROTO)
 
 TEST_F(rings, wrong_blocks_are_EPROTO)
 {
-	struct {
-		uint32_t magic, version, nr_entries, nr_grants, offset, length;
-	} blocks[] = {
-		{ LANE_MAGIC + 1, LANE_VERSION, RING, 256, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION + 1, RING, 256, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, 0, 256, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, RING - 1, 256, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, RING, 0, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, RING, 2, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, RING, 255, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, RING, 1U << 31, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, 1U << 31, 256, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, 128, 4, 0, SMALL },
-		{ LANE_MAGIC, LANE_VERSION, RING, 256, 64, SMALL - 64 },
-		{ LANE_MAGIC, LANE_VERSION, RING, 256, 0, 100 },
-		{ LANE_MAGIC, LANE_VERSION, RING, 256, 0, RING * 32 + 1024 },
-	};
+	static const struct block_lie blocks[] = BLOCK_LIES(SMALL, RING);
 	struct evpl_message sent, got;
 	struct evpl_record record;
 	struct lane_block *block;
@@ -1085,6 +1040,134 @@ TEST_F(rings, block_that_becomes_zeros_breaks_nothing)
 	EXPECT_EQ(-EAGAIN, lane_recv(self->lane[1], &got, 1));
 	lanes_collect(self->pool[0], false);
 	ASSERT_EQ(0, lane_send(self->lane[0], &kept, 1));
+}
+
+/* A hostile peer's side of a fuzz, and what the other side has of it. */
+struct fuzz {
+	FIXTURE_DATA(rings) *self;
+	struct evpl_message held[16];
+	int nr_held;
+	unsigned int seed;
+	_Atomic bool stop;
+};
+
+/* Whether a message lies in one buffer of the hostile side's pool, or has none. */
+static bool is_inside(FIXTURE_DATA(rings) *self, const struct evpl_message *message)
+{
+	uintptr_t start = (uintptr_t)self->pool[0]->backing.entries->base;
+	uintptr_t offset = (uintptr_t)message->iovec.data - start;
+
+	if (message->flags & EVPL_MESSAGE_REVOKED)
+		return !message->iovec.length;
+	return message->iovec.length && offset < POOL_BYTES &&
+	       message->iovec.length <= SMALL - offset % SMALL;
+}
+
+/* The side that is lied to goes on. Returns whether the lane has ended by a lie, or -errno. */
+static int go_on(struct fuzz *fuzz)
+{
+	struct evpl_message *held = fuzz->held, sent;
+	struct evpl_pool *pool = fuzz->self->pool[1];
+	struct lane *lane = fuzz->self->lane[1];
+	int ret;
+
+	while (fuzz->nr_held > rand_r(&fuzz->seed) % (int)ARRAY_SIZE(fuzz->held))
+		evpl_iovec_release(&held[--fuzz->nr_held].iovec);
+	ret = lane_recv(lane, held + fuzz->nr_held, 1);
+	if (ret > 0 && !is_inside(fuzz->self, &held[fuzz->nr_held]))
+		return -ERANGE;
+	if (ret > 0)
+		fuzz->nr_held++;
+	if (ret < 0 && ret != -EAGAIN)
+		return ret == -EPROTO ? 1 : ret;
+	if (used_in(pool) >= NR_BUFFERS / 2)
+		return 0;
+	sent = buffer_with(fuzz->self->evpl[1], 1);
+	ret = lane_send(lane, &sent, 1);
+	if (ret)
+		evpl_iovec_release(&sent.iovec);
+	lanes_collect(pool, false);
+	return ret == -EPROTO ? 1 : ret && ret != -EAGAIN ? ret : 0;
+}
+
+static void scribble_once(struct fuzz *fuzz, unsigned int *seed)
+{
+	struct lane *lane = fuzz->self->lane[0];
+
+	scribble(lane->block, RING, lane->nr_grants, atomic_load(&fuzz->self->lane[1]->block->taken),
+		 seed);
+}
+
+static void *scribble_thread(void *arg)
+{
+	struct fuzz *fuzz = arg;
+	unsigned int seed = fuzz->seed + 1, spins = 0;
+
+	while (!atomic_load(&fuzz->stop)) {
+		scribble_once(fuzz, &seed);
+		spin(&spins);
+	}
+	return NULL;
+}
+
+/* Lies to a side, until that notices or many steps are done. Returns whether it notices, or -errno. */
+static int fuzz_round(struct __test_metadata *_metadata, struct fuzz *fuzz, bool beside)
+{
+	struct evpl_message kept[4], sent;
+	pthread_t thread;
+	int ret = 0, i;
+
+	setup(_metadata, fuzz->self, 0);
+	for (i = 0; i < 4; i++)
+		kept[i] = grant_one(fuzz->self, i % 2);
+	atomic_store(&fuzz->stop, false);
+	if (beside && pthread_create(&thread, NULL, scribble_thread, fuzz))
+		abort();
+	/* The other thread gets to a lie sooner or later. */
+	for (i = 0; (beside || i < 200) && !ret; i++) {
+		/* The hostile side sends some messages as it should. */
+		sent = again(&kept[0], 1);
+		if (beside || lane_send(fuzz->self->lane[0], &sent, 1))
+			evpl_iovec_release(&sent.iovec);
+		if (!beside && !(rand_r(&fuzz->seed) % 4))
+			scribble_once(fuzz, &fuzz->seed);
+		ret = go_on(fuzz);
+	}
+	atomic_store(&fuzz->stop, true);
+	if (beside)
+		pthread_join(thread, NULL);
+	release_all(fuzz->held, fuzz->nr_held);
+	fuzz->nr_held = 0;
+	release_all(kept, 4);
+	end_round(_metadata, fuzz->self);
+	return ret;
+}
+
+static void fuzz_block(struct __test_metadata *_metadata, struct _test_data_rings *self, bool beside)
+{
+	struct fuzz fuzz = { .self = self };
+	int ended = 0, rounds = few() ? 200 : 2000, ret, i;
+
+	for (i = 0; i < rounds; i++) {
+		fuzz.seed = (unsigned int)i;
+		ret = fuzz_round(_metadata, &fuzz, beside);
+		ASSERT_LE(0, ret) {
+			TH_LOG("round %d", i);
+		}
+		ended += ret;
+	}
+	TH_LOG("%d of %d lanes ended by a lie", ended, rounds);
+	EXPECT_LE(beside ? rounds : 1, ended);
+}
+
+TEST_F(rings, block_of_random_contents_is_EPROTO_or_harmless)
+{
+	fuzz_block(_metadata, self, false);
+}
+
+TEST_F(rings, block_that_changes_while_it_is_read_is_EPROTO_or_harmless)
+{
+	fuzz_block(_metadata, self, true);
 }
 
 /* Two threads on each side. */
