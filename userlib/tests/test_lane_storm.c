@@ -26,12 +26,10 @@
 #include <linux/evpl.h>
 
 #include "common.h"
+#include "counters.h"
 #include "lane.h"
 
-#define COUNTERS	"/sys/kernel/debug/evpl/counters"
 #define STEP		0x9e3779b97f4a7c15ULL
-/* Seconds until a process that should have gone on is said to hang. */
-#define LIMIT		240
 
 enum {
 	WORKERS = 5,
@@ -847,20 +845,6 @@ FIXTURE(lane_storm)
 	unsigned int with_leases, inside;
 };
 
-/* The module's counters as they are now, without the one that only goes up. */
-static void read_counters(char counters[512])
-{
-	FILE *file = fopen(COUNTERS, "re");
-	char line[128];
-
-	counters[0] = '\0';
-	while (file && fgets(line, sizeof(line), file))
-		if (strncmp(line, "rechecks", 8))
-			strncat(counters, line, 511 - strlen(counters));
-	if (file)
-		fclose(file);
-}
-
 static unsigned int scaled(unsigned int usual)
 {
 	const char *percent = getenv("EVPL_TEST_PERCENT");
@@ -1151,12 +1135,7 @@ FIXTURE_TEARDOWN(lane_storm)
 	if (!self->before[0])
 		return;
 	close(self->fd);
-	for (int tries = 0; tries < 10 * LIMIT; tries++) {
-		read_counters(now);
-		if (!strcmp(self->before, now))
-			break;
-		usleep(100 * 1000);
-	}
+	counters_return_to(self->before, now);
 	EXPECT_STREQ(self->before, now);
 }
 
