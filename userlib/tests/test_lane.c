@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -974,6 +975,516 @@ TEST_F(lane, buffer_comes_back_from_a_peer_that_has_closed_its_end_without_a_cal
 	EXPECT_EQ(0, evpl_iovec_wait(&kept, EVPL_IOVEC_TRY));
 	evpl_iovec_release(&kept);
 	EXPECT_EQ(-EPIPE, evpl_channel_send(self->channel, &sent, 1));
+}
+
+/* The events that an epoll set with EPOLLET has for a channel, or -1 if there are none. */
+static int edges_of(int epoll, int timeout)
+{
+	struct epoll_event event;
+	int n;
+
+	do {
+		n = epoll_wait(epoll, &event, 1, timeout);
+	} while (n < 0 && errno == EINTR);
+	return n == 1 ? (int)event.events : -1;
+}
+
+static int edge_triggered(struct evpl_channel *channel)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLOUT | EPOLLET };
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+	if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, evpl_channel_fd(channel), &event))
+		abort();
+	return epoll;
+}
+
+TEST_F(lane, each_end_of_a_wait_is_an_edge)
+{
+	int sender = edge_triggered(self->channel), receiver = edge_triggered(self->other_channel);
+	struct evpl_message sent = allocate(self->evpl, 100, 'x'), copy, got;
+	int err, n;
+
+	/* Both ends are writable at first. */
+	EXPECT_EQ(EPOLLOUT, edges_of(sender, 0));
+	EXPECT_EQ(EPOLLOUT, edges_of(receiver, 0));
+	for (int i = 0; i < 5; i++) {
+		ASSERT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_EQ(-1, edges_of(receiver, 0));
+		for (n = 0; n <= i; n++) {
+			copy = again(&sent);
+			ASSERT_EQ(0, evpl_channel_send(self->channel, &copy, 1));
+		}
+		EXPECT_EQ(EPOLLIN | EPOLLOUT, edges_of(receiver, 0));
+		for (n = 0; n <= i; n++) {
+			ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+			evpl_iovec_release(&got.iovec);
+		}
+	}
+	for (int i = 0; i < 5; i++) {
+		do {
+			copy = again(&sent);
+			err = evpl_channel_send(self->channel, &copy, 1);
+		} while (!err);
+		ASSERT_EQ(-EAGAIN, err);
+		evpl_iovec_release(&copy.iovec);
+		EXPECT_EQ(-1, edges_of(sender, 0));
+		for (n = 0; n <= i; n++) {
+			ASSERT_EQ(1, evpl_channel_recv(self->other_channel, &got, 1));
+			evpl_iovec_release(&got.iovec);
+		}
+		EXPECT_EQ(EPOLLOUT, edges_of(sender, 0));
+	}
+	evpl_iovec_release(&sent.iovec);
+	close(sender);
+	close(receiver);
+}
+
+/* One side of a lane whose descriptor is polled with EPOLLET. */
+struct edge_side {
+	struct evpl_channel *channel;
+	struct evpl_pool *pool;
+	int messages;
+	const char *error;
+};
+
+/* Sends and receives so many messages. It sleeps whenever it can do neither. */
+static void *run_on_edges(void *arg)
+{
+	struct edge_side *side = arg;
+	struct evpl_message sent = { .flags = 0 }, kept, got;
+	int epoll = edge_triggered(side->channel), nr_sent = 0, nr_got = 0, ret;
+	struct evpl *evpl;
+
+	if (evpl_create(&evpl, side->pool, NULL))
+		abort();
+	kept = allocate(evpl, 100, 'x');
+	while (!side->error) {
+		while ((ret = evpl_channel_recv(side->channel, &got, 1)) == 1) {
+			if (got.cookie != (uint64_t)nr_got++ || !is_filled(&got.iovec, 'x'))
+				side->error = "another message";
+			evpl_iovec_release(&got.iovec);
+		}
+		if (ret != -EAGAIN)
+			side->error = "recv failed";
+		for (ret = 0; nr_sent < side->messages && !ret; nr_sent += !ret) {
+			sent = again(&kept);
+			sent.cookie = (uint64_t)nr_sent;
+			ret = evpl_channel_send(side->channel, &sent, 1);
+			if (ret)
+				evpl_iovec_release(&sent.iovec);
+		}
+		if (ret && ret != -EAGAIN)
+			side->error = "send failed";
+		if (nr_sent == side->messages && nr_got == side->messages)
+			break;
+		edges_of(epoll, -1);
+	}
+	evpl_iovec_release(&kept.iovec);
+	evpl_destroy(evpl);
+	close(epoll);
+	return NULL;
+}
+
+TEST_F(lane, sides_that_wait_for_edges_lose_no_wake_up)
+{
+	const int messages = few() ? 5000 : 100000;
+	struct edge_side sides[2] = {
+		{ self->channel, self->pool, messages, NULL },
+		{ self->other_channel, self->other_pool, messages, NULL },
+	};
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, run_on_edges, &sides[1]));
+	run_on_edges(&sides[0]);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(NULL, sides[i].error) {
+			TH_LOG("%s", sides[i].error);
+		}
+	}
+}
+
+/* A device that registers received buffers: the cookie is the address of the buffer. */
+struct leases_device {
+	unsigned int registered, unregistered;
+};
+
+static int register_buffer(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	struct leases_device *device = arg;
+
+	if (slab->flags != (EVPL_SLAB_LEASED | EVPL_SLAB_READONLY) || slab->length != BUFFER)
+		return -1;
+	device->registered++;
+	*cookie = (uintptr_t)slab->base;
+	return 0;
+}
+
+static int unregister_buffer(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	struct leases_device *device = arg;
+
+	device->unregistered += cookie == (uintptr_t)slab->base;
+	return 0;
+}
+
+TEST_F(lane, granted_buffer_is_registered_with_a_device_once)
+{
+	const struct evpl_device_ops ops = {
+		.size = sizeof(ops),
+		.flags = EVPL_DEVICE_LEASES,
+		.register_slab = register_buffer,
+		.unregister_slab = unregister_buffer,
+	};
+	struct evpl_message sent = allocate(self->evpl, BUFFER, 'x'), copy, got[3], plain;
+	struct leases_device registrations = { 0 };
+	struct evpl_device *device;
+	uint64_t cookie;
+
+	ASSERT_EQ(0, evpl_device_attach(self->other_pool, &ops, &registrations, &device));
+	sent.flags = EVPL_MESSAGE_DEVICE;
+	for (int i = 0; i < 3; i++) {
+		/* The first message is a record, and the others come by its grant. */
+		copy = again(&sent);
+		copy.iovec.data = (char *)copy.iovec.data + i * 4096;
+		copy.iovec.length = 4096;
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got[i]));
+		ASSERT_EQ(0, evpl_device_cookie(device, &got[i].iovec, &cookie));
+		EXPECT_EQ((uintptr_t)got[i].iovec.data - (uintptr_t)i * 4096, cookie);
+	}
+	EXPECT_EQ(2, stats_of_lane(self->channel).sent);
+	EXPECT_EQ(1, registrations.registered);
+	for (int i = 0; i < 3; i++)
+		evpl_iovec_release(&got[i].iovec);
+	/* The grant has the lease, and the lease its registration. */
+	EXPECT_EQ(0, registrations.unregistered);
+	copy = again(&sent);
+	ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got[0]));
+	ASSERT_EQ(0, evpl_device_cookie(device, &got[0].iovec, &cookie));
+	EXPECT_EQ((uintptr_t)got[0].iovec.data, cookie);
+	EXPECT_EQ(1, registrations.registered);
+	evpl_iovec_release(&got[0].iovec);
+	/* A device may not have the buffer by a message without the flag. */
+	sent.flags = 0;
+	for (int i = 0; i < 2; i++) {
+		copy = again(&sent);
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &plain));
+		EXPECT_EQ(-ENOENT, evpl_device_cookie(device, &plain.iovec, &cookie));
+		evpl_iovec_release(&plain.iovec);
+	}
+	EXPECT_EQ(1, registrations.registered);
+	/* Both grants end, and with them the lease and its registration. */
+	EXPECT_EQ(-EAGAIN, evpl_iovec_wait(&sent.iovec, EVPL_IOVEC_TRY));
+	EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got[0], 1));
+	EXPECT_EQ(0, evpl_iovec_wait(&sent.iovec, EVPL_IOVEC_TRY));
+	EXPECT_EQ(1, registrations.unregistered);
+	evpl_iovec_release(&sent.iovec);
+	evpl_device_detach(device);
+	EXPECT_EQ(1, registrations.unregistered);
+}
+
+/* Threads that share the two ends of a lane. Each sends, or receives, and sleeps when it must. */
+#define SENDERS		3
+#define RECEIVERS	3
+
+struct crowd {
+	struct evpl_channel *channels[2];
+	struct evpl_pool *pool;
+	int messages;
+	_Atomic uint64_t sum;
+	atomic_int received;
+	atomic_int errors;
+};
+
+static void *send_in_a_crowd(void *arg)
+{
+	struct crowd *crowd = arg;
+	unsigned int seed = (unsigned int)pthread_self(), spins = 0;
+	struct evpl_message batch[4];
+	int left = crowd->messages, n, i;
+	struct evpl *evpl;
+
+	if (evpl_create(&evpl, crowd->pool, NULL))
+		abort();
+	while (left) {
+		n = 1 + rand_r(&seed) % 4 % left;
+		for (i = 0; i < n; i++) {
+			batch[i] = (struct evpl_message){ .cookie = (uint64_t)rand_r(&seed) };
+			while (evpl_iovec_alloc(evpl, 64 + (unsigned int)batch[i].cookie % 5000, 1, 1,
+						&batch[i].iovec) != 1)
+				spin(&spins);
+			memset(batch[i].iovec.data, (int)batch[i].cookie, batch[i].iovec.length);
+			atomic_fetch_add(&crowd->sum, batch[i].cookie);
+		}
+		if (evpl_channel_send(crowd->channels[0], batch, n)) {
+			atomic_fetch_add(&crowd->errors, 1);
+			evpl_iovec_release(&batch[0].iovec);
+			break;
+		}
+		left -= n;
+	}
+	evpl_destroy(evpl);
+	return NULL;
+}
+
+static void *receive_in_a_crowd(void *arg)
+{
+	struct crowd *crowd = arg;
+	struct evpl_message got[4];
+	int n, i;
+
+	while ((n = evpl_channel_recv(crowd->channels[1], got, 4)) > 0) {
+		for (i = 0; i < n; i++) {
+			if (got[i].iovec.length != 64 + (unsigned int)got[i].cookie % 5000 ||
+			    !is_filled(&got[i].iovec, (char)got[i].cookie))
+				atomic_fetch_add(&crowd->errors, 1);
+			atomic_fetch_sub(&crowd->sum, got[i].cookie);
+			evpl_iovec_release(&got[i].iovec);
+		}
+		atomic_fetch_add(&crowd->received, n);
+	}
+	if (n != -EPIPE)
+		atomic_fetch_add(&crowd->errors, 1);
+	return NULL;
+}
+
+TEST_F(lane, many_threads_send_and_receive_each_message_once)
+{
+	struct crowd crowd = { .pool = self->pool, .messages = few() ? 2000 : 20000 };
+	pthread_t senders[SENDERS], receivers[RECEIVERS];
+	int peer, i;
+
+	ASSERT_EQ(0, evpl_channel_create(&crowd.channels[0], self->pool, CAPACITY,
+					 EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&crowd.channels[1], self->other_pool, peer,
+				       EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING));
+	for (i = 0; i < RECEIVERS; i++)
+		ASSERT_EQ(0, pthread_create(&receivers[i], NULL, receive_in_a_crowd, &crowd));
+	for (i = 0; i < SENDERS; i++)
+		ASSERT_EQ(0, pthread_create(&senders[i], NULL, send_in_a_crowd, &crowd));
+	for (i = 0; i < SENDERS; i++)
+		ASSERT_EQ(0, pthread_join(senders[i], NULL));
+	EXPECT_LT(0, stats_of_lane(crowd.channels[0]).sent);
+	/* The receivers still get what is in the ring. */
+	evpl_channel_close(crowd.channels[0]);
+	for (i = 0; i < RECEIVERS; i++)
+		ASSERT_EQ(0, pthread_join(receivers[i], NULL));
+	EXPECT_EQ(0, atomic_load(&crowd.errors));
+	EXPECT_EQ(SENDERS * crowd.messages, atomic_load(&crowd.received));
+	EXPECT_EQ(0, atomic_load(&crowd.sum));
+	evpl_channel_close(crowd.channels[1]);
+}
+
+/* Has both sides of a lane send by their rings. */
+static bool settle(struct evpl_channel *there, struct evpl_channel *here)
+{
+	struct evpl_message got;
+
+	for (int i = 0; i < 2; i++)
+		if (evpl_channel_recv(there, &got, 1) != -EAGAIN ||
+		    evpl_channel_recv(here, &got, 1) != -EAGAIN)
+			return false;
+	return stats_of_lane(there).sending && stats_of_lane(here).sending;
+}
+
+TEST_F(lane, received_buffer_goes_on_over_other_lanes_and_comes_home)
+{
+	struct evpl_channel *there[2], *here[2];
+	struct evpl_message sent, got;
+	struct evpl_pool *third;
+	void *data;
+	int peer;
+
+	/* From the other pool to a third one, and from that one home. */
+	ASSERT_EQ(0, open_zeros(&third));
+	ASSERT_EQ(0, evpl_channel_create(&there[0], self->other_pool, 0, EVPL_CHANNEL_LANE, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&here[0], third, peer, EVPL_CHANNEL_LANE));
+	ASSERT_EQ(0, evpl_channel_create(&there[1], third, 0, EVPL_CHANNEL_LANE, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&here[1], self->pool, peer, EVPL_CHANNEL_LANE));
+	for (int i = 0; i < 2; i++)
+		ASSERT_TRUE(settle(there[i], here[i]));
+	/* The second time the message comes by a grant. */
+	for (int i = 0; i < 4; i++) {
+		sent = allocate(self->evpl, BUFFER, (char)('x' + i / 2));
+		data = sent.iovec.data;
+		if (i % 2) {
+			/* The buffer has a grant that is left from a message before. */
+			struct evpl_message copy = again(&sent);
+
+			ASSERT_TRUE(pass(self->channel, self->other_channel, &copy, &got));
+			evpl_iovec_release(&got.iovec);
+		}
+		ASSERT_TRUE(pass(self->channel, self->other_channel, &sent, &got));
+		ASSERT_EQ(0, evpl_channel_send(there[0], &got, 1));
+		EXPECT_FALSE(is_free(self->evpl, data));
+		ASSERT_EQ(1, evpl_channel_recv(here[0], &got, 1));
+		EXPECT_TRUE(is_filled(&got.iovec, (char)('x' + i / 2)));
+		ASSERT_EQ(0, evpl_channel_send(there[1], &got, 1));
+		EXPECT_FALSE(is_free(self->evpl, data));
+		ASSERT_EQ(1, evpl_channel_recv(here[1], &got, 1));
+		EXPECT_EQ(data, got.iovec.data);
+		EXPECT_TRUE(is_filled(&got.iovec, (char)('x' + i / 2)));
+		EXPECT_FALSE(is_free(self->evpl, data));
+		evpl_iovec_release(&got.iovec);
+		/* The owner, which is short of buffers, has taken the grant back. */
+		EXPECT_EQ(-EAGAIN, evpl_channel_recv(self->other_channel, &got, 1));
+		EXPECT_TRUE(is_free(self->evpl, data));
+	}
+	for (int i = 0; i < 2; i++) {
+		evpl_channel_close(there[i]);
+		evpl_channel_close(here[i]);
+	}
+	EXPECT_EQ(0, evpl_pool_close(third));
+}
+
+/* The messages that a receiver has. One of its threads releases them. */
+struct hoard {
+	struct evpl_channel *channel;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct evpl_message messages[4 * PER_SLAB];
+	unsigned int count;
+	unsigned int wanted;	/* messages that the owner still wants to be released */
+	bool ended;
+};
+
+/* Receives all that comes, and sleeps meanwhile. It releases nothing. */
+static void *receive_into_the_hoard(void *arg)
+{
+	struct hoard *hoard = arg;
+	struct evpl_message got;
+
+	while (evpl_channel_recv(hoard->channel, &got, 1) == 1) {
+		if (!is_filled(&got.iovec, (char)got.cookie))
+			abort();
+		pthread_mutex_lock(&hoard->lock);
+		hoard->messages[hoard->count++] = got;
+		pthread_cond_signal(&hoard->changed);
+		pthread_mutex_unlock(&hoard->lock);
+	}
+	pthread_mutex_lock(&hoard->lock);
+	hoard->ended = true;
+	pthread_cond_signal(&hoard->changed);
+	pthread_mutex_unlock(&hoard->lock);
+	return NULL;
+}
+
+/* Asks for the release of a message. */
+static void want_one(struct hoard *hoard)
+{
+	pthread_mutex_lock(&hoard->lock);
+	hoard->wanted++;
+	pthread_cond_signal(&hoard->changed);
+	pthread_mutex_unlock(&hoard->lock);
+}
+
+/*
+ * Releases a message from any place of the hoard, if one is wanted. Returns false if none will come
+ * any more.
+ */
+static bool release_one(struct hoard *hoard, unsigned int *seed)
+{
+	struct evpl_message message;
+	bool any;
+
+	pthread_mutex_lock(&hoard->lock);
+	while ((!hoard->count || !hoard->wanted) && !hoard->ended)
+		pthread_cond_wait(&hoard->changed, &hoard->lock);
+	any = hoard->count;
+	if (any) {
+		unsigned int i = (unsigned int)rand_r(seed) % hoard->count;
+
+		message = hoard->messages[i];
+		hoard->messages[i] = hoard->messages[--hoard->count];
+		hoard->wanted--;
+	}
+	pthread_mutex_unlock(&hoard->lock);
+	if (any)
+		evpl_iovec_release(&message.iovec);
+	return any;
+}
+
+static void *release_the_hoard(void *arg)
+{
+	unsigned int seed = 1;
+
+	while (release_one(arg, &seed))
+		;
+	return NULL;
+}
+
+/* Sleeps until memory may have come back. */
+static bool wait_for_memory(struct evpl_pool *pool, int timeout)
+{
+	struct pollfd pollfds[2] = {
+		{ .fd = evpl_pool_fd(pool), .events = POLLIN },
+		{ .fd = evpl_pool_eventfd(pool), .events = POLLIN },
+	};
+	uint64_t drained;
+	int n = poll(pollfds, 2, timeout);
+
+	if (pollfds[1].revents & POLLIN && read(pollfds[1].fd, &drained, sizeof(drained)) < 0)
+		abort();
+	return n > 0;
+}
+
+static int send_buffer(struct evpl_channel *channel, struct evpl_message *message, char byte)
+{
+	message->flags = 0;
+	message->cookie = (unsigned char)byte;
+	memset(message->iovec.data, byte, message->iovec.length);
+	return evpl_channel_send(channel, message, 1);
+}
+
+TEST_F(lane, owner_that_is_out_of_memory_is_woken_by_a_release_of_its_sleeping_peer)
+{
+	struct hoard hoard = {
+		.lock = PTHREAD_MUTEX_INITIALIZER,
+		.changed = PTHREAD_COND_INITIALIZER,
+	};
+	const int messages = few() ? 2000 : 20000;
+	struct evpl_message message;
+	struct evpl_channel *there;
+	unsigned int seed = 2;
+	pthread_t threads[2];
+	int waits = 0, peer;
+
+	ASSERT_EQ(0, evpl_channel_create(&there, self->pool, CAPACITY,
+					 EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING, &peer));
+	ASSERT_EQ(0, evpl_channel_bind(&hoard.channel, self->other_pool, peer,
+				       EVPL_CHANNEL_LANE | EVPL_CHANNEL_BLOCKING));
+	ASSERT_EQ(0, pthread_create(&threads[0], NULL, receive_into_the_hoard, &hoard));
+
+	/* The peer gets all of the memory, and its thread sleeps. */
+	while (evpl_buffer_alloc(self->evpl, &message.iovec) == 1)
+		ASSERT_EQ(0, send_buffer(there, &message, 'a'));
+	for (int i = 0; i < 10; i++) {
+		while (wait_for_memory(self->pool, 0))
+			ASSERT_EQ(-ENOMEM, evpl_buffer_alloc(self->evpl, &message.iovec));
+		want_one(&hoard);
+		ASSERT_TRUE(release_one(&hoard, &seed));
+		EXPECT_TRUE(wait_for_memory(self->pool, 0));
+		ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &message.iovec));
+		ASSERT_EQ(0, send_buffer(there, &message, (char)i));
+		ASSERT_EQ(-ENOMEM, evpl_buffer_alloc(self->evpl, &message.iovec));
+	}
+
+	/* Now the owner sleeps too. Another thread of the peer releases as it goes to sleep. */
+	ASSERT_EQ(0, pthread_create(&threads[1], NULL, release_the_hoard, &hoard));
+	for (int i = 0; i < messages; i++) {
+		for (; evpl_buffer_alloc(self->evpl, &message.iovec) != 1; waits++) {
+			want_one(&hoard);
+			wait_for_memory(self->pool, -1);
+		}
+		ASSERT_EQ(0, send_buffer(there, &message, (char)i));
+	}
+	/* Each of these messages needed a release. */
+	EXPECT_LE(messages, waits);
+	evpl_channel_close(there);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+	evpl_channel_close(hoard.channel);
 }
 
 TEST_HARNESS_MAIN
