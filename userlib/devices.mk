@@ -107,7 +107,8 @@ install-check-devices: install-check
 # device makes itself one there. The examples tell by their exit status, except the one that
 # scripts/guest-demo runs. Some are run with an argument.
 VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh) \
-	$(if $(TOOLS),$(B)/tests/probe.sh) $(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
+	$(if $(DEVICE_TOOLS),$(B)/tests/probe.sh) $(if $(WITH_CURSES),$(B)/tests/evplctl.sh) \
+	$(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
 	$(filter-out %/copy %/serve,$(EXAMPLES))
 
 vmtests: $(TESTS) $(VM_TESTS)
@@ -120,6 +121,14 @@ $(B)/tests/rdma.sh: $(TOP)tests/with-rxe FORCE | $(B)/tests
 
 $(B)/tests/probe.sh: $(TOP)tests/with-rxe $(B)/evpl-probe FORCE | $(B)/tests
 	$(call script,$(abspath $< $(TOP)tests/probe.py $(B)/evpl-probe))
+
+$(B)/tests/evplctl.sh: $(TOP)tests/evplctl.py $(B)/evplctl $(B)/tests/storm FORCE | $(B)/tests
+	$(call script,$(abspath $< $(B)/evplctl $(B)/tests/storm))
+
+# The kselftest, which evplctl is to look at.
+$(B)/tests/storm: $(TOP)../selftests/storm.c $(wildcard $(TOP)../selftests/*.h) | $(B)/tests
+	$(call Q,CC)$(CC) -O2 -g -D_GNU_SOURCE -pthread -fms-extensions $(if $(PAGE),-DPAGE=$(PAGE)UL) \
+		-I$(TOP)../uapi -isystem $(KSELFTEST) -o $@ $<
 
 $(B)/tests/publish-lane.sh: $(B)/examples/publish FORCE | $(B)/tests
 	$(call script,$(abspath $<) --lane)

@@ -7,7 +7,8 @@
  * of two descriptors weren't.
  *
  *	main.c		the options and the commands
- *	system.c	reads /proc
+ *	system.c	reads the clients and ends out of /proc
+ *	pages.c		finds descriptors that can hold pages
  *	print.c		JSON, and texts for people
  *	COMMAND.c	each command
  */
@@ -37,6 +38,10 @@ struct options {
 
 /* Each returns the exit status. */
 int list(const struct options *options);
+int show(const struct options *options);
+int why(const struct options *options);
+int top(const struct options *options);
+int watch(const struct options *options);
 
 /* main.c */
 #define PRINTF(n) __attribute__((format(printf, n, n + 1)))
@@ -172,10 +177,23 @@ struct end {
 };
 
 /**
+ * struct dmabuf - a dma-buf of the module
+ * @inode: its inode
+ * @bytes: its length
+ * @holders: its descriptors
+ */
+struct dmabuf {
+	uint64_t inode;
+	uint64_t bytes;
+	struct holders holders;
+};
+
+/**
  * struct system - all that was found in /proc
- * @processes: those that have a client or an end, by their ids
+ * @processes: those that have something of the module, by their ids
  * @clients: by the first process that has them
  * @ends: likewise
+ * @dmabufs: likewise
  * @hidden: how many processes weren't shown to this user
  * @now: when it was read, in ns of CLOCK_BOOTTIME
  */
@@ -186,21 +204,57 @@ struct system {
 	struct client *clients;
 	size_t nr_ends;
 	struct end *ends;
+	size_t nr_dmabufs;
+	struct dmabuf *dmabufs;
 	unsigned long hidden;
 	uint64_t now;
 };
 
 /* system.c */
 bool system_read(struct system *system);
+void process_read(struct process *process, int dir, pid_t pid);
+void make_printable(char *name);
 void system_free(struct system *system);
 const struct client *client_find(const struct system *system, uint64_t id);
 bool held_by(const struct system *system, const struct holders *holders, pid_t pid);
+const struct process *process_of(const struct system *system, pid_t pid);
 
 /* list.c */
 #define LINE	128	/* bytes of a line of text; at most 80 columns are used */
 const char *list_heading(void);
 const char *list_line(char line[LINE], const struct system *system, const struct client *client);
 void list_json(const struct system *system);
+
+/* The kinds of descriptors that can hold pages of a buffer after a lease has ended. */
+enum page_kind {
+	PAGES_NONE,
+	PAGES_PIPE,
+	PAGES_SOCKET,
+	PAGES_URING,
+	PAGES_RDMA,
+	PAGES_VFIO,
+	PAGES_KVM,
+};
+
+/**
+ * struct page_holder - a descriptor of what can hold pages
+ * @process: the process that has it
+ * @fd: its number in the process
+ * @kind: of what
+ * @inode: of the pipe or socket, which may have several descriptors
+ * @bytes: unread in the pipe
+ */
+struct page_holder {
+	struct process process;
+	int fd;
+	enum page_kind kind;
+	uint64_t inode;
+	uint64_t bytes;
+};
+
+/* pages.c */
+struct page_holder *pages_read(size_t *count);
+const char *pages_text(enum page_kind kind);
 
 /* print.c */
 void json_begin(const char *name, char bracket);
@@ -212,10 +266,15 @@ void json_string(const char *name, const char *value);
 void json_line(void);
 void json_holders(const struct system *system, const struct holders *holders);
 void json_client(const struct system *system, const struct client *client);
+void json_dmabuf(const struct system *system, const struct dmabuf *dmabuf);
 void json_end_of_channel(const struct system *system, const struct end *end);
 const char *size_text(char text[16], uint64_t bytes);
 const char *age_text(char text[16], uint64_t ns);
-const char *holder_text(char text[96], const struct system *system, const struct holders *holders);
+#define TEXT	160	/* bytes of a text about a client or its processes */
+const char *holder_text(char text[TEXT], const struct system *system,
+			const struct holders *holders);
+const char *client_text(char text[TEXT], const struct system *system, uint64_t id);
+const char *count_text(char text[48], uint64_t count, const char *one, const char *many);
 const char *bold(void);
 const char *warning(void);
 const char *plain(void);

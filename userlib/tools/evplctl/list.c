@@ -6,7 +6,7 @@
 
 #include "evplctl.h"
 
-#define HEADING "     PID COMMAND         CLIENT    BYTES  IN USE  SHARED QUARANT.  LEASES    LENT"
+#define HEADING "     PID COMMAND        CLIENT    BYTES  IN USE  SHARED QUARANT.  LEASES    LENT"
 
 const char *list_heading(void)
 {
@@ -21,7 +21,7 @@ const char *list_line(char line[LINE], const struct system *system, const struct
 	bool more = holders->at[holders->count - 1].process != holders->at[0].process;
 	char size[16];
 
-	snprintf(line, LINE, "%8d %-14.14s%c %6" PRIu64 " %8s %7" PRIu64 " %7" PRIu64 " %8" PRIu64
+	snprintf(line, LINE, "%8d %-13.13s%c %6" PRIu64 " %8s %7" PRIu64 " %7" PRIu64 " %8" PRIu64
 		 " %7" PRIu64 " %7" PRIu64, process->pid, process->command, more ? '+' : ' ',
 		 client->id, size_text(size, client->bytes), client->in_use, client->shared,
 		 client->quarantined, client->leases, client->lent);
@@ -42,6 +42,10 @@ void list_json(const struct system *system)
 	json_begin("ends", '[');
 	for (i = 0; i < system->nr_ends; i++)
 		json_end_of_channel(system, &system->ends[i]);
+	json_end(']');
+	json_begin("dmabufs", '[');
+	for (i = 0; i < system->nr_dmabufs; i++)
+		json_dmabuf(system, &system->dmabufs[i]);
 	json_end(']');
 	json_end('}');
 	json_line();

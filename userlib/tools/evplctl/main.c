@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 /* evplctl: its options and its commands. See evplctl.h. */
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -17,9 +18,15 @@ static const char help[] =
 "\n"
 "Commands:\n"
 "  list                all clients\n"
+"  show PID            all that a process has\n"
+"  why PID             what keeps the memory of a process\n"
+"  top                 the clients with the most memory, again and again\n"
+"  watch               the events of the module as they come (root)\n"
 "\n"
 "Options:\n"
-"  -j, --json          JSON, and no tables\n"
+"  -j, --json          JSON, and no tables; top and watch print a line each time\n"
+"  -i, --interval=S    top: seconds from one time to the next (1)\n"
+"  -n, --count=N       top, watch: stop after so many times or events\n"
 "  -h, --help          this text\n"
 "  -V, --version       the version\n"
 "\n"
@@ -31,6 +38,10 @@ static const struct command {
 	int (*run)(const struct options *options);
 } commands[] = {
 	{ "list", false, list },
+	{ "show", true, show },
+	{ "why", true, why },
+	{ "top", false, top },
+	{ "watch", false, watch },
 };
 
 /* Prints a sentence on the standard error. */
@@ -69,17 +80,31 @@ static const struct command *command_find(const char *name)
 	return NULL;
 }
 
-static bool parse_pid(const char *text, pid_t *pid)
+static bool parse_count(const char *text, unsigned long *count)
 {
 	char *end;
-	long value;
 
 	errno = 0;
-	value = strtol(text, &end, 10);
-	if (errno || *end || end == text || value < 1 || value > INT_MAX)
+	*count = strtoul(text, &end, 10);
+	return isdigit(*text) && !*end && !errno && *count;
+}
+
+static bool parse_pid(const char *text, pid_t *pid)
+{
+	unsigned long value;
+
+	if (!parse_count(text, &value) || value > INT_MAX)
 		return false;
 	*pid = value;
 	return true;
+}
+
+static bool parse_interval(const char *text, double *interval)
+{
+	char *end;
+
+	*interval = strtod(text, &end);
+	return end != text && !*end && *interval >= 0.1 && *interval <= 3600;
 }
 
 /* Reads what follows the options. Returns the command, or NULL after a complaint. */
@@ -112,6 +137,8 @@ int main(int argc, char **argv)
 {
 	static const struct option longs[] = {
 		{ "json", no_argument, NULL, 'j' },
+		{ "interval", required_argument, NULL, 'i' },
+		{ "count", required_argument, NULL, 'n' },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
@@ -120,9 +147,19 @@ int main(int argc, char **argv)
 	const struct command *command;
 	int c, status;
 
-	while ((c = getopt_long(argc, argv, "jhV", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "ji:n:hV", longs, NULL)) != -1) {
 		switch (c) {
 		case 'j': options.json = true; break;
+		case 'i':
+			if (parse_interval(optarg, &options.interval))
+				break;
+			complain("%s is no interval. Give seconds, from 0.1 to 3600.", optarg);
+			return EXIT_USAGE;
+		case 'n':
+			if (parse_count(optarg, &options.count))
+				break;
+			complain("%s is no count. Give a number, from 1 on.", optarg);
+			return EXIT_USAGE;
 		case 'h': fputs(help, stdout); return 0;
 		case 'V': puts("evplctl " EVPL_VERSION); return 0;
 		default: fputs("See evplctl --help.\n", stderr); return EXIT_USAGE;

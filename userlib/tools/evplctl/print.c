@@ -173,6 +173,15 @@ void json_client(const struct system *system, const struct client *client)
 	json_end('}');
 }
 
+void json_dmabuf(const struct system *system, const struct dmabuf *dmabuf)
+{
+	json_begin(NULL, '{');
+	json_number("inode", dmabuf->inode);
+	json_holders(system, &dmabuf->holders);
+	json_number("bytes", dmabuf->bytes);
+	json_end('}');
+}
+
 void json_end_of_channel(const struct system *system, const struct end *end)
 {
 	json_begin(NULL, '{');
@@ -223,7 +232,8 @@ const char *age_text(char text[16], uint64_t ns)
 }
 
 /* Formats the first process that has something, and how many others there are. */
-const char *holder_text(char text[96], const struct system *system, const struct holders *holders)
+const char *holder_text(char text[TEXT], const struct system *system,
+			const struct holders *holders)
 {
 	const struct process *process = &system->processes[holders->at[0].process];
 	size_t others = 0, i;
@@ -231,9 +241,30 @@ const char *holder_text(char text[96], const struct system *system, const struct
 
 	for (i = 1; i < holders->count; i++)
 		others += holders->at[i].process != holders->at[i - 1].process;
-	n = snprintf(text, 96, "%d (%s)", process->pid, process->command);
-	if (others && n < 96)
-		snprintf(text + n, 96 - n, " and %zu more", others);
+	n = snprintf(text, TEXT, "%d (%s)", process->pid, process->command);
+	if (others && n < TEXT)
+		snprintf(text + n, TEXT - n, " and %zu more", others);
+	return text;
+}
+
+/* Formats a client by its id, which may be that of a client that wasn't found. */
+const char *client_text(char text[TEXT], const struct system *system, uint64_t id)
+{
+	const struct client *client = client_find(system, id);
+	char holder[TEXT];
+
+	if (client)
+		snprintf(text, TEXT, "client %" PRIu64 ", %.100s", id,
+			 holder_text(holder, system, &client->holders));
+	else
+		snprintf(text, TEXT, "client %" PRIu64 ", which has gone or isn't shown", id);
+	return text;
+}
+
+/* Formats a count with its noun. */
+const char *count_text(char text[48], uint64_t count, const char *one, const char *many)
+{
+	snprintf(text, 48, "%" PRIu64 " %s", count, count == 1 ? one : many);
 	return text;
 }
 

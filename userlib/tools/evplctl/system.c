@@ -16,6 +16,7 @@
 #include "evplctl.h"
 
 #define END_LINK	"anon_inode:[evpl-channel]"
+#define DMABUF_LINK	"/dmabuf:"
 
 /* The major number of the module's device, or 0 if the module isn't loaded. */
 static unsigned int device_major(void)
@@ -54,6 +55,25 @@ bool held_by(const struct system *system, const struct holders *holders, pid_t p
 		if (system->processes[holders->at[i].process].pid == pid)
 			return true;
 	return false;
+}
+
+/* A process that has something of the module, or NULL after a complaint. */
+const struct process *process_of(const struct system *system, pid_t pid)
+{
+	char path[64];
+	size_t i;
+
+	for (i = 0; i < system->nr_processes; i++)
+		if (system->processes[i].pid == pid)
+			return &system->processes[i];
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	if (!access(path, R_OK))
+		complain("Process %d has no memory of evpl. 'evplctl list' names those that have.", pid);
+	else if (errno == EACCES)
+		complain("Process %d belongs to another user. Run evplctl as root.", pid);
+	else
+		complain("There is no process %d. 'evplctl list' names those that have memory.", pid);
+	return NULL;
 }
 
 static struct client *client_at(const struct system *system, uint64_t id)
@@ -195,6 +215,24 @@ static void add_end(struct system *system, char *text, size_t process, int fd)
 	holders_add(&system->ends[i].holders, process, fd);
 }
 
+static void add_dmabuf(struct system *system, char *text, uint64_t inode, size_t process, int fd)
+{
+	struct dmabuf dmabuf = { .inode = inode };
+	const char *size = strstr(text, "\nsize:");
+	size_t i;
+
+	if (size)
+		sscanf(size, " size: %" SCNu64, &dmabuf.bytes);
+	for (i = 0; i < system->nr_dmabufs; i++)
+		if (system->dmabufs[i].inode == inode)
+			break;
+	if (i == system->nr_dmabufs) {
+		system->dmabufs = grow(system->dmabufs, system->nr_dmabufs, sizeof(dmabuf));
+		system->dmabufs[system->nr_dmabufs++] = dmabuf;
+	}
+	holders_add(&system->dmabufs[i].holders, process, fd);
+}
+
 /* Reads a whole file. Returns its text, which the caller frees, or NULL. */
 static char *read_text(int dir, const char *path)
 {
@@ -224,25 +262,45 @@ static char *read_text(int dir, const char *path)
 }
 
 /*
+ * Makes a name fit for a terminal. A process gives itself any name, also one that a terminal would
+ * obey.
+ */
+void make_printable(char *name)
+{
+	for (; *name; name++)
+		if (*name < ' ' || *name > '~')
+			*name = '?';
+}
+
+/* Reads what a directory of /proc says of its process. */
+void process_read(struct process *process, int dir, pid_t pid)
+{
+	struct stat stat;
+	char *text;
+
+	*process = (struct process){ .pid = pid };
+	if (!fstat(dir, &stat))
+		process->uid = stat.st_uid;
+	text = read_text(dir, "comm");
+	if (!text)
+		return;
+	text[strcspn(text, "\n")] = '\0';
+	snprintf(process->command, sizeof(process->command), "%s", text);
+	make_printable(process->command);
+	free(text);
+}
+
+/*
  * The index of a process in the system, which it joins with its first descriptor. *@index is -1
  * until then.
  */
 static size_t process_index(struct system *system, int dir, pid_t pid, ssize_t *index)
 {
-	struct process process = { .pid = pid };
-	struct stat stat;
-	char *text;
+	struct process process;
 
 	if (*index >= 0)
 		return *index;
-	if (!fstat(dir, &stat))
-		process.uid = stat.st_uid;
-	text = read_text(dir, "comm");
-	if (text) {
-		text[strcspn(text, "\n")] = '\0';
-		snprintf(process.command, sizeof(process.command), "%s", text);
-		free(text);
-	}
+	process_read(&process, dir, pid);
 	system->processes = grow(system->processes, system->nr_processes, sizeof(process));
 	system->processes[system->nr_processes] = process;
 	*index = system->nr_processes++;
@@ -252,7 +310,7 @@ static size_t process_index(struct system *system, int dir, pid_t pid, ssize_t *
 static void read_fd(struct system *system, int dir, pid_t pid, const char *fd, unsigned int major,
 		    ssize_t *index)
 {
-	bool client, end;
+	bool client, end, dmabuf;
 	char path[64], link[64] = "", *text;
 	struct stat stat;
 
@@ -260,9 +318,11 @@ static void read_fd(struct system *system, int dir, pid_t pid, const char *fd, u
 	if (readlinkat(dir, path, link, sizeof(link) - 1) < 0)
 		return;
 	end = !strcmp(link, END_LINK);
-	client = !end && *link == '/' && !fstatat(dir, path, &stat, 0) &&
-		 S_ISCHR(stat.st_mode) && major(stat.st_rdev) == major;
-	if (!client && !end)
+	if (!end && (*link != '/' || fstatat(dir, path, &stat, 0)))
+		return;
+	dmabuf = !strncmp(link, DMABUF_LINK, strlen(DMABUF_LINK));
+	client = !end && S_ISCHR(stat.st_mode) && major(stat.st_rdev) == major;
+	if (!client && !end && !dmabuf)
 		return;
 	snprintf(path, sizeof(path), "fdinfo/%s", fd);
 	text = read_text(dir, path);
@@ -271,6 +331,9 @@ static void read_fd(struct system *system, int dir, pid_t pid, const char *fd, u
 		add_client(system, text, process_index(system, dir, pid, index), atoi(fd));
 	else if (text && end && strstr(text, "evpl-channel-id:"))
 		add_end(system, text, process_index(system, dir, pid, index), atoi(fd));
+	else if (text && dmabuf && strstr(text, "\nexp_name:\tevpl\n"))
+		add_dmabuf(system, text, stat.st_ino, process_index(system, dir, pid, index),
+			   atoi(fd));
 	free(text);
 }
 
@@ -331,6 +394,9 @@ void system_free(struct system *system)
 		client_free(&system->clients[i]);
 	for (i = 0; i < system->nr_ends; i++)
 		free(system->ends[i].holders.at);
+	for (i = 0; i < system->nr_dmabufs; i++)
+		free(system->dmabufs[i].holders.at);
+	free(system->dmabufs);
 	free(system->clients);
 	free(system->ends);
 	free(system->processes);
