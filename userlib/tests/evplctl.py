@@ -210,8 +210,9 @@ def of_arguments():
     for arguments in [(), ('none',), ('list', '1'), ('show',), ('why', 'x'), ('show', '0'),
                       ('top', '--interval', '0'), ('watch', '--count', '-1'), ('list', '--none')]:
         said = run(*arguments)
-        check(said.returncode == 64 and not said.stdout and '--help' in said.stderr or
-              'Give' in said.stderr, f'arguments {arguments} are refused', said)
+        check(said.returncode == 64 and not said.stdout and
+              ('--help' in said.stderr or 'Give' in said.stderr),
+              f'arguments {arguments} are refused', said)
     said = run('show', 1 << 30)
     check(said.returncode == 1 and said.stderr.startswith('evplctl: There is no process '),
           'a process that is not there is named', said)
@@ -383,7 +384,7 @@ def of_users():
         said = run('why', other.pid, user=USER)
         check(said.returncode == 0 and lines_fit(said.stdout), 'the own process is', said)
         text = run('list', user=USER).stdout
-        check("aren't shown: they belong to others. Root sees them." in text,
+        check('The processes of others aren\'t shown. Root sees them.' in text,
               'it says that others are hidden', text)
         said = say('list')
         check(client_of(said, me) and client_of(said, other.pid), 'root sees both', said)
@@ -579,7 +580,7 @@ def of_storm(storm):
             if not good:
                 wrong.append((look, counted))
         text = process.stdout.read()
-    print(f'# {moving} looks at the storm, {still} of them while it stood still')
+    print(f'# {moving} looks while the storm moved, and {still} while it stood still')
     check(process.returncode == 0 and moving and not wrong, 'all sums are right in a storm',
           *wrong[:2], text[-2000:] if process.returncode else '')
     check(still and complete and with_leases,

@@ -51,14 +51,6 @@ void list_json(const struct system *system)
 	json_line();
 }
 
-/* Says what isn't shown. A user who sees all processes isn't told anything. */
-static void print_hidden(const struct system *system)
-{
-	if (system->hidden)
-		printf("%lu processes aren't shown: they belong to others. Root sees them.\n",
-		       system->hidden);
-}
-
 int list(const struct options *options)
 {
 	struct system system;
@@ -75,7 +67,8 @@ int list(const struct options *options)
 			printf("%s%s%s\n", system.clients[i].quarantined ? warning() : "",
 			       list_line(line, &system, &system.clients[i]),
 			       system.clients[i].quarantined ? plain() : "");
-		print_hidden(&system);
+		if (system.hidden)
+			printf("The processes of others aren't shown. Root sees them.\n");
 	}
 	system_free(&system);
 	return 0;

@@ -35,7 +35,7 @@ static void draw(struct system *system)
 	mvprintw(0, 0, "%zu clients, %s, %" PRIu64 " buffers shared, %" PRIu64 " in quarantine",
 		 system->nr_clients, size_text(size, bytes), shared, quarantined);
 	if (system->hidden)
-		printw(", %lu processes not shown", system->hidden);
+		printw(", others not shown");
 	attron(A_REVERSE);
 	mvaddstr(1, 0, list_heading());
 	attroff(A_REVERSE);

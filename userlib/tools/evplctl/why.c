@@ -96,15 +96,29 @@ static size_t count_candidates(const struct found *found, uint64_t lessee)
 	return count;
 }
 
-/* The next process after @n that has the same pipe or socket, or the number of descriptors. */
+/* Whether a descriptor is the first one that its process has of a pipe or socket. */
+static bool is_first_of_process(const struct found *found, size_t n)
+{
+	const struct page_holder *holder = &found->holders[n], *other;
+
+	for (other = found->holders; other < holder; other++)
+		if (other->inode == holder->inode && other->process.pid == holder->process.pid)
+			return false;
+	return true;
+}
+
+/*
+ * The next descriptor after @n, or the very first one if @n is SIZE_MAX, that another process has of
+ * the pipe or socket of the @first one. Without such a descriptor it is the number of descriptors.
+ */
 static size_t next_with(const struct found *found, size_t first, size_t n)
 {
-	const struct page_holder *holders = found->holders;
+	const struct page_holder *holder = &found->holders[first];
 
 	while (++n < found->count)
-		if (holders[first].inode && holders[n].inode == holders[first].inode &&
-		    holders[n].process.pid != holders[first].process.pid &&
-		    holders[n].process.pid != holders[n - 1].process.pid)
+		if (holder->inode && found->holders[n].inode == holder->inode &&
+		    found->holders[n].process.pid != holder->process.pid &&
+		    is_first_of_process(found, n))
 			break;
 	return n;
 }
@@ -123,7 +137,7 @@ static void print_candidates(const struct found *found, uint64_t lessee)
 		if (holder->kind == PAGES_PIPE)
 			printf(" with %" PRIu64 " unread bytes", holder->bytes);
 		putchar('\n');
-		for (j = next_with(found, i, i); j < found->count; j = next_with(found, i, j))
+		for (j = next_with(found, i, SIZE_MAX); j < found->count; j = next_with(found, i, j))
 			printf("        %d (%s) has it too, as fd %d\n", found->holders[j].process.pid,
 			       found->holders[j].process.command, found->holders[j].fd);
 	}
@@ -254,7 +268,7 @@ static void json_candidates(const struct found *found, uint64_t lessee)
 		json_number("unread_bytes", found->holders[i].bytes);
 		json_begin("processes", '[');
 		json_process(&found->holders[i]);
-		for (j = next_with(found, i, i); j < found->count; j = next_with(found, i, j))
+		for (j = next_with(found, i, SIZE_MAX); j < found->count; j = next_with(found, i, j))
 			json_process(&found->holders[j]);
 		json_end(']');
 		json_end('}');
