@@ -13,6 +13,7 @@
 #include "probe.h"
 #include "recycle.h"
 #include "returned.h"
+#include "sites.h"
 #include "slab.h"
 #include "trim.h"
 #include "waiter.h"
@@ -383,8 +384,10 @@ static int alloc_checked(struct evpl *evpl, const struct request *request,
 	return ret == -ENOMEM ? alloc_hard(evpl, request, r_iovec, niov) : ret;
 }
 
-static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
-		 unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec)
+/* The context isn't inherited. */
+static inline int alloc_niov(struct evpl *evpl, unsigned int length, unsigned int align,
+			       unsigned int max_iovecs, unsigned int flags,
+			       struct evpl_iovec *r_iovec)
 {
 	size_t buffer_size = evpl->pool->buffer_size;
 	struct request request = {
@@ -394,8 +397,6 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 	};
 	size_t niov;
 
-	if (context_is_inherited(evpl))
-		return -EPERM;
 	if (align & (align - 1) || align > buffer_size)
 		return -EINVAL;
 	niov = (length + buffer_size - 1) / buffer_size;
@@ -406,6 +407,34 @@ static int alloc(struct evpl *evpl, unsigned int length, unsigned int align,
 	if (length > evpl->pool->max_bytes)
 		return -EMSGSIZE;
 	return alloc_checked(evpl, &request, r_iovec, (int)niov);
+}
+
+/* Allocates for an exported function that was called at @place. */
+static RARE int alloc_odd(struct evpl *evpl, unsigned int length, unsigned int align,
+			  unsigned int max_iovecs, unsigned int flags, struct evpl_iovec *r_iovec,
+			  struct place place)
+{
+	int ret;
+
+	if (context_is_inherited(evpl))
+		return -EPERM;
+	ret = alloc_niov(evpl, length, align, max_iovecs, flags, r_iovec);
+	if (ret > 0)
+		sites_add(r_iovec, ret, place);
+	return ret;
+}
+
+/*
+ * The exported functions end with a call of this, which the compiler makes a jump. So this returns
+ * to the program. If it is no jump, the site has the exported function as its first place.
+ */
+static __attribute__((noinline)) int alloc(struct evpl *evpl, unsigned int length,
+					   unsigned int align, unsigned int max_iovecs,
+					   unsigned int flags, struct evpl_iovec *r_iovec)
+{
+	if (is_odd(evpl->hot.generation))
+		return alloc_odd(evpl, length, align, max_iovecs, flags, r_iovec, PLACE());
+	return alloc_niov(evpl, length, align, max_iovecs, flags, r_iovec);
 }
 
 /*
@@ -449,7 +478,7 @@ int evplmem_iovec_reserve(struct evpl *evpl, unsigned int length, unsigned int a
 	return alloc(evpl, length, alignment, max_iovecs, ALLOC_RESERVE, r_iovec);
 }
 
-int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
+static int alloc_whole(struct evpl *evpl, struct evpl_iovec *iovec)
 {
 	const struct request request = {
 		.length = (unsigned int)evpl->pool->buffer_size,
@@ -457,9 +486,29 @@ int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
 		.flags = EVPL_IOVEC_PRIVATE,
 	};
 
-	if (context_is_inherited(evpl))
-		return -EPERM;
-	return alloc_checked(evpl, &request, r_iovec, 1);
+	return alloc_checked(evpl, &request, iovec, 1);
+}
+
+/* Allocates a whole buffer for the library itself. */
+int alloc_buffer(struct evpl *evpl, struct evpl_iovec *iovec)
+{
+	return context_is_inherited(evpl) ? -EPERM : alloc_whole(evpl, iovec);
+}
+
+static RARE int alloc_buffer_odd(struct evpl *evpl, struct evpl_iovec *iovec, struct place place)
+{
+	int ret = alloc_buffer(evpl, iovec);
+
+	if (ret > 0)
+		sites_add(iovec, ret, place);
+	return ret;
+}
+
+int evplmem_buffer_alloc(struct evpl *evpl, struct evpl_iovec *r_iovec)
+{
+	if (is_odd(evpl->hot.generation))
+		return alloc_buffer_odd(evpl, r_iovec, PLACE());
+	return alloc_whole(evpl, r_iovec);
 }
 
 /* Serves @waiter's request: in its turn if it is in the queue, else after all waiters. */
@@ -469,9 +518,11 @@ int waiter_try(struct evpl *evpl, const struct evpl_waiter *waiter)
 
 	if (waiter->flags & ~EVPL_IOVEC_PRIVATE)
 		return -EOPNOTSUPP;
+	if (context_is_inherited(evpl))
+		return -EPERM;
 	evpl->turn = waiter->__evpl ? waiter : NULL;
-	ret = alloc(evpl, waiter->length, waiter->alignment, waiter->max_iovecs, waiter->flags,
-		    waiter->iovecs);
+	ret = alloc_niov(evpl, waiter->length, waiter->alignment, waiter->max_iovecs,
+			 waiter->flags, waiter->iovecs);
 	evpl->turn = NULL;
 	return ret;
 }

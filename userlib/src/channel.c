@@ -14,6 +14,7 @@
 #include "lane.h"
 #include "record.h"
 #include "returned.h"
+#include "sites.h"
 #include "slab.h"
 #include "windows.h"
 
@@ -167,14 +168,34 @@ static int channel_send(struct evpl_channel *channel, const struct evpl_message 
 	return err;
 }
 
-int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
+static inline int send_messages(struct evpl_channel *channel, const struct evpl_message *messages, int n)
 {
+	return channel->lane ? lane_send(channel->lane, messages, n) :
+	       channel_send(channel, messages, n);
+}
+
+/* The references that were sent are no longer the program's. */
+static RARE int send_odd(struct evpl_channel *channel, const struct evpl_message *messages, int n)
+{
+	int err, i;
+
 	if (pool_is_inherited(channel->pool))
 		return -EPERM;
 	if (n <= 0)
 		return n ? -EINVAL : 0;
-	return channel->lane ? lane_send(channel->lane, messages, n) :
-	       channel_send(channel, messages, n);
+	err = send_messages(channel, messages, n);
+	for (i = 0; !err && i < n; i++)
+		sites_drop(&messages[i].iovec);
+	return err;
+}
+
+int evplmem_channel_send(struct evpl_channel *channel, const struct evpl_message *messages, int n)
+{
+	if (is_odd(channel->pool->generation))
+		return send_odd(channel, messages, n);
+	if (n <= 0)
+		return n ? -EINVAL : 0;
+	return send_messages(channel, messages, n);
 }
 
 /* Of an end that isn't a lane's. */
@@ -195,14 +216,34 @@ static int channel_recv(struct evpl_channel *channel, struct evpl_message *messa
 	return n;
 }
 
-int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max)
+static inline int recv_messages(struct evpl_channel *channel, struct evpl_message *messages, int max)
 {
+	return channel->lane ? lane_recv(channel->lane, messages, max) :
+	       channel_recv(channel, messages, max);
+}
+
+static RARE int recv_odd(struct evpl_channel *channel, struct evpl_message *messages, int max,
+			 struct place place)
+{
+	int i, n;
+
 	if (pool_is_inherited(channel->pool))
 		return -EPERM;
 	if (max <= 0)
 		return -EINVAL;
-	return channel->lane ? lane_recv(channel->lane, messages, max) :
-	       channel_recv(channel, messages, max);
+	n = recv_messages(channel, messages, max);
+	for (i = 0; i < n; i++)
+		sites_add(&messages[i].iovec, 1, place);
+	return n;
+}
+
+int evplmem_channel_recv(struct evpl_channel *channel, struct evpl_message *messages, int max)
+{
+	if (is_odd(channel->pool->generation))
+		return recv_odd(channel, messages, max, PLACE());
+	if (max <= 0)
+		return -EINVAL;
+	return recv_messages(channel, messages, max);
 }
 
 int evplmem_channel_arm(struct evpl_channel *channel)

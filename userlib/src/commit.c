@@ -9,6 +9,7 @@
 #include "bias.h"
 #include "poison.h"
 #include "recycle.h"
+#include "sites.h"
 #include "slab.h"
 
 static uint32_t iovec_offset(const struct evpl_iovec *iovec)
@@ -129,7 +130,9 @@ static __attribute__((noinline)) int commit(struct evpl *evpl, struct evpl_iovec
 		if (i == keep - 1)
 			fresh = cut_back(evpl, &cursor, &iovecs[i], used);
 		used -= iovecs[i].length;
-		iovecs[i].__private1 = fork_generation;
+		iovecs[i].__private1 &= -GENERATION_STEP;
+		if (iovec_is_odd(&iovecs[i]))
+			sites_shorten(&iovecs[i]);
 	}
 	if (fresh)
 		context_park_fresh(evpl, cursor);

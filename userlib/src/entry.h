@@ -82,6 +82,12 @@ static inline struct entry *iovec_entry(const struct evpl_iovec *iovec)
 	return (struct entry *)iovec->__private2;
 }
 
+/* Whether an iovec is traced (sites.h), was inherited, or is empty. */
+static inline bool iovec_is_odd(const struct evpl_iovec *iovec)
+{
+	return is_odd(iovec->__private1 & -GENERATION_STEP);
+}
+
 /* Whether an iovec was inherited over fork(2). The child may not have its entry mapped. */
 static inline bool iovec_is_inherited(const struct evpl_iovec *iovec)
 {

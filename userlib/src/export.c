@@ -9,6 +9,7 @@
 
 #include "lease.h"
 #include "returned.h"
+#include "sites.h"
 #include "slab.h"
 #include "transfer.h"
 #include "windows.h"
@@ -59,7 +60,7 @@ int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int
 	struct evpl_range few[FEW_RANGES], *ranges = few;
 	struct evpl_pool *pool;
 	struct entry *entry;
-	int ret;
+	int ret, i;
 
 	if (flags & ~EVPL_DMABUF_WRITE)
 		return -EOPNOTSUPP;
@@ -85,6 +86,8 @@ int evplmem_iovec_export(const struct evpl_iovec *iovecs, int niov, unsigned int
 			    flags & EVPL_DMABUF_WRITE ? EVPL_EXPORT_WRITE : 0);
 	if (ranges != few)
 		free(ranges);
+	for (i = 0; ret >= 0 && is_odd(pool->generation) && i < niov; i++)
+		sites_drop(&iovecs[i]);
 	return ret;
 }
 

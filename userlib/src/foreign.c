@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "cancel.h"
+#include "sites.h"
 
 /**
  * struct foreign - the object that an iovec of such memory points to
@@ -36,6 +37,8 @@ int evplmem_iovec_wrap(struct evpl_iovec *r_iovec, void *data, unsigned int leng
 		.__private1 = fork_generation,
 		.__private2 = (unsigned long)&foreign->entry,
 	};
+	if (sites_are_traced())
+		sites_add(r_iovec, 1, PLACE());
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "bias.h"
 #include "lane.h"
 #include "pool.h"
+#include "sites.h"
 
 uint32_t fork_generation = GENERATION_STEP;
 
@@ -20,6 +21,7 @@ static void in_child(void)
 	closed_pools_forget();
 	bias_forget();
 	lanes_forget();
+	sites_forget();
 }
 
 /* There is no prepare handler: it would take locks in an order that may not be the program's. */

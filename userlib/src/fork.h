@@ -22,9 +22,20 @@
  */
 extern uint32_t fork_generation __attribute__((visibility("hidden")));
 
+/*
+ * Whether a number isn't the process's generation. In a program that is traced (sites.h), that is
+ * no reason to refuse it: is_inherited_traced() tells.
+ */
+static inline bool is_odd(uint32_t generation)
+{
+	return __builtin_expect(generation != fork_generation, 0);
+}
+
+__attribute__((noinline)) bool is_inherited_traced(uint32_t generation);
+
 static inline bool is_inherited(uint32_t generation)
 {
-	return generation != fork_generation;
+	return is_odd(generation) && is_inherited_traced(generation);
 }
 
 int fork_watched(void);

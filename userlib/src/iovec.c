@@ -12,6 +12,7 @@
 #include "foreign.h"
 #include "lane.h"
 #include "recycle.h"
+#include "sites.h"
 #include "slab.h"
 
 /* Drops a reference on an entry without a slab: a grant's, a lease's, or that of foreign memory. */
@@ -25,24 +26,42 @@ static inline void put_other(struct entry *entry, void *site)
 		lease_put(entry_lease(entry), site);
 }
 
-static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
+static inline void put(const struct evpl_iovec *iovec, void *site)
 {
 	struct entry *entry = iovec_entry(iovec);
 
-	if (!entry || iovec_is_inherited(iovec))
-		return;
 	if (!entry->slab)
 		put_other(entry, site);
 	else if (!evplmem_put(iovec->__private1, iovec->__private2) && entry_put(entry, site))
 		recycle(entry);
 }
 
+/* Drops the reference of an iovec that is traced. Ignores one that is empty, or was inherited. */
+static RARE void put_odd(const struct evpl_iovec *iovec, void *site)
+{
+	if (sites_drop(iovec))
+		put(iovec, site);
+}
+
+/* An empty iovec is odd too, as it is of no process. */
+static inline void iovec_put(const struct evpl_iovec *iovec, void *site)
+{
+	if (iovec_is_odd(iovec))
+		put_odd(iovec, site);
+	else
+		put(iovec, site);
+}
+
+/* This is inlined, as PLACE() is to be that of an exported function. */
+__attribute__((always_inline))
 static inline void iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *src,
 			       unsigned int offset, unsigned int length, void *site)
 {
 	struct entry *entry = iovec_entry(src);
+	bool here = entry && !iovec_is_inherited(src);
+	bool traced = here && iovec_is_odd(src);
 
-	if (!evplmem_get(src->__private1, src->__private2) && entry && !iovec_is_inherited(src))
+	if (!evplmem_get(src->__private1, src->__private2) && here)
 		entry_get(entry, site);
 	/* This builds a copy first, as @dst may be @src. */
 	*dst = (struct evpl_iovec){
@@ -51,16 +70,19 @@ static inline void iovec_clone(struct evpl_iovec *dst, const struct evpl_iovec *
 		.__private1 = src->__private1 & -GENERATION_STEP,
 		.__private2 = src->__private2,
 	};
+	if (traced)
+		sites_add(dst, 1, PLACE());
 }
 
 void evplmem_iovec_addref(struct evpl_iovec *iovec)
 {
 	struct entry *entry = iovec_entry(iovec);
 
-	if (evplmem_get(iovec->__private1, iovec->__private2))
+	if (evplmem_get(iovec->__private1, iovec->__private2) || !entry)
 		return;
-	if (entry && !iovec_is_inherited(iovec))
-		entry_get(entry, CALLER());
+	if (iovec_is_odd(iovec) && !sites_addref(iovec, PLACE()))
+		return;
+	entry_get(entry, CALLER());
 }
 
 void evplmem_iovec_release(struct evpl_iovec *iovec)
@@ -94,8 +116,12 @@ void evplmem_iovecs_release(struct evpl_iovec *iovecs, int niov)
 		if (evplmem_put(iovecs[i].__private1, iovecs[i].__private2))
 			continue;
 		entry = iovec_entry(&iovecs[i]);
-		if (!entry || iovec_is_inherited(&iovecs[i]))
+		if (!entry)
 			continue;
+		if (iovec_is_odd(&iovecs[i])) {
+			put_odd(&iovecs[i], CALLER());
+			continue;
+		}
 		if (!entry->slab) {
 			put_other(entry, CALLER());
 			continue;
@@ -208,8 +234,11 @@ int evplmem_iovec_from_iovec(struct evpl_pool *pool, struct evpl_iovec *dst,
 		};
 	}
 	pool_unlock(pool);
-	if (i >= niov)
+	if (i >= niov) {
+		if (is_odd(pool->generation))
+			sites_add(dst, niov, PLACE());
 		return 0;
+	}
 	evplmem_iovecs_release(dst, i);
 	return -EINVAL;
 }

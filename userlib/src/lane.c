@@ -174,7 +174,7 @@ static int make_block(struct lane *lane)
 	ret = evplmem_create(&evpl, pool, NULL);
 	if (ret)
 		return ret;
-	ret = evplmem_buffer_alloc(evpl, &lane->own);
+	ret = alloc_buffer(evpl, &lane->own);
 	evplmem_destroy(evpl);
 	if (ret < 0)
 		return ret;

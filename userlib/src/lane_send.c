@@ -237,7 +237,7 @@ static inline struct lent *lent_of(struct lane *lane, const struct evpl_message 
 	const struct evpl_iovec *iovec = &message->iovec;
 	struct lent *lent;
 
-	if (__builtin_expect(!iovec_entry(iovec) || iovec_is_inherited(iovec), 0))
+	if (iovec_is_odd(iovec))
 		return NULL;
 	lent = lent_find(lane, iovec_entry(iovec), message->flags);
 	if (__builtin_expect(!lent || !is_in_buffer(lane, offset_of(iovec), iovec->length), 0))

@@ -21,6 +21,7 @@
 #include "mapping.h"
 #include "recycle.h"
 #include "returned.h"
+#include "sites.h"
 #include "slab.h"
 #include "trim.h"
 #include "windows.h"
@@ -220,6 +221,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	err = fork_watched();
 	if (err)
 		goto explain;
+	sites_set_up();
 	if (!(cfg.flags & EVPL_POOL_ATOMIC))
 		bias_set_up();
 	pool = pool_get_struct();
@@ -243,6 +245,7 @@ int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *
 	pool->huge = cfg.flags & EVPL_POOL_HUGE;
 	pool->zeros = cfg.flags & EVPL_POOL_ZEROS;
 	pool->atomic = cfg.flags & EVPL_POOL_ATOMIC;
+	sites_open_pool(pool);
 
 	pool->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (pool->eventfd < 0) {
@@ -363,6 +366,8 @@ int evplmem_pool_close(struct evpl_pool *pool)
 busy:
 	pool_scatter(pool);
 	pool_unlock(pool);
+	if (is_odd(pool->generation))
+		sites_report_pool(pool);
 	return -EBUSY;
 }
 

@@ -64,7 +64,9 @@ struct sharing;
  * @next_closed: the list of closed pools
  *
  * Constant while the pool is open:
- * @generation: the generation (fork.h) of the process that opened it; 0 once it is closed
+ * @generation: the generation (fork.h) of the process that opened it; 0 once it is closed; not
+ *	quite that if the process is traced (sites.h)
+ * @number: its number among the pools of a process that is traced, from 1
  * @backing: where memory comes from
  * @buffer_size: bytes of a buffer
  * @slab_min: slabs are multiples of this long
@@ -109,6 +111,7 @@ struct evpl_pool {
 	struct evpl_pool *next_closed;
 
 	uint32_t generation;
+	uint32_t number;
 	struct backing backing;
 	size_t buffer_size;
 	size_t slab_min;

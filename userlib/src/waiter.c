@@ -9,6 +9,7 @@
 #include "alloc.h"
 #include "cancel.h"
 #include "recycle.h"
+#include "sites.h"
 
 /*
  * How many buffers the queue reserves, of those that @evpl could take, for waiters that come
@@ -129,6 +130,8 @@ int evplmem_waiter_alloc(struct evpl *evpl, struct evpl_waiter *waiter)
 	if (waiter->__evpl)
 		return -EBUSY;
 	ret = waiter_try(evpl, waiter);
+	if (ret > 0 && is_odd(evpl->hot.generation))
+		sites_add(waiter->iovecs, ret, PLACE());
 	if (ret != -ENOMEM)
 		return ret;
 	join(evpl, waiter);
@@ -175,6 +178,8 @@ int evplmem_waiter_serve(struct evpl *evpl)
 	niov = waiter_try(evpl, waiter);
 	if (niov < 0)
 		return niov == -ENOMEM ? 0 : niov;
+	if (is_odd(evpl->hot.generation))
+		sites_add(waiter->iovecs, niov, PLACE());
 	leave(waiter);
 	tell_tsan(waiter->iovecs, niov);
 	waiter->done(waiter, niov);

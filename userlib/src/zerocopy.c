@@ -104,14 +104,17 @@ int evplmem_zerocopy_create(struct evpl_zerocopy **r_zerocopy, int fd)
 	return 0;
 }
 
-/* Queues a send of which the kernel took @taken bytes. It references the iovecs of these alone. */
+/*
+ * Queues a send of which the kernel took @taken bytes. It references the iovecs of these alone, by
+ * clones: the sites of equal iovecs aren't told apart (sites.h).
+ */
 static void keep(struct evpl_zerocopy *zerocopy, struct sent *sent, size_t taken)
 {
 	int i;
 
 	for (i = 0; i < sent->niov && taken; i++) {
 		taken -= taken < sent->iovecs[i].length ? taken : sent->iovecs[i].length;
-		evplmem_iovec_addref(&sent->iovecs[i]);
+		evplmem_iovec_clone(&sent->iovecs[i], &sent->iovecs[i]);
 	}
 	sent->niov = i;
 	sent->next = NULL;
