@@ -92,6 +92,7 @@ FIXTURE(nth)
 	struct evpl_record record;
 	int dmabuf;
 	uint32_t record_flags;
+	uint32_t bind_flags;
 	int gpu;
 	uint32_t handle;
 	struct ring ring;
@@ -120,6 +121,7 @@ FIXTURE_SETUP(nth)
 	self->length = LENGTH;
 	self->flags = 0;
 	self->record_flags = 0;
+	self->bind_flags = 0;
 	self->node = EVPL_NODE_ANY;
 	ASSERT_EQ(0, pipe2(self->pipe, O_CLOEXEC | O_NONBLOCK));
 }

@@ -3,6 +3,7 @@
  * Calls between clients whose allocations and user copies fail (see fail_nth.h): channels,
  * records, leases, quarantines and dma-bufs.
  */
+#include <poll.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -42,7 +43,7 @@ static void with_channel(struct __test_metadata *_metadata, struct _test_data_nt
 
 static int call_bind(struct _test_data_nth *self)
 {
-	return evpl_bind(self->fd, self->ends[0]);
+	return evpl_bind_with(self->fd, self->ends[0], self->bind_flags);
 }
 
 static void unmap_and_close_ends(struct __test_metadata *_metadata, struct _test_data_nth *self)
@@ -135,14 +136,24 @@ TEST_F(nth, send_of_two_that_fails_moves_no_reference)
 	});
 }
 
-static void sent(struct __test_metadata *_metadata, struct _test_data_nth *self)
+static void bind_lessee(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {
 	struct evpl_setup setup;
 
-	bound(_metadata, self);
 	self->lessee = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_EQ(0, evpl_setup(self->lessee, 0, &setup));
-	ASSERT_EQ(0, evpl_bind(self->lessee, self->ends[1]));
+	ASSERT_EQ(0, evpl_bind_with(self->lessee, self->ends[1], self->bind_flags));
+}
+
+static void both_bound(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	bound(_metadata, self);
+	bind_lessee(_metadata, self);
+}
+
+static void sent(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	both_bound(_metadata, self);
 	ASSERT_EQ(0, call_send(self));
 }
 
@@ -170,6 +181,121 @@ static const struct sequence receive_sequence = {
 
 TEST_F(nth, receive_that_fails_leaves_the_record)
 {
+	sweep(_metadata, self, &receive_sequence);
+}
+
+/* The other end of the channel is a lane's, and its client has its header mapped. */
+static void with_lane_peer(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	with_channel(_metadata, self);
+	bind_lessee(_metadata, self);
+	self->memory = evpl_map(self->lessee, PAGE, self->setup.out_header_offset);
+	ASSERT_NE(MAP_FAILED, self->memory);
+}
+
+static uint64_t header_ends(struct _test_data_nth *self)
+{
+	return ((volatile struct evpl_header *)self->memory)->ends;
+}
+
+static uint64_t header_returned(struct _test_data_nth *self)
+{
+	return ((volatile struct evpl_header *)self->memory)->returned;
+}
+
+static bool peer_sees_nobody(struct _test_data_nth *self)
+{
+	return !header_ends(self) && fdinfo(self->ends[0], "evpl-bound") == 0 &&
+	       fdinfo(self->ends[0], "evpl-lane") == 0;
+}
+
+static void close_lane(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_EQ(1, fdinfo(self->ends[0], "evpl-lane"));
+	EXPECT_EQ(1, header_ends(self));
+	EXPECT_EQ(0, munmap(self->memory, PAGE));
+	close_lessee(_metadata, self);
+}
+
+TEST_F(nth, bind_of_a_lanes_end_that_fails_is_not_seen_by_the_peer)
+{
+	self->bind_flags = EVPL_BIND_LANE;
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = with_lane_peer,
+		.call = call_bind,
+		.intact = peer_sees_nobody,
+		.undo = close_lane,
+		.entries = PAGE,
+	});
+}
+
+/* The first end is rung, and the second one is full. */
+static void with_lane(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	with_lane_peer(_metadata, self);
+	ASSERT_EQ(0, call_bind(self));
+	ASSERT_EQ(0, evpl_doorbell(self->ends[1], EVPL_DOORBELL_IN, EVPL_DOORBELL_OUT));
+}
+
+static int call_doorbell(struct _test_data_nth *self)
+{
+	return evpl_doorbell(self->ends[0],
+			     EVPL_DOORBELL_IN | EVPL_DOORBELL_OUT | EVPL_DOORBELL_MEMORY,
+			     EVPL_DOORBELL_IN | EVPL_DOORBELL_OUT);
+}
+
+/* Whether poll(2) says these events of the two ends. */
+static bool ends_say(struct _test_data_nth *self, short first, short second)
+{
+	struct pollfd pollfds[2];
+
+	for (int i = 0; i < 2; i++)
+		pollfds[i] = (struct pollfd){ .fd = self->ends[i], .events = POLLIN | POLLOUT };
+	return poll(pollfds, 2, 0) >= 0 && pollfds[0].revents == first &&
+	       pollfds[1].revents == second;
+}
+
+static bool nothing_was_rung(struct _test_data_nth *self)
+{
+	return ends_say(self, POLLIN | POLLOUT, 0) && !header_returned(self);
+}
+
+static void rung(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	EXPECT_TRUE(ends_say(self, 0, POLLIN | POLLOUT));
+	EXPECT_NE(0, header_returned(self));
+	close_lane(_metadata, self);
+}
+
+TEST_F(nth, doorbell_that_fails_is_quiet_and_rings_nobody)
+{
+	self->bind_flags = EVPL_BIND_LANE;
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = with_lane,
+		.call = call_doorbell,
+		.intact = nothing_was_rung,
+		.undo = rung,
+	});
+}
+
+TEST_F(nth, send_of_a_lanes_record_that_fails_moves_no_reference)
+{
+	self->bind_flags = EVPL_BIND_LANE;
+	self->record_flags = EVPL_RECORD_LANE;
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = both_bound,
+		.call = call_send,
+		.intact = reference_is_there,
+		.undo = close_lessee,
+		.entries = FIRST_SHARE,
+		.one_by_one = true,
+	});
+}
+
+TEST_F(nth, receive_of_a_lanes_record_that_fails_leaves_the_record)
+{
+	self->bind_flags = EVPL_BIND_LANE;
+	self->record_flags = EVPL_RECORD_LANE;
 	sweep(_metadata, self, &receive_sequence);
 }
 
