@@ -261,16 +261,17 @@ void evpl_client_show_all(struct seq_file *m)
 {
 	struct evpl_client *client;
 
-	seq_puts(m, "pid uid slabs bytes leases exports registrations\n");
+	seq_puts(m, "pid uid slabs bytes leases exports registrations id\n");
 	mutex_lock(&clients_mutex);
 	list_for_each_entry(client, &clients, list)
-		seq_printf(m, "%d %u %lu %lu %lu %ld %ld\n", pid_vnr(client->pid),
+		seq_printf(m, "%d %u %lu %lu %lu %ld %ld %llu\n", pid_vnr(client->pid),
 			   from_kuid_munged(&init_user_ns, client->user->uid),
 			   READ_ONCE(client->nr_slabs),
 			   READ_ONCE(client->nr_pages) << PAGE_SHIFT,
 			   READ_ONCE(client->nr_leases),
 			   atomic_long_read(&client->nr_ranges[EVPL_RANGE_EXPORTED]),
-			   atomic_long_read(&client->nr_ranges[EVPL_RANGE_REGISTERED]));
+			   atomic_long_read(&client->nr_ranges[EVPL_RANGE_REGISTERED]),
+			   client->id);
 	mutex_unlock(&clients_mutex);
 }
 

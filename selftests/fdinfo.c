@@ -74,6 +74,23 @@ static bool only_line_of(int fd, const char *key, long long id, unsigned long lo
 	return lines_of(fd, key, id, numbers) == 1;
 }
 
+/* Whether debugfs lists a client that this process has opened, by its id. */
+static bool is_listed(long long id)
+{
+	FILE *file = fopen("/sys/kernel/debug/evpl/clients", "re");
+	bool listed = false;
+	char line[256];
+	long long last;
+	int pid;
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%d %*u %*u %*u %*u %*d %*d %lld", &pid, &last) == 2)
+			listed |= pid == getpid() && last == id;
+	if (file)
+		fclose(file);
+	return listed;
+}
+
 static unsigned long long boot_time(void)
 {
 	struct timespec time;
@@ -110,6 +127,23 @@ TEST_F(fdinfo, client_has_one_id_in_all_descriptors_and_no_other_client_has_it)
 	other = open(DEVICE, O_RDWR | O_CLOEXEC);
 	EXPECT_GT(id_of(other), later);
 	close(other);
+}
+
+TEST_F(fdinfo, client_that_has_a_mapping_alone_is_listed_in_debugfs)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	long long id = id_of(fd);
+	uint64_t offset;
+	void *memory;
+
+	ASSERT_EQ(0, evpl_setup(fd, BUFFER, &(struct evpl_setup){ }));
+	ASSERT_EQ(0, evpl_slab_alloc(fd, SLAB_2M, &offset));
+	memory = evpl_map(fd, SLAB_2M, offset);
+	ASSERT_NE(MAP_FAILED, memory);
+	close(fd);
+	EXPECT_TRUE(is_listed(id));
+	munmap(memory, SLAB_2M);
+	EXPECT_FALSE(is_listed(id));
 }
 
 TEST_F(fdinfo, end_names_its_channel_its_client_and_the_other_one)
