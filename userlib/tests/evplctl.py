@@ -547,7 +547,7 @@ def still_look(session):
 def of_storm(storm):
     moving = still = complete = with_leases = 0
     wrong = []
-    environment = {**os.environ, 'EVPL_TEST_PERCENT': os.environ.get('EVPL_STORM_PERCENT', '10')}
+    environment = {**os.environ, 'EVPL_TEST_PERCENT': '4'}
     with subprocess.Popen([storm], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           start_new_session=True, env=environment, encoding='utf-8',
                           preexec_fn=lambda: os.nice(19)) as process:
