@@ -219,6 +219,37 @@
  */
 
 /**
+ * DOC: adopting
+ *
+ * A client lives as long as its descriptor does. So a supervisor that keeps the descriptor of a
+ * process, as systemd does for FDSTORE=1, keeps the client and its memory when the process
+ * dies. The process that comes next, the *successor*, has EVPL_ADOPT bring the client into order,
+ * and only then maps the windows. EVPL_SLAB_NEXT finds the slabs. After EVPL_ADOPT
+ *
+ *  - no reference of the dead process is left. Each entry of an own buffer is zero, but for the
+ *    flags that the kernel has in its word. A buffer whose word is 0 is free. A buffer whose word
+ *    has %EVPL_WORD_SHARED is reported as ever, once others have no part in it any more.
+ *  - nothing is left of the leases that the client had, and their numbers start again. The
+ *    leased buffers go back to their owners. A buffer that a ring or a pipe of the dead process
+ *    still holds is in quarantine there, as after the death of a client.
+ *  - @returned and @revoked of the header and their bitmaps are zero, but for what the kernel
+ *    has reported since. @ends and @user stay as they were.
+ *  - all baselines are 0: the successor registers the slabs again. A buffer in a folio that
+ *    something still holds, such as a device, a pipe or a ring of the dead process, is in
+ *    quarantine. Its word has %EVPL_WORD_SHARED.
+ *
+ * The leases that others have on the client's buffers go on, and so do its dma-bufs. So do the
+ * channels whose ends the supervisor keeps too. Such an end stays bound to the client, and keeps
+ * its records. The successor may bind it again (EVPL_CHANNEL_BIND). An end of a lane is of no more
+ * use: the successor knows neither the rings nor the messages that passed through them. It closes
+ * the end. Ends that nobody keeps are closed with the dead process. But the leases that the client
+ * has on others' buffers stay until EVPL_ADOPT, or the client's end.
+ *
+ * The address space of a process can end after the process itself, if something still uses it. So
+ * can its rings. So a call that gives EBUSY may succeed a moment later.
+ */
+
+/**
  * DOC: ioctl format
  *
  * The ioctls are calls on a client, and EVPL_DOORBELL is one on an end of a channel.
@@ -321,6 +352,8 @@ struct evpl_entry {
  * @ends: goes up by one each time that the other end of one of the client's ends is bound
  *	or closed. So a program that polls memory, and makes no system call, sees that it
  *	should look at its ends.
+ * @user: the client's own; the kernel neither reads nor writes it. It is zero when the client
+ *	is set up, and lives as long as the client does: EVPL_ADOPT leaves it alone.
  *
  * The kernel sets a bit in the bitmap, then one here, then wakes the tasks that poll
  * the client: POLLIN while @returned isn't 0, POLLPRI while @revoked isn't 0. The
@@ -332,14 +365,14 @@ struct evpl_entry {
  * EVPL_BUFFER_WAIT and EVPL_DOORBELL. Bit n of the revoked bitmap stands for the lease
  * with number n, which was revoked while its word wasn't 0.
  *
- * The header exists once the first end has been bound to the client, or the client has
- * exported something. A page of a bitmap exists once the first buffer or lease that it
- * has a bit for has been sent, exported or leased.
+ * The header exists once the client is set up. A page of a bitmap exists once the first buffer
+ * or lease that it has a bit for has been sent, exported or leased, or has come into quarantine.
  */
 struct evpl_header {
 	__aligned_u64 returned;
 	__aligned_u64 revoked;
 	__aligned_u64 ends;
+	__aligned_u64 user;
 };
 
 /* A touch of a revoked lease finds zeros instead of raising SIGBUS. */
@@ -348,12 +381,13 @@ struct evpl_header {
 #define EVPL_SETUP_REVOKE	_BITUL(1)
 
 /**
- * struct evpl_setup - ioctl(EVPL_SETUP)
+ * struct evpl_setup - ioctl(EVPL_SETUP), ioctl(EVPL_ADOPT)
  * @size: sizeof(struct evpl_setup)
- * @flags: %EVPL_SETUP_ZEROS, %EVPL_SETUP_REVOKE or 0
+ * @flags: %EVPL_SETUP_ZEROS, %EVPL_SETUP_REVOKE or 0; 0 for EVPL_ADOPT
  * @buffer_size: bytes of a buffer: a power of two from %EVPL_BUFFER_SIZE_MIN, or from the
  *	page size if that is more, to %EVPL_BUFFER_SIZE_MAX; or 0 for
- *	%EVPL_BUFFER_SIZE_DEFAULT
+ *	%EVPL_BUFFER_SIZE_DEFAULT. For EVPL_ADOPT, the bytes of the client's buffers, or 0
+ *	for whatever they have.
  * @out_buffer_size: the bytes of a buffer
  * @out_own_offset: mmap offset of the own window; always 0
  * @out_own_size: bytes of the own window
@@ -372,11 +406,23 @@ struct evpl_header {
  * @out_header_size: bytes to map for the header
  * @out_guest_io_offset: mmap offset of the guest-io window
  * @out_guest_io_ro_offset: mmap offset of the guest-io-ro window
+ * @out_flags: the flags that the client was set up with
  *
- * Sets the client up. The windows take no memory before they are used, except for a
- * page with %EVPL_SETUP_ZEROS.
+ * EVPL_SETUP sets the client up. The windows take no memory before they are used, except for the
+ * page of the header, and another page with %EVPL_SETUP_ZEROS.
  *
- * Return: 0, or -1 and errno: EBUSY if the client is set up already; ENOMEM.
+ * EVPL_ADOPT makes a client whose process has died as its successor needs it: see DOC: adopting.
+ *
+ * Return: 0, or -1 and errno. EVPL_SETUP gives EBUSY if the client is set up already, and ENOMEM.
+ * EVPL_ADOPT gives
+ *
+ *  - ENXIO: as above
+ *  - EINVAL: also if the client's buffers don't have @buffer_size
+ *  - EBUSY: a process, the caller included, maps a window of the client; a process sends or
+ *    exports a buffer of it just now, revokes one, or adopts the client; or a ring has registered
+ *    a part of a slab (EVPL_URING_REGISTER), or a dma-buf exports one (%EVPL_EXPORT_SLAB)
+ *  - ENOMEM, EINTR: as above. The work may have been done in part. Nothing but another EVPL_ADOPT
+ *    can bring the client into order then.
  */
 struct evpl_setup {
 	__u32 size;
@@ -400,9 +446,11 @@ struct evpl_setup {
 	__aligned_u64 out_header_size;
 	__aligned_u64 out_guest_io_offset;
 	__aligned_u64 out_guest_io_ro_offset;
+	__aligned_u64 out_flags;
 };
 
 #define EVPL_SETUP _IOWR(EVPL_IOC_TYPE, 0x00, struct evpl_setup)
+#define EVPL_ADOPT _IOWR(EVPL_IOC_TYPE, 0x0f, struct evpl_setup)
 
 /* The call fails with ENOMEM unless the whole slab can be had in folios of 2 MiB. */
 #define EVPL_SLAB_HUGE	_BITUL(0)
@@ -461,6 +509,33 @@ struct evpl_slab_free {
 
 #define EVPL_SLAB_FREE _IOWR(EVPL_IOC_TYPE, 0x02, struct evpl_slab_free)
 
+/**
+ * struct evpl_slab_next - ioctl(EVPL_SLAB_NEXT)
+ * @size: sizeof(struct evpl_slab_next)
+ * @flags: must be 0
+ * @offset: in the own window
+ * @out_offset: where the slab starts in the own window
+ * @out_length: its bytes
+ * @out_node: the node that it was allocated with: a NUMA node, or %EVPL_NODE_ANY
+ * @__reserved: must be 0
+ *
+ * Finds the first slab of the client that starts at @offset or after it. So a caller that begins
+ * at 0, and goes on with @out_offset + @out_length, finds all slabs.
+ *
+ * Return: 0, or -1 and errno: ENXIO; ENOENT if there is no such slab.
+ */
+struct evpl_slab_next {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 offset;
+	__aligned_u64 out_offset;
+	__aligned_u64 out_length;
+	__s32 out_node;
+	__u32 __reserved;
+};
+
+#define EVPL_SLAB_NEXT _IOWR(EVPL_IOC_TYPE, 0x10, struct evpl_slab_next)
+
 #define EVPL_CHANNEL_CAPACITY_MAX	16384
 #define EVPL_CHANNEL_CAPACITY_DEFAULT	256
 
@@ -499,10 +574,11 @@ struct evpl_channel_create {
  *
  * Binds the end to this client, for good. Records that are written to the end come from
  * the client; records that are read from it go to the client. When the client goes, the
- * end is closed. The end doesn't keep the client.
+ * end is closed. The end doesn't keep the client. If the end is bound to this client already, the
+ * call changes nothing, and returns 0 too; but not for an end of a lane.
  *
- * Return: 0, or -1 and errno: ENXIO; EBADF if @fd is no end of a channel; EBUSY if
- * it is bound already, or its client has gone; ENOMEM or EINTR.
+ * Return: 0, or -1 and errno: ENXIO; EBADF if @fd is no end of a channel; EBUSY if it is bound
+ * to another client, or for a lane, or its client has gone.
  */
 struct evpl_channel_bind {
 	__u32 size;
