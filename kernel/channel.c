@@ -895,21 +895,15 @@ int evpl_channel_capacity(struct file *file, u32 *capacity)
  * @file: the end's file, of which evpl_channel_capacity() has made sure
  * @lane: the end is one of a lane
  *
- * Return: 0; -EBUSY if the end is bound already, or its client has
- * gone; what evpl_refs_grow() returns.
+ * Return: 0; -EBUSY if the end is bound already, or its client has gone.
  */
 int evpl_channel_bind(struct evpl_client *client, struct file *file, bool lane)
 {
 	struct evpl_end *end = file->private_data;
-	struct evpl_channel *channel;
+	struct evpl_channel *channel = end->channel;
 	bool waiters = false;
-	int ret;
+	int ret = 0;
 
-	ret = evpl_refs_grow_header(client);
-	if (ret)
-		return ret;
-
-	channel = end->channel;
 	spin_lock(&ends_lock);
 	spin_lock(&channel->lock);
 	if (end->client || end->closed) {

@@ -207,18 +207,21 @@ static int client_alloc_zeros(struct evpl_client *client)
  * @flags: EVPL_SETUP_*
  * @slab: its first slab, which becomes the client's if 0 is returned; or NULL
  *
- * Return: 0; -EBUSY if it is set up already; -ENOMEM; what evpl_slab_reserve()
+ * The header stays with the client also if something else fails.
+ *
+ * Return: 0; -EBUSY if it is set up already; -ENOMEM; -EINTR; what evpl_slab_reserve()
  * returns.
  */
 int evpl_client_set_up(struct evpl_client *client, unsigned int buffer_shift,
 		       u32 flags, struct evpl_slab *slab)
 {
-	int ret = 0;
+	int ret;
 
 	mutex_lock(&client->lock);
-	if (client->buffer_shift)
-		ret = -EBUSY;
-	else if (slab)
+	ret = client->buffer_shift ? -EBUSY : evpl_refs_grow_header(client);
+	if (ret)
+		goto unlock;
+	if (slab)
 		ret = evpl_slab_reserve(client, slab, buffer_shift);
 	else if (flags & EVPL_SETUP_ZEROS)
 		ret = client_alloc_zeros(client);

@@ -39,7 +39,6 @@
 #include "dmabuf.h"
 #include "evpl.h"
 #include "lease.h"
-#include "refs.h"
 #include "share.h"
 #include "slab.h"
 #include "syncpoint.h"
@@ -706,10 +705,6 @@ struct file *evpl_export(struct evpl_client *client,
 	if (!info.size)
 		return ERR_PTR(-EINVAL);
 	ret = ranges_check_overlap(ranges, count);
-	if (ret)
-		return ERR_PTR(ret);
-	/* The header will report the buffers that come back. */
-	ret = evpl_refs_grow_header(client);
 	if (ret)
 		return ERR_PTR(ret);
 	export = kvzalloc(struct_size(export, pieces, count), EVPL_GFP);

@@ -9,13 +9,10 @@
 
 #define CGROUP		"/sys/fs/cgroup/evpl-test"
 
-/* The entries of a small slab are charged as well: a page of the refs window. */
-#define REFS_PAGE	PAGE
-
 FIXTURE(account)
 {
 	int fd;
-	struct counters before;
+	struct counters before, set_up;
 	struct evpl_setup setup;
 	unsigned long long max_bytes, max_bytes_per_user;
 };
@@ -31,6 +28,7 @@ FIXTURE_SETUP(account)
 	self->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
 	ASSERT_EQ(0, evpl_setup(self->fd, 0, &self->setup));
+	self->set_up = read_counters();
 }
 
 FIXTURE_TEARDOWN(account)
@@ -109,12 +107,12 @@ static void check_cap(struct __test_metadata *_metadata, int fd,
 
 TEST_F(account, more_than_the_cap_of_the_system_is_ENOMEM)
 {
-	check_cap(_metadata, self->fd, MAX_BYTES, self->before.charged);
+	check_cap(_metadata, self->fd, MAX_BYTES, self->set_up.charged);
 }
 
 TEST_F(account, more_than_the_cap_of_the_user_is_ENOMEM)
 {
-	check_cap(_metadata, self->fd, MAX_BYTES_PER_USER, self->before.charged);
+	check_cap(_metadata, self->fd, MAX_BYTES_PER_USER, self->set_up.charged);
 }
 
 TEST_F(account, entries_count_too)
@@ -122,9 +120,9 @@ TEST_F(account, entries_count_too)
 	uint64_t offset;
 
 	/* The cap has room for the slab, but not for the page of its entries. */
-	ASSERT_EQ(0, write_number(MAX_BYTES, self->before.charged + 2 * MIB));
+	ASSERT_EQ(0, write_number(MAX_BYTES, self->set_up.charged + 2 * MIB));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
-	EXPECT_EQ(self->before.charged, read_counters().charged);
+	EXPECT_EQ(self->set_up.charged, read_counters().charged);
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-slabs"));
 }
 
@@ -142,7 +140,7 @@ TEST_F(account, second_slab_without_room_for_its_entries_is_given_back_whole)
 	ASSERT_EQ(0, evpl_setup(fd, PAGE, &setup));
 	ASSERT_EQ(0, evpl_slab_alloc(fd, length, &offset));
 	first = read_counters();
-	EXPECT_EQ(self->before.charged + length + entries, first.charged);
+	EXPECT_EQ(self->set_up.charged + HEADER_PAGE + length + entries, first.charged);
 	ASSERT_EQ(0, write_number(MAX_BYTES, first.charged + length));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(fd, length, &offset));
 	EXPECT_EQ(first.charged, read_counters().charged);
@@ -156,12 +154,13 @@ TEST_F(account, mapping_of_a_slab_without_room_for_its_entries_sets_nothing_up)
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	char *memory;
 
-	ASSERT_EQ(0, write_number(MAX_BYTES, self->before.charged + 2 * MIB));
+	ASSERT_EQ(0, write_number(MAX_BYTES, self->set_up.charged + 2 * MIB + HEADER_PAGE));
 	EXPECT_EQ(MAP_FAILED, evpl_map(fd, 2 * MIB, 0));
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_EQ(0, fdinfo(fd, "evpl-buffer-size"));
 	EXPECT_EQ(0, fdinfo(fd, "evpl-slabs"));
-	EXPECT_EQ(self->before.charged, read_counters().charged);
+	/* The header stays with the client. */
+	EXPECT_EQ(self->set_up.charged + HEADER_PAGE, read_counters().charged);
 
 	ASSERT_EQ(0, write_number(MAX_BYTES, self->max_bytes));
 	memory = evpl_map(fd, 2 * MIB, 0);
@@ -175,7 +174,7 @@ TEST_F(account, user_is_the_one_who_opened_and_each_has_a_cap_of_its_own)
 	uint64_t offset;
 	pid_t child;
 
-	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 2 * MIB + REFS_PAGE));
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 2 * MIB + HEADER_PAGE + REFS_PAGE));
 	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
 	EXPECT_EQ(-ENOMEM, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
 
@@ -237,7 +236,7 @@ TEST_F(account, more_than_the_memory_cgroup_has_is_ENOMEM_and_kills_nobody)
 		if (evpl_slab_alloc(self->fd, 64 * MIB, &offset) != -ENOMEM)
 			_exit(2);
 		if (fdinfo(self->fd, "evpl-slabs") ||
-		    read_counters().charged != self->before.charged)
+		    read_counters().charged != self->set_up.charged)
 			_exit(3);
 		while (!(ret = evpl_slab_alloc(self->fd, SLAB_2M,
 					       &offsets[slabs])))

@@ -157,7 +157,6 @@ TEST_F(dmabuf, buffer_is_reported_to_who_never_had_a_channel)
 	int fd;
 
 	ASSERT_TRUE(open_client(&loner, 0));
-	EXPECT_EQ(SIGBUS, touch_read(loner.header));
 	fd = export_one(&loner, 0, 'x', 0);
 	ASSERT_GE(fd, 0);
 	EXPECT_EQ(0, get(&loner.header->returned));

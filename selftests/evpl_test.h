@@ -53,6 +53,9 @@
 #ifndef PAGE
 #define PAGE		(4 * KIB)
 #endif
+/* A client that is set up is charged for its header, and with a small slab for a page of entries. */
+#define HEADER_PAGE	PAGE
+#define REFS_PAGE	PAGE
 #define ENTRIES_PER_PAGE	(PAGE / sizeof(struct evpl_entry))
 
 /*

@@ -10,7 +10,6 @@
 
 #define CLIENTS		DEBUGFS "evpl/clients"
 #define NODE		"/sys/devices/system/node/node1"
-#define REFS_PAGE	PAGE
 
 /* The charge for the entries of a slab of buffers of one page each. */
 static size_t entries_of(size_t length)
@@ -146,6 +145,8 @@ TEST_F(nth, mapping_that_would_set_up_and_fails_does_not)
 		.prepare = opened,
 		.call = call_map,
 		.undo = unmap,
+		.entries = HEADER_PAGE + REFS_PAGE,
+		.one_by_one = true,
 	});
 }
 
@@ -432,7 +433,7 @@ static void let_go_of(struct __test_metadata *_metadata, struct _test_data_nth *
 	pinned(_metadata, self);
 	ASSERT_EQ(0, call_free(self));
 	ASSERT_EQ(0, write_number(MAX_BYTES, self->before.charged + LENGTH +
-					     REFS_PAGE));
+					     HEADER_PAGE + REFS_PAGE));
 	ASSERT_EQ(PAGE, read(self->pipe[0], page, PAGE));
 }
 
@@ -505,6 +506,7 @@ TEST_F(nth, set_up_with_zeros_that_fails_can_be_made_again)
 		.prepare = opened,
 		.call = call_setup_zeros,
 		.undo = close_client,
+		.entries = HEADER_PAGE,
 	});
 }
 
@@ -573,6 +575,8 @@ TEST_F(nth, pages_that_end_at_any_point_set_nothing_up)
 		.prepare = opened,
 		.call = call_map,
 		.undo = unmap,
+		.entries = HEADER_PAGE + REFS_PAGE,
+		.one_by_one = true,
 	}, "fail_page_alloc", 31);
 }
 

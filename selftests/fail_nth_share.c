@@ -58,7 +58,6 @@ TEST_F(nth, bind_that_fails_leaves_the_end_free)
 		.prepare = with_channel,
 		.call = call_bind,
 		.undo = unmap_and_close_ends,
-		.entries = PAGE,
 	});
 }
 
@@ -442,7 +441,7 @@ static const struct sequence export_sequence = {
 	.call = call_export,
 	.intact = reference_is_there,
 	.undo = close_dmabuf,
-	.entries = PAGE + FIRST_SHARE,
+	.entries = FIRST_SHARE,
 	.one_by_one = true,
 };
 
@@ -471,7 +470,6 @@ TEST_F(nth, export_of_a_slab_that_fails_leaves_it_alone)
 		.call = call_export_slab,
 		.intact = slab_is_not_exported,
 		.undo = close_slab_dmabuf,
-		.entries = PAGE,
 	});
 }
 

@@ -14,8 +14,8 @@
 #define CGROUP			"/sys/fs/cgroup/evpl-pressure"
 #define NODE			"/sys/devices/system/node/node1"
 
-/* The charge for the entries of a small own window. */
-#define REFS_PAGE		PAGE
+/* The charge for a client that had a small slab, beside the slabs. */
+#define OF_CLIENT		(HEADER_PAGE + REFS_PAGE)
 #define MAX_SLABS		1024
 #define WORKERS			3
 
@@ -306,7 +306,7 @@ static long long fill_to_caps(struct __test_metadata *_metadata,
 	}
 	for (int i = 0; i < USERS; i++)
 		ASSERT_EQ(1, read(ready[0], &byte, 1));
-	EXPECT_EQ(before + USERS * REFS_PAGE, read_counters().charged);
+	EXPECT_EQ(before + USERS * OF_CLIENT, read_counters().charged);
 	ASSERT_EQ(0, write_number(MAX_BYTES, before + of_all));
 	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, of_user));
 	ASSERT_EQ(USERS, write(go[1], "....", USERS));
@@ -324,12 +324,12 @@ static long long fill_to_caps(struct __test_metadata *_metadata,
 	}
 	TH_LOG("%d samples", samples);
 	EXPECT_GE(of_all, most_charged);
-	EXPECT_GE(of_user, most_of_user + REFS_PAGE);
+	EXPECT_GE(of_user, most_of_user + OF_CLIENT);
 
 	charged = read_counters().charged - before;
 	bytes_of_users(&all, &greatest);
-	EXPECT_EQ(all + USERS * REFS_PAGE, charged);
-	EXPECT_GE(of_user, greatest + REFS_PAGE);
+	EXPECT_EQ(all + USERS * OF_CLIENT, charged);
+	EXPECT_GE(of_user, greatest + OF_CLIENT);
 	close(end[1]);
 	check_workers(_metadata, pids, USERS);
 	for (int i = 0; i < 2; i++) {
@@ -342,7 +342,7 @@ static long long fill_to_caps(struct __test_metadata *_metadata,
 
 TEST_F(pressure, users_together_never_have_more_than_the_cap_of_the_system)
 {
-	const long long cap = 32 * MIB + USERS * REFS_PAGE;
+	const long long cap = 32 * MIB + USERS * OF_CLIENT;
 	long long charged = fill_to_caps(_metadata, self->before.charged, cap,
 					 24 * MIB);
 
@@ -351,7 +351,7 @@ TEST_F(pressure, users_together_never_have_more_than_the_cap_of_the_system)
 
 TEST_F(pressure, each_user_never_has_more_than_its_cap_beside_others)
 {
-	const long long cap = 12 * MIB + REFS_PAGE;
+	const long long cap = 12 * MIB + OF_CLIENT;
 	long long charged = fill_to_caps(_metadata, self->before.charged,
 					 64 * MIB, cap);
 
@@ -393,7 +393,7 @@ TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do
 {
 	pid_t pids[USERS];
 
-	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 4 * MIB + REFS_PAGE));
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, 4 * MIB + OF_CLIENT));
 	for (int i = 0; i < USERS; i++) {
 		pids[i] = fork_child();
 		if (!pids[i])
