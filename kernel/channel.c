@@ -53,6 +53,7 @@
  *	that it is closed. Until then it looks like an end without room.
  * @left: the end's file has gone, and left the end with the file's reference on the channel to
  *	the release of the client; ends_lock guards it
+ * @adopted: evpl_client.adopted when the end was bound
  * @lane: the end was bound with EVPL_BIND_LANE
  * @rung: the other end has rung EVPL_DOORBELL_IN since this end was last quiet
  * @full: the client waits until the other end rings EVPL_DOORBELL_OUT
@@ -80,6 +81,7 @@ struct evpl_end {
 	bool closed;
 	bool drained;
 	bool left;
+	unsigned int adopted;
 	bool lane;
 	bool rung;
 	bool full;
@@ -889,6 +891,18 @@ int evpl_channel_capacity(struct file *file, u32 *capacity)
 	return 0;
 }
 
+/*
+ * Whether an end is bound to the client, but has been so since before the client was adopted, so
+ * that the successor may bind it again. It knows nothing of a lane's rings.
+ */
+static bool end_can_be_taken_over(struct evpl_end *end, struct evpl_client *client, bool lane,
+				  unsigned int adopted)
+{
+	lockdep_assert_held(&end->channel->lock);
+	return end_has_client(end) && end->client == client && end->adopted != adopted &&
+	       !end->lane && !lane;
+}
+
 /**
  * evpl_channel_bind() - bind an end to a client
  * @client: the client
@@ -900,16 +914,20 @@ int evpl_channel_capacity(struct file *file, u32 *capacity)
 int evpl_channel_bind(struct evpl_client *client, struct file *file, bool lane)
 {
 	struct evpl_end *end = file->private_data;
+	unsigned int adopted = READ_ONCE(client->adopted);
 	struct evpl_channel *channel = end->channel;
 	bool waiters = false;
 	int ret = 0;
 
 	spin_lock(&ends_lock);
 	spin_lock(&channel->lock);
-	if (end->client || end->closed) {
+	if (end_can_be_taken_over(end, client, lane, adopted)) {
+		end->adopted = adopted;
+	} else if (end->client || end->closed) {
 		ret = -EBUSY;
 	} else {
 		end->lane = lane;
+		end->adopted = adopted;
 		end_count_for_peer(end);
 		evpl_client_get(client);
 		end->client = client;

@@ -174,7 +174,7 @@ static int evpl_release(struct inode *inode, struct file *file)
 
 	evpl_syncpoint(EVPL_SYNCPOINT_GONE);
 	/* The leases first: when the other ends see that their peers are closed, none is left. */
-	evpl_lease_end_all(client);
+	evpl_lease_end_all(client, false);
 	evpl_channel_client_gone(client);
 	evpl_slab_orphan_all(client);
 	evpl_refs_destroy(client);

@@ -7,7 +7,7 @@
  *	  evpl_slab.orphan_sem, also below recheck_mutex
  *	    folio lock
  *	mmap_lock
- *	  evpl_client.lock
+ *	  evpl_client.lock, also below send_sem
  *	    evpl_client.tree_lock, also below send_sem
  *	      folio lock
  *	      evpl_client.refs_mutex
@@ -16,7 +16,7 @@
  *	      evpl_client.lease_sem, also below fault_sem, mmap_lock and send_sem
  *		folio lock
  *		  page table lock
- *		the xa_lock of evpl_slab.shares, also below tree_lock and orphan_sem
+ *		the xa_lock of evpl_slab.shares, also below lock, tree_lock and orphan_sem
  *		  account_lock
  *	    i_mmap_rwsem, also below send_sem
  *	      page table lock
@@ -28,7 +28,7 @@
  *	    page table lock
  *	ends_lock (channel.c)
  *	  evpl_channel.lock, also below send_sem
- *	evpl_client.recheck_lock, also below send_sem and recheck_mutex
+ *	evpl_client.recheck_lock, also below send_sem, evpl_client.lock and recheck_mutex
  *
  * evpl_client.lock is taken under mmap_lock, since a mapping may set its client up, and lease_sem
  * by page faults. So nothing touches user memory under these locks, or under a lock that nests

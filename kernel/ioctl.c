@@ -16,6 +16,7 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
+#include "adopt.h"
 #include "channel.h"
 #include "client.h"
 #include "dmabuf.h"
@@ -53,6 +54,7 @@ struct evpl_call {
 		struct evpl_setup setup;
 		struct evpl_slab_alloc slab_alloc;
 		struct evpl_slab_free slab_free;
+		struct evpl_slab_next slab_next;
 		struct evpl_channel_create channel_create;
 		struct evpl_channel_bind channel_bind;
 		struct evpl_lease_release lease_release;
@@ -85,23 +87,12 @@ static u64 guest_offset(enum evpl_lease_kind kind)
 	return (EVPL_GUEST_START + kind * EVPL_GUEST_PAGES) << PAGE_SHIFT;
 }
 
-static int ioctl_setup(struct evpl_call *call)
+/* Tell the caller what the windows of a client with these buffers and flags are. */
+static int setup_respond(struct evpl_call *call, unsigned int shift, u32 flags)
 {
 	struct evpl_setup *args = &call->args.setup;
-	unsigned int shift;
-	int ret;
 
-	if (!args->buffer_size)
-		args->buffer_size = EVPL_BUFFER_SIZE_DEFAULT;
-	if (!is_power_of_2(args->buffer_size) ||
-	    args->buffer_size < max(EVPL_BUFFER_SIZE_MIN, PAGE_SIZE) ||
-	    args->buffer_size > EVPL_BUFFER_SIZE_MAX)
-		return -EINVAL;
-	if (evpl_client_is_set_up(call->client))
-		return -EBUSY;
-
-	shift = ilog2(args->buffer_size);
-	args->out_buffer_size = args->buffer_size;
+	args->out_buffer_size = BIT_ULL(shift);
 	args->out_own_offset = 0;
 	args->out_own_size = EVPL_OWN_SIZE;
 	args->out_refs_offset = refs_offset(EVPL_REFS_ENTRIES);
@@ -119,11 +110,45 @@ static int ioctl_setup(struct evpl_call *call)
 	args->out_revoked_size = EVPL_REVOKED_PAGES << PAGE_SHIFT;
 	args->out_header_offset = refs_offset(EVPL_REFS_HEADER);
 	args->out_header_size = PAGE_SIZE;
+	args->out_flags = flags;
+	return call_respond(call);
+}
 
-	ret = call_respond(call);
+static int ioctl_setup(struct evpl_call *call)
+{
+	struct evpl_setup *args = &call->args.setup;
+	unsigned int shift;
+	int ret;
+
+	if (!args->buffer_size)
+		args->buffer_size = EVPL_BUFFER_SIZE_DEFAULT;
+	if (!is_power_of_2(args->buffer_size) ||
+	    args->buffer_size < max(EVPL_BUFFER_SIZE_MIN, PAGE_SIZE) ||
+	    args->buffer_size > EVPL_BUFFER_SIZE_MAX)
+		return -EINVAL;
+	if (evpl_client_is_set_up(call->client))
+		return -EBUSY;
+
+	shift = ilog2(args->buffer_size);
+	ret = setup_respond(call, shift, args->flags);
 	if (ret)
 		return ret;
 	return evpl_client_set_up(call->client, shift, args->flags, NULL);
+}
+
+static int ioctl_adopt(struct evpl_call *call)
+{
+	struct evpl_setup *args = &call->args.setup;
+	unsigned int shift = evpl_client_buffer_shift(call->client);
+	int ret;
+
+	if (args->buffer_size && args->buffer_size != BIT_ULL(shift))
+		return -EINVAL;
+	/* Respond first: once the client is adopted, the successor needs the answer. */
+	ret = setup_respond(call, shift, call->client->flags);
+	if (ret)
+		return ret;
+	return evpl_adopt(call->client);
 }
 
 static bool node_is_valid(int *node)
@@ -187,6 +212,27 @@ static int ioctl_slab_free(struct evpl_call *call)
 	if (!IS_ALIGNED(args->offset, PAGE_SIZE))
 		return -ENOENT;
 	return evpl_slab_free(call->client, args->offset >> PAGE_SHIFT);
+}
+
+static int ioctl_slab_next(struct evpl_call *call)
+{
+	struct evpl_slab_next *args = &call->args.slab_next;
+	struct evpl_client *client = call->client;
+	struct evpl_slab *slab;
+
+	if (args->__reserved)
+		return -EINVAL;
+	if (args->offset > EVPL_OWN_SIZE)
+		return -ENOENT;
+	down_read(&client->tree_lock);
+	slab = evpl_slab_next(client, DIV_ROUND_UP(args->offset, PAGE_SIZE));
+	if (slab) {
+		args->out_offset = (u64)slab->start << PAGE_SHIFT;
+		args->out_length = (u64)slab->nr_pages << PAGE_SHIFT;
+		args->out_node = slab->numa_node;
+	}
+	up_read(&client->tree_lock);
+	return slab ? call_respond(call) : -ENOENT;
 }
 
 static int ioctl_channel_create(struct evpl_call *call)
@@ -379,17 +425,18 @@ static const struct {
 	bool on_end;
 	int (*fn)(struct evpl_call *call);
 } calls[] = {
-#define CALL(ioctl, name, last, known_flags, needs_set_up, ...)		\
+#define CALL_WITH(type, ioctl, name, last, known_flags, needs_set_up, ...)	\
 	[_IOC_NR(ioctl)] = {						\
-		.size = sizeof(struct evpl_##name) +			\
-			BUILD_BUG_ON_ZERO(offsetof(struct evpl_##name, size)) +	\
-			BUILD_BUG_ON_ZERO(offsetof(struct evpl_##name, flags) - sizeof(u32)),	\
-		.min_size = offsetofend(struct evpl_##name, last),	\
+		.size = sizeof(struct type) +				\
+			BUILD_BUG_ON_ZERO(offsetof(struct type, size)) +	\
+			BUILD_BUG_ON_ZERO(offsetof(struct type, flags) - sizeof(u32)),	\
+		.min_size = offsetofend(struct type, last),		\
 		.flags = known_flags,					\
 		.set_up = needs_set_up,					\
 		.fn = ioctl_##name,					\
 		__VA_ARGS__						\
 	}
+#define CALL(ioctl, name, ...)	CALL_WITH(evpl_##name, ioctl, name, __VA_ARGS__)
 	CALL(EVPL_SETUP, setup, out_header_size, EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE, false),
 	CALL(EVPL_SLAB_ALLOC, slab_alloc, out_offset, EVPL_SLAB_HUGE, true),
 	CALL(EVPL_SLAB_FREE, slab_free, offset, 0, true),
@@ -403,6 +450,8 @@ static const struct {
 	CALL(EVPL_EXPORT, export, out_fd, EVPL_EXPORT_WRITE | EVPL_EXPORT_SLAB, false),
 	CALL(EVPL_BUFFER_WAIT, buffer_wait, offset, EVPL_WAIT_TRY, true),
 	CALL(EVPL_DOORBELL, doorbell, quiet, EVPL_DOORBELL_SELF, false, .on_end = true),
+	CALL_WITH(evpl_setup, EVPL_ADOPT, adopt, out_flags, 0, true),
+	CALL(EVPL_SLAB_NEXT, slab_next, __reserved, 0, true),
 };
 
 /*

@@ -24,6 +24,7 @@
 #include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -708,10 +709,13 @@ int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count
 }
 
 /**
- * evpl_lease_end_all() - end the leases of a client that is going
- * @client: the client, marked as gone
+ * evpl_lease_end_all() - end the leases of a client, whatever their words are
+ * @client: the client: one that is marked as gone, or is being adopted
+ * @adopt: it is being adopted, so that a fatal signal ends the call
+ *
+ * Return: 0, or -EINTR after a part of them.
  */
-void evpl_lease_end_all(struct evpl_client *client)
+int evpl_lease_end_all(struct evpl_client *client, bool adopt)
 {
 	struct evpl_lease *lease;
 	unsigned long number = 0;
@@ -719,12 +723,16 @@ void evpl_lease_end_all(struct evpl_client *client)
 	for (;;) {
 		down_write(&client->lease_sem);
 		lease = xa_find(&client->leases, &number, ULONG_MAX, XA_PRESENT);
-		if (lease)
+		if (lease) {
 			lease_unpublish(lease);
+			evpl_refs_reset_lease(client, lease->number);
+		}
 		up_write(&client->lease_sem);
 		if (!lease)
-			return;
+			return 0;
 		lease_teardown(lease);
+		if (adopt && fatal_signal_pending(current))
+			return -EINTR;
 		cond_resched();
 	}
 }

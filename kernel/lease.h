@@ -74,7 +74,7 @@ int evpl_lease_register(struct evpl_registration *registration, u64 offset, bool
 bool evpl_lease_pull(struct evpl_lease *lease, bool soon);
 void evpl_lease_revoke(struct evpl_lease *lease);
 int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count);
-void evpl_lease_end_all(struct evpl_client *client);
+int evpl_lease_end_all(struct evpl_client *client, bool adopt);
 void evpl_lease_put(struct evpl_lease *lease);
 unsigned long evpl_lease_pages_at(pgoff_t pgoff);
 struct evpl_lease *evpl_lease_at(struct evpl_client *client, pgoff_t pgoff,

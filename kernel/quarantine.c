@@ -637,3 +637,50 @@ int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 	mutex_unlock(&client->lock);
 	return skipped;
 }
+
+/* Have the owner get no buffer of a folio that something holds. */
+static int quarantine_hold_folio(struct evpl_slab *slab, struct evpl_slab_folio *slab_folio)
+{
+	unsigned long index = (slab_folio->index - slab->start) >> slab->buffer_order;
+	unsigned long last = evpl_slab_folio_last(slab, slab_folio);
+	int ret = 0;
+
+	for (; !ret && index <= last; index++) {
+		ret = evpl_share_hold(slab, index);
+		if (fatal_signal_pending(current))
+			ret = -EINTR;
+		cond_resched();
+	}
+	return ret;
+}
+
+/**
+ * evpl_quarantine_adopt() - keep what a dead owner has left behind from its successor
+ * @slab: a slab of a client that is being adopted: nothing maps it, and no task sends
+ *
+ * The successor has registered nothing yet. So each reference that is on a folio now is one that
+ * the dead owner has left with a device, a pipe or a ring, or one that a lessee has. No other can
+ * come later, but from a lessee, whose buffer has a share.
+ *
+ * Return: 0, or -ENOMEM or -EINTR after a part of the folios.
+ */
+int evpl_quarantine_adopt(struct evpl_slab *slab)
+{
+	unsigned int i;
+	int ret;
+
+	lockdep_assert_held(&slab->client->lock);
+	for (i = 0; i < slab->nr_folios; i++) {
+		/* First, so that a check which begins later goes by it. */
+		WRITE_ONCE(slab->folios[i].baseline, 0);
+		if (folio_other_refs(slab->folios[i].folio) > 0) {
+			ret = quarantine_hold_folio(slab, &slab->folios[i]);
+			if (ret)
+				return ret;
+		}
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}

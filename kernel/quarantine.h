@@ -28,6 +28,7 @@ int evpl_quarantine_end(struct evpl_client *client, u64 offset);
 void evpl_quarantine_end_all(struct evpl_slab *slab);
 void evpl_quarantine_init(struct evpl_client *client);
 void evpl_quarantine_exit(struct evpl_client *client);
+int evpl_quarantine_adopt(struct evpl_slab *slab);
 int evpl_baseline_set(struct evpl_client *client, pgoff_t first,
 		      unsigned long nr_pages, u32 flags);
 

@@ -15,6 +15,8 @@
  * A page of entries is also charged for the shares, or the leases, that have their entries in
  * it. page->private says how much that is; refs_mutex guards it.
  *
+ * When the client is adopted, its pages stay, but are cleared (adopt.c).
+ *
  * User space can write all of it. Nothing here believes what it reads, loops on it, or indexes
  * by it.
  */
@@ -33,6 +35,7 @@
 #include "share.h"
 #include "slab.h"
 #include "syncpoint.h"
+#include "word.h"
 
 #define ENTRIES_PER_PAGE	(PAGE_SIZE / sizeof(struct evpl_entry))
 #define BITS_PER_PAGE		(8 * PAGE_SIZE)
@@ -372,6 +375,69 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 			in_use++;
 	}
 	return in_use;
+}
+
+/**
+ * evpl_refs_clear() - clear all that user space has written to the refs windows
+ * @client: the client, which no process maps
+ *
+ * The header keeps what isn't an event. The kernel may report events meanwhile, and change the
+ * words of buffers and leases. So these are reset one by one afterwards.
+ *
+ * Return: 0, or -EINTR after a part of the pages.
+ */
+int evpl_refs_clear(struct evpl_client *client)
+{
+	struct evpl_header *header = refs_address(client, EVPL_REFS_HEADER);
+	unsigned long index, i;
+	struct page *page;
+	u64 *words;
+
+	if (header) {
+		WRITE_ONCE(header->returned, 0);
+		WRITE_ONCE(header->revoked, 0);
+	}
+	xa_for_each(&client->refs, index, page) {
+		words = refs_address(client, index);
+		if (!words || index == EVPL_REFS_HEADER)
+			continue;
+		for (i = 0; i < PAGE_SIZE / sizeof(*words); i++)
+			WRITE_ONCE(words[i], 0);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}
+
+static void refs_take_back(struct evpl_client *client, unsigned long first, u64 number)
+{
+	unsigned long *bits = refs_address(client, first + number / BITS_PER_PAGE);
+
+	if (bits)
+		clear_bit(number % BITS_PER_PAGE, bits);
+}
+
+/*
+ * Set the word of an own buffer, and take back its report. Both are done under the xa_lock of
+ * evpl_slab.shares, as the kernel reports the buffer. So a buffer whose word is set to 0 here has
+ * no bit, and gets none before it is sent.
+ */
+void evpl_refs_reset_buffer(struct evpl_client *client, u64 buffer, u64 word)
+{
+	evpl_word_set(evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer), word);
+	refs_take_back(client, EVPL_REFS_RETURNED, buffer);
+}
+
+/*
+ * The same for a lease that has just been unpublished. lease_sem is held for write, so the
+ * lease's number has its next lease later.
+ */
+void evpl_refs_reset_lease(struct evpl_client *client, u32 number)
+{
+	lockdep_assert_held_write(&client->lease_sem);
+	evpl_word_set(evpl_refs_word(client, EVPL_REFS_LEASES, number), 0);
+	refs_take_back(client, EVPL_REFS_REVOKED, number);
 }
 
 /**

@@ -99,6 +99,30 @@ static struct evpl_share *share_find_get(struct evpl_slab *slab, unsigned long i
 	return share;
 }
 
+/* Allocate and pay for a share of a buffer, with one reference, for evpl_slab.shares. */
+static struct evpl_share *share_alloc(struct evpl_slab *slab, unsigned long index)
+{
+	u64 buffer = (slab->start >> slab->buffer_order) + index;
+	atomic64_t *word = evpl_refs_word(slab->client, EVPL_REFS_ENTRIES, buffer);
+	struct evpl_share *share;
+	int ret;
+
+	ret = evpl_refs_grow_share(slab->client, buffer, word);
+	if (ret)
+		return ERR_PTR(ret);
+	share = kzalloc(sizeof(*share), EVPL_GFP);
+	if (!share)
+		return ERR_PTR(-ENOMEM);
+	share->slab = slab;
+	share->word = word;
+	share->index = index;
+	share->refs = 1;
+	INIT_LIST_HEAD(&share->leases);
+	INIT_LIST_HEAD(&share->exports);
+	INIT_LIST_HEAD(&share->registrations);
+	return share;
+}
+
 /*
  * Create the share of a buffer, with one reference, and set *@made; or take a reference on the
  * share that another task has created meanwhile. Both come of a reference of the owner's word.
@@ -107,27 +131,16 @@ static struct evpl_share *share_find_or_create(struct evpl_slab *slab, unsigned 
 					       bool lend, bool *made)
 {
 	u64 buffer = (slab->start >> slab->buffer_order) + index;
-	struct evpl_client *client = slab->client;
-	atomic64_t *word = evpl_refs_word(client, EVPL_REFS_ENTRIES, buffer);
+	atomic64_t *word = evpl_refs_word(slab->client, EVPL_REFS_ENTRIES, buffer);
 	struct evpl_share *new, *share;
 	int ret;
 
 	if (!(evpl_word_read(word) & EVPL_WORD_COUNT))
 		return ERR_PTR(-ESTALE);
-	ret = evpl_refs_grow_share(client, buffer, word);
-	if (ret)
-		return ERR_PTR(ret);
-	new = kzalloc(sizeof(*new), EVPL_GFP);
-	if (!new)
-		return ERR_PTR(-ENOMEM);
-	new->slab = slab;
-	new->word = word;
-	new->index = index;
-	new->refs = 1;
+	new = share_alloc(slab, index);
+	if (IS_ERR(new))
+		return new;
 	new->lent = lend;
-	INIT_LIST_HEAD(&new->leases);
-	INIT_LIST_HEAD(&new->exports);
-	INIT_LIST_HEAD(&new->registrations);
 
 	xa_lock(&slab->shares);
 	do {
@@ -966,3 +979,86 @@ put_slab:
 	return ret;
 }
 
+/**
+ * evpl_share_hold() - have a buffer checked before its owner gets it back
+ * @slab: the slab, whose client is being adopted: no task sends
+ * @index: place of the buffer in the slab. Something holds a folio of it.
+ *
+ * A buffer without a share gets one, for a quarantine. A check that is in progress is outdated
+ * then: it may have gone by the old baseline.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int evpl_share_hold(struct evpl_slab *slab, unsigned long index)
+{
+	struct evpl_share *share, *new = NULL;
+	struct evpl_slab *quarantined = NULL;
+	int ret = 0;
+
+	lockdep_assert_held_write(&slab->client->send_sem);
+	xa_lock(&slab->shares);
+	share = xa_load(&slab->shares, index);
+	if (!share) {
+		xa_unlock(&slab->shares);
+		new = share_alloc(slab, index);
+		if (IS_ERR(new))
+			return PTR_ERR(new);
+		xa_lock(&slab->shares);
+		ret = __xa_insert(&slab->shares, index, new, EVPL_GFP);
+		if (!ret) {
+			share = new;
+			share->unrevocable = 1;
+			slab->refs++;
+			atomic_long_inc(&evpl_nr_shares);
+			quarantined = evpl_quarantine_begin(share);
+		}
+	}
+	if (share) {
+		share->lent = true;
+		share->may_be_held = true;
+		share->next_serial++;
+	}
+	xa_unlock(&slab->shares);
+	if (ret)
+		kfree(new);
+	if (quarantined)
+		evpl_quarantine_begun(quarantined);
+	return ret;
+}
+
+/* The part of the owner's word that is the kernel's. */
+static u64 share_flags(struct evpl_share *share)
+{
+	return EVPL_WORD_SHARED | (share->passed_on ? EVPL_WORD_PASSED_ON : 0);
+}
+
+/* How many words are reset under one hold of the lock. */
+#define RESET_BATCH	64
+
+/**
+ * evpl_share_reset_words() - take all references of a dead owner off the words of a slab
+ * @slab: the slab, whose client is being adopted: no task sends
+ *
+ * Return: 0, or -EINTR after a part of them.
+ */
+int evpl_share_reset_words(struct evpl_slab *slab)
+{
+	unsigned long index = 0, end = slab->nr_pages >> slab->buffer_order;
+	u64 first = slab->start >> slab->buffer_order;
+	struct evpl_share *share;
+
+	lockdep_assert_held_write(&slab->client->send_sem);
+	while (index < end) {
+		xa_lock(&slab->shares);
+		do {
+			share = xa_load(&slab->shares, index);
+			evpl_refs_reset_buffer(slab->client, first + index,
+					       share ? share_flags(share) : 0);
+		} while (++index < end && index % RESET_BATCH);
+		xa_unlock(&slab->shares);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}

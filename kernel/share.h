@@ -23,9 +23,11 @@ struct evpl_registration;
  * @revoked: nobody may touch the buffer through this share any more, except dma-bufs and rings
  * @recalled: nor by a dma-buf: those that export the buffer are to end
  * @may_be_held: something may hold the buffer's pages, because the share has had one of @holders
- *	since it last passed the check, or its owner last ended a quarantine
+ *	since it last passed the check, or its owner last ended a quarantine; or because something
+ *	held them when the client was adopted
  * @quiet: @holders was 0 when @seen was written; guarded by evpl_slab.recheck_mutex as well
- * @lent: the buffer was given, by a record or a dma-buf, so that one of @holders can come of it
+ * @lent: the buffer was given, by a record or a dma-buf, so that one of @holders can come of it; or
+ *	something held its pages when the client was adopted
  * @awaited: the owner was told that others may still have the buffer, or has asked. When the
  *	share goes, that is reported even if the owner has references.
  * @wanted: the owner has pulled: leases are to end as soon as they are idle
@@ -42,8 +44,9 @@ struct evpl_registration;
  * @lessee: evpl_client.id of the last client whose lease has ended and could leave pages held;
  *	0 before that
  * @next_serial: of the next lease. It also grows with each writable dma-buf, with a revoke, when
- *	a writable dma-buf of a recalled share ends, and when a registration begins or ends. So a
- *	check of the buffer is outdated if this has changed since the check began.
+ *	a writable dma-buf of a recalled share ends, when a registration begins or ends, and when
+ *	something held the pages as the client was adopted. So a check of the buffer is outdated
+ *	if this has changed since the check began.
  * @seen: what @next_serial was when the current pass began to check this buffer's folio;
  *	guarded by evpl_slab.recheck_mutex as well
  * @leases: in the order of their serials
@@ -110,6 +113,8 @@ int evpl_share_revoke(struct evpl_client *client, u64 offset);
 void evpl_share_revoke_all(struct evpl_slab *slab);
 int evpl_share_pull(struct evpl_client *client, bool want);
 int evpl_share_wait(struct evpl_client *client, u64 offset, bool try);
+int evpl_share_hold(struct evpl_slab *slab, unsigned long index);
+int evpl_share_reset_words(struct evpl_slab *slab);
 
 /* Whether importers of a dma-buf may still reach a buffer that was taken back from them too. */
 static inline bool evpl_share_has_importers(struct evpl_share *share)

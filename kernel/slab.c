@@ -116,6 +116,7 @@ struct evpl_slab *evpl_slab_create(struct evpl_client *client,
 	}
 
 	slab->nr_pages = nr_pages;
+	slab->numa_node = node;
 	list_for_each_entry_safe(folio, next, &folios, lru) {
 		list_del(&folio->lru);
 		slab->folios[slab->nr_folios].folio = folio;
@@ -215,8 +216,9 @@ static void folio_leave_mapping(struct folio *folio)
 }
 
 /* Whether anything uses a range of the slab without a reference on a buffer. */
-static bool slab_has_ranges(struct evpl_slab *slab)
+bool evpl_slab_has_ranges(struct evpl_slab *slab)
 {
+	lockdep_assert_held(&slab->shares.xa_lock);
 	return memchr_inv(slab->nr_ranges, 0, sizeof(slab->nr_ranges));
 }
 
@@ -236,7 +238,7 @@ void evpl_slab_free_folios(struct evpl_slab *slab, pgoff_t first, pgoff_t last)
 		struct folio *folio = NULL;
 
 		xa_lock(&slab->shares);
-		if (slab_folio->folio && !slab_has_ranges(slab) &&
+		if (slab_folio->folio && !evpl_slab_has_ranges(slab) &&
 		    !evpl_slab_folio_has(slab, slab_folio, XA_PRESENT)) {
 			swap(folio, slab_folio->folio);
 			swap(user, slab_folio->user);
@@ -607,6 +609,22 @@ static struct evpl_slab *slab_after(struct evpl_client *client, pgoff_t pgoff)
 		}
 	}
 	return after;
+}
+
+/**
+ * evpl_slab_next() - find the first slab that user space knows from a page of the own window on
+ * @client: the client, whose lock or tree_lock the caller holds
+ * @pgoff: the page
+ *
+ * Return: the first slab that starts there or after it, or NULL.
+ */
+struct evpl_slab *evpl_slab_next(struct evpl_client *client, pgoff_t pgoff)
+{
+	struct evpl_slab *slab = slab_after(client, pgoff);
+
+	while (slab && (slab->start < pgoff || !slab->live))
+		slab = slab_of(rb_next(&slab->node));
+	return slab;
 }
 
 /*

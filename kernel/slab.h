@@ -38,6 +38,7 @@ struct evpl_slab_folio {
  * @client: the client that allocated the slab; the slab owns a reference on it
  * @start: first page in the own window
  * @nr_pages: length
+ * @numa_node: the node that all of it comes from, or EVPL_NODE_ANY
  * @buffer_order: log2 of the pages of a buffer
  * @live: user space knows of the slab; before that, its range is merely reserved
  * @orphaned: the client has let go of the slab. Changes under @orphan_sem and the xa_lock of
@@ -65,6 +66,7 @@ struct evpl_slab {
 	struct evpl_client *client;
 	pgoff_t start;
 	unsigned long nr_pages;
+	int numa_node;
 	unsigned int buffer_order;
 	bool live;
 	bool orphaned;
@@ -85,6 +87,7 @@ int evpl_slab_reserve(struct evpl_client *client, struct evpl_slab *slab,
 void evpl_slab_publish(struct evpl_client *client, struct evpl_slab *slab);
 void evpl_slab_remove(struct evpl_client *client, struct evpl_slab *slab);
 struct evpl_slab *evpl_slab_find(struct evpl_client *client, pgoff_t pgoff);
+struct evpl_slab *evpl_slab_next(struct evpl_client *client, pgoff_t pgoff);
 struct evpl_slab *evpl_slab_get_after(struct evpl_client *client, pgoff_t *pgoff);
 struct evpl_slab *evpl_slab_get_buffer(struct evpl_client *client, u64 offset,
 				       unsigned long *index);
@@ -92,6 +95,7 @@ unsigned long evpl_slab_folio_last(struct evpl_slab *slab, struct evpl_slab_foli
 bool evpl_slab_folio_has(struct evpl_slab *slab, struct evpl_slab_folio *slab_folio,
 			 xa_mark_t mark);
 struct evpl_slab_folio *evpl_slab_folio_at(struct evpl_slab *slab, pgoff_t pgoff);
+bool evpl_slab_has_ranges(struct evpl_slab *slab);
 int evpl_slab_free(struct evpl_client *client, pgoff_t start);
 void evpl_slab_get(struct evpl_slab *slab);
 void evpl_slab_put(struct evpl_slab *slab);

@@ -20,6 +20,13 @@ u64 evpl_word_read(atomic64_t *word)
 	return word_is_there(word) ? atomic64_read(word) : 0;
 }
 
+/* Whatever the word was before, its client has these references and flags from now on. */
+void evpl_word_set(atomic64_t *word, u64 value)
+{
+	if (word_is_there(word))
+		atomic64_set(word, value);
+}
+
 void evpl_word_inc(atomic64_t *word)
 {
 	if (word_is_there(word))

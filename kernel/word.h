@@ -6,6 +6,7 @@
 #include <linux/types.h>
 
 u64 evpl_word_read(atomic64_t *word);
+void evpl_word_set(atomic64_t *word, u64 value);
 void evpl_word_inc(atomic64_t *word);
 void evpl_word_dec(atomic64_t *word);
 void evpl_word_share(atomic64_t *word);

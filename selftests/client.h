@@ -34,20 +34,11 @@ static inline void *map(int fd, uint64_t size, uint64_t offset, int protection)
 	return address == MAP_FAILED ? NULL : address;
 }
 
-static inline bool open_client(struct client *c, uint32_t flags)
+/* Map the windows of a client that is set up. */
+static inline bool map_client(struct client *c)
 {
-	uint64_t offset;
 	const int rw = PROT_READ | PROT_WRITE;
 
-	c->setup = (struct evpl_setup){
-		.size = sizeof(c->setup),
-		.flags = flags,
-		.buffer_size = BUFFER,
-	};
-	c->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-	if (c->fd < 0 || ioctl(c->fd, EVPL_SETUP, &c->setup) ||
-	    evpl_slab_alloc(c->fd, SLAB, &offset))
-		return false;
 	c->own = map(c->fd, SLAB, 0, rw);
 	c->entries = map(c->fd, PAGE, c->setup.out_refs_offset, rw);
 	c->guest = map(c->fd, c->setup.out_guest_size, c->setup.out_guest_offset, rw);
@@ -69,10 +60,8 @@ static inline bool open_client(struct client *c, uint32_t flags)
 	       c->guest_io && c->guest_io_ro && c->leases && c->header && c->returned && c->revoked;
 }
 
-static inline void close_client(struct client *c)
+static inline void unmap_client(struct client *c)
 {
-	if (c->fd < 0)
-		return;
 	munmap(c->own, SLAB);
 	munmap(c->entries, PAGE);
 	munmap(c->guest, c->setup.out_guest_size);
@@ -83,6 +72,33 @@ static inline void close_client(struct client *c)
 	munmap(c->header, c->setup.out_header_size);
 	munmap(c->returned, c->setup.out_returned_size);
 	munmap(c->revoked, c->setup.out_revoked_size);
+}
+
+/* Make a client with a slab, but map nothing of it. */
+static inline bool make_client(struct client *c, uint32_t flags)
+{
+	uint64_t offset;
+
+	c->setup = (struct evpl_setup){
+		.size = sizeof(c->setup),
+		.flags = flags,
+		.buffer_size = BUFFER,
+	};
+	c->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	return c->fd >= 0 && !ioctl(c->fd, EVPL_SETUP, &c->setup) &&
+	       !evpl_slab_alloc(c->fd, SLAB, &offset);
+}
+
+static inline bool open_client(struct client *c, uint32_t flags)
+{
+	return make_client(c, flags) && map_client(c);
+}
+
+static inline void close_client(struct client *c)
+{
+	if (c->fd < 0)
+		return;
+	unmap_client(c);
 	close(c->fd);
 	c->fd = -1;
 }

@@ -110,6 +110,19 @@ static inline int evpl_slab_free(int fd, uint64_t offset)
 	return RESULT(ioctl(fd, EVPL_SLAB_FREE, &slab));
 }
 
+/* Find the first slab that starts at @offset or after it. */
+static inline int evpl_slab_next(int fd, uint64_t offset, struct evpl_slab_next *next)
+{
+	*next = (struct evpl_slab_next){ .size = sizeof(*next), .offset = offset };
+	return RESULT(ioctl(fd, EVPL_SLAB_NEXT, next));
+}
+
+static inline int evpl_adopt(int fd, uint64_t buffer_size, struct evpl_setup *setup)
+{
+	*setup = (struct evpl_setup){ .size = sizeof(*setup), .buffer_size = buffer_size };
+	return RESULT(ioctl(fd, EVPL_ADOPT, setup));
+}
+
 /* Create a channel, and return both of its ends. */
 static inline int evpl_channel(int fd, uint32_t capacity, int ends[2])
 {

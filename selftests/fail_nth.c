@@ -425,6 +425,43 @@ TEST_F(nth, free_of_a_slab_that_a_pipe_holds_and_that_fails_keeps_it)
 	});
 }
 
+static void left_pinned(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	pinned(_metadata, self);
+	EXPECT_EQ(0, munmap(self->memory, self->length));
+}
+
+static int call_adopt(struct _test_data_nth *self)
+{
+	return evpl_adopt(self->fd, 0, &self->setup);
+}
+
+static bool memory_is_there(struct _test_data_nth *self)
+{
+	return fdinfo(self->fd, "evpl-bytes") == self->length;
+}
+
+static void close_and_drain(struct __test_metadata *_metadata, struct _test_data_nth *self)
+{
+	char page[PAGE];
+
+	/* Each buffer of the folio that the pipe holds is in quarantine. */
+	EXPECT_LT(0, fdinfo(self->fd, "evpl-buffers-in-quarantine"));
+	close_client(_metadata, self);
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+}
+
+TEST_F(nth, adopting_that_fails_can_be_done_again)
+{
+	sweep(_metadata, self, &(struct sequence){
+		.prepare = left_pinned,
+		.call = call_adopt,
+		.intact = memory_is_there,
+		.undo = close_and_drain,
+		.in_part = true,
+	});
+}
+
 /* The cap has room only when the memory that the pipe held has been freed. */
 static void let_go_of(struct __test_metadata *_metadata, struct _test_data_nth *self)
 {

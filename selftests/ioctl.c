@@ -32,6 +32,7 @@ union any {
 	struct evpl_setup setup;
 	struct evpl_slab_alloc slab_alloc;
 	struct evpl_slab_free slab_free;
+	struct evpl_slab_next slab_next;
 	struct evpl_channel_create channel_create;
 	struct evpl_channel_bind channel_bind;
 	struct evpl_lease_release lease_release;
@@ -71,6 +72,12 @@ static const struct call {
 		.flags = EVPL_SETUP_ZEROS | EVPL_SETUP_REVOKE,
 	},
 	{
+		.cmd = EVPL_ADOPT,
+		.size = sizeof(struct evpl_setup),
+		.set_up = true,
+		.slab = true,
+	},
+	{
 		.cmd = EVPL_SLAB_ALLOC,
 		.size = sizeof(struct evpl_slab_alloc),
 		.flags = EVPL_SLAB_HUGE,
@@ -83,6 +90,12 @@ static const struct call {
 		.set_up = true,
 		.slab = true,
 		.no_output = true,
+	},
+	{
+		.cmd = EVPL_SLAB_NEXT,
+		.size = sizeof(struct evpl_slab_next),
+		.set_up = true,
+		.slab = true,
 	},
 	{
 		.cmd = EVPL_CHANNEL_CREATE,
@@ -378,6 +391,9 @@ TEST_F(client, reserved_field_that_is_not_zero_is_EINVAL)
 		case EVPL_SLAB_ALLOC:
 			args.slab_alloc.__reserved = 1;
 			break;
+		case EVPL_SLAB_NEXT:
+			args.slab_next.__reserved = 1;
+			break;
 		case EVPL_CHANNEL_CREATE:
 			args.channel_create.__reserved = 1;
 			break;
@@ -400,7 +416,7 @@ TEST_F(client, unknown_ioctl_is_ENOTTY)
 
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, EVPL_URING_REGISTER, &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, EVPL_URING_UNREGISTER, &args)));
-	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 15), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 17), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));
@@ -478,6 +494,8 @@ TEST_F(client, struct_that_cannot_be_written_is_EFAULT_and_changes_nothing)
 
 TEST_F(client, calls_before_set_up_are_ENXIO)
 {
+	struct evpl_slab_next next;
+	struct evpl_setup setup;
 	uint64_t offset;
 
 	EXPECT_EQ(-ENXIO, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
@@ -489,6 +507,8 @@ TEST_F(client, calls_before_set_up_are_ENXIO)
 	EXPECT_EQ(-ENXIO, evpl_baseline(self->fd, 0, 0, SLAB_2M));
 	EXPECT_EQ(-ENXIO, evpl_quarantine_end(self->fd, 0));
 	EXPECT_EQ(-ENXIO, evpl_export(self->fd, &a_page, 1, 0));
+	EXPECT_EQ(-ENXIO, evpl_slab_next(self->fd, 0, &next));
+	EXPECT_EQ(-ENXIO, evpl_adopt(self->fd, 0, &setup));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
 }
 

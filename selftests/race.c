@@ -542,6 +542,53 @@ TEST_F(race, size_passes_by_a_slab_that_is_not_there_yet)
 	EXPECT_EQ(2 * SLAB_2M, lseek(self->fd, 0, SEEK_END));
 }
 
+TEST_F(race, adopting_passes_by_a_slab_that_is_not_there_yet)
+{
+	struct evpl_slab_next next;
+	struct evpl_setup setup;
+	uint64_t offset;
+	pid_t child;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, write_string(RESERVED, "1"));
+	child = fork_child();
+	if (!child)
+		_exit(evpl_slab_alloc(self->fd, SLAB_2M, &offset) ? 1 : 0);
+	ASSERT_TRUE(wait_at(RESERVED, 1));
+	EXPECT_EQ(0, evpl_adopt(self->fd, 0, &setup));
+	EXPECT_EQ(-ENOENT, evpl_slab_next(self->fd, 0, &next));
+	ASSERT_EQ(0, write_string(RESERVED, "0"));
+	EXPECT_EQ(0, reap(child));
+	EXPECT_EQ(0, evpl_slab_next(self->fd, 0, &next));
+	EXPECT_EQ(0, next.out_offset);
+}
+
+TEST_F(race, who_is_killed_while_it_waits_to_adopt_has_changed_nothing)
+{
+	struct evpl_setup setup;
+	uint64_t offset;
+	pid_t allocator, adopter;
+
+	ASSERT_EQ(0, evpl_setup(self->fd, 0, &setup));
+	ASSERT_EQ(0, write_string(ENTRIES, "1"));
+	allocator = fork_child();
+	if (!allocator)
+		_exit(evpl_slab_alloc(self->fd, SLAB_2M, &offset) ? 1 : 0);
+	ASSERT_TRUE(wait_at(ENTRIES, 1));
+	adopter = fork_child();
+	if (!adopter)
+		_exit(evpl_adopt(self->fd, 0, &setup) ? 1 : 0);
+	EXPECT_TRUE(is_held_up(adopter));
+	/* There is one at a time. */
+	EXPECT_EQ(-EBUSY, evpl_adopt(self->fd, 0, &setup));
+	kill(adopter, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap(adopter));
+	ASSERT_EQ(0, write_string(ENTRIES, "0"));
+	EXPECT_EQ(0, reap(allocator));
+	EXPECT_EQ(0, evpl_adopt(self->fd, 0, &setup));
+	EXPECT_EQ(1, fdinfo(self->fd, "evpl-slabs"));
+}
+
 TEST_F(race, who_is_killed_while_entries_are_had_takes_none)
 {
 	struct evpl_setup setup;
@@ -687,6 +734,7 @@ FIXTURE_TEARDOWN(quarantine)
 	write_string(CHECKED, "0");
 	write_string(RECHECK, "0");
 	write_string(REGISTER, "0");
+	write_string(ENTRIES, "0");
 	close_pair(&self->pair);
 	close(self->pipe[0]);
 	close(self->pipe[1]);
@@ -964,6 +1012,60 @@ TEST_F(quarantine, what_a_lease_left_since_the_kernels_recheck_is_seen)
 	EXPECT_TRUE(is_quarantined(&self->owner, N));
 	drain(_metadata, self);
 	EXPECT_TRUE(is_returned(&self->owner, N));
+}
+
+TEST_F(quarantine, what_the_baseline_of_a_dead_owner_lets_pass_is_kept_from_its_successor)
+{
+	struct evpl_setup setup;
+	char page[PAGE];
+	int left[2];
+
+	/* As a registration of the owner's would, a pipe holds a page of the buffer. */
+	ASSERT_EQ(0, pipe2(left, O_CLOEXEC));
+	ASSERT_EQ(PAGE, into_pipe(left[1], self->owner.own + OFFSET, PAGE));
+	ASSERT_EQ(0, evpl_baseline(self->owner.fd, 0, 0, SLAB));
+	set_count(&self->owner.entries[N].word, 1);
+	recheck_up_to_check(_metadata, self, false);
+	unmap_client(&self->owner);
+	EXPECT_EQ(0, evpl_adopt(self->owner.fd, 0, &setup));
+	ASSERT_EQ(0, write_string(CHECKED, "0"));
+	ASSERT_TRUE(map_client(&self->owner));
+	/* This waits for the pass. */
+	EXPECT_EQ(0, evpl_lease_pull(self->owner.fd));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
+	EXPECT_FALSE(bit(self->owner.returned, N));
+	ASSERT_EQ(PAGE, read(left[0], page, PAGE));
+	close(left[0]);
+	close(left[1]);
+	EXPECT_TRUE(counters_return_to((struct counters){
+		.clients = self->before.clients + 2,
+		.slabs = self->before.slabs + 2,
+		.charged = read_counters().charged,
+		.channels = self->before.channels + 1,
+	}));
+	EXPECT_EQ(0, get(&self->owner.entries[N].word));
+	EXPECT_TRUE(bit(self->owner.returned, N));
+}
+
+TEST_F(quarantine, client_that_sends_just_now_is_not_adopted)
+{
+	struct evpl_record record = { .offset = OFFSET, .length = BUFFER };
+	struct evpl_setup setup;
+	pid_t sender;
+
+	set_count(&self->owner.entries[N].word, 2);
+	unmap_client(&self->owner);
+	ASSERT_EQ(0, write_string(ENTRIES, "1"));
+	sender = fork_child();
+	if (!sender)
+		_exit(evpl_send(self->ends[0], &record, 1));
+	ASSERT_TRUE(wait_at(ENTRIES, 1));
+	EXPECT_EQ(-EBUSY, evpl_adopt(self->owner.fd, 0, &setup));
+	ASSERT_EQ(0, write_string(ENTRIES, "0"));
+	EXPECT_EQ(1, reap(sender));
+	EXPECT_EQ(0, evpl_adopt(self->owner.fd, 0, &setup));
+	ASSERT_TRUE(map_client(&self->owner));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[N].word));
 }
 
 TEST_F(quarantine, that_its_owner_ends_while_the_kernel_rechecks_is_over_when_the_call_returns)

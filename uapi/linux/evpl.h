@@ -413,8 +413,8 @@ struct evpl_header {
  *
  * EVPL_ADOPT makes a client whose process has died as its successor needs it: see DOC: adopting.
  *
- * Return: 0, or -1 and errno. EVPL_SETUP gives EBUSY if the client is set up already, and ENOMEM.
- * EVPL_ADOPT gives
+ * Return: 0, or -1 and errno. EVPL_SETUP gives EBUSY if the client is set up already, ENOMEM or
+ * EINTR. EVPL_ADOPT gives
  *
  *  - ENXIO: as above
  *  - EINVAL: also if the client's buffers don't have @buffer_size
@@ -574,11 +574,13 @@ struct evpl_channel_create {
  *
  * Binds the end to this client, for good. Records that are written to the end come from
  * the client; records that are read from it go to the client. When the client goes, the
- * end is closed. The end doesn't keep the client. If the end is bound to this client already, the
- * call changes nothing, and returns 0 too; but not for an end of a lane.
+ * end is closed. The end doesn't keep the client.
+ *
+ * After EVPL_ADOPT the successor may bind each end of the client once more, in the same way, which
+ * changes nothing; but not an end of a lane.
  *
  * Return: 0, or -1 and errno: ENXIO; EBADF if @fd is no end of a channel; EBUSY if it is bound
- * to another client, or for a lane, or its client has gone.
+ * already, or its client has gone.
  */
 struct evpl_channel_bind {
 	__u32 size;
