@@ -209,6 +209,35 @@ static int do_free(struct thread *self, const uint8_t *arg)
 	return 0;
 }
 
+/* It succeeds where the program has mapped nothing of the client yet. */
+static int do_adopt(struct thread *self, const uint8_t *arg)
+{
+	struct evpl_setup setup = {
+		.flags = flags_of[arg[2]],
+		.buffer_size = buffer_size_of[arg[3]],
+	};
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+
+	return RESULT(ioctl(fd, EVPL_ADOPT,
+			    place(self, &setup, sizeof(setup), arg[1], arg[4])));
+}
+
+static int do_slab_next(struct thread *self, const uint8_t *arg)
+{
+	struct evpl_slab_next slab_next = {
+		.flags = flags_of[arg[2] % 6],
+		.__reserved = flags_of[arg[2] / 6],
+	};
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+	uint64_t *where;
+
+	slab_next.offset = pick_slab(slot, arg[3], &where) + wrong_by[arg[4]];
+	return RESULT(ioctl(fd, EVPL_SLAB_NEXT,
+			    place(self, &slab_next, sizeof(slab_next), arg[1], arg[5])));
+}
+
 /* The ioctls of other types are some that can't harm the machine. */
 static int do_ioctl(struct thread *self, const uint8_t *arg)
 {
@@ -641,6 +670,10 @@ const struct kind client_kinds[NR_KINDS] = {
 	[FREE] = { "free", do_free, 40, 0, 9,
 		   ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS, OF(wrong_by),
 			NR_POINTERS) },
+	[ADOPT] = { "adopt", do_adopt, 40, 0, 1,
+		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(buffer_size_of), NR_POINTERS) },
+	[SLAB_NEXT] = { "slab_next", do_slab_next, 30, 0, 9,
+			ARGS(NR_FDS, NR_SIZES, 18, NR_SLABS, OF(wrong_by), NR_POINTERS) },
 	[IOCTL] = { "ioctl", do_ioctl, 40, 0, 15, ARGS(NR_FDS, 16, 4, 255, 2) },
 	[MMAP_OWN] = { "mmap_own", do_mmap_own, 60, 0, 3,
 		       ARGS(NR_FDS, NR_MAPS, 7, OF(map_length), OF(how_to_map), 2),
