@@ -286,6 +286,9 @@ struct evpl_pool_stats {
 	uint64_t wakeups;
 };
 
+/** EVPL_NAME_MAX - the most bytes of the name of a root, without the zero at its end */
+#define EVPL_NAME_MAX		63
+
 /** EVPL_SLAB_LEASED - this isn't a slab, but a buffer of another process */
 #define EVPL_SLAB_LEASED	(1U << 0)
 /** EVPL_SLAB_READONLY - this is a leased buffer that may not be written to */
