@@ -62,6 +62,8 @@ AT(evpl_pool_stats, shrinks, 88);
 AT(evpl_pool_stats, steals, 96);
 AT(evpl_pool_stats, failures, 104);
 AT(evpl_pool_stats, wakeups, 112);
+AT(evpl_pool_stats, roots, 120);
+AT(evpl_pool_stats, roots_broken, 128);
 SIZE(evpl_slab_info, 32);
 AT(evpl_slab_info, number, 0);
 AT(evpl_slab_info, node, 4);

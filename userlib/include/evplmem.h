@@ -65,7 +65,7 @@
 /** EVPLMEM_VERSION_MAJOR - this header's major version; each has a soname of its own */
 #define EVPLMEM_VERSION_MAJOR	1
 /** EVPLMEM_VERSION_MINOR - this header's minor version; it goes up with each addition */
-#define EVPLMEM_VERSION_MINOR	3
+#define EVPLMEM_VERSION_MINOR	4
 /** EVPLMEM_VERSION - both versions in one number, to be compared with evplmem_version() */
 #define EVPLMEM_VERSION		((EVPLMEM_VERSION_MAJOR << 16) | EVPLMEM_VERSION_MINOR)
 
@@ -263,6 +263,8 @@ struct evpl_config {
  * @steals: buffers that a context took from another's cache
  * @failures: allocations that failed with -ENOMEM
  * @wakeups: times that the pool's eventfd was written
+ * @roots: roots that evpl_pool_keep() has kept, and those that the pool was adopted with
+ * @roots_broken: roots that evpl_pool_adopt() has left out, since they were damaged
  *
  * While other threads run, each number is of some moment, and not all of them of the
  * same one.
@@ -284,6 +286,8 @@ struct evpl_pool_stats {
 	uint64_t steals;
 	uint64_t failures;
 	uint64_t wakeups;
+	uint64_t roots;
+	uint64_t roots_broken;
 };
 
 /** EVPL_NAME_MAX - the most bytes of the name of a root, without the zero at its end */
@@ -504,7 +508,12 @@ struct evpl_lane_stats {
  */
 unsigned int evplmem_version(void);
 int evplmem_pool_open(struct evpl_pool **r_pool, const struct evpl_pool_config *config);
+int evplmem_pool_adopt(struct evpl_pool **r_pool, int fd, const struct evpl_pool_config *config);
 int evplmem_pool_close(struct evpl_pool *pool);
+int evplmem_pool_keep(struct evpl_pool *pool, const char *name, const struct evpl_iovec *iovec);
+int evplmem_pool_kept(struct evpl_pool *pool, const char *name, struct evpl_iovec *r_iovec);
+int evplmem_pool_forget(struct evpl_pool *pool, const char *name);
+int evplmem_pool_list(struct evpl_pool *pool, uint64_t *cursor, char name[EVPL_NAME_MAX + 1]);
 int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node);
 uint64_t evplmem_pool_trim(struct evpl_pool *pool);
 int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats);
@@ -592,10 +601,119 @@ static inline int evpl_pool_open(struct evpl_pool **r_pool, const struct evpl_po
 }
 
 /**
+ * evpl_pool_adopt() - open a pool over memory that another process has left
+ * @r_pool: where the pool goes; close it with evpl_pool_close()
+ * @fd: a duplicate of the dead process's evpl_pool_fd(), which a supervisor has kept. If the call
+ *	succeeds, the descriptor belongs to the pool, which closes it. Else it stays the caller's.
+ * @config: the configuration, or NULL for all defaults. A @buffer_size of 0 stands for that of the
+ *	pool that is adopted. Its flags %EVPL_POOL_ZEROS and %EVPL_POOL_REVOKE stay as they are.
+ *
+ * The pool has the slabs of the dead process. Buffers with roots have a reference for each root: see
+ * evpl_pool_keep(). Buffers that other processes have received from it come back when they are
+ * released. All other buffers are free. References that others have received stay valid, also
+ * meanwhile. References that the dead process had received are released.
+ *
+ * The dead process may not run any more, and no other process may have the pool's memory mapped.
+ * The address space and the rings of a dead process may end a moment after it, so the call tries for
+ * ten seconds. If that process hadn't opened its pool whole, the pool is empty.
+ *
+ * The work is in proportion to the number of buffers, slabs and roots. No slice is touched. After an
+ * error evpl_last_error() says how to solve it.
+ *
+ * Return: 0, or
+ *  - -EBADF, -ENOTTY: @fd is no descriptor, or none of a pool; or the module is too old
+ *  - -EBUSY: another process still has the pool; or a ring or a dma-buf has one of its slabs
+ *  - -EUCLEAN: the directory of roots is damaged. The memory can't be adopted any more.
+ *  - -EINVAL: as in evpl_pool_open(), or the pool has another buffer size, or lacks a flag that
+ *    @config asks for
+ *  - -EACCES: @fd was opened for reading alone
+ *  - -E2BIG, -EOPNOTSUPP: see above; the anon back end has nothing to adopt
+ *  - -EMFILE, -ENFILE, -ENOMEM: no descriptor or memory left
+ *  - -EINTR: a fatal signal came
+ */
+static inline int evpl_pool_adopt(struct evpl_pool **r_pool, int fd,
+				  const struct evpl_pool_config *config)
+{
+	return evplmem_pool_adopt(r_pool, fd, config);
+}
+
+/**
+ * evpl_pool_keep() - give a slice a name, by which the pool's successor finds it
+ * @pool: the pool
+ * @name: 1 to %EVPL_NAME_MAX bytes, and a zero
+ * @iovec: a slice of the pool's own memory, not an empty one
+ *
+ * The slice becomes a *root*, which has a reference of its own: @iovec stays the caller's. If the
+ * name has a root already, the new one takes its place. A process that is killed at any instruction
+ * of this call leaves the old root or the new one. The bytes of the slice are what the process had
+ * written to it by then. So write a slice first, keep it then, and don't change it any more.
+ *
+ * The names are in buffers of the pool. The first call takes one, and so do later ones, each when
+ * the buffers have no room. A buffer of 4 KiB has room for 31 names, and one of 1 MiB or more for 8191. No
+ * message shows these buffers to another process; evpl_slab_export() of their slab does.
+ *
+ * Return: 0, or with nothing changed
+ *  - -EINVAL: the name is empty; or the slice is empty, another pool's, received, or wrapped
+ *  - -ENAMETOOLONG: the name has more than %EVPL_NAME_MAX bytes
+ *  - -ENOMEM: the pool has no buffer for the name, or memory is short
+ *  - -EOPNOTSUPP: the pool's back end is anon, or the module is too old
+ */
+static inline int evpl_pool_keep(struct evpl_pool *pool, const char *name,
+				 const struct evpl_iovec *iovec)
+{
+	return evplmem_pool_keep(pool, name, iovec);
+}
+
+/**
+ * evpl_pool_kept() - find a root by its name
+ * @pool: the pool
+ * @name: the name
+ * @r_iovec: where the slice goes, with a reference of the caller's own
+ *
+ * Return: 0, or
+ *  - -ENOENT: no root has the name
+ *  - -EINVAL, -ENAMETOOLONG, -EOPNOTSUPP: as in evpl_pool_keep()
+ */
+static inline int evpl_pool_kept(struct evpl_pool *pool, const char *name,
+				 struct evpl_iovec *r_iovec)
+{
+	return evplmem_pool_kept(pool, name, r_iovec);
+}
+
+/**
+ * evpl_pool_forget() - drop a root
+ * @pool: the pool
+ * @name: the name
+ *
+ * Return: 0, or the errors of evpl_pool_kept().
+ */
+static inline int evpl_pool_forget(struct evpl_pool *pool, const char *name)
+{
+	return evplmem_pool_forget(pool, name);
+}
+
+/**
+ * evpl_pool_list() - list the names of the roots
+ * @pool: the pool
+ * @cursor: where the list is; set it to 0 for the first call
+ * @name: where the next name goes
+ *
+ * A root that is there all the time is listed once, whatever is kept and forgotten meanwhile.
+ *
+ * Return: 1 and a name, 0 at the end, or -EOPNOTSUPP as in evpl_pool_keep().
+ */
+static inline int evpl_pool_list(struct evpl_pool *pool, uint64_t *cursor,
+				 char name[EVPL_NAME_MAX + 1])
+{
+	return evplmem_pool_list(pool, cursor, name);
+}
+
+/**
  * evpl_pool_close() - close a pool
  * @pool: the pool, which is gone when 0 is returned
  *
- * Another thread may still be inside the call that released the last reference.
+ * Another thread may still be inside the call that released the last reference. The slabs of roots
+ * stay with the pool's descriptor: a process that has a duplicate of it can adopt them.
  *
  * Return: 0, or
  *  - -EBUSY: a context, a reference of this process or of another one, an attached device
@@ -684,9 +802,9 @@ static inline int evpl_pool_eventfd(struct evpl_pool *pool)
 /**
  * evpl_last_error() - get the reason why the last call failed, in words
  *
- * Return: a sentence on the last evpl_pool_open() of this thread that failed, or on the
- * last channel or dma-buf that it couldn't make because of mlockall(2); empty if there was
- * none. It is valid until the thread's next call of that kind.
+ * Return: a sentence on the last evpl_pool_open() or evpl_pool_adopt() of this thread that failed,
+ * or on the last channel or dma-buf that it couldn't make because of mlockall(2); empty if there
+ * was none. It is valid until the thread's next call of that kind.
  */
 static inline const char *evpl_last_error(void)
 {

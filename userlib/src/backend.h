@@ -32,6 +32,7 @@ struct range;
  * @own_size: bytes of the own window
  * @fd: of the module: the client's descriptor
  * @setup: of the module: where its windows are
+ * @header: of the module: the header page of the client
  * @ranges: of anon: the ranges of the own window that are taken, in order
  * @packed: of anon: the last one before the first gap in the own window; NULL: the gap is at 0
  */
@@ -44,6 +45,7 @@ struct backing {
 	uint64_t own_size;
 	int fd;
 	struct evpl_setup setup;
+	struct evpl_header *header;
 	struct range *ranges;
 	struct range *packed;
 };
@@ -65,19 +67,27 @@ struct extent {
  * @id: an &enum evpl_backend
  * @open: fills the backing, of which @ops and @buffer_size are set; max_bytes of
  *	the config is the pool's limit, or 0
- * @close: the inverse; no slab is left
+ * @adopt: like @open, but for a client that another process has left; @buffer_size of the backing is
+ *	the one that is asked for, or 0. Takes the descriptor, which it doesn't close if it fails.
+ *	NULL for a back end whose memory goes with its process.
+ * @close: the inverse; no slab is left, or the slabs that are left stay with the client
  * @slab_alloc: memory of @length bytes, zeroed. -ENOMEM, -ENOSPC: not this much.
  * @slab_free: the inverse; -EBUSY if a word isn't 0
+ * @slab_adopt: maps the first slab at or after an offset, of a backing that was adopted, and tells
+ *	its node; -ENOENT if there is none
  * @slab_baseline: EVPL_BASELINE, with its flags: returns 0 if all baselines were set, how many
  *	folios were passed by, or -errno; NULL for a back end without quarantine
  */
 struct backend {
 	enum evpl_backend id;
 	int (*open)(struct backing *backing, const struct evpl_pool_config *config);
+	int (*adopt)(struct backing *backing, const struct evpl_pool_config *config, int fd);
 	void (*close)(struct backing *backing);
 	int (*slab_alloc)(struct backing *backing, size_t length, int node, bool huge,
 			  struct extent *extent);
 	int (*slab_free)(struct backing *backing, const struct extent *extent);
+	int (*slab_adopt)(struct backing *backing, uint64_t offset, struct extent *extent,
+			  int *node);
 	int (*slab_baseline)(struct backing *backing, const struct extent *extent,
 			     uint32_t flags);
 };

@@ -33,15 +33,9 @@ static uint64_t block_checksum(const struct dir_block *block)
 	return hash(HASH_START, block, offsetof(struct dir_block, checksum));
 }
 
-/* The block and the record of a slot. */
-static struct dir_block *slot_block(const struct directory *dir, uint32_t slot)
-{
-	return dir->blocks[slot / dir->per_block];
-}
-
 static struct dir_record *slot_record(const struct directory *dir, uint32_t slot)
 {
-	return &slot_block(dir, slot)->records[slot % dir->per_block];
+	return &dir->blocks[slot / dir->per_block].block->records[slot % dir->per_block];
 }
 
 /* The checksum of a version of the record of a slot; not 0. */
@@ -49,7 +43,8 @@ static uint64_t version_checksum(const struct directory *dir, uint32_t slot, uin
 				 const char *name, const struct dir_version *where)
 {
 	const uint64_t about[] = {
-		dir->blocks[slot / dir->per_block]->place, slot, version, where->offset, where->length,
+		dir->blocks[slot / dir->per_block].offset, slot, version, where->offset,
+		where->length,
 	};
 	uint64_t sum = hash(hash(HASH_START, about, sizeof(about)), name, EVPL_NAME_MAX + 1);
 
@@ -151,23 +146,23 @@ static int make_room(struct directory *dir, uint32_t nr_slots)
 }
 
 /* Adds a block to the table, with all of its slots free. Fails with nothing changed. */
-static int table_add_block(struct directory *dir, struct dir_block *block)
+static int table_add_block(struct directory *dir, struct dir_block *block, uint64_t offset)
 {
-	struct dir_block **blocks;
+	struct dir_chunk *blocks;
 	uint32_t i;
 	int err;
 
 	/* There are as many slots as 31 bits count. No pool has memory for so many roots. */
 	if (dir->nr_slots >= (1U << 31) - dir->per_block)
 		return -ENOMEM;
-	blocks = reallocarray(dir->blocks, dir->nr_blocks + 1, sizeof(struct dir_block *));
+	blocks = reallocarray(dir->blocks, dir->nr_blocks + 1, sizeof(*blocks));
 	if (!blocks)
 		return -ENOMEM;
 	dir->blocks = blocks;
 	err = make_room(dir, dir->nr_slots + dir->per_block);
 	if (err)
 		return err;
-	dir->blocks[dir->nr_blocks++] = block;
+	dir->blocks[dir->nr_blocks++] = (struct dir_chunk){ block, offset };
 	dir->nr_slots += dir->per_block;
 	/* The first one is to be the first that is used. */
 	for (i = 1; i <= dir->per_block; i++)
@@ -283,7 +278,7 @@ int directory_read(struct directory *dir, uint64_t place, dir_find_buffer *find_
 		block = find_block(dir, place, find_buffer, arg);
 		if (!block)
 			return -EUCLEAN;
-		err = table_add_block(dir, block);
+		err = table_add_block(dir, block, place - DIR_PLACE);
 		if (err)
 			return err;
 		read_last_block(dir, find_buffer, arg);
@@ -309,14 +304,14 @@ int directory_add_block(struct directory *dir, void *memory, uint64_t offset,
 	int err;
 
 	if (dir->nr_blocks)
-		last = dir->blocks[dir->nr_blocks - 1];
+		last = dir->blocks[dir->nr_blocks - 1].block;
 	memset(block, 0, sizeof(*block) + dir->per_block * sizeof(struct dir_record));
 	block->magic = DIR_MAGIC;
 	block->place = offset + DIR_PLACE;
 	block->number = dir->nr_blocks;
 	block->nr_records = dir->per_block;
 	block->checksum = block_checksum(block);
-	err = table_add_block(dir, block);
+	err = table_add_block(dir, block, offset);
 	if (err)
 		return err;
 	link = last ? &last->next : first;

@@ -115,6 +115,16 @@ struct root {
 };
 
 /**
+ * struct dir_chunk - a block, as the process has it
+ * @block: where it is mapped
+ * @offset: where it is in the own window
+ */
+struct dir_chunk {
+	struct dir_block *block;
+	uint64_t offset;
+};
+
+/**
  * struct directory - a directory, as the process has it
  * @buffer_size: bytes of a buffer
  * @per_block: records of a block
@@ -133,7 +143,7 @@ struct directory {
 	size_t buffer_size;
 	uint32_t per_block;
 	uint64_t seed;
-	struct dir_block **blocks;
+	struct dir_chunk *blocks;
 	uint32_t nr_blocks;
 	struct root *roots;
 	uint32_t nr_slots;

@@ -28,6 +28,7 @@
 #include "device.h"
 #include "fork.h"
 #include "freelist.h"
+#include "root.h"
 
 /**
  * struct depot - free buffers of one NUMA node
@@ -102,6 +103,8 @@ struct sharing;
  * @grows: slabs taken
  * @steals: buffers taken from other contexts
  * @wakeups: writes to @eventfd
+ *
+ * @roots: has a lock of its own, which is taken alone
  */
 struct evpl_pool {
 	alignas(64) _Atomic uint32_t waiting;
@@ -145,6 +148,8 @@ struct evpl_pool {
 	_Atomic uint64_t failures;
 	_Atomic uint32_t counting;
 	_Atomic uint64_t wakeups;
+
+	struct roots roots;
 };
 
 struct depot *pool_depot(struct evpl_pool *pool, int node);

@@ -4,11 +4,15 @@
  */
 #include "returned.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "lane.h"
 #include "mapping.h"
 #include "recycle.h"
+#include "slab.h"
 
 static uint32_t bits_per_page(void)
 {
@@ -35,6 +39,39 @@ void returned_note_sent(struct evpl_pool *pool, uint64_t offset)
 		return;
 	atomic_fetch_or(&sharing->sent[page / 64], bit);
 	atomic_fetch_or(summary_of(sharing), bit);
+}
+
+/*
+ * Clears all bits. None of them counts, and none comes meanwhile. A summary bit stands for several
+ * pages, some of which may not exist. A store to one of these would raise SIGBUS, but read(2) just
+ * gives EFAULT.
+ */
+int returned_clear(struct evpl_pool *pool)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	uint64_t bits = atomic_exchange(summary_of(sharing), 0), first, end;
+	const size_t size = page_size();
+	struct slab *slab;
+	ssize_t cleared;
+	int zeros;
+
+	if (!bits)
+		return 0;
+	zeros = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	if (zeros < 0)
+		return -errno;
+	for (slab = pool->slabs; slab; slab = slab->next) {
+		first = slab->first->index / bits_per_page();
+		end = (slab->first->index + slab->count - 1) / bits_per_page() + 1;
+		for (; first < end; first++) {
+			if (!(bits >> first % 64 & 1))
+				continue;
+			cleared = read(zeros, (char *)sharing->returned + first * size, size);
+			(void)cleared;
+		}
+	}
+	close(zeros);
+	return 0;
 }
 
 /*

@@ -14,6 +14,7 @@
 #include "sharing.h"
 
 void returned_note_sent(struct evpl_pool *pool, uint64_t offset);
+int returned_clear(struct evpl_pool *pool);
 bool returned_collect(struct evpl_pool *pool);
 bool returned_pull(struct evpl_pool *pool, bool want);
 

@@ -4,7 +4,8 @@
 
 /*
  * The state by which a pool of the module exchanges buffers with other processes. struct sharing
- * is made with the pool's first channel or dma-buf, and goes with the pool.
+ * is made with the pool's first channel or dma-buf, or when a pool is adopted that others have
+ * buffers of. It goes with the pool.
  */
 
 #include <linux/evpl.h>
@@ -24,10 +25,10 @@ struct lease;
  * struct sharing - see above
  * @guest: the mapped windows of leases: guest, guest-ro, guest-io, guest-io-ro
  * @leases: the leases' entries, by number
- * @header: the header page, with the summary of @returned
+ * @header: the header page, with the summary of @returned; the backing's
  * @returned: the returned bitmap: a bit for each buffer of the pool
  * @sent: a bit for each page of @returned: the page exists, as a buffer of it was sent
- * @bound: an end was bound, or something exported, so the header page exists
+ * @bound: an end was bound, or something exported, so buffers may come back
  * @known: index + 1 of the first lease in the list of all leases that the pool ever had, or 0
  * @idle: index + 1 of the first lease in the list of idle leases, or 0
  * @nr_idle: about how many these are

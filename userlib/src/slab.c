@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #include "lane.h"
 #include "node.h"
@@ -27,25 +28,43 @@ static bool extent_fits(const struct backing *backing, const struct extent *exte
 	return (extent->offset + extent->length) / backing->buffer_size < UINT32_MAX;
 }
 
-static void slab_init_entries(struct slab *slab, size_t buffer_size)
+/* Takes a buffer in hand, behind those that are in hand already. */
+static void hand_add(struct slab *slab, struct entry *entry)
 {
+	atomic_store_explicit(&entry->next, 0, memory_order_relaxed);
+	if (slab->hand_last)
+		atomic_store_explicit(&slab->hand_last->next, entry->index + 1,
+				      memory_order_relaxed);
+	else
+		slab->hand_first = entry;
+	slab->hand_last = entry;
+	slab->in_hand++;
+}
+
+static void slab_init_entries(struct slab *slab)
+{
+	size_t buffer_size = slab->pool->buffer_size;
 	uint32_t i, index = (uint32_t)(slab->extent.offset / buffer_size);
 	struct entry *entry = slab->first;
 
-	/* The words are zero: memory starts so, and a back end frees no slab with another word. */
 	for (i = 0; i < slab->count; i++, entry++) {
 		entry->slab = slab;
 		entry->base = (char *)slab->extent.base + i * buffer_size;
 		entry->index = index + i;
-		atomic_store_explicit(&entry->next, i + 1 < slab->count ? index + i + 2 : 0,
-				      memory_order_relaxed);
 	}
-	poison(slab->extent.base, slab->extent.length);
+}
 
-	/* The thread that makes the slab has all of its buffers in hand. */
-	slab->in_hand = slab->count;
-	slab->hand_first = slab->first;
-	slab->hand_last = slab->first + slab->count - 1;
+/*
+ * The thread that makes the slab has all of its buffers in hand. The words are zero: memory starts
+ * so, and a back end frees no slab with another word.
+ */
+static void slab_take_new(struct slab *slab)
+{
+	uint32_t i;
+
+	for (i = 0; i < slab->count; i++)
+		hand_add(slab, slab->first + i);
+	poison(slab->extent.base, slab->extent.length);
 }
 
 /*
@@ -72,6 +91,61 @@ static void slab_discount(struct slab *slab)
 	slab->depot->bytes -= slab->extent.length;
 }
 
+/* Makes the struct of a slab, with an ID. Under the pool's lock. */
+static struct slab *slab_new(struct evpl_pool *pool)
+{
+	struct slab *slab = calloc(1, sizeof(*slab));
+
+	if (!slab)
+		return NULL;
+	if (slab_ids_alloc(&pool->slab_ids, &slab->info.number)) {
+		free(slab);
+		return NULL;
+	}
+	slab->pool = pool;
+	slab->pins = 1;
+	return slab;
+}
+
+static void slab_delete(struct slab *slab)
+{
+	slab_ids_free(&slab->pool->slab_ids, slab->info.number);
+	free(slab);
+}
+
+/* Adds a slab of which the extent and the depot are known to its pool. Under the pool's lock. */
+static void slab_link(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+
+	slab->info.node = slab->depot->node;
+	slab->info.base = slab->extent.base;
+	slab->info.length = slab->extent.length;
+	slab->first = pool->backing.entries + slab->extent.offset / pool->buffer_size;
+	slab->count = (uint32_t)(slab->extent.length / pool->buffer_size);
+	slab_init_entries(slab);
+
+	slab->link = pool->slabs_end;
+	*slab->link = slab;
+	pool->slabs_end = &slab->next;
+	slab_count(slab);
+}
+
+/* Takes a slab out of its pool, and frees the struct. Under the pool's lock. */
+static void slab_unlink(struct slab *slab)
+{
+	struct evpl_pool *pool = slab->pool;
+
+	*slab->link = slab->next;
+	if (slab->next)
+		slab->next->link = slab->link;
+	else
+		pool->slabs_end = slab->link;
+	if (slab->state != SLAB_DYING)
+		slab_discount(slab);
+	slab_delete(slab);
+}
+
 /* Makes a slab of this length, pinned and not yet published. Under the pool's lock. */
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab)
 {
@@ -81,34 +155,19 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 
 	if (length > pool_room(pool))
 		return -ENOMEM;
-	slab = calloc(1, sizeof(*slab));
+	slab = slab_new(pool);
 	if (!slab)
 		return -ENOMEM;
-	err = slab_ids_alloc(&pool->slab_ids, &slab->info.number);
-	if (err)
-		goto free_slab;
+	slab->depot = depot;
 	err = backing->ops->slab_alloc(backing, length, depot->node, pool->huge, &slab->extent);
 	if (err)
-		goto free_id;
+		goto delete_slab;
 	if (!extent_fits(backing, &slab->extent)) {
 		err = -ENOSPC;
 		goto free_extent;
 	}
-
-	slab->pool = pool;
-	slab->depot = depot;
-	slab->pins = 1;
-	slab->info.node = depot->node;
-	slab->info.base = slab->extent.base;
-	slab->info.length = length;
-	slab->first = backing->entries + slab->extent.offset / pool->buffer_size;
-	slab->count = (uint32_t)(length / pool->buffer_size);
-	slab_init_entries(slab, pool->buffer_size);
-
-	slab->link = pool->slabs_end;
-	*slab->link = slab;
-	pool->slabs_end = &slab->next;
-	slab_count(slab);
+	slab_link(slab);
+	slab_take_new(slab);
 	stat_inc(&pool->grows);
 	PROBE2(grow, pool, length);
 	*r_slab = slab;
@@ -116,11 +175,74 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 
 free_extent:
 	backing->ops->slab_free(backing, &slab->extent);
-free_id:
-	slab_ids_free(&pool->slab_ids, slab->info.number);
-free_slab:
-	free(slab);
+delete_slab:
+	slab_delete(slab);
 	return err;
+}
+
+/*
+ * Takes the first slab at or after @offset of the own window from a client that was adopted. It is
+ * pinned. The caller has a reference on each of its buffers until slab_take_adopted(), so that the
+ * kernel takes no word to 0, and reports no buffer. A buffer that others have is sealed. Under the
+ * pool's lock.
+ */
+int slab_adopt(struct evpl_pool *pool, uint64_t offset, struct evpl *home, struct slab **r_slab)
+{
+	struct backing *backing = &pool->backing;
+	struct entry *entry;
+	struct slab *slab;
+	uint32_t i;
+	int err, node;
+
+	slab = slab_new(pool);
+	if (!slab)
+		return -ENOMEM;
+	err = backing->ops->slab_adopt(backing, offset, &slab->extent, &node);
+	if (err)
+		goto delete_slab;
+	err = -ENOMEM;
+	slab->depot = pool_depot(pool, node);
+	if (!slab->depot || !extent_fits(backing, &slab->extent))
+		goto unmap;
+	slab_link(slab);
+	for (i = 0, entry = slab->first; i < slab->count; i++, entry++) {
+		atomic_store(&entry->sealed, atomic_fetch_add(&entry->word, 1));
+		entry->home = home;
+	}
+	*r_slab = slab;
+	return 0;
+
+unmap:
+	munmap(slab->extent.base, slab->extent.length);
+delete_slab:
+	slab_delete(slab);
+	return err;
+}
+
+/*
+ * Drops the caller's references on the buffers of an adopted slab, and takes those in hand that
+ * nobody has. The kernel reports the others when nobody has them any more, unless they have a root.
+ * The caller publishes the slab.
+ */
+void slab_take_adopted(struct slab *slab)
+{
+	struct entry *entry = slab->first;
+	uint32_t i;
+
+	for (i = 0; i < slab->count; i++, entry++) {
+		if (atomic_fetch_sub(&entry->word, 1) != 1)
+			continue;
+		hand_add(slab, entry);
+		poison(entry->base, slab->pool->buffer_size);
+	}
+}
+
+/* Lets go of a slab, whose memory stays with the client. Under the pool's lock. */
+void slab_leave(struct slab *slab)
+{
+	unpoison(slab->extent.base, slab->extent.length);
+	munmap(slab->extent.base, slab->extent.length);
+	slab_unlink(slab);
 }
 
 /*
@@ -153,27 +275,20 @@ void slab_end_grants(struct slab *slab)
  */
 static void keep_held(struct slab *slab)
 {
-	struct entry *entry = slab->first, *last = NULL;
+	struct entry *entry = slab->first;
 	uint32_t i;
 
 	slab->in_hand = 0;
 	slab->hand_first = NULL;
+	slab->hand_last = NULL;
 	for (i = 0; i < slab->count; i++, entry++) {
 		if (atomic_load(&entry->word) & EVPL_WORD_SHARED) {
 			atomic_store(&entry->sealed, true);
 			if (atomic_fetch_sub(&entry->word, WORD_FREE) != WORD_FREE)
 				continue;
 		}
-		if (last)
-			atomic_store_explicit(&last->next, entry->index + 1, memory_order_relaxed);
-		else
-			slab->hand_first = entry;
-		last = entry;
-		slab->in_hand++;
+		hand_add(slab, entry);
 	}
-	if (last)
-		atomic_store_explicit(&last->next, 0, memory_order_relaxed);
-	slab->hand_last = last;
 }
 
 /*
@@ -214,17 +329,9 @@ int slab_destroy(struct slab *slab)
 		poison(slab->extent.base, slab->extent.length);
 		return err;
 	}
-	*slab->link = slab->next;
-	if (slab->next)
-		slab->next->link = slab->link;
-	else
-		pool->slabs_end = slab->link;
-	if (slab->state != SLAB_DYING)
-		slab_discount(slab);
 	pool->shrinks++;
 	PROBE2(shrink, pool, slab->extent.length);
-	slab_ids_free(&pool->slab_ids, slab->info.number);
-	free(slab);
+	slab_unlink(slab);
 	return 0;
 }
 

@@ -63,7 +63,9 @@ static inline bool reg_is(struct reg *reg, enum reg_state state)
  * @state: under the pool's lock, like all fields that follow
  * @pins: see above
  * @in_hand: how many of its buffers are on the chain below: all, unless it is SLAB_LIVE; then
- *	those that the thread with the lock took off the free lists
+ *	those that the thread with the lock took off the free lists. A new slab that was adopted
+ *	has there the buffers that nobody has.
+ * @rooted: how many of its buffers only roots have; used by the thread that closes the pool
  * @hand_first: the first of these, chained by @next
  * @hand_last: the last of the chain
  * @next_dying: a private list of the thread that unpublishes several slabs, or makes several
@@ -85,6 +87,7 @@ struct slab {
 	enum slab_state state;
 	unsigned int pins;
 	uint32_t in_hand;
+	uint32_t rooted;
 	struct entry *hand_first;
 	struct entry *hand_last;
 	struct slab *next_dying;
@@ -99,6 +102,9 @@ void device_call_end(struct evpl_device *device, struct reg *reg, enum reg_state
 void devices_wait_for_call(struct evpl_pool *pool);
 
 int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct slab **r_slab);
+int slab_adopt(struct evpl_pool *pool, uint64_t offset, struct evpl *home, struct slab **r_slab);
+void slab_take_adopted(struct slab *slab);
+void slab_leave(struct slab *slab);
 void slab_publish(struct slab *slab);
 void slab_doom(struct slab *slab);
 void slab_unpublish(struct slab *slab);

@@ -41,6 +41,11 @@ int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats)
 		now.buffers_cached += freelist_count(&evpl->cache) + bias_count_idle(evpl);
 	pool_unlock(pool);
 
+	pthread_mutex_lock(&pool->roots.lock);
+	now.roots = pool->roots.dir.nr_roots;
+	now.roots_broken = pool->roots.dir.nr_broken;
+	pthread_mutex_unlock(&pool->roots.lock);
+
 	/* A free list's count may be too high for a moment: see freelist.h. */
 	if (now.buffers > now.buffers_free + now.buffers_cached)
 		now.buffers_used = now.buffers - now.buffers_free - now.buffers_cached;

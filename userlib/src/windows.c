@@ -19,7 +19,7 @@ struct window {
 	int protection;
 };
 
-#define NR_WINDOWS	(NR_GUESTS + 3)
+#define NR_WINDOWS	(NR_GUESTS + 2)
 
 /* The mmap offset of a guest window, by its index in sharing->guest. */
 static uint64_t guest_start(const struct evpl_setup *setup, int guest)
@@ -44,8 +44,6 @@ static void list_windows(struct sharing *sharing, const struct evpl_setup *setup
 					      i % 2 ? PROT_READ : rw };
 	windows[i++] = (struct window){ (void **)&sharing->leases, setup->out_leases_offset,
 					setup->out_leases_size, rw };
-	windows[i++] = (struct window){ (void **)&sharing->header, setup->out_header_offset,
-					setup->out_header_size, rw };
 	windows[i++] = (struct window){ (void **)&sharing->returned, setup->out_returned_offset,
 					setup->out_returned_size, rw };
 }
@@ -112,6 +110,7 @@ int windows_map(struct evpl_pool *pool)
 	sharing = calloc(1, sizeof(*sharing));
 	if (!sharing)
 		goto unlock;
+	sharing->header = pool->backing.header;
 	list_windows(sharing, &pool->backing.setup, windows);
 	for (i = 0; i < NR_WINDOWS; i++) {
 		void *p = mmap(NULL, windows[i].size, windows[i].protection,

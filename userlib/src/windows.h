@@ -5,8 +5,9 @@
 /*
  * The windows that a pool of the module maps to exchange buffers with other processes
  * (linux/evpl.h, DOC: /dev/evpl): the four guest windows, in which the memory of leases is, the
- * leases' entries, the header page and the returned bitmap. They are mapped with the pool's first
- * channel or dma-buf, and stay until the pool is closed.
+ * leases' entries and the returned bitmap. They are mapped with the pool's first channel or dma-buf,
+ * or when the pool is adopted and others have a part of its buffers. They stay until the pool is
+ * closed.
  */
 
 #include "sharing.h"

@@ -202,7 +202,7 @@ TEST_F(directory, a_broken_record_is_left_out_and_counted_and_its_slot_is_used_a
 	unsigned int i;
 
 	ASSERT_EQ(0, add_block(dir));
-	records = dir->blocks[0]->records;
+	records = dir->blocks[0].block->records;
 	for (i = 0; i < 10; i++)
 		add(dir, i);
 
@@ -254,7 +254,7 @@ TEST_F(directory, a_broken_block_is_refused)
 	ASSERT_EQ(0, add_block(dir));
 	for (i = 0; i < 40; i++)
 		add(dir, i);
-	block = dir->blocks[1];
+	block = dir->blocks[1].block;
 	memcpy(copy, block, SIZE);
 
 	for (i = 0; i < offsetof(struct dir_block, next); i++) {
@@ -263,13 +263,13 @@ TEST_F(directory, a_broken_block_is_refused)
 		((char *)block)[i] ^= 4;
 	}
 	/* A loop, a block that isn't the next one, and places without a block. */
-	dir->blocks[1]->next = dir->blocks[0]->place;
+	dir->blocks[1].block->next = dir->blocks[0].block->place;
 	EXPECT_EQ(-EUCLEAN, read_again(&again));
-	dir->blocks[1]->next = dir->blocks[1]->place;
+	dir->blocks[1].block->next = dir->blocks[1].block->place;
 	EXPECT_EQ(-EUCLEAN, read_again(&again));
-	dir->blocks[1]->next = 2 * SIZE + DIR_PLACE;
+	dir->blocks[1].block->next = 2 * SIZE + DIR_PLACE;
 	EXPECT_EQ(-EUCLEAN, read_again(&again));
-	dir->blocks[1]->next = BUFFERS * SIZE + DIR_PLACE;
+	dir->blocks[1].block->next = BUFFERS * SIZE + DIR_PLACE;
 	EXPECT_EQ(-EUCLEAN, read_again(&again));
 	memcpy(block, copy, SIZE);
 
@@ -278,7 +278,7 @@ TEST_F(directory, a_broken_block_is_refused)
 		memory->first = first ^ 1ULL << i;
 		EXPECT_EQ(-EUCLEAN, read_again(&again));
 	}
-	memory->first = dir->blocks[1]->place;
+	memory->first = dir->blocks[1].block->place;
 	EXPECT_EQ(-EUCLEAN, read_again(&again));
 	memory->first = first;
 	EXPECT_EQ(40, read_again(&again));

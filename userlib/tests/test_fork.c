@@ -87,13 +87,18 @@ static int call_everything(void *arg)
 	struct evpl_slab_info info;
 	struct evpl_iovec other[2];
 	struct evpl_waiter waiter = { .length = 100, .max_iovecs = 1, .iovecs = other };
+	char name[EVPL_NAME_MAX + 1];
 	struct evpl_device *device;
 	struct evpl *evpl;
-	uint64_t cookie;
+	uint64_t cookie = 0;
 
 	WANT(-EPERM, evpl_pool_preallocate(things->pool, 1, EVPL_ANY_NODE));
 	WANT(0, evpl_pool_trim(things->pool));
 	WANT(-EPERM, evpl_pool_stats(things->pool, &stats));
+	WANT(-EPERM, evpl_pool_keep(things->pool, "name", &things->iovec));
+	WANT(-EPERM, evpl_pool_kept(things->pool, "name", other));
+	WANT(-EPERM, evpl_pool_forget(things->pool, "name"));
+	WANT(-EPERM, evpl_pool_list(things->pool, &cookie, name));
 	WANT(-EPERM, evpl_pool_eventfd(things->pool));
 	WANT(-EPERM, evpl_pool_fd(things->pool));
 	WANT(-EPERM, evpl_create(&evpl, things->pool, NULL));
