@@ -28,6 +28,9 @@ DEVICE_LIBS := $(foreach d,$(DEVICES),$(addprefix $(B)/libevplmem-$(d),.so.1 .so
 EXAMPLES := $(if $(WITH_URING),$(EXAMPLES),$(filter-out %/copy,$(EXAMPLES)))
 $(B)/examples/copy: EXAMPLE_LIBS := $(B)/libevplmem-uring.a -luring
 $(B)/examples/copy: $(B)/libevplmem-uring.a
+WITH_SYSTEMD := $(call have,systemd/sd-daemon.h)
+EXAMPLES := $(if $(WITH_SYSTEMD),$(EXAMPLES),$(filter-out %/cache,$(EXAMPLES)))
+$(B)/examples/cache: ALL_LDFLAGS += -lsystemd
 DEVICE_TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
 TOOLS := $(DEVICE_TOOLS) $(if $(WITH_CURSES),evplctl)
 
@@ -109,7 +112,7 @@ install-check-devices: install-check
 VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh) \
 	$(if $(DEVICE_TOOLS),$(B)/tests/probe.sh) $(if $(WITH_CURSES),$(B)/tests/evplctl.sh) \
 	$(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
-	$(filter-out %/copy %/serve,$(EXAMPLES))
+	$(if $(WITH_SYSTEMD),$(B)/tests/cache.sh) $(filter-out %/copy %/serve %/cache,$(EXAMPLES))
 
 vmtests: $(TESTS) $(VM_TESTS)
 
@@ -134,6 +137,9 @@ $(B)/tests/publish-lane.sh: $(B)/examples/publish FORCE | $(B)/tests
 	$(call script,$(abspath $<) --lane)
 
 $(B)/tests/serve.sh: $(B)/examples/serve FORCE | $(B)/tests
+	$(call script,$(abspath $<) --check)
+
+$(B)/tests/cache.sh: $(B)/examples/cache FORCE | $(B)/tests
 	$(call script,$(abspath $<) --check)
 
 vmlist:
