@@ -9,9 +9,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "alloc.h"
 #include "cancel.h"
 #include "error.h"
 #include "recycle.h"
+#include "sites.h"
 #include "slab.h"
 
 /* The slabs of a pool, in the order of their offsets. */
@@ -217,7 +219,7 @@ static int roots_grow(struct evpl_pool *pool)
 	ret = evplmem_create(&evpl, pool, NULL);
 	if (ret)
 		return ret;
-	ret = evplmem_buffer_alloc(evpl, &iovec);
+	ret = alloc_buffer(evpl, &iovec);
 	evplmem_destroy(evpl);
 	if (ret < 0)
 		return ret;
@@ -298,7 +300,11 @@ int evplmem_pool_kept(struct evpl_pool *pool, const char *name, struct evpl_iove
 		};
 	}
 	pthread_mutex_unlock(&roots->lock);
-	return root ? 0 : -ENOENT;
+	if (!root)
+		return -ENOENT;
+	if (sites_are_traced())
+		sites_add(r_iovec, 1, PLACE());
+	return 0;
 }
 
 int evplmem_pool_forget(struct evpl_pool *pool, const char *name)
