@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-#include "lane.h"
+#include "lane_block.h"
 
 /**
  * struct lie - the fields that a hostile peer writes in place of those of a message's entry

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "counters.h"
+#include "lane.h"
 #include "lies.h"
 #include "message.h"
 #include "windows.h"
