@@ -224,7 +224,6 @@ TEST_F(nth, bind_of_a_lanes_end_that_fails_is_not_seen_by_the_peer)
 		.call = call_bind,
 		.intact = peer_sees_nobody,
 		.undo = close_lane,
-		.entries = PAGE,
 	});
 }
 
