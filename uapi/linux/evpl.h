@@ -228,7 +228,9 @@
  *
  *  - no reference of the dead process is left. Each entry of an own buffer is zero, but for the
  *    flags that the kernel has in its word. A buffer whose word is 0 is free. A buffer whose word
- *    has %EVPL_WORD_SHARED is reported as ever, once others have no part in it any more.
+ *    has %EVPL_WORD_SHARED is reported as ever, once others have no part in it any more. That may
+ *    happen before the successor looks at the word: then the word is 0, and the buffer has a bit
+ *    all the same.
  *  - nothing is left of the leases that the client had, and their numbers start again. The
  *    leased buffers go back to their owners. A buffer that a ring or a pipe of the dead process
  *    still holds is in quarantine there, as after the death of a client.
