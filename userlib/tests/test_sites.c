@@ -172,6 +172,11 @@ static __attribute__((noinline, noclone)) int by_recv(struct evpl_channel *chann
 	return ret - 1;
 }
 
+TAKER(by_kept)
+{
+	TAKEN(!evpl_pool_kept(evpl->pool, "root", iovec));
+}
+
 static int (*const takers[])(struct evpl *evpl, struct evpl_iovec *iovec,
 			     struct evpl_iovec *other) = {
 	by_alloc, by_private, by_buffer, by_reserve, by_waiter, by_addref, by_clone, by_segment,
@@ -189,6 +194,11 @@ static void *function_of(uint64_t address)
 	if (address - (uintptr_t)by_recv < best) {
 		best = address - (uintptr_t)by_recv;
 		found = by_recv;
+	}
+	/* The anon back end has no roots, so this one isn't among the others. */
+	if (address - (uintptr_t)by_kept < best) {
+		best = address - (uintptr_t)by_kept;
+		found = by_kept;
 	}
 	for (int i = 0; i < NR_TAKERS; i++) {
 		if (address - (uintptr_t)takers[i] < best) {
@@ -667,6 +677,22 @@ TEST_F(between, what_is_sent_is_the_receivers)
 		evpl_iovec_release(&got.iovec);
 		EXPECT_EQ(0, count(self->table));
 	}
+}
+
+TEST_F(between, a_root_is_no_reference_of_the_program_until_it_is_looked_up)
+{
+	struct evpl_iovec iovec;
+
+	ASSERT_EQ(0, by_alloc(self->evpl, &iovec, NULL));
+	ASSERT_EQ(0, evpl_pool_keep(self->pool, "root", &iovec));
+	EXPECT_EQ(1, count(self->table));
+	evpl_iovec_release(&iovec);
+	EXPECT_EQ(0, count(self->table));
+	ASSERT_EQ(0, by_kept(self->evpl, &iovec, NULL));
+	EXPECT_EQ(1, count(self->table));
+	EXPECT_EQ(1, taken_in(self->table, by_kept));
+	EXPECT_EQ(0, evpl_pool_forget(self->pool, "root"));
+	evpl_iovec_release(&iovec);
 }
 
 TEST_F(between, a_received_slice_pins_its_senders_buffer)
