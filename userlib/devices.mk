@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
 #
 # The libraries for devices, and the tools: part of the Makefile. Each is built where
-# there are the headers that it needs; WITH_URING=, WITH_RDMA= or WITH_CURSES= leaves it out.
+# there are the headers that it needs; WITH_URING=, WITH_RDMA=, WITH_CURSES= or WITH_DWFL= leaves it
+# out.
 
 have = $(shell printf '\043include <%s>\n' $(1) | $(CC) -E -x c - > /dev/null 2>&1 && echo 1)
 ifeq ($(origin WITH_URING),undefined)
@@ -12,6 +13,9 @@ WITH_RDMA := $(call have,infiniband/verbs.h rdma/rdma_cma.h)
 endif
 ifeq ($(origin WITH_CURSES),undefined)
 WITH_CURSES := $(call have,ncurses.h)
+endif
+ifeq ($(origin WITH_DWFL),undefined)
+WITH_DWFL := $(call have,elfutils/libdwfl.h)
 endif
 
 DEVICES := $(if $(WITH_URING),uring) $(if $(WITH_RDMA),rdma)
@@ -32,7 +36,7 @@ WITH_SYSTEMD := $(call have,systemd/sd-daemon.h)
 EXAMPLES := $(if $(WITH_SYSTEMD),$(EXAMPLES),$(filter-out %/cache,$(EXAMPLES)))
 $(B)/examples/cache: ALL_LDFLAGS += -lsystemd
 DEVICE_TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
-TOOLS := $(DEVICE_TOOLS) $(if $(WITH_CURSES),evplctl)
+TOOLS := $(DEVICE_TOOLS) $(if $(WITH_CURSES),$(if $(WITH_DWFL),evplctl))
 
 all: $(DEVICE_LIBS) $(TOOLS:%=$(B)/%)
 
@@ -80,7 +84,7 @@ $(B)/tools/%.o: $(TOP)tools/%.c
 # Tools have our libraries in them, so that they run from wherever they are.
 $(DEVICE_TOOLS:%=$(B)/%): $(B)/libevplmem-uring.a $(B)/libevplmem-rdma.a $(B)/libevplmem.a
 $(DEVICE_TOOLS:%=$(B)/%): TOOL_LIBS := -luring -lrdmacm -libverbs
-$(B)/evplctl: TOOL_LIBS := -lncursesw
+$(B)/evplctl: TOOL_LIBS := -lncursesw -ldw
 
 # $(1): the tool
 define tool
@@ -110,9 +114,10 @@ install-check-devices: install-check
 # device makes itself one there. The examples tell by their exit status, except the one that
 # scripts/guest-demo runs. Some are run with an argument.
 VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh) \
-	$(if $(DEVICE_TOOLS),$(B)/tests/probe.sh) $(if $(WITH_CURSES),$(B)/tests/evplctl.sh) \
+	$(if $(DEVICE_TOOLS),$(B)/tests/probe.sh) \
+	$(if $(filter evplctl,$(TOOLS)),$(B)/tests/evplctl.sh $(B)/tests/sites.sh) \
 	$(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
-	$(if $(WITH_SYSTEMD),$(B)/tests/cache.sh) $(filter-out %/copy %/serve %/cache,$(EXAMPLES))
+	$(if $(WITH_SYSTEMD),$(B)/tests/cache.sh) $(filter-out %/copy %/serve %/cache %/leak,$(EXAMPLES))
 
 vmtests: $(TESTS) $(VM_TESTS)
 
@@ -141,6 +146,9 @@ $(B)/tests/serve.sh: $(B)/examples/serve FORCE | $(B)/tests
 
 $(B)/tests/cache.sh: $(B)/examples/cache FORCE | $(B)/tests
 	$(call script,$(abspath $<) --check)
+
+$(B)/tests/sites.sh: $(TOP)tests/sites.py $(B)/evplctl $(B)/examples/leak FORCE | $(B)/tests
+	$(call script,$(abspath $< $(B)/evplctl $(B)/examples/leak))
 
 vmlist:
 	@printf '%s\n' $(abspath $(VM_TESTS))

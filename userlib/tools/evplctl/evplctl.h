@@ -42,6 +42,7 @@ int show(const struct options *options);
 int why(const struct options *options);
 int top(const struct options *options);
 int watch(const struct options *options);
+int sites(const struct options *options);
 
 /* main.c */
 #define PRINTF(n) __attribute__((format(printf, n, n + 1)))

@@ -22,6 +22,7 @@ static const char help[] =
 "  why PID             what keeps the memory of a process\n"
 "  top                 the clients with the most memory, again and again\n"
 "  watch               the events of the module as they come (root)\n"
+"  sites PID           which lines of a program with EVPL_TRACE=1 hold references\n"
 "\n"
 "Options:\n"
 "  -j, --json          JSON, and no tables; top and watch print a line each time\n"
@@ -42,6 +43,7 @@ static const struct command {
 	{ "why", true, why },
 	{ "top", false, top },
 	{ "watch", false, watch },
+	{ "sites", true, sites },
 };
 
 /* Prints a sentence on the standard error. */
