@@ -305,15 +305,20 @@ static unsigned int site_find(Dwfl *dwfl, const struct sites_site *site, struct 
 
 static void print_frame(const struct frame *frame)
 {
+	char function[256], place[256] = "";
+
 	if (frame->function)
-		printf("%s", frame->function);
+		snprintf(function, sizeof(function), "%s", frame->function);
 	else
-		printf("0x%" PRIx64, frame->address);
+		snprintf(function, sizeof(function), "0x%" PRIx64, frame->address);
 	if (frame->file)
-		printf(", %s:%d", base_name(frame->file), frame->line);
+		snprintf(place, sizeof(place), ", %s:%d", base_name(frame->file), frame->line);
 	else if (frame->module)
-		printf(", %s", base_name(frame->module));
-	putchar('\n');
+		snprintf(place, sizeof(place), ", %s", base_name(frame->module));
+	/* The names are the program's, which needn't be the user's own. */
+	make_printable(function);
+	make_printable(place);
+	printf("%s%s\n", function, place);
 }
 
 #define HEADING "    REFS    BYTES  BUFFERS   PINNED    TIMES  TAKEN IN"
