@@ -209,16 +209,22 @@ static int do_free(struct thread *self, const uint8_t *arg)
 	return 0;
 }
 
-/* It succeeds where the program has mapped nothing of the client yet. */
+/* Nothing of the client may be mapped. So half of the calls are for a new client. */
 static int do_adopt(struct thread *self, const uint8_t *arg)
 {
+	const uint8_t open_args[] = { arg[0], 0 };
 	struct evpl_setup setup = {
 		.flags = flags_of[arg[2]],
 		.buffer_size = buffer_size_of[arg[3]],
-	};
+	}, made;
 	unsigned int slot;
-	int fd = pick_fd(arg[0], &slot);
+	int fd;
 
+	if (arg[5])
+		do_open(self, open_args);
+	fd = pick_fd(arg[0], &slot);
+	if (arg[5])
+		evpl_setup(fd, 0, &made);
 	return RESULT(ioctl(fd, EVPL_ADOPT,
 			    place(self, &setup, sizeof(setup), arg[1], arg[4])));
 }
@@ -670,8 +676,8 @@ const struct kind client_kinds[NR_KINDS] = {
 	[FREE] = { "free", do_free, 40, 0, 9,
 		   ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_SLABS, OF(wrong_by),
 			NR_POINTERS) },
-	[ADOPT] = { "adopt", do_adopt, 40, 0, 1,
-		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(buffer_size_of), NR_POINTERS) },
+	[ADOPT] = { "adopt", do_adopt, 40, 0, 33,
+		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(buffer_size_of), NR_POINTERS, 2) },
 	[SLAB_NEXT] = { "slab_next", do_slab_next, 30, 0, 9,
 			ARGS(NR_FDS, NR_SIZES, 18, NR_SLABS, OF(wrong_by), NR_POINTERS) },
 	[IOCTL] = { "ioctl", do_ioctl, 40, 0, 15, ARGS(NR_FDS, 16, 4, 255, 2) },

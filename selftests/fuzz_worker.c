@@ -127,9 +127,11 @@ static void make_ready(void)
 	}
 	ready.used = 0;
 	ready.fd = open(DEVICE, O_RDWR | O_CLOEXEC);
-	if (ready.fd < 0 || evpl_setup(ready.fd, 0, &windows))
+	if (ready.fd < 0)
 		_exit(8);
 	/* A cap may be low just now. */
+	while (evpl_setup(ready.fd, 0, &windows))
+		usleep(10000);
 	while (evpl_slab_alloc(ready.fd, SLAB_2M, &offset))
 		usleep(10000);
 	ready.memory = evpl_map(ready.fd, SLAB_2M, offset);
