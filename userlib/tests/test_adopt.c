@@ -641,23 +641,26 @@ static long count_stops(struct four *four, enum __ptrace_request request)
 
 TEST_F(adopt, the_cost_is_in_the_number_of_buffers_and_not_in_that_of_bytes)
 {
-	struct four small = { .buffer_size = BUFFER, .slab_size = 16 * MB };
-	struct four large = { .buffer_size = 8 * BUFFER, .slab_size = 128 * MB };
-	struct four more = { .buffer_size = BUFFER / 4, .slab_size = 16 * MB };
-	long calls, instructions, others;
+	struct four small = { .buffer_size = 4 * BUFFER, .slab_size = 16 * MB };
+	struct four large = { .buffer_size = 32 * BUFFER, .slab_size = 128 * MB };
+	struct four more = { .buffer_size = BUFFER, .slab_size = 16 * MB };
+	long calls, instructions __attribute__((unused)), others __attribute__((unused));
 
 	calls = count_stops(&small, PTRACE_SYSCALL);
 	ASSERT_LT(0, calls);
 	EXPECT_EQ(calls, count_stops(&large, PTRACE_SYSCALL));
 	EXPECT_EQ(calls, count_stops(&more, PTRACE_SYSCALL));
 
+	/* On arm64 a traced step between two exclusive accesses has the second one fail, for ever. */
+#ifdef __x86_64__
 	instructions = count_stops(&small, PTRACE_SINGLESTEP);
 	others = count_stops(&large, PTRACE_SINGLESTEP);
 	ASSERT_LT(0, instructions);
 	ASSERT_LT(0, others);
 	/* Where the stack and the heap are makes a small difference. */
 	EXPECT_GE(instructions / 50, labs(others - instructions));
-	TH_LOG("1024 buffers: %ld instructions for 64 MiB, %ld for 512 MiB", instructions, others);
+	TH_LOG("256 buffers: %ld instructions for 64 MiB, %ld for 512 MiB", instructions, others);
+#endif
 }
 
 TEST(the_anon_back_end_keeps_nothing)
