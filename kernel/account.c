@@ -237,6 +237,22 @@ bool evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes, bool
 	return fits;
 }
 
+/**
+ * evpl_room() - how much the caps leave
+ * @user: a user
+ * @of_user: set to the bytes that the user can still be charged, were it not for the other cap
+ * @of_system: set to the bytes that all users together can still be charged
+ */
+void evpl_room(struct evpl_user *user, u64 *of_user, u64 *of_system)
+{
+	u64 per_user = READ_ONCE(max_bytes_per_user), all = READ_ONCE(max_bytes);
+
+	spin_lock(&account_lock);
+	*of_user = per_user - min(per_user, user->bytes);
+	*of_system = all - min(all, charged_bytes);
+	spin_unlock(&account_lock);
+}
+
 u64 evpl_charged_bytes(void)
 {
 	return READ_ONCE(charged_bytes);

@@ -40,6 +40,7 @@ void evpl_user_put(struct evpl_user *user);
 int evpl_charge(struct evpl_user *user, u64 bytes);
 void evpl_uncharge(struct evpl_user *user, u64 bytes);
 bool evpl_recharge(struct evpl_user *from, struct evpl_user *to, u64 bytes, bool anyway);
+void evpl_room(struct evpl_user *user, u64 *of_user, u64 *of_system);
 u64 evpl_charged_bytes(void);
 
 #endif /* EVPL_ACCOUNT_H */

@@ -16,6 +16,7 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
+#include "account.h"
 #include "adopt.h"
 #include "channel.h"
 #include "client.h"
@@ -65,6 +66,7 @@ struct evpl_call {
 		struct evpl_export export;
 		struct evpl_buffer_wait buffer_wait;
 		struct evpl_doorbell doorbell;
+		struct evpl_room room;
 	} args;
 };
 
@@ -410,6 +412,14 @@ static int ioctl_doorbell(struct evpl_call *call)
 				     args->quiet);
 }
 
+static int ioctl_room(struct evpl_call *call)
+{
+	struct evpl_room *args = &call->args.room;
+
+	evpl_room(call->client->user, &args->out_user, &args->out_system);
+	return call_respond(call);
+}
+
 /*
  * Indexed by the ioctl's number. @size is the size of the struct that this kernel knows.
  * @min_size is the end of the last field that the first version of the struct had. @flags are
@@ -452,6 +462,7 @@ static const struct {
 	CALL(EVPL_DOORBELL, doorbell, quiet, EVPL_DOORBELL_SELF, false, .on_end = true),
 	CALL_WITH(evpl_setup, EVPL_ADOPT, adopt, out_flags, 0, true),
 	CALL(EVPL_SLAB_NEXT, slab_next, __reserved, 0, true),
+	CALL(EVPL_ROOM, room, out_system, 0, true),
 };
 
 /*

@@ -201,6 +201,42 @@ TEST_F(account, user_is_the_one_who_opened_and_each_has_a_cap_of_its_own)
 	EXPECT_EQ(0, reap(child));
 }
 
+TEST_F(account, room_is_what_the_caps_leave)
+{
+	unsigned long long charged = self->before.charged;
+	struct evpl_room room;
+	uint64_t offset;
+
+	/* All that is charged is root's, as no other user has a client. */
+	ASSERT_EQ(0, write_number(MAX_BYTES, charged + 10 * MIB));
+	ASSERT_EQ(0, write_number(MAX_BYTES_PER_USER, charged + 6 * MIB + REFS_PAGE));
+	ASSERT_EQ(0, evpl_room(self->fd, &room));
+	EXPECT_EQ(10 * MIB, room.out_system);
+	EXPECT_EQ(6 * MIB + REFS_PAGE, room.out_user);
+
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, 2 * MIB, &offset));
+	ASSERT_EQ(0, evpl_room(self->fd, &room));
+	EXPECT_EQ(8 * MIB - REFS_PAGE, room.out_system);
+	EXPECT_EQ(4 * MIB, room.out_user);
+
+	/* A slab of the whole room fits, as the page of entries is there already. */
+	ASSERT_EQ(0, evpl_slab_alloc(self->fd, room.out_user, &offset));
+	ASSERT_EQ(0, evpl_room(self->fd, &room));
+	EXPECT_EQ(0, room.out_user);
+	EXPECT_EQ(4 * MIB - REFS_PAGE, room.out_system);
+
+	/* A cap may be below what is charged already. */
+	ASSERT_EQ(0, write_number(MAX_BYTES, 1));
+	ASSERT_EQ(0, evpl_room(self->fd, &room));
+	EXPECT_EQ(0, room.out_system);
+
+	ASSERT_EQ(0, write_number(MAX_BYTES, charged + 10 * MIB));
+	ASSERT_EQ(0, evpl_slab_free(self->fd, offset));
+	ASSERT_EQ(0, evpl_room(self->fd, &room));
+	EXPECT_EQ(4 * MIB, room.out_user);
+	EXPECT_EQ(8 * MIB - REFS_PAGE, room.out_system);
+}
+
 TEST_F(account, others_may_not_open_it)
 {
 	struct stat stat_buf;

@@ -224,6 +224,12 @@ static inline int evpl_quarantine_end(int fd, uint64_t offset)
 	return RESULT(ioctl(fd, EVPL_QUARANTINE_END, &end));
 }
 
+static inline int evpl_room(int fd, struct evpl_room *room)
+{
+	*room = (struct evpl_room){ .size = sizeof(*room) };
+	return RESULT(ioctl(fd, EVPL_ROOM, room));
+}
+
 static inline int evpl_buffer_wait(int fd, uint64_t offset, uint32_t flags)
 {
 	struct evpl_buffer_wait wait = {

@@ -244,6 +244,15 @@ static int do_slab_next(struct thread *self, const uint8_t *arg)
 			    place(self, &slab_next, sizeof(slab_next), arg[1], arg[5])));
 }
 
+static int do_room(struct thread *self, const uint8_t *arg)
+{
+	struct evpl_room room = { .flags = flags_of[arg[2]] };
+	unsigned int slot;
+	int fd = pick_fd(arg[0], &slot);
+
+	return RESULT(ioctl(fd, EVPL_ROOM, place(self, &room, sizeof(room), arg[1], arg[3])));
+}
+
 /* The ioctls of other types are some that can't harm the machine. */
 static int do_ioctl(struct thread *self, const uint8_t *arg)
 {
@@ -680,6 +689,8 @@ const struct kind client_kinds[NR_KINDS] = {
 		    ARGS(NR_FDS, NR_SIZES, OF(flags_of), OF(buffer_size_of), NR_POINTERS, 2) },
 	[SLAB_NEXT] = { "slab_next", do_slab_next, 30, 0, 9,
 			ARGS(NR_FDS, NR_SIZES, 18, NR_SLABS, OF(wrong_by), NR_POINTERS) },
+	[ROOM] = { "room", do_room, 10, 0, 1,
+		   ARGS(NR_FDS, NR_SIZES, OF(flags_of), NR_POINTERS) },
 	[IOCTL] = { "ioctl", do_ioctl, 40, 0, 15, ARGS(NR_FDS, 16, 4, 255, 2) },
 	[MMAP_OWN] = { "mmap_own", do_mmap_own, 60, 0, 3,
 		       ARGS(NR_FDS, NR_MAPS, 7, OF(map_length), OF(how_to_map), 2),

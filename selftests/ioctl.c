@@ -43,6 +43,7 @@ union any {
 	struct evpl_export export;
 	struct evpl_buffer_wait buffer_wait;
 	struct evpl_doorbell doorbell;
+	struct evpl_room room;
 	char bytes[2 * PAGE];
 };
 
@@ -172,6 +173,11 @@ static const struct call {
 		.on_end = true,
 		.no_output = true,
 		.args.doorbell = { .ring = EVPL_DOORBELL_IN },
+	},
+	{
+		.cmd = EVPL_ROOM,
+		.size = sizeof(struct evpl_room),
+		.set_up = true,
 	},
 };
 
@@ -496,6 +502,7 @@ TEST_F(client, calls_before_set_up_are_ENXIO)
 {
 	struct evpl_slab_next next;
 	struct evpl_setup setup;
+	struct evpl_room room;
 	uint64_t offset;
 
 	EXPECT_EQ(-ENXIO, evpl_slab_alloc(self->fd, SLAB_2M, &offset));
@@ -509,6 +516,7 @@ TEST_F(client, calls_before_set_up_are_ENXIO)
 	EXPECT_EQ(-ENXIO, evpl_export(self->fd, &a_page, 1, 0));
 	EXPECT_EQ(-ENXIO, evpl_slab_next(self->fd, 0, &next));
 	EXPECT_EQ(-ENXIO, evpl_adopt(self->fd, 0, &setup));
+	EXPECT_EQ(-ENXIO, evpl_room(self->fd, &room));
 	EXPECT_EQ(0, fdinfo(self->fd, "evpl-buffer-size"));
 }
 

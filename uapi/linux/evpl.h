@@ -638,6 +638,28 @@ struct evpl_doorbell {
 
 #define EVPL_DOORBELL _IOW(EVPL_IOC_TYPE, 0x0e, struct evpl_doorbell)
 
+/**
+ * struct evpl_room - ioctl(EVPL_ROOM)
+ * @size: sizeof(struct evpl_room)
+ * @flags: must be 0
+ * @out_user: bytes that max_bytes_per_user leaves the user who opened the client
+ * @out_system: bytes that max_bytes leaves all users together
+ *
+ * Tells how much memory the two caps leave. A slab of that length may not fit all the same: its
+ * entries are charged too, others allocate as well, and the machine or the memory cgroup may have
+ * less.
+ *
+ * Return: 0, or -1 and errno: ENXIO.
+ */
+struct evpl_room {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 out_user;
+	__aligned_u64 out_system;
+};
+
+#define EVPL_ROOM _IOWR(EVPL_IOC_TYPE, 0x11, struct evpl_room)
+
 /* The receiver may write to the buffer. */
 #define EVPL_RECORD_WRITE	_BITUL(0)
 /* Only in records that are read: the buffer was revoked in flight. @offset is 0. */
