@@ -9,15 +9,18 @@
 #define EVPLMEM_RENAMES
 #define evpl			evplmem
 #define evpl_backend		evplmem_backend
+#define evpl_cap		evplmem_cap
 #define evpl_channel		evplmem_channel
 #define evpl_config		evplmem_config
 #define evpl_device		evplmem_device
 #define evpl_device_ops		evplmem_device_ops
 #define evpl_iovec		evplmem_iovec
 #define evpl_lane_stats		evplmem_lane_stats
+#define evpl_level		evplmem_level
 #define evpl_message		evplmem_message
 #define evpl_pool		evplmem_pool
 #define evpl_pool_config	evplmem_pool_config
+#define evpl_pool_pressure	evplmem_pool_pressure
 #define evpl_pool_stats		evplmem_pool_stats
 #define evpl_rdma		evplmem_rdma
 #define evpl_rdma_stats		evplmem_rdma_stats
@@ -31,15 +34,18 @@
 #undef EVPLMEM_RENAMES
 #undef evpl
 #undef evpl_backend
+#undef evpl_cap
 #undef evpl_channel
 #undef evpl_config
 #undef evpl_device
 #undef evpl_device_ops
 #undef evpl_iovec
 #undef evpl_lane_stats
+#undef evpl_level
 #undef evpl_message
 #undef evpl_pool
 #undef evpl_pool_config
+#undef evpl_pool_pressure
 #undef evpl_pool_stats
 #undef evpl_rdma
 #undef evpl_rdma_stats

@@ -96,6 +96,8 @@ template <class type> static inline type evplmem_sized()
 #define EVPL_CONFIG_INIT	EVPLMEM_SIZED(config)
 /** EVPL_POOL_STATS_INIT - initializer of &struct evpl_pool_stats */
 #define EVPL_POOL_STATS_INIT	EVPLMEM_SIZED(pool_stats)
+/** EVPL_POOL_PRESSURE_INIT - initializer of &struct evpl_pool_pressure */
+#define EVPL_POOL_PRESSURE_INIT	EVPLMEM_SIZED(pool_pressure)
 /** EVPL_DEVICE_OPS_INIT - initializer of &struct evpl_device_ops: no callbacks, no flags */
 #define EVPL_DEVICE_OPS_INIT	EVPLMEM_SIZED(device_ops)
 
@@ -292,6 +294,51 @@ struct evpl_pool_stats {
 
 /** EVPL_NAME_MAX - the most bytes of the name of a root, without the zero at its end */
 #define EVPL_NAME_MAX		63
+
+/**
+ * enum evpl_level - how a pool's room compares with the marks of evpl_pool_watch()
+ * @EVPL_ROOM_AMPLE: at least the high mark
+ * @EVPL_ROOM_SCARCE: less than the high mark
+ * @EVPL_ROOM_SHORT: less than the low mark
+ */
+enum evpl_level {
+	EVPL_ROOM_AMPLE = 0,
+	EVPL_ROOM_SCARCE = 1,
+	EVPL_ROOM_SHORT = 2,
+};
+
+/**
+ * enum evpl_cap - what keeps a pool from growing
+ * @EVPL_CAP_POOL: the pool's own max_bytes
+ * @EVPL_CAP_USER: the module's cap of each user, max_bytes_per_user
+ * @EVPL_CAP_SYSTEM: the module's cap of the system, max_bytes
+ * @EVPL_CAP_MEMORY: the pool failed to grow although these caps left room: the machine has no memory,
+ *	or the memory cgroup; or RLIMIT_MEMLOCK is reached after mlockall(2)
+ */
+enum evpl_cap {
+	EVPL_CAP_POOL = 1,
+	EVPL_CAP_USER = 2,
+	EVPL_CAP_SYSTEM = 3,
+	EVPL_CAP_MEMORY = 4,
+};
+
+/**
+ * struct evpl_pool_pressure - how much memory a pool can still give, for evpl_pool_pressure()
+ * @size: sizeof(struct evpl_pool_pressure), set by the caller
+ * @level: an &enum evpl_level
+ * @cap: an &enum evpl_cap: the one that leaves the least growth
+ * @room: bytes that can still be allocated: @free and @growth
+ * @free: bytes of buffers that are free
+ * @growth: bytes by which the pool could grow now
+ */
+struct evpl_pool_pressure {
+	size_t size;
+	unsigned int level;
+	unsigned int cap;
+	uint64_t room;
+	uint64_t free;
+	uint64_t growth;
+};
 
 /** EVPL_SLAB_LEASED - this isn't a slab, but a buffer of another process */
 #define EVPL_SLAB_LEASED	(1U << 0)
@@ -518,6 +565,8 @@ int evplmem_pool_preallocate(struct evpl_pool *pool, uint64_t bytes, int node);
 uint64_t evplmem_pool_trim(struct evpl_pool *pool);
 int evplmem_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats *stats);
 int evplmem_pool_eventfd(struct evpl_pool *pool);
+int evplmem_pool_watch(struct evpl_pool *pool, uint64_t low, uint64_t high);
+int evplmem_pool_pressure(struct evpl_pool *pool, struct evpl_pool_pressure *pressure);
 const char *evplmem_last_error(void);
 int evplmem_create(struct evpl **r_evpl, struct evpl_pool *pool, const struct evpl_config *config);
 void evplmem_destroy(struct evpl *evpl);
@@ -797,6 +846,39 @@ static inline int evpl_pool_stats(struct evpl_pool *pool, struct evpl_pool_stats
 static inline int evpl_pool_eventfd(struct evpl_pool *pool)
 {
 	return evplmem_pool_eventfd(pool);
+}
+
+/**
+ * evpl_pool_watch() - be told when a pool's room falls below a mark, or rises above it
+ * @pool: the pool
+ * @low: the low mark, in bytes
+ * @high: the high mark, not below the low one; 0: watch nothing any more
+ *
+ * When the room crosses a mark, in either direction, the descriptor of evpl_pool_eventfd() becomes
+ * readable, once until evpl_pool_pressure() is called. That function tells the level.
+ *
+ * The library looks at the marks when the pool takes a buffer, frees one, grows, shrinks or fails to
+ * grow. Memory that other pools take of the same caps is noticed then.
+ *
+ * Return: 0, or -EINVAL: @low is above @high; -EPERM: the pool was inherited over fork(2).
+ */
+static inline int evpl_pool_watch(struct evpl_pool *pool, uint64_t low, uint64_t high)
+{
+	return evplmem_pool_watch(pool, low, high);
+}
+
+/**
+ * evpl_pool_pressure() - tell how much memory a pool can still give, and what limits it
+ * @pool: the pool
+ * @pressure: where the answer goes; its @size is set
+ *
+ * Works without marks too: then the level is %EVPL_ROOM_AMPLE.
+ *
+ * Return: 0, or -EINVAL: @size is too small; -EPERM: the pool was inherited over fork(2).
+ */
+static inline int evpl_pool_pressure(struct evpl_pool *pool, struct evpl_pool_pressure *pressure)
+{
+	return evplmem_pool_pressure(pool, pressure);
 }
 
 /**

@@ -10,6 +10,7 @@
 
 #include "bias.h"
 #include "poison.h"
+#include "pressure.h"
 #include "probe.h"
 #include "recycle.h"
 #include "returned.h"
@@ -281,6 +282,7 @@ static void give_back(struct evpl *evpl, struct evpl_iovec *iovecs, int niov, ui
 		if (entry_put(buffer, CALLER()))
 			recycle_quietly(buffer);
 	}
+	pressure_look(pool);
 	if (niov && (atomic_load(&pool->counting) || atomic_load(&pool->failures) != failures))
 		pool_notify(pool);
 }
@@ -305,6 +307,7 @@ static int alloc_all(struct evpl *evpl, const struct request *request, struct ev
 		}
 		left -= part.length;
 	}
+	pressure_look(evpl->pool);
 	return niov;
 }
 

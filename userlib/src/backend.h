@@ -75,6 +75,8 @@ struct extent {
  * @slab_free: the inverse; -EBUSY if a word isn't 0
  * @slab_adopt: maps the first slab at or after an offset, of a backing that was adopted, and tells
  *	its node; -ENOENT if there is none
+ * @room: sets how many bytes the caps of the user and of the system leave, and returns 0; or
+ *	-errno. NULL for a back end without these caps
  * @slab_baseline: EVPL_BASELINE, with its flags: returns 0 if all baselines were set, how many
  *	folios were passed by, or -errno; NULL for a back end without quarantine
  */
@@ -88,6 +90,7 @@ struct backend {
 	int (*slab_free)(struct backing *backing, const struct extent *extent);
 	int (*slab_adopt)(struct backing *backing, uint64_t offset, struct extent *extent,
 			  int *node);
+	int (*room)(struct backing *backing, uint64_t *user, uint64_t *system);
 	int (*slab_baseline)(struct backing *backing, const struct extent *extent,
 			     uint32_t flags);
 };

@@ -233,6 +233,17 @@ static int module_slab_free(struct backing *backing, const struct extent *extent
 	return 0;
 }
 
+static int module_room(struct backing *backing, uint64_t *user, uint64_t *system)
+{
+	struct evpl_room room = { .size = sizeof(room) };
+
+	if (ioctl(backing->fd, EVPL_ROOM, &room))
+		return -errno;
+	*user = room.out_user;
+	*system = room.out_system;
+	return 0;
+}
+
 static int module_slab_baseline(struct backing *backing, const struct extent *extent,
 				uint32_t flags)
 {
@@ -255,5 +266,6 @@ const struct backend backend_module = {
 	.slab_alloc = module_slab_alloc,
 	.slab_free = module_slab_free,
 	.slab_adopt = module_slab_adopt,
+	.room = module_room,
 	.slab_baseline = module_slab_baseline,
 };

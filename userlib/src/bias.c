@@ -349,7 +349,7 @@ bool bias_bind(struct evpl *evpl)
 
 	if (EVPLMEM_CHECKS || POISONS || evpl->pool->atomic || !possible || ended)
 		return false;
-	if (atomic_load(&evpl->pool->waiting) & WAITING)
+	if (atomic_load(&evpl->pool->waiting) & (WAITING | SHORT))
 		return false;
 	if (evpl->rebind_delay) {
 		evpl->rebind_delay--;
@@ -363,6 +363,11 @@ bool bias_bind(struct evpl *evpl)
 	/* An allocation doesn't block. The next one tries again. */
 	if (pthread_mutex_trylock(&lock))
 		return false;
+	/* A thread that has set SHORT ends the bindings under the lock, before this one or after. */
+	if (atomic_load(&evpl->pool->waiting) & SHORT) {
+		pthread_mutex_unlock(&lock);
+		return false;
+	}
 	bound_list_add(evpl);
 	pthread_mutex_unlock(&lock);
 	__atomic_store_n(&evpl->hot.thread, thread, __ATOMIC_RELAXED);

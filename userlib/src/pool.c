@@ -21,6 +21,7 @@
 #include "lease.h"
 #include "lease_reg.h"
 #include "mapping.h"
+#include "pressure.h"
 #include "recycle.h"
 #include "returned.h"
 #include "sites.h"
@@ -540,6 +541,7 @@ static void pool_delete(struct evpl_pool *pool)
 	pool->failures = 0;
 	pool->counting = 0;
 	pool->wakeups = 0;
+	pressure_end(pool);
 	/* Calls for this pool are refused from here on, until another pool gets the struct. */
 	pool->generation = 0;
 	pool_unlock(pool);
@@ -585,6 +587,7 @@ int evplmem_pool_close(struct evpl_pool *pool)
 	if (err) {
 		pool_scatter(pool);
 		pool_unlock(pool);
+		pressure_look(pool);
 		if (is_odd(pool->generation))
 			sites_report_pool(pool);
 		return err;

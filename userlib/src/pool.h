@@ -52,12 +52,36 @@ struct sharing;
 
 /* In pool->waiting, a flag: an allocation failed, and no buffer or slab was freed since. */
 #define WAITING		1U
-/* In pool->waiting, a count in steps of this: threads that are writing the eventfd. */
-#define NOTIFIER	2U
+/* In pool->waiting, a flag: the room is below a mark, so releases look at the marks: see pressure.h. */
+#define SHORT		2U
+/* In pool->waiting, a count in steps of this: threads that use the pool after a release. */
+#define NOTIFIER	4U
+
+/**
+ * struct pressure - the marks of a pool, and what is known of its room: see pressure.h
+ * @low: the low mark, in bytes
+ * @high: the high mark; 0: the program watches nothing
+ * @growth: the bytes by which the pool could grow, when that was computed last
+ * @watched: @growth is below @high
+ * @told: the level that the program knows of
+ * @notified: the eventfd was written since the program asked for the level
+ * @cap: what leaves so little growth; under the pool's lock, like all fields that follow
+ * @stuck: the pool couldn't grow although the caps left room, and hasn't changed since
+ */
+struct pressure {
+	_Atomic uint64_t low;
+	_Atomic uint64_t high;
+	_Atomic uint64_t growth;
+	atomic_bool watched;
+	atomic_uint told;
+	atomic_bool notified;
+	unsigned int cap;
+	bool stuck;
+};
 
 /**
  * struct evpl_pool - a pool
- * @waiting: WAITING, and a count of NOTIFIERs
+ * @waiting: WAITING, SHORT, and a count of NOTIFIERs
  * @lease_puts: threads in lease_put(), which leases_drain() waits for
  * @eventfd: written when WAITING is cleared; not closed while @waiting counts NOTIFIERs
  * @lock: guards the fields below that say so, and the state of slabs and devices
@@ -98,6 +122,8 @@ struct sharing;
  *
  * @failures: allocations that failed with -ENOMEM; see give_back()
  * @counting: threads that have set WAITING and have yet to count their failure; see give_back()
+ *
+ * @pressure: see pressure.h
  *
  * For statistics:
  * @grows: slabs taken
@@ -150,6 +176,7 @@ struct evpl_pool {
 	_Atomic uint64_t wakeups;
 
 	struct roots roots;
+	struct pressure pressure;
 };
 
 struct depot *pool_depot(struct evpl_pool *pool, int node);
@@ -165,6 +192,17 @@ static inline bool pool_is_inherited(const struct evpl_pool *pool)
 	if (EVPLMEM_CHECKS && !pool->generation)
 		debug_die_of("pool", pool, "used after evpl_pool_close()");
 	return is_inherited(pool->generation);
+}
+
+/*
+ * How many bytes the pool may still take. It may have more than max_bytes: slab_doom() makes room,
+ * and the kernel may then refuse to free the slab.
+ */
+static inline uint64_t pool_room(const struct evpl_pool *pool)
+{
+	uint64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+
+	return bytes < pool->max_bytes ? pool->max_bytes - bytes : 0;
 }
 
 static inline void pool_lock(struct evpl_pool *pool)

@@ -15,6 +15,7 @@
 
 #include "context.h"
 #include "poison.h"
+#include "pressure.h"
 #include "probe.h"
 #include "slab.h"
 
@@ -93,31 +94,35 @@ void pool_wake(struct evpl_pool *pool)
 }
 
 /*
- * A buffer or a slab was freed: wakes the threads that wait. One exchange clears WAITING and
- * counts this thread as a NOTIFIER, so pool_drain_notifiers() can't miss a thread that is about to
- * write.
+ * A buffer or a slab was freed: wakes the threads that wait, and looks at the marks if the room is
+ * below one of them. One exchange clears WAITING and counts this thread as a NOTIFIER, so
+ * pool_drain_notifiers() can't miss a thread that is about to write, or uses the pool otherwise.
  */
 void pool_notify(struct evpl_pool *pool)
 {
 	uint32_t old = atomic_load(&pool->waiting);
 
-	while (old & WAITING) {
+	while (old & (WAITING | SHORT)) {
 		if (!atomic_compare_exchange_weak(&pool->waiting, &old,
 						  (old & ~WAITING) + NOTIFIER))
 			continue;
-		pool_wake(pool);
+		if (old & WAITING)
+			pool_wake(pool);
+		if (old & SHORT)
+			pressure_freed(pool);
 		atomic_fetch_sub(&pool->waiting, NOTIFIER);
 		return;
 	}
 }
 
 /*
- * The pool is being closed: clears WAITING, then waits for the threads that are about to write
- * the eventfd. A later write could go to another file that has got the descriptor's number.
+ * The pool is being closed: clears WAITING and SHORT, then waits for the threads that are about to
+ * write the eventfd, or look at the marks. A later write could go to another file that has got the
+ * descriptor's number. One of these threads may set SHORT once more, so it is cleared until none of
+ * them is left.
  */
 void pool_drain_notifiers(struct evpl_pool *pool)
 {
-	atomic_fetch_and(&pool->waiting, ~WAITING);
-	while (atomic_load(&pool->waiting))
+	while (atomic_fetch_and(&pool->waiting, ~(WAITING | SHORT)) >= NOTIFIER)
 		sched_yield();
 }

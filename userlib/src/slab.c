@@ -12,6 +12,7 @@
 #include "lane.h"
 #include "node.h"
 #include "poison.h"
+#include "pressure.h"
 #include "probe.h"
 #include "recycle.h"
 #include "trim.h"
@@ -65,17 +66,6 @@ static void slab_take_new(struct slab *slab)
 	for (i = 0; i < slab->count; i++)
 		hand_add(slab, slab->first + i);
 	poison(slab->extent.base, slab->extent.length);
-}
-
-/*
- * How many bytes the pool may still take. It may have more than max_bytes: slab_doom() makes room,
- * and the kernel may then refuse to free the slab.
- */
-static uint64_t pool_room(struct evpl_pool *pool)
-{
-	uint64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
-
-	return bytes < pool->max_bytes ? pool->max_bytes - bytes : 0;
 }
 
 /* Adds a slab to, or subtracts it from, the bytes of its pool and depot. Under the pool's lock. */
@@ -168,6 +158,7 @@ int slab_make(struct evpl_pool *pool, struct depot *depot, size_t length, struct
 	}
 	slab_link(slab);
 	slab_take_new(slab);
+	pool->pressure.stuck = false;
 	stat_inc(&pool->grows);
 	PROBE2(grow, pool, length);
 	*r_slab = slab;
@@ -330,6 +321,7 @@ int slab_destroy(struct slab *slab)
 		return err;
 	}
 	pool->shrinks++;
+	pool->pressure.stuck = false;
 	PROBE2(shrink, pool, slab->extent.length);
 	slab_unlink(slab);
 	return 0;
@@ -391,6 +383,7 @@ bool slab_unpin(struct slab *slab)
 void slab_release(struct slab *slab)
 {
 	struct evpl_pool *pool = slab->pool;
+	bool watched = false;
 	int err;
 
 	slab_end_grants(slab);
@@ -400,13 +393,18 @@ void slab_release(struct slab *slab)
 		slab->state = SLAB_NEW;
 		slab->pins = 1;
 		slab_count(slab);
+	} else {
+		watched = pressure_shrunk(pool);
 	}
 	pool_unlock(pool);
 
-	if (err)
+	if (err) {
 		slab_publish(slab);	/* the kernel wants it to stay */
-	else
-		pool_notify(pool);	/* there is room to grow */
+		return;
+	}
+	if (watched)
+		pressure_shrunk_end(pool);
+	pool_notify(pool);	/* there is room to grow */
 }
 
 /*
@@ -504,6 +502,10 @@ int pool_refill(struct evpl_pool *pool, struct depot *depot, bool take)
 	pool_unlock(pool);
 	if (!err)
 		slab_publish(slab);
+	if (!err)
+		pressure_update(pool);
+	else if (err == -ENOMEM && pool_can_grow(pool))
+		pressure_failed(pool);
 	return err;
 }
 
@@ -554,6 +556,9 @@ static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t mi
 		end = &slab->next_dying;
 		missing -= missing < length ? missing : length;
 	}
+	/* This comes before slabs are given back, which makes room. */
+	if (err == -ENOMEM)
+		pressure_failed(pool);
 	while (made) {
 		slab = made;
 		made = slab->next_dying;
@@ -562,6 +567,7 @@ static int pool_grow_by(struct evpl_pool *pool, struct depot *depot, uint64_t mi
 		else
 			slab_publish(slab);
 	}
+	pressure_update(pool);
 	return err == -ENOSPC ? -ENOMEM : err;
 }
 

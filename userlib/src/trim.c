@@ -11,6 +11,7 @@
 
 #include "bias.h"
 #include "lease.h"
+#include "pressure.h"
 #include "recycle.h"
 #include "returned.h"
 #include "slab.h"
@@ -107,6 +108,8 @@ uint64_t pool_trim(struct evpl_pool *pool, struct depot *spared)
 		bytes += slab->extent.length;
 		slab_unpublish(slab);
 	}
+	/* Other threads missed the buffers that were in hand. */
+	pressure_look(pool);
 	return bytes;
 }
 
