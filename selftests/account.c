@@ -203,7 +203,7 @@ TEST_F(account, user_is_the_one_who_opened_and_each_has_a_cap_of_its_own)
 
 TEST_F(account, room_is_what_the_caps_leave)
 {
-	unsigned long long charged = self->before.charged;
+	unsigned long long charged = self->set_up.charged;
 	struct evpl_room room;
 	uint64_t offset;
 

@@ -422,7 +422,7 @@ TEST_F(client, unknown_ioctl_is_ENOTTY)
 
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, EVPL_URING_REGISTER, &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, EVPL_URING_UNREGISTER, &args)));
-	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 17), &args)));
+	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 18), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE, 255), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, _IO(EVPL_IOC_TYPE - 1, 0), &args)));
 	EXPECT_EQ(-ENOTTY, RESULT(ioctl(self->fd, TCGETS, &args)));
