@@ -4,14 +4,14 @@
  * as a successor needs it. The references of the dead process end; what others have of the
  * client's buffers, and what the kernel has, goes on.
  *
- * No process maps the client, so no user writes to its entries. No task sends, exports or revokes
- * a buffer of it, as these hold send_sem: so no share comes but for a quarantine, and no task
- * puts a reference back into a word. No slab comes or goes, under evpl_client.lock. These can still
- * come at any time: the end of a share, a record that another process reads from an end of the
- * client, and a pass over the buffers in quarantine. They change a word, and report its buffer,
- * under the xa_lock of evpl_slab.shares, as the reset of that word does. So each comes before the
- * reset, which then takes its effect back, or it comes after the reset and finds the flag of
- * its share in the word.
+ * No process maps the client, and nothing else has a page of its entries, so no user writes to
+ * these. No task sends, exports or revokes a buffer of the client, as these hold send_sem: so no
+ * share comes but for a quarantine, and no task puts a reference back into a word. No slab comes or
+ * goes, under evpl_client.lock. These can still come at any time: the end of a share, a record that
+ * another process reads from an end of the client, and a pass over the buffers in quarantine. They
+ * change a word, and report its buffer, under the xa_lock of evpl_slab.shares, as the reset of that
+ * word does. So each comes before the reset, which then takes its effect back, or it comes after
+ * the reset and finds the flag of its share in the word.
  *
  * The summaries in the header are cleared first. Afterwards a bit in a summary may have none in its
  * bitmap, but no bit in a bitmap lacks the one in the summary.
@@ -31,14 +31,15 @@
 #include "slab.h"
 
 /*
- * Whether a process maps the client, or something has a range of a slab without a reference on
- * a buffer. The memory of such a range may still be written to, and no share says so.
+ * Whether a process maps the client, something has a page of its entries, or something has a range
+ * of a slab without a reference on a buffer. The memory of such a range may still be written to,
+ * and no share says so.
  */
 static bool adopt_is_in_use(struct evpl_client *client)
 {
 	struct evpl_slab *slab;
 	struct rb_node *node;
-	bool in_use = mapping_mapped(client->inode->i_mapping);
+	bool in_use = mapping_mapped(client->inode->i_mapping) || evpl_refs_are_held(client);
 
 	for (node = rb_first(&client->slabs); node && !in_use; node = rb_next(node)) {
 		slab = rb_entry(node, struct evpl_slab, node);

@@ -377,6 +377,24 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 	return in_use;
 }
 
+/*
+ * Whether something still has a page of the refs windows, which no process maps: a ring, a pipe or
+ * a device, which may even write there; or a processor whose TLB hasn't been flushed after the
+ * munmap(2). A page with a memory error has references for ever, but isn't used any more.
+ */
+bool evpl_refs_are_held(struct evpl_client *client)
+{
+	unsigned long index;
+	struct page *page;
+
+	xa_for_each(&client->refs, index, page) {
+		if (page_ref_count(page) > 1 && !PageHWPoison(page))
+			return true;
+		cond_resched();
+	}
+	return false;
+}
+
 /**
  * evpl_refs_clear() - clear all that user space has written to the refs windows
  * @client: the client, which no process maps

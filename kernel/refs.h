@@ -36,6 +36,7 @@ unsigned long evpl_refs_in_use(struct evpl_client *client,
 			       struct evpl_slab *slab);
 atomic64_t *evpl_refs_word(struct evpl_client *client, unsigned long first,
 			   u64 number);
+bool evpl_refs_are_held(struct evpl_client *client);
 int evpl_refs_clear(struct evpl_client *client);
 void evpl_refs_reset_buffer(struct evpl_client *client, u64 buffer, u64 word);
 void evpl_refs_reset_lease(struct evpl_client *client, u32 number);

@@ -507,6 +507,28 @@ TEST_F(adopt, successor_can_end_a_quarantine_itself)
 	EXPECT_TRUE(bit(self->owner.returned, 30));
 }
 
+/* A pipe gets the page of the first entries, as a ring or a device could. */
+static int leave_entries_in_a_pipe(struct _test_data_adopt *self)
+{
+	set_count(word(self, 2), 5);
+	return into_pipe(self->pipe[1], self->owner.entries, PAGE) == PAGE ? 0 : -EIO;
+}
+
+TEST_F(adopt, entries_that_something_still_holds_are_EBUSY)
+{
+	struct evpl_setup setup;
+	char page[PAGE];
+	pid_t pid;
+
+	ASSERT_EQ(0, owner_that(self, leave_entries_in_a_pipe, &pid));
+	ASSERT_TRUE(killed(pid));
+	EXPECT_EQ(-EBUSY, evpl_adopt(self->owner.fd, 0, &setup));
+	EXPECT_LT(0, fdinfo(self->owner.fd, "evpl-buffers-in-use"));
+	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
+	succeed(_metadata, self);
+	EXPECT_EQ(0, get(word(self, 2)));
+}
+
 /* Have a slow disk write to buffer 2, by way of a ring. */
 static int read_slowly(struct _test_data_adopt *self)
 {
