@@ -40,8 +40,8 @@ enum evpl_range_use {
  *	read until it has mapped the pages that it found. A task that ends a lease holds it for
  *	write to unpublish the lease, then unmaps. Nothing is allocated under it.
  * @send_sem: held for read by a task that sends, until its records are in flight or all
- *	references are given back; held for write to mark a share as revoked, and to adopt the
- *	client
+ *	references are given back, and by a fault that finds a page of entries; held for write to
+ *	mark a share as revoked, and to adopt the client
  * @refs_mutex: serialises adding and freeing pages of @refs; guards their charge
  * @adopted: how often the client has been adopted; written with @send_sem, may be read without
  * @gone: the file has gone. Set under @tree_lock and @lease_sem, both held for write; may be

@@ -3,10 +3,10 @@
  * All files of this module include this. Each object has a header of its own. Lock order:
  *
  *	evpl_slab.recheck_mutex
- *	evpl_client.send_sem
- *	  evpl_slab.orphan_sem, also below recheck_mutex
- *	    folio lock
  *	mmap_lock
+ *	  evpl_client.send_sem
+ *	    evpl_slab.orphan_sem, also below recheck_mutex
+ *	      folio lock
  *	  evpl_client.lock, also below send_sem
  *	    evpl_client.tree_lock, also below send_sem
  *	      folio lock
@@ -30,9 +30,9 @@
  *	  evpl_channel.lock, also below send_sem
  *	evpl_client.recheck_lock, also below send_sem, evpl_client.lock and recheck_mutex
  *
- * evpl_client.lock is taken under mmap_lock, since a mapping may set its client up, and lease_sem
- * by page faults. So nothing touches user memory under these locks, or under a lock that nests
- * inside them, unless page faults are disabled.
+ * evpl_client.lock is taken under mmap_lock, since a mapping may set its client up, and send_sem
+ * and lease_sem by page faults. So nothing touches user memory under these locks, or under a lock
+ * that nests inside them, unless page faults are disabled.
  *
  * These locks may be held for long, except lease_sem. The owner of a leased buffer takes the
  * lessee's lease_sem to end or revoke the lease, and mustn't wait for the lessee. So the work

@@ -26,6 +26,7 @@ static const char * const names[] = {
 	[EVPL_SYNCPOINT_RECHECK] = "syncpoint-recheck",
 	[EVPL_SYNCPOINT_REGISTER] = "syncpoint-register",
 	[EVPL_SYNCPOINT_GONE] = "syncpoint-gone",
+	[EVPL_SYNCPOINT_ADOPT] = "syncpoint-adopt",
 	[EVPL_SYNCPOINT_DRAIN] = "syncpoint-drain",
 };
 

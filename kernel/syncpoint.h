@@ -19,6 +19,7 @@ enum evpl_syncpoint_nr {
 	EVPL_SYNCPOINT_RECHECK,		/* a share in quarantine is found, not checked yet */
 	EVPL_SYNCPOINT_REGISTER,	/* a registration keeps its pages, no ring has them yet */
 	EVPL_SYNCPOINT_GONE,		/* a client is gone, but its leases aren't ended yet */
+	EVPL_SYNCPOINT_ADOPT,		/* nothing maps the client, and nothing is cleared yet */
 	EVPL_SYNCPOINT_DRAIN,		/* a closed end has dropped a record, not all of them */
 };
 

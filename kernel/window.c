@@ -113,21 +113,29 @@ static vm_fault_t own_fault(struct vm_fault *vmf)
 	return ret;
 }
 
-/* A page of the refs windows stays until the last VMA has gone. */
+/*
+ * A page of the refs windows stays until the last VMA has gone. evpl_adopt() clears it. Before that
+ * it finds this VMA, or else this waits for its end.
+ */
 static vm_fault_t refs_fault(struct vm_fault *vmf)
 {
 	struct evpl_client *client = vma_client(vmf->vma);
 	struct page *page;
+	vm_fault_t ret = 0;
 
-	page = xa_load(&client->refs, vmf->pgoff - EVPL_REFS_START);
-	if (!page)
+	if (down_read_killable(&client->send_sem))
 		return VM_FAULT_SIGBUS;
-	if (unlikely(PageHWPoison(page)))
-		return VM_FAULT_HWPOISON;
-
-	get_page(page);
-	vmf->page = page;
-	return 0;
+	page = xa_load(&client->refs, vmf->pgoff - EVPL_REFS_START);
+	if (!page) {
+		ret = VM_FAULT_SIGBUS;
+	} else if (unlikely(PageHWPoison(page))) {
+		ret = VM_FAULT_HWPOISON;
+	} else {
+		get_page(page);
+		vmf->page = page;
+	}
+	up_read(&client->send_sem);
+	return ret;
 }
 
 /* One fault maps at most this many pages of a guest window: 2 MiB. */

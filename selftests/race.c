@@ -27,6 +27,7 @@
 #define REGISTER	SYNCPOINT "register"
 #define GONE		SYNCPOINT "gone"
 #define DRAIN		SYNCPOINT "drain"
+#define ADOPT		SYNCPOINT "adopt"
 
 /* Wait until so many tasks stand at a syncpoint, but not for ever. */
 static bool wait_at(const char *syncpoint, unsigned long long tasks)
@@ -97,6 +98,7 @@ FIXTURE_TEARDOWN(race)
 	write_string(ENTRIES, "0");
 	write_string(EXPORT, "0");
 	write_string(MAP, "0");
+	write_string(ADOPT, "0");
 	write_number(MAX_BYTES, self->max_bytes);
 	close(self->fd);
 	EXPECT_TRUE(counters_return_to(self->before));
@@ -1196,6 +1198,54 @@ TEST_F(quarantine, ends_when_a_task_is_killed_that_registers_the_buffer)
  * A task of a lessee is held up in the middle of a call or a fault. That mustn't hold up the
  * owner, whose death revokes all leases on its buffers. Buffers 0 to 2 are leased.
  */
+/* Map the client, give buffer 3 references, and have them when told to end. */
+static int map_and_keep(struct client *client, int told)
+{
+	char byte;
+
+	if (!map_client(client))
+		return 1;
+	set_count(&client->entries[3].word, 7);
+	if (read(told, &byte, 1) != 1)
+		return 2;
+	return get(&client->entries[3].word) == 7 ? 0 : 3;
+}
+
+/* The mapping comes too late to be found at first. */
+TEST_F(race, process_that_maps_a_client_during_an_adoption_waits_and_keeps_what_it_writes)
+{
+	struct evpl_setup setup;
+	struct client client;
+	pid_t adopter, mapper, killed;
+	int told[2];
+
+	ASSERT_EQ(0, pipe2(told, O_CLOEXEC));
+	ASSERT_TRUE(make_client(&client, 0));
+	ASSERT_EQ(0, write_string(ADOPT, "1"));
+	adopter = fork_child();
+	if (!adopter)
+		_exit(-evpl_adopt(client.fd, 0, &setup));
+	ASSERT_TRUE(wait_at(ADOPT, 1));
+	mapper = fork_child();
+	if (!mapper)
+		_exit(map_and_keep(&client, told[0]));
+	EXPECT_TRUE(is_held_up(mapper));
+	killed = fork_child();
+	if (!killed)
+		_exit(map_and_keep(&client, told[0]));
+	EXPECT_TRUE(is_held_up(killed));
+	kill(killed, SIGKILL);
+	EXPECT_EQ(-SIGKILL, reap_soon(killed));
+	ASSERT_EQ(0, write_string(ADOPT, "0"));
+	EXPECT_EQ(EBUSY, reap_soon(adopter));
+	EXPECT_EQ(1, write(told[1], "", 1));
+	EXPECT_EQ(0, reap_soon(mapper));
+	EXPECT_EQ(0, evpl_adopt(client.fd, 0, &setup));
+	close(client.fd);
+	close(told[0]);
+	close(told[1]);
+}
+
 FIXTURE(closing)
 {
 	PAIR;

@@ -420,10 +420,11 @@ struct evpl_header {
  *
  *  - ENXIO: as above
  *  - EINVAL: also if the client's buffers don't have @buffer_size
- *  - EBUSY: a process, the caller included, maps a window of the client; a process sends or
- *    exports a buffer of it just now, revokes one, or adopts the client; a ring, a pipe or a
- *    device still holds memory of the refs windows; or a ring has registered a part of a slab
- *    (EVPL_URING_REGISTER), or a dma-buf exports one (%EVPL_EXPORT_SLAB)
+ *  - EBUSY: a process, the caller included, maps a window of the client, or has done so
+ *    meanwhile; a process sends or exports a buffer of it just now, revokes one, or adopts the
+ *    client; a ring, a pipe or a device still holds memory of the refs windows; or a ring has
+ *    registered a part of a slab (EVPL_URING_REGISTER), or a dma-buf exports one
+ *    (%EVPL_EXPORT_SLAB)
  *  - ENOMEM, EINTR: as above. The work may have been done in part. Nothing but another EVPL_ADOPT
  *    can bring the client into order then.
  */
