@@ -713,6 +713,9 @@ int evpl_lease_release(struct evpl_client *client, const u32 *numbers, u32 count
  * @client: the client: one that is marked as gone, or is being adopted
  * @adopt: it is being adopted, so that a fatal signal ends the call
  *
+ * A process that reads records of a client that is being adopted may get a new lease with each
+ * number that is freed here. So this doesn't go back to a number.
+ *
  * Return: 0, or -EINTR after a part of them.
  */
 int evpl_lease_end_all(struct evpl_client *client, bool adopt)
@@ -731,6 +734,7 @@ int evpl_lease_end_all(struct evpl_client *client, bool adopt)
 		if (!lease)
 			return 0;
 		lease_teardown(lease);
+		number++;
 		if (adopt && fatal_signal_pending(current))
 			return -EINTR;
 		cond_resched();
