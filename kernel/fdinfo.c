@@ -21,8 +21,8 @@
 #include "share.h"
 #include "slab.h"
 
-/* How many other clients are listed: two tables of them fit on the stack one after the other. */
-#define LISTED		32
+/* How many other clients are listed: a table of them fits on the stack. */
+#define LISTED		16
 /* How many leases are counted under one hold of evpl_client.lease_sem. */
 #define LEASES_BATCH	256
 

@@ -9,7 +9,7 @@
 #include "pair.h"
 
 /* The most clients that fdinfo lists, as Documentation/fdinfo.md says. */
-#define LISTED	32
+#define LISTED	16
 
 /* A client of the smallest kind that can lend: it has no window mapped but the entries. */
 struct lender {
