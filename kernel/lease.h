@@ -35,12 +35,12 @@ enum evpl_lease_kind {
  * @share: of the buffer; the lease owns a reference on it until it has ended
  * @number: its place in evpl_client.leases; it also gives the lease's entry, and its place in
  *	the guest windows
- * @kind: what the client may do, and so which guest window has the lease
- * @word: of the lease's entry
- * @pending: references between evpl_ref_transfer() and evpl_lease_finish_transfer()
+ * @kind: what the client may do, and so which guest window has the lease: enum evpl_lease_kind
  * @revoked: faults and deliveries don't use the lease; it is kept for its word alone
  * @wanted: its word has been given EVPL_WORD_WANTED
  * @ended: the lease is in no table any more
+ * @word: of the lease's entry
+ * @pending: references between evpl_ref_transfer() and evpl_lease_finish_transfer()
  * @refs: one that the task which ends the lease drops, and one for each task that works on it
  *
  * @node, @pending, @revoked, @wanted and @ended change under evpl_client.lease_sem,
@@ -54,11 +54,11 @@ struct evpl_lease {
 	struct evpl_client *client;
 	struct evpl_share *share;
 	u32 number;
-	enum evpl_lease_kind kind;
-	atomic64_t *word;
+	u8 kind;
 	bool revoked;
 	bool wanted;
 	bool ended;
+	atomic64_t *word;
 	unsigned int pending;
 	refcount_t refs;
 };
