@@ -357,7 +357,7 @@ TEST_F(nth, counters_are_read_as_a_whole_or_not)
 static int call_read_clients(struct _test_data_nth *self)
 {
 	return read_file(self, CLIENTS) ?:
-	       strstr(self->text, " 0 1 4194304 0 0 0\n") ? 0 : -EIO;
+	       strstr(self->text, " 0 1 4194304 0 0 0 ") ? 0 : -EIO;
 }
 
 TEST_F(nth, clients_are_read_as_a_whole_or_not)
