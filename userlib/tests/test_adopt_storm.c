@@ -12,9 +12,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "counters.h"
 #include "supervisor.h"
 
-#define COUNTERS	"/sys/kernel/debug/evpl/counters"
 #define STEP		0x9e3779b97f4a7c15ULL
 
 enum {
@@ -235,20 +235,6 @@ static void run_child(const struct supervisor *supervisor)
 	_exit(1);
 }
 
-/* The module's counters as they are now, without the one that only goes up. */
-static void read_counters(char counters[512])
-{
-	FILE *file = fopen(COUNTERS, "re");
-	char line[128];
-
-	counters[0] = '\0';
-	while (file && fgets(line, sizeof(line), file))
-		if (strncmp(line, "rechecks", 8))
-			strncat(counters, line, 511 - strlen(counters));
-	if (file)
-		fclose(file);
-}
-
 FIXTURE(adopt_storm) {
 	struct supervisor supervisor;
 	char before[512];
@@ -276,15 +262,9 @@ FIXTURE_SETUP(adopt_storm)
 FIXTURE_TEARDOWN(adopt_storm)
 {
 	char now[512];
-	int i;
 
 	close(self->supervisor.client);
-	for (i = 0; i < 600; i++) {
-		read_counters(now);
-		if (!strcmp(self->before, now))
-			break;
-		usleep(100 * 1000);
-	}
+	counters_return_to(self->before, now);
 	EXPECT_STREQ(self->before, now);
 }
 
