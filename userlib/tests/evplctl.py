@@ -21,6 +21,9 @@ import tempfile
 import time
 import traceback
 
+import tap
+from tap import check
+
 DEVICE = '/dev/evpl'
 COUNTERS = '/sys/kernel/debug/evpl/counters'
 INSTANCES = '/sys/kernel/tracing/instances'
@@ -41,19 +44,7 @@ RELEASE = struct.Struct('=IIQII')
 REVOKE = struct.Struct('=IIQ')
 
 libc = ctypes.CDLL(None, use_errno=True)
-results = failures = 0
 evplctl = None
-
-
-def check(holds, what, *seen):
-    """Prints one result, and after a failure the values that were seen."""
-    global results, failures
-    results += 1
-    if not holds:
-        failures += 1
-        for thing in seen:
-            print('# seen:', thing)
-    print(f'{"ok" if holds else "not ok"} {results} {what}', flush=True)
 
 
 def wait_for(state, what):
@@ -615,8 +606,7 @@ def main(program, storm):
 
     wait_for(is_as_before, 'the counters')
     check(True, 'nothing is left')
-    print(f'1..{results}')
-    return 1 if failures else 0
+    return tap.end()
 
 
 sys.exit(main(sys.argv[1], sys.argv[2]))

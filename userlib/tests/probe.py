@@ -19,6 +19,9 @@ import subprocess
 import sys
 import tempfile
 
+import tap
+from tap import check, skip
+
 KIB = 1024
 PAGE = resource.getpagesize() // KIB
 DEVICE = '/dev/evpl'
@@ -39,25 +42,7 @@ release = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)', os.uname().release).gr
 SLABS = ([RDMA, 'AF_XDP'] + ['io_uring fixed buffers'] * (release >= (6, 5)) +
          ['io_uring cloned buffers'] * (release >= (6, 12)))
 
-results = failures = 0
 directory = probe = None
-
-
-def check(holds, what, *seen):
-    """Prints one result, and after a failure the values that were seen."""
-    global results, failures
-    results += 1
-    if not holds:
-        failures += 1
-        for thing in seen:
-            print('# seen:', thing)
-    print(f'{"ok" if holds else "not ok"} {results} {what}', flush=True)
-
-
-def skip(what, why):
-    global results
-    results += 1
-    print(f'ok {results} {what} # SKIP {why}', flush=True)
 
 
 class Said:
@@ -390,8 +375,7 @@ def main(program):
             break
         subprocess.run(['sleep', '0.1'], check=True)
     check(after == before, 'nothing is left', before, after)
-    print(f'1..{results}')
-    return 1 if failures else 0
+    return tap.end()
 
 
 sys.exit(main(sys.argv[1]))

@@ -12,6 +12,9 @@ import struct
 import subprocess
 import sys
 
+import tap
+from tap import check
+
 SOURCE = os.path.join(os.path.dirname(os.path.realpath(__file__)), '../examples/leak.c')
 USER = 60101
 LIMIT = 300                         # seconds for a command
@@ -24,18 +27,6 @@ SITES_MAX, REFS_MAX = 4096, 1 << 20
 SIZE = HEADER.size + SITES_MAX * SITE.size + REFS_MAX * REF.size
 
 evplctl, leak = sys.argv[1:]
-results = failures = 0
-
-
-def check(holds, what, *seen):
-    """Prints one result, and after a failure the values that were seen."""
-    global results, failures
-    results += 1
-    if not holds:
-        failures += 1
-        for thing in seen:
-            print('# seen:', repr(thing))
-    print(f'{"ok" if holds else "not ok"} {results} {what}', flush=True)
 
 
 def sites(pid, *options, user=None):
@@ -189,5 +180,4 @@ check_leak()
 check_untraced()
 check_users()
 check_nonsense()
-print(f'1..{results}')
-sys.exit(failures != 0)
+sys.exit(tap.end())
