@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
-#include <wchar.h>
 
+#include "json.h"
 #include "probe.h"
 
 #define WIDTH		100	/* columns of a line */
@@ -83,30 +83,6 @@ void print_table(const struct limits *limits, const struct row *rows, unsigned i
 		print_row(&rows[i]);
 }
 
-/* Prints a JSON string. A byte that isn't UTF-8, as in a directory's name, becomes U+FFFD. */
-static void print_string(const char *text)
-{
-	mbstate_t state = { 0 };
-	size_t left = strlen(text), n;
-
-	putchar('"');
-	for (; left; text += n, left -= n) {
-		n = mbrtowc(NULL, text, left, &state);
-		if (n > left) {
-			printf("\\ufffd");
-			memset(&state, 0, sizeof(state));
-			n = 1;
-		} else if (*text == '"' || *text == '\\') {
-			printf("\\%c", *text);
-		} else if ((unsigned char)*text < ' ') {
-			printf("\\u%04x", *text);
-		} else {
-			printf("%.*s", (int)n, text);
-		}
-	}
-	putchar('"');
-}
-
 static void print_limit(const char *name, uint64_t bytes)
 {
 	if (bytes == UNKNOWN)
@@ -123,7 +99,7 @@ void print_json(const struct limits *limits, const struct row *rows, unsigned in
 	_Static_assert(RLIM_INFINITY == UNKNOWN, "both are null");
 	uname(&system);
 	printf("{\n\"kernel\": ");
-	print_string(system.release);
+	json_print_string(system.release);
 	printf(",\n\"limits\": {");
 	print_limit("memlock", limits->memlock);
 	print_limit("memlock_hard", limits->memlock_hard);
@@ -132,17 +108,17 @@ void print_json(const struct limits *limits, const struct row *rows, unsigned in
 	printf("\"cap_ipc_lock\": %s},\n\"rows\": [", limits->may_lock ? "true" : "false");
 	for (i = 0; i < count; i++) {
 		printf("%s\n{\"interface\": ", i ? "," : "");
-		print_string(rows[i].interface);
+		json_print_string(rows[i].interface);
 		printf(", \"works\": \"%s\", \"errno\": %d, \"charged_to\": ",
 		       works_text[rows[i].works], rows[i].error);
 		if (rows[i].charge == NO_CHARGE)
 			printf("null");
 		else
-			print_string(charge_text[rows[i].charge]);
+			json_print_string(charge_text[rows[i].charge]);
 		printf(",\n \"reason\": ");
-		print_string(rows[i].reason);
+		json_print_string(rows[i].reason);
 		printf(",\n \"remedy\": ");
-		print_string(rows[i].remedy);
+		json_print_string(rows[i].remedy);
 		putchar('}');
 	}
 	printf("\n]\n}\n");

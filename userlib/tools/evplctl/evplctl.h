@@ -266,9 +266,9 @@ void json_bool(const char *name, bool value);
 void json_string(const char *name, const char *value);
 void json_line(void);
 void json_holders(const struct system *system, const struct holders *holders);
-void json_client(const struct system *system, const struct client *client);
-void json_dmabuf(const struct system *system, const struct dmabuf *dmabuf);
-void json_end_of_channel(const struct system *system, const struct end *end);
+void json_clients(const struct system *system, pid_t pid);
+void json_ends(const struct system *system, pid_t pid);
+void json_dmabufs(const struct system *system, pid_t pid);
 const char *size_text(char text[16], uint64_t bytes);
 const char *age_text(char text[16], uint64_t ns);
 #define TEXT	160	/* bytes of a text about a client or its processes */

@@ -30,23 +30,12 @@ const char *list_line(char line[LINE], const struct system *system, const struct
 
 void list_json(const struct system *system)
 {
-	size_t i;
-
 	json_begin(NULL, '{');
 	json_number("now_ns", system->now);
 	json_number("hidden_processes", system->hidden);
-	json_begin("clients", '[');
-	for (i = 0; i < system->nr_clients; i++)
-		json_client(system, &system->clients[i]);
-	json_end(']');
-	json_begin("ends", '[');
-	for (i = 0; i < system->nr_ends; i++)
-		json_end_of_channel(system, &system->ends[i]);
-	json_end(']');
-	json_begin("dmabufs", '[');
-	for (i = 0; i < system->nr_dmabufs; i++)
-		json_dmabuf(system, &system->dmabufs[i]);
-	json_end(']');
+	json_clients(system, 0);
+	json_ends(system, 0);
+	json_dmabufs(system, 0);
 	json_end('}');
 	json_line();
 }

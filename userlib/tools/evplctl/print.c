@@ -5,36 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <wchar.h>
 
 #include "evplctl.h"
+#include "json.h"
 
 /* Whether the next member of the object or array needs a comma before it. */
 static bool comma;
-
-static void print_string(const char *text)
-{
-	mbstate_t state = { 0 };
-	size_t left = strlen(text), n;
-
-	putchar('"');
-	for (; left; text += n, left -= n) {
-		n = mbrtowc(NULL, text, left, &state);
-		if (n > left) {
-			/* A byte that isn't UTF-8, as a process may have it in its name. */
-			printf("\\ufffd");
-			memset(&state, 0, sizeof(state));
-			n = 1;
-		} else if (*text == '"' || *text == '\\') {
-			printf("\\%c", *text);
-		} else if ((unsigned char)*text < ' ') {
-			printf("\\u%04x", *text);
-		} else {
-			printf("%.*s", (int)n, text);
-		}
-	}
-	putchar('"');
-}
 
 static void begin_member(const char *name)
 {
@@ -42,7 +18,7 @@ static void begin_member(const char *name)
 		printf(", ");
 	comma = true;
 	if (name) {
-		print_string(name);
+		json_print_string(name);
 		printf(": ");
 	}
 }
@@ -82,7 +58,7 @@ void json_bool(const char *name, bool value)
 void json_string(const char *name, const char *value)
 {
 	begin_member(name);
-	print_string(value);
+	json_print_string(value);
 }
 
 /* Ends a line. The next value stands alone. */
@@ -134,7 +110,7 @@ static void json_key(const char *key, uint64_t value)
 	json_number(name, value);
 }
 
-void json_client(const struct system *system, const struct client *client)
+static void json_client(const struct system *system, const struct client *client)
 {
 	size_t i;
 
@@ -173,7 +149,7 @@ void json_client(const struct system *system, const struct client *client)
 	json_end('}');
 }
 
-void json_dmabuf(const struct system *system, const struct dmabuf *dmabuf)
+static void json_dmabuf(const struct system *system, const struct dmabuf *dmabuf)
 {
 	json_begin(NULL, '{');
 	json_number("inode", dmabuf->inode);
@@ -182,7 +158,7 @@ void json_dmabuf(const struct system *system, const struct dmabuf *dmabuf)
 	json_end('}');
 }
 
-void json_end_of_channel(const struct system *system, const struct end *end)
+static void json_end_of_channel(const struct system *system, const struct end *end)
 {
 	json_begin(NULL, '{');
 	json_number("channel_id", end->channel);
@@ -195,6 +171,40 @@ void json_end_of_channel(const struct system *system, const struct end *end)
 	json_number("records_to_read", end->to_read);
 	json_number("records_written", end->written);
 	json_end('}');
+}
+
+/* Prints the clients, ends and dma-bufs of a process; or of all processes if @pid is 0. */
+void json_clients(const struct system *system, pid_t pid)
+{
+	size_t i;
+
+	json_begin("clients", '[');
+	for (i = 0; i < system->nr_clients; i++)
+		if (!pid || held_by(system, &system->clients[i].holders, pid))
+			json_client(system, &system->clients[i]);
+	json_end(']');
+}
+
+void json_ends(const struct system *system, pid_t pid)
+{
+	size_t i;
+
+	json_begin("ends", '[');
+	for (i = 0; i < system->nr_ends; i++)
+		if (!pid || held_by(system, &system->ends[i].holders, pid))
+			json_end_of_channel(system, &system->ends[i]);
+	json_end(']');
+}
+
+void json_dmabufs(const struct system *system, pid_t pid)
+{
+	size_t i;
+
+	json_begin("dmabufs", '[');
+	for (i = 0; i < system->nr_dmabufs; i++)
+		if (!pid || held_by(system, &system->dmabufs[i].holders, pid))
+			json_dmabuf(system, &system->dmabufs[i]);
+	json_end(']');
 }
 
 /* Formats a size in at most eight columns: "1023 MiB", "1.5 GiB". */

@@ -75,28 +75,14 @@ static void show_dmabufs(const struct system *system, pid_t pid)
 
 static void show_json(const struct system *system, const struct process *process)
 {
-	size_t i;
-
 	json_begin(NULL, '{');
 	json_number("now_ns", system->now);
 	json_number("pid", process->pid);
 	json_number("uid", process->uid);
 	json_string("command", process->command);
-	json_begin("clients", '[');
-	for (i = 0; i < system->nr_clients; i++)
-		if (held_by(system, &system->clients[i].holders, process->pid))
-			json_client(system, &system->clients[i]);
-	json_end(']');
-	json_begin("ends", '[');
-	for (i = 0; i < system->nr_ends; i++)
-		if (held_by(system, &system->ends[i].holders, process->pid))
-			json_end_of_channel(system, &system->ends[i]);
-	json_end(']');
-	json_begin("dmabufs", '[');
-	for (i = 0; i < system->nr_dmabufs; i++)
-		if (held_by(system, &system->dmabufs[i].holders, process->pid))
-			json_dmabuf(system, &system->dmabufs[i]);
-	json_end(']');
+	json_clients(system, process->pid);
+	json_ends(system, process->pid);
+	json_dmabufs(system, process->pid);
 	json_end('}');
 	json_line();
 }

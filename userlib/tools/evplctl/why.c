@@ -355,10 +355,7 @@ static void why_json(const struct found *found, const struct process *process)
 		if (held_by(system, &system->clients[i].holders, process->pid))
 			why_client_json(found, &system->clients[i]);
 	json_end(']');
-	json_begin("dmabufs", '[');
-	for (i = 0; i < system->nr_dmabufs; i++)
-		json_dmabuf(system, &system->dmabufs[i]);
-	json_end(']');
+	json_dmabufs(system, 0);
 	json_end('}');
 	json_line();
 }
