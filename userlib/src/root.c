@@ -279,29 +279,39 @@ int evplmem_pool_keep(struct evpl_pool *pool, const char *name, const struct evp
 	return 0;
 }
 
-int evplmem_pool_kept(struct evpl_pool *pool, const char *name, struct evpl_iovec *r_iovec)
+/* Finds the root of a name for a call. If this returns 0, the caller has the lock of the roots. */
+static int find_root(struct evpl_pool *pool, const char *name, struct root **r_root)
 {
 	struct roots *roots = &pool->roots;
-	const struct root *root;
 	int err;
 
 	err = check_call(pool, name);
 	if (err)
 		return err;
 	pthread_mutex_lock(&roots->lock);
-	root = directory_find(&roots->dir, name);
-	if (root) {
-		entry_get(root->entry, CALLER());
-		*r_iovec = (struct evpl_iovec){
-			.data = (char *)root->entry->base + root->offset % pool->buffer_size,
-			.length = root->length,
-			.__private1 = fork_generation,
-			.__private2 = (unsigned long)root->entry,
-		};
-	}
+	*r_root = directory_find(&roots->dir, name);
+	if (*r_root)
+		return 0;
 	pthread_mutex_unlock(&roots->lock);
-	if (!root)
-		return -ENOENT;
+	return -ENOENT;
+}
+
+int evplmem_pool_kept(struct evpl_pool *pool, const char *name, struct evpl_iovec *r_iovec)
+{
+	struct root *root;
+	int err;
+
+	err = find_root(pool, name, &root);
+	if (err)
+		return err;
+	entry_get(root->entry, CALLER());
+	*r_iovec = (struct evpl_iovec){
+		.data = (char *)root->entry->base + root->offset % pool->buffer_size,
+		.length = root->length,
+		.__private1 = fork_generation,
+		.__private2 = (unsigned long)root->entry,
+	};
+	pthread_mutex_unlock(&pool->roots.lock);
 	if (sites_are_traced())
 		sites_add(r_iovec, 1, PLACE());
 	return 0;
@@ -309,23 +319,16 @@ int evplmem_pool_kept(struct evpl_pool *pool, const char *name, struct evpl_iove
 
 int evplmem_pool_forget(struct evpl_pool *pool, const char *name)
 {
-	struct roots *roots = &pool->roots;
-	struct entry *entry = NULL;
+	struct entry *entry;
 	struct root *root;
 	int err;
 
-	err = check_call(pool, name);
+	err = find_root(pool, name, &root);
 	if (err)
 		return err;
-	pthread_mutex_lock(&roots->lock);
-	root = directory_find(&roots->dir, name);
-	if (root) {
-		entry = root->entry;
-		directory_remove(&roots->dir, root);
-	}
-	pthread_mutex_unlock(&roots->lock);
-	if (!entry)
-		return -ENOENT;
+	entry = root->entry;
+	directory_remove(&pool->roots.dir, root);
+	pthread_mutex_unlock(&pool->roots.lock);
 	if (entry_put(entry, CALLER()))
 		recycle(entry);
 	return 0;
