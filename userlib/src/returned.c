@@ -26,8 +26,8 @@ static _Atomic uint64_t *summary_of(struct sharing *sharing)
 
 /*
  * Notes that the buffer at this offset of the own window was sent, so its page of the returned
- * bitmap exists. A thread in returned_collect() may have taken the summary bit before, and have passed the page
- * by because it wasn't in @sent. So the summary bit is set once more.
+ * bitmap exists. A thread in returned_collect() may have taken the summary bit before, and have
+ * passed the page by because it wasn't in @sent. So the summary bit is set once more.
  */
 void returned_note_sent(struct evpl_pool *pool, uint64_t offset)
 {
