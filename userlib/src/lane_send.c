@@ -297,8 +297,12 @@ int send_look_at_peer(struct lane *lane, uint64_t ends)
 	return err;
 }
 
-/* Sends messages, all or none. Under @send_lock. */
-static int send_locked(struct lane *lane, const struct evpl_message *messages, int n)
+/*
+ * Sends messages, all or none. Under @send_lock. Sets @ring_full if the result is -EAGAIN because of
+ * the ring, and not of the kernel's channel.
+ */
+static int send_locked(struct lane *lane, const struct evpl_message *messages, int n,
+		       bool *ring_full)
 {
 	uint64_t ends = ends_now(lane);
 	int err = 0, room, i;
@@ -317,17 +321,18 @@ static int send_locked(struct lane *lane, const struct evpl_message *messages, i
 		if (err)
 			return err;
 	}
-	if (room <= 0)
-		return room ? room : -EAGAIN;
+	if (room < 0)
+		return room;
+	/* The caller looks for room again only once the peer is to tell of it. */
+	*ring_full = !room;
+	if (!room)
+		return -EAGAIN;
 	return send_planned(lane, messages, n);
 }
 
 /* The caller doesn't hold @send_lock. */
 
-/*
- * Sends messages from a lane that may not be set up yet. Sets @ring_full if the result is -EAGAIN
- * because of the ring, and not of the kernel's channel.
- */
+/* Sends messages from a lane that may not be set up yet. @ring_full is as in send_locked(). */
 __attribute__((noinline))
 static int send_once(struct lane *lane, const struct evpl_message *messages, int n,
 		     bool *ring_full)
@@ -341,8 +346,7 @@ static int send_once(struct lane *lane, const struct evpl_message *messages, int
 	if (!err && !lane->started)
 		err = lane_set_up(lane, true);
 	if (!err && lane->started) {
-		err = send_locked(lane, messages, n);
-		*ring_full = err == -EAGAIN && !has_room(lane, (uint32_t)n);
+		err = send_locked(lane, messages, n, ring_full);
 	} else if (!err) {
 		NO_CANCELLATION;
 

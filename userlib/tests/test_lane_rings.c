@@ -65,6 +65,10 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 /* A function of the test that runs once, just before a call of EVPL_DOORBELL quiets an end. */
 static void (*before_quiet)(void *arg);
 static void *before_quiet_arg;
+/* A function that runs once, just after a side has found its ring full for the @full_nth time. */
+static void (*after_full)(void *arg);
+static void *after_full_arg;
+static unsigned int full_nth;
 /* The allocation of a lane that fails: 1 is the next one; 0: none. */
 static unsigned int fail_nth;
 
@@ -249,6 +253,19 @@ static bool fails_now(void)
 	return fail_nth && !--fail_nth;
 }
 
+static int look_for_room(struct lane *lane, uint32_t n)
+{
+	void (*hook)(void *arg) = after_full;
+	int room = has_room(lane, n);
+
+	if (!room && hook && !--full_nth) {
+		after_full = NULL;
+		hook(after_full_arg);
+	}
+	return room;
+}
+
+#define has_room(lane, n)		look_for_room(lane, n)
 #define ioctl(fd, request, args)	kernel_doorbell(fd, args)
 #define poll(pollfd, nr, timeout)	kernel_poll(pollfd, timeout)
 #define write(fd, records, bytes)	kernel_write(fd, records, bytes)
@@ -262,6 +279,7 @@ static bool fails_now(void)
 #include "lane_lent.c"
 #include "lane_recv.c"
 #include "lane_send.c"
+#undef has_room
 #undef ioctl
 #undef poll
 #undef write
@@ -616,6 +634,48 @@ TEST_F(rings, sender_of_a_batch_is_told_of_room_although_one_entry_was_taken_bef
 	ASSERT_TRUE(is_ready(0, POLLOUT));
 	ASSERT_EQ(0, lane_send(self->lane[0], sent, 10));
 	for (i = 0; i < (int)RING; i++)
+		receive_one(self);
+	evpl_iovec_release(&kept.iovec);
+}
+
+/* A program whose descriptor is edge-triggered sleeps after -EAGAIN until a doorbell is rung. */
+TEST_F(rings, sender_of_EAGAIN_is_told_of_room_that_comes_while_it_looks_for_room)
+{
+	struct evpl_message kept, sent;
+	unsigned int nth, i, rings;
+	int err;
+
+	setup(_metadata, self, 0);
+	kept = grant_one(self, 0);
+	for (i = 0; i < RING; i++) {
+		sent = again(&kept, i);
+		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+	}
+	after_full_arg = self;
+	for (nth = 1; !after_full; nth++) {
+		ASSERT_GT(10, nth);
+		after_full = receive_one;
+		full_nth = nth;
+		rings = both_ends[0].rings[LANE_OUT];
+		sent = again(&kept, 0);
+		err = lane_send(self->lane[0], &sent, 1);
+		if (!err)
+			continue;
+		ASSERT_EQ(-EAGAIN, err);
+		evpl_iovec_release(&sent.iovec);
+		if (after_full)
+			break;
+		/* There is room since, and only a doorbell says so. */
+		ASSERT_EQ(rings + 1, both_ends[0].rings[LANE_OUT]) {
+			TH_LOG("no doorbell, after it has looked for room %u times", nth);
+		}
+		sent = again(&kept, 0);
+		ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+	}
+	/* At least lane_send() and the last look before it sleeps. */
+	EXPECT_LT(2, nth);
+	after_full = NULL;
+	for (i = 0; i < RING; i++)
 		receive_one(self);
 	evpl_iovec_release(&kept.iovec);
 }
