@@ -409,9 +409,9 @@ TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do
 static int work_in_small_folios(long long *small)
 {
 	static struct worker worker = { .node = -1, .length = 16 * MIB, .most = 16 };
-	int failure = worker_start(&worker, false);
+	int failure = worker_start(&worker, false), rounds = scaled(4);
 
-	for (int i = 0; i < 4 && !failure; i++) {
+	for (int i = 0; i < rounds && !failure; i++) {
 		failure = worker_fill(&worker);
 		__atomic_fetch_add(small, small_folios(worker.fd), __ATOMIC_RELAXED);
 		failure = failure ?: worker_drain(&worker, 8);

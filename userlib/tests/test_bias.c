@@ -646,7 +646,7 @@ static void *break_main(void *arg)
 
 TEST_F(bias, a_binding_can_end_at_any_moment)
 {
-	int i, n, rounds = few() ? 20000 : 400000;
+	int i, n, rounds = few() ? 5000 : 400000;
 	struct breaker breaker = { .pool = self->pool };
 	struct evpl_iovec iovecs[32] = { { 0 } }, clone, *given;
 	unsigned int value[32] = { 0 };

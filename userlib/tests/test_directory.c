@@ -390,7 +390,7 @@ static unsigned int damage(void)
 
 TEST_F(directory, a_million_flipped_bits_never_give_a_wrong_root)
 {
-	unsigned long flips = few() ? 100000 : 1000000, refused = 0, read = 0, broken = 0;
+	unsigned long flips = few() ? 10000 : 1000000, refused = 0, read = 0, broken = 0;
 	struct directory *dir = &self->dir, again;
 	struct memory *copy = malloc(sizeof(*copy));
 	const struct root *root;
