@@ -9,6 +9,8 @@
 set -u
 
 disk=${EVPL_TEST_DISK:-}
+percent=${EVPL_TEST_PERCENT:-100}
+blocks=$((percent > 100 ? 512 : percent < 1 ? 1 : 512 * percent / 100))
 counters=/sys/kernel/debug/evpl/counters
 address=192.0.2.1
 port=8765
@@ -24,7 +26,7 @@ trap clean_up EXIT
 on_disk() {
 	rm -f "$tmp"/*
 	fio --name=evpl --filename="$disk" --direct=1 --iodepth=8 --rw=randwrite \
-		--bs=64k --size=32M --offset_increment=32M --numjobs=4 \
+		--bs=64k --size=$((blocks * 64))k --offset_increment=32M --numjobs=4 \
 		--mem=mmapshared:/dev/evpl --verify=crc32c --verify_fatal=1 \
 		--group_reporting "$@" >"$tmp/fio" 2>&1
 }

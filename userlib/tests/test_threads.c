@@ -213,7 +213,7 @@ static void *last_releaser_main(void *arg)
 TEST_F(threads, a_pool_can_be_closed_while_the_last_release_returns)
 {
 	struct handover handover = { .iovec = NULL };
-	int i, rounds = few() ? 1000 : 5000;
+	int i, rounds = few() ? 200 : 5000;
 	struct evpl_iovec iovec, extra;
 	unsigned int spins = 0;
 	struct evpl_pool *pool;
