@@ -24,6 +24,7 @@ help:
 	@echo 'make bench-check    instructions of the hot paths, compared with the kept counts'
 	@echo 'make demo           a file goes from disk, over RDMA, to disk; HOST=1 too'
 	@echo 'make install        the libraries, headers, pages, tools, a udev rule; DESTDIR=, PREFIX='
+	@echo 'make install-python the package of Python; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
 	@echo 'make lint           the style checks alone'
 	@echo 'make vm-shell       a shell in the virtual machine; VM="-k 6.1 -n 2": its options'
@@ -77,6 +78,9 @@ install: lib
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/evpl.h
 	install -D -m 644 -t $(DESTDIR)$(UDEVDIR) udev/60-evpl.rules
 
+install-python:
+	@$(LIB) install-python DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
+
 # dkms builds the module from its sources for each kernel that is installed.
 DKMS_VERSION = $(shell scripts/version)
 DKMS = $(DESTDIR)/usr/src/evpl-$(DKMS_VERSION)
@@ -99,4 +103,4 @@ clean:
 	rm -rf $(B)
 
 .PHONY: all help module lib check check-debug check-long coverage check-mutants fuzz \
-	bench bench-check demo install install-dkms lint vm-shell clean
+	bench bench-check demo install install-python install-dkms lint vm-shell clean

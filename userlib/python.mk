@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later OR MIT
+#
+# The package of Python: part of the Makefile.
+#
+#   make python			the package, in B/python
+#   make install-python DESTDIR= PREFIX=
+#
+# Variables: PYTHON, the interpreter whose headers are used; PYTHONDIR, where the package goes. The
+# extension module is for the stable ABI, so one build works with each Python from 3.11 on.
+
+PYTHON ?= /usr/bin/python3
+PYTHON_INCLUDE := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2> /dev/null)
+# The headers of another machine, for which this compiler doesn't compile, don't count.
+WITH_PYTHON := $(shell printf '\043include <Python.h>\n' | \
+	$(CC) -I$(PYTHON_INCLUDE) -E -x c - > /dev/null 2>&1 && echo 1)
+# The first folder below PREFIX where this Python looks for packages.
+PYTHONDIR ?= $(shell $(PYTHON) -c 'import site; print(next((place for place in site.getsitepackages() \
+	if place.startswith("$(PREFIX)/lib/")), "$(PREFIX)/lib/python3/dist-packages"))')
+
+BINDING := $(TOP)../python
+PACKAGE := $(B)/python/evplmem
+PACKAGE_TEXTS := $(addprefix $(PACKAGE)/,__init__.py aio.py __init__.pyi py.typed)
+OBJ_python := $(patsubst $(BINDING)/src/%.c,$(B)/python/%.o,$(wildcard $(BINDING)/src/*.c))
+
+python: $(PACKAGE)/_evplmem.abi3.so $(PACKAGE_TEXTS)
+
+$(B)/python/%.o: $(BINDING)/src/%.c
+	@mkdir -p $(@D)
+	$(call Q,CC)$(CC) $(ALL_CFLAGS) -isystem $(PYTHON_INCLUDE) -MMD -MP -c -o $@ $<
+
+# Python itself has the functions of Python.
+$(PACKAGE)/_evplmem.abi3.so: $(OBJ_python) $(B)/libevplmem.so
+	@mkdir -p $(@D)
+	$(call Q,LD)$(CC) $(ALL_CFLAGS) -shared -Wl,-z,now -o $@ $(OBJ_python) -L$(B) -levplmem \
+		$(ALL_LDFLAGS)
+
+$(PACKAGE_TEXTS): $(PACKAGE)/%: $(BINDING)/evplmem/%
+	@mkdir -p $(@D)
+	$(call Q,COPY)cp $< $@
+
+install-python: python
+	$(INSTALL) -d $(DESTDIR)$(PYTHONDIR)/evplmem
+	$(INSTALL) -m 644 $(PACKAGE)/_evplmem.abi3.so $(PACKAGE_TEXTS) $(DESTDIR)$(PYTHONDIR)/evplmem
+
+.PHONY: python install-python
+-include $(wildcard $(B)/python/*.d)
