@@ -116,7 +116,7 @@ install-check-devices: install-check
 VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma.sh) \
 	$(if $(DEVICE_TOOLS),$(B)/tests/probe.sh) \
 	$(if $(filter evplctl,$(TOOLS)),$(B)/tests/evplctl.sh $(B)/tests/sites.sh) \
-	$(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
+	$(if $(PYTHON_SKIP),,$(B)/tests/python.sh) $(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
 	$(if $(WITH_SYSTEMD),$(B)/tests/cache.sh) $(filter-out %/copy %/serve %/cache %/leak,$(EXAMPLES))
 
 vmtests: $(TESTS) $(VM_TESTS)

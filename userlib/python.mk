@@ -42,5 +42,33 @@ install-python: python
 	$(INSTALL) -d $(DESTDIR)$(PYTHONDIR)/evplmem
 	$(INSTALL) -m 644 $(PACKAGE)/_evplmem.abi3.so $(PACKAGE_TEXTS) $(DESTDIR)$(PYTHONDIR)/evplmem
 
+# The tests are scripts, as the environment that they need depends on the build. Python itself isn't
+# built with the sanitizer, so the sanitizer's library is preloaded.
+PYTHON_SKIP := $(if $(WITH_PYTHON),$(if $(findstring thread,$(SANITIZE)),it isn\047t built for ThreadSanitizer),\
+	there is no Python.h for this compiler)
+PYTHON_ENV := LD_LIBRARY_PATH=$(abspath $(B)) PYTHONPATH=$(abspath $(B)/python)
+PYTHON_ASAN := $(if $(findstring address,$(SANITIZE)),$(shell $(CC) -print-file-name=libasan.so))
+PYTHON_LOOPBACK := EVPL_BACKEND=anon EVPL_TEST_LOOPBACK=1 PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$(PYTHON_ASAN) $(abspath $(B)/tests/loopback.so)"
+PYTHON_TESTS := $(B)/tests/python-loopback.sh
+
+# $(1): the test; $(2): more of its environment
+python_test = @printf '\043!/bin/sh\n%b\n' '$(if $(PYTHON_SKIP),echo "ok 1 python \043 SKIP $(PYTHON_SKIP)"; echo 1..1,\
+	exec env $(PYTHON_ENV) $(2) $(PYTHON) $(abspath $(TOP)tests/$(1)))' > $@ && chmod +x $@
+
+$(B)/tests/python.sh: $(TOP)tests/python.py FORCE | $(B)/tests
+	$(call python_test,python.py)
+
+$(B)/tests/python-loopback.sh: $(TOP)tests/python.py FORCE | $(B)/tests
+	$(call python_test,python.py,$(PYTHON_LOOPBACK))
+
+ifeq ($(PYTHON_SKIP),)
+$(PYTHON_TESTS) $(B)/tests/python.sh: python
+$(PYTHON_TESTS): $(B)/tests/loopback.so
+endif
+
+$(B)/tests/loopback.so: $(TOP)tests/loopback.c $(B)/libevplmem.so | $(B)/tests
+	$(call Q,LD)$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes -shared -o $@ $< -L$(B) -levplmem $(ALL_LDFLAGS)
+
 .PHONY: python install-python
 -include $(wildcard $(B)/python/*.d)
