@@ -50,7 +50,7 @@ PYTHON_ENV := LD_LIBRARY_PATH=$(abspath $(B)) PYTHONPATH=$(abspath $(B)/python)
 PYTHON_ASAN := $(if $(findstring address,$(SANITIZE)),$(shell $(CC) -print-file-name=libasan.so))
 PYTHON_LOOPBACK := EVPL_BACKEND=anon EVPL_TEST_LOOPBACK=1 PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$(PYTHON_ASAN) $(abspath $(B)/tests/loopback.so)"
-PYTHON_TESTS := $(B)/tests/python-loopback.sh
+PYTHON_TESTS := $(B)/tests/python-loopback.sh $(B)/tests/python-fuzz.sh
 
 # $(1): the test; $(2): more of its environment
 python_test = @printf '\043!/bin/sh\n%b\n' '$(if $(PYTHON_SKIP),echo "ok 1 python \043 SKIP $(PYTHON_SKIP)"; echo 1..1,\
@@ -61,6 +61,9 @@ $(B)/tests/python.sh: $(TOP)tests/python.py FORCE | $(B)/tests
 
 $(B)/tests/python-loopback.sh: $(TOP)tests/python.py FORCE | $(B)/tests
 	$(call python_test,python.py,$(PYTHON_LOOPBACK))
+
+$(B)/tests/python-fuzz.sh: $(TOP)tests/python_fuzz.py FORCE | $(B)/tests
+	$(call python_test,python_fuzz.py,$(PYTHON_LOOPBACK))
 
 ifeq ($(PYTHON_SKIP),)
 $(PYTHON_TESTS) $(B)/tests/python.sh: python
