@@ -131,12 +131,11 @@ static int do_ring_io(struct thread *self, const uint8_t *arg)
 
 	take_something(self);
 	sqe.buf_index = pick_slot(self, arg[2], true);
+	/*
+	 * A splice has the pipe refuse RWF_NOWAIT. Without it the request would wait for ever:
+	 * io_uring polls a file that has O_NONBLOCK until that has data or room.
+	 */
 	ret = make_request(self, sqe, 0);
-	/* A splice has the pipe refuse this flag, and O_NONBLOCK is enough from then on. */
-	if (ret == -EOPNOTSUPP) {
-		sqe.rw_flags = 0;
-		ret = make_request(self, sqe, 0);
-	}
 	return ret < 0 ? ret : 0;
 }
 

@@ -153,6 +153,22 @@ static void hand_out_ready(void)
 	buffer_sizes[NR_FDS - 1] = EVPL_BUFFER_SIZE_DEFAULT;
 }
 
+/* Each program has new pipes, which nothing was spliced into: see do_ring_io(). */
+static void open_pipes(void)
+{
+	for (int i = 0; i < NR_PIPES; i++)
+		if (pipe2(pipes[i], O_NONBLOCK | O_CLOEXEC))
+			_exit(5);
+}
+
+static void close_pipes(void)
+{
+	for (int i = 0; i < NR_PIPES; i++) {
+		close(pipes[i][0]);
+		close(pipes[i][1]);
+	}
+}
+
 static void clear_arena(void)
 {
 	if (mmap(arena, NR_MAPS * MAP_SLOT, PROT_NONE, MAP_PRIVATE |
@@ -193,9 +209,8 @@ static void clean_up(void)
 	memset(gots, 0, sizeof(gots));
 	memset(slabs, 0, sizeof(slabs));
 	clear_arena();
-	for (int i = 0; i < NR_PIPES; i++)
-		while (read(pipes[i][0], threads[0].buffer, PAGE) > 0)
-			;
+	close_pipes();
+	open_pipes();
 	if (caps_changed)
 		reset_caps();
 	caps_changed = false;
@@ -304,9 +319,7 @@ void work(unsigned int nr, uint64_t seed, pid_t parent)
 		ends[i] = -1;
 	for (int i = 0; i < NR_DMABUFS; i++)
 		dmabufs[i] = -1;
-	for (int i = 0; i < NR_PIPES; i++)
-		if (pipe2(pipes[i], O_NONBLOCK | O_CLOEXEC))
-			_exit(5);
+	open_pipes();
 
 	/* Parts of mappings may reach past the arena: leave memory without access around it. */
 	room = mmap(NULL, (NR_MAPS + 2) * MAP_SLOT, PROT_NONE,
