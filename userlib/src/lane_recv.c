@@ -382,6 +382,16 @@ static bool arm(struct lane *lane)
 	return true;
 }
 
+/*
+ * The peer has no reason to ring before its ring says what comes next. If it has rung all the
+ * same, the end mustn't stay readable for ever. start_receiving() makes up for a doorbell that is
+ * quieted here.
+ */
+static void quiet_early(struct lane *lane)
+{
+	lane_doorbell(lane, 0, EVPL_DOORBELL_IN, 0);
+}
+
 /* A program that polls wants no doorbell any more. */
 static void disarm(struct lane *lane)
 {
@@ -406,6 +416,8 @@ static int recv_locked(struct lane *lane, struct evpl_message *messages, int max
 	}
 	if (!lane->receiving) {
 		ret = receive_records(lane, messages, max);
+		if (ret == -EAGAIN && !(lane->flags & EVPL_CHANNEL_POLLING))
+			quiet_early(lane);
 		if (ret || !lane->receiving)
 			return ret;
 	}
@@ -565,6 +577,8 @@ int lane_arm(struct lane *lane)
 		ret = -EBUSY;
 	} else if (lane->receiving) {
 		ret = arm(lane) ? -EBUSY : 0;
+	} else {
+		quiet_early(lane);
 	}
 	lock_leave(&lane->recv_lock);
 	leases_flush(lane->pool);

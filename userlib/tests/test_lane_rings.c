@@ -555,6 +555,29 @@ TEST_F(rings, end_stays_readable_after_a_message_that_came_during_the_setting_up
 	EXPECT_FALSE(is_ready(1, POLLIN));
 }
 
+/* Otherwise a program that sleeps in poll(2) would spin, and so would the library. */
+TEST_F(rings, doorbell_before_the_setting_up_is_over_doesnt_keep_the_end_readable)
+{
+	static const struct evpl_doorbell bell = { .ring = EVPL_DOORBELL_IN };
+	struct evpl_message got;
+
+	ASSERT_EQ(0, bind_lane(self, 0, 0));
+	kernel_doorbell(FD + 1, &bell);
+	ASSERT_TRUE(is_ready(0, POLLIN));
+	ASSERT_EQ(-EAGAIN, lane_recv(self->lane[0], &got, 1));
+	EXPECT_FALSE(is_ready(0, POLLIN));
+}
+
+TEST_F(rings, doorbell_before_the_setting_up_is_over_is_quieted_by_arm)
+{
+	static const struct evpl_doorbell bell = { .ring = EVPL_DOORBELL_IN };
+
+	ASSERT_EQ(0, bind_lane(self, 0, EVPL_CHANNEL_POLLING));
+	kernel_doorbell(FD + 1, &bell);
+	ASSERT_EQ(0, lane_arm(self->lane[0]));
+	EXPECT_FALSE(is_ready(0, POLLIN));
+}
+
 static void setup(struct __test_metadata *_metadata, FIXTURE_DATA(rings) *self,
 		  unsigned int flags)
 {
