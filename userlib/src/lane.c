@@ -137,6 +137,7 @@ void lane_stop(struct lane *lane, int error)
 {
 	atomic_store(&lane->error, error);
 	lock_take(&lane->send_lock);
+	lane->stopped = true;
 	lents_stop(lane);
 	lock_leave(&lane->send_lock);
 	recv_stop(lane);

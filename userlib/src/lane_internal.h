@@ -65,7 +65,8 @@ struct lent {
  * @own_ring: its ring
  * @counts: its counts of returned messages
  *
- * @refs: one of the channel, and one of each grant that was received
+ * @refs: one of the channel, one of each grant that was received, and one of each call of
+ *	lanes_collect() that is about to stop the lane
  * @error: why nothing is sent or received any more, or 0
  * @next: the next lane of the pool; under lanes_lock, like @link
  *
@@ -79,6 +80,7 @@ struct lent {
  *
  * Under @send_lock:
  * @send_error: why nothing is sent any more, although messages may still be received; or 0
+ * @stopped: lane_stop() was called
  * @ends: evpl_header.ends, when the peer was last looked at. UINT64_MAX: nothing goes through the ring
  *	before the peer is looked at, or @started is set
  * @tried_ends: evpl_header.ends, when the peer's end was found to be no lane's
@@ -147,6 +149,7 @@ struct lane {
 
 	alignas(64) struct lock send_lock;
 	int send_error;
+	bool stopped;
 	uint64_t ends;
 	uint64_t tried_ends;
 	bool block_sent;

@@ -131,31 +131,50 @@ static void notice_end(struct lane *lane)
 }
 
 /*
- * Drops the references of messages that peers have returned, or of all of them if the peer has gone.
- * If the caller will @wait for memory, peers ring the doorbell for those that they return from now
- * on. Returns whether any came back.
+ * Drops the references of messages that peers have returned, and sets @any if there were some.
+ * Returns a lane whose peer has broken the rules, with a reference that the caller owns; or NULL.
  */
-bool lanes_collect(struct evpl_pool *pool, bool wait)
+static struct lane *collect_all(struct sharing *sharing, bool wait, bool *any)
 {
-	struct sharing *sharing = pool_sharing(pool);
-	bool any = false, broken;
-	struct lane *lane;
+	struct lane *lane, *broken = NULL;
 
-	if (!has_lanes(sharing))
-		return false;
 	pthread_mutex_lock(&lanes_lock);
 	for (lane = sharing->lanes; lane; lane = lane->next) {
 		lock_take(&lane->send_lock);
 		notice_end(lane);
 		if (wait && lents_outstanding(lane))
 			lane_want_doorbell(lane, LANE_MEMORY);
-		any |= lents_collect(lane, UINT32_MAX);
-		broken = atomic_load(&lane->error) == -EPROTO;
+		*any |= lents_collect(lane, UINT32_MAX);
+		if (!broken && !lane->stopped && atomic_load(&lane->error) == -EPROTO) {
+			atomic_fetch_add(&lane->refs, 1);
+			broken = lane;
+		}
 		lock_leave(&lane->send_lock);
-		if (broken)
-			lane_stop(lane, -EPROTO);
 	}
 	pthread_mutex_unlock(&lanes_lock);
+	return broken;
+}
+
+/*
+ * Drops the references of messages that peers have returned, or of all of them if the peer has gone.
+ * If the caller will @wait for memory, peers ring the doorbell for those that they return from now
+ * on. Returns whether any came back.
+ *
+ * A broken lane is stopped without lanes_lock. That may end registrations with devices, whose
+ * callbacks may allocate memory, and so come here.
+ */
+bool lanes_collect(struct evpl_pool *pool, bool wait)
+{
+	struct sharing *sharing = pool_sharing(pool);
+	struct lane *broken;
+	bool any = false;
+
+	if (!has_lanes(sharing))
+		return false;
+	while ((broken = collect_all(sharing, wait, &any))) {
+		lane_stop(broken, -EPROTO);
+		lane_put(broken);
+	}
 	return any;
 }
 

@@ -69,6 +69,8 @@ static void *before_quiet_arg;
 static void (*after_full)(void *arg);
 static void *after_full_arg;
 static unsigned int full_nth;
+/* How many leases a grant has let go of with lanes_lock held. */
+static unsigned int ended_with_lanes_lock;
 /* The allocation of a lane that fails: 1 is the next one; 0: none. */
 static unsigned int fail_nth;
 
@@ -265,7 +267,10 @@ static int look_for_room(struct lane *lane, uint32_t n)
 	return room;
 }
 
+static void end_lease(struct lease *lease, void *site);
+
 #define has_room(lane, n)		look_for_room(lane, n)
+#define lease_put(lease, site)		end_lease(lease, site)
 #define ioctl(fd, request, args)	kernel_doorbell(fd, args)
 #define poll(pollfd, nr, timeout)	kernel_poll(pollfd, timeout)
 #define write(fd, records, bytes)	kernel_write(fd, records, bytes)
@@ -280,6 +285,7 @@ static int look_for_room(struct lane *lane, uint32_t n)
 #include "lane_recv.c"
 #include "lane_send.c"
 #undef has_room
+#undef lease_put
 #undef ioctl
 #undef poll
 #undef write
@@ -288,6 +294,16 @@ static int look_for_room(struct lane *lane, uint32_t n)
 #undef calloc
 #undef malloc
 #undef aligned_alloc
+
+/* This may end registrations, whose callbacks may do much with the pool. */
+static void end_lease(struct lease *lease, void *site)
+{
+	if (pthread_mutex_trylock(&lanes_lock))
+		ended_with_lanes_lock++;
+	else
+		pthread_mutex_unlock(&lanes_lock);
+	lease_put(lease, site);
+}
 
 FIXTURE(rings)
 {
@@ -1069,6 +1085,30 @@ TEST_F(rings, wrong_number_of_taken_entries_is_EPROTO)
 		evpl_iovec_release(&kept.iovec);
 		end_round(_metadata, self);
 	}
+}
+
+TEST_F(rings, lane_that_an_allocation_finds_broken_ends_without_lanes_lock)
+{
+	struct evpl_message kept[2], sent;
+	unsigned int i, number, side;
+
+	setup(_metadata, self, 0);
+	for (side = 0; side < 2; side++) {
+		kept[side] = grant_one(self, (int)side);
+		lanes_collect(self->pool[side], false);
+	}
+	sent = again(&kept[0], 1);
+	number = lent_find(self->lane[0], iovec_entry(&kept[0].iovec), 0)->number;
+	ASSERT_EQ(0, lane_send(self->lane[0], &sent, 1));
+	atomic_store(&self->lane[1]->counts[number], 100);
+	ended_with_lanes_lock = 0;
+	lanes_collect(self->pool[0], false);
+	EXPECT_EQ(-EPROTO, atomic_load(&self->lane[0]->error));
+	EXPECT_EQ(0, ended_with_lanes_lock);
+	/* The grant of the other side's buffer has ended. */
+	for (i = 0; i < self->lane[0]->nr_grants; i++)
+		EXPECT_EQ(NULL, self->lane[0]->grants[i]);
+	release_all(kept, 2);
 }
 
 TEST_F(rings, wrong_blocks_are_EPROTO)
