@@ -1519,7 +1519,7 @@ static inline int evpl_channel_recv(struct evpl_channel *channel, struct evpl_me
  * For a lane with %EVPL_CHANNEL_POLLING. Other channels need no call.
  *
  * Return: 0: the next message, or the end of the channel, makes evpl_channel_fd() readable; or
- *  - -EBUSY: there is a message already
+ *  - -EBUSY: there is a message already, or the lane has ended by -EPROTO
  *  - -EPERM: the channel was inherited over fork(2)
  */
 static inline int evpl_channel_arm(struct evpl_channel *channel)

@@ -132,7 +132,19 @@ int lane_set_up(struct lane *lane, bool look)
 	return 0;
 }
 
-/* The lane ends by an error, or because the program closes it. */
+/* Wakes the threads that sleep until there is a message, or room. */
+static void wake_all(struct lane *lane)
+{
+	lock_take(&lane->memory_lock);
+	if (!lane->closed_fd)
+		lane_doorbell(lane, EVPL_DOORBELL_IN | EVPL_DOORBELL_OUT, 0, EVPL_DOORBELL_SELF);
+	lock_leave(&lane->memory_lock);
+}
+
+/*
+ * The lane ends by an error, or because the program closes it. Both locks are taken after @error is
+ * set. So a thread that quiets the end has done that before, or sees @error and doesn't sleep.
+ */
 void lane_stop(struct lane *lane, int error)
 {
 	atomic_store(&lane->error, error);
@@ -141,6 +153,7 @@ void lane_stop(struct lane *lane, int error)
 	lents_stop(lane);
 	lock_leave(&lane->send_lock);
 	recv_stop(lane);
+	wake_all(lane);
 }
 
 int lane_stats(struct lane *lane, struct evpl_lane_stats *stats)
@@ -277,10 +290,10 @@ void lane_close(struct lane *lane)
 	if (lane->next)
 		lane->next->link = lane->link;
 	pthread_mutex_unlock(&lanes_lock);
-	lane_stop(lane, -EPIPE);
 	lock_take(&lane->memory_lock);
 	lane->closed_fd = true;
 	lock_leave(&lane->memory_lock);
+	lane_stop(lane, -EPIPE);
 	lane_put(lane);
 }
 

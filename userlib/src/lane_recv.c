@@ -573,7 +573,7 @@ int lane_arm(struct lane *lane)
 	int ret = 0;
 
 	lock_take(&lane->recv_lock);
-	if (lane->stashed) {
+	if (lane->stashed || atomic_load(&lane->error)) {
 		ret = -EBUSY;
 	} else if (lane->receiving) {
 		ret = arm(lane) ? -EBUSY : 0;

@@ -366,7 +366,7 @@ static bool arm_out(struct lane *lane, uint32_t n)
 	bool room = true;
 
 	lock_take(&lane->send_lock);
-	if (!lane->send_error) {
+	if (!lane->send_error && !atomic_load(&lane->error)) {
 		lane_doorbell(lane, 0, EVPL_DOORBELL_OUT, 0);
 		lane_want_doorbell(lane, LANE_OUT);
 		room = has_room(lane, n);

@@ -1063,6 +1063,38 @@ TEST_F(rings, wrong_counts_are_EPROTO_and_all_references_come_back)
 	}
 }
 
+/* A thread of the program may sleep until there is room, or until a message comes. */
+TEST_F(rings, end_that_another_thread_has_found_broken_wakes_those_that_sleep_there)
+{
+	struct evpl_message kept, sent, got;
+	struct lane *lane;
+	unsigned int i;
+
+	setup(_metadata, self, 0);
+	lane = self->lane[0];
+	kept = grant_one(self, 0);
+	for (i = 0; i < RING; i++) {
+		sent = again(&kept, i);
+		ASSERT_EQ(0, lane_send(lane, &sent, 1));
+	}
+	sent = again(&kept, 0);
+	ASSERT_EQ(-EAGAIN, lane_send(lane, &sent, 1));
+	ASSERT_EQ(-EAGAIN, lane_recv(lane, &got, 1));
+	EXPECT_FALSE(is_ready(0, POLLOUT));
+	EXPECT_FALSE(is_ready(0, POLLIN));
+	atomic_store(&self->lane[1]->block->taken, lane->head + 1);
+	EXPECT_EQ(-EPROTO, lane_send(lane, &sent, 1));
+	EXPECT_TRUE(is_ready(0, POLLOUT));
+	EXPECT_TRUE(is_ready(0, POLLIN));
+	/* Nor does a thread go to sleep that has looked before. */
+	EXPECT_TRUE(arm_out(lane, 1));
+	EXPECT_EQ(-EBUSY, lane_arm(lane));
+	EXPECT_TRUE(is_ready(0, POLLOUT));
+	EXPECT_TRUE(is_ready(0, POLLIN));
+	evpl_iovec_release(&sent.iovec);
+	evpl_iovec_release(&kept.iovec);
+}
+
 TEST_F(rings, wrong_number_of_taken_entries_is_EPROTO)
 {
 	static const uint32_t lies[] = TAKEN_LIES(RING);
