@@ -88,6 +88,7 @@ struct lent {
  * @started: the ring says what is sent
  * @head: entries written
  * @taken: entries that the peer has copied out, as far as this side has looked
+ * @awaited: the fewest entries that a thread may wait for since this end has rung itself; or 0
  * @lent: grants, by number: WAYS places for each buffer
  * @queue: the numbers of the grants of which messages are outstanding, each of them once, in the
  *	order in which this side looks whether they have been returned
@@ -156,6 +157,7 @@ struct lane {
 	atomic_bool started;
 	uint32_t head;
 	uint32_t taken;
+	uint32_t awaited;
 	struct lent *lent;
 	uint32_t queue_head;
 	uint32_t queue_tail;

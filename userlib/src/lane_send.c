@@ -360,6 +360,9 @@ static int send_once(struct lane *lane, const struct evpl_message *messages, int
  * Wants a doorbell for room. Returns whether there is room already, or the lane has ended. As in
  * arm(), the end is quiet first: the peer rings once for the number, also if that makes less room
  * than is needed.
+ *
+ * A thread that needs less may sleep too, and have enough room by now. The doorbell that told it
+ * may just have been quieted. So this end rings itself then. It is quiet once the caller comes again.
  */
 static bool arm_out(struct lane *lane, uint32_t n)
 {
@@ -370,8 +373,12 @@ static bool arm_out(struct lane *lane, uint32_t n)
 		lane_doorbell(lane, 0, EVPL_DOORBELL_OUT, 0);
 		lane_want_doorbell(lane, LANE_OUT);
 		room = has_room(lane, n);
-		if (room)
+		if (!lane->awaited || lane->awaited > n)
+			lane->awaited = n;
+		if (room || (lane->awaited < n && has_room(lane, lane->awaited))) {
 			lane_doorbell(lane, EVPL_DOORBELL_OUT, 0, EVPL_DOORBELL_SELF);
+			lane->awaited = 0;
+		}
 	}
 	lock_leave(&lane->send_lock);
 	return room;

@@ -677,6 +677,41 @@ TEST_F(rings, sender_of_a_batch_is_told_of_room_although_one_entry_was_taken_bef
 	evpl_iovec_release(&kept.iovec);
 }
 
+/* Another thread may sleep until there is room for one message, and the batch quiets the end. */
+TEST_F(rings, batch_that_finds_too_little_room_leaves_that_to_a_sender_that_needs_less)
+{
+	struct evpl_message kept, one, batch[10];
+	int i;
+
+	setup(_metadata, self, 0);
+	kept = grant_one(self, 0);
+	for (i = 0; i < (int)RING; i++) {
+		one = again(&kept, (uint64_t)i);
+		ASSERT_EQ(0, lane_send(self->lane[0], &one, 1));
+	}
+	one = again(&kept, 0);
+	for (i = 0; i < 10; i++)
+		batch[i] = again(&kept, (uint64_t)i);
+	ASSERT_EQ(-EAGAIN, lane_send(self->lane[0], &one, 1));
+	EXPECT_FALSE(is_ready(0, POLLOUT));
+	for (i = 0; i < 5; i++)
+		receive_one(self);
+	ASSERT_TRUE(is_ready(0, POLLOUT));
+	ASSERT_EQ(-EAGAIN, lane_send(self->lane[0], batch, 10));
+	EXPECT_TRUE(is_ready(0, POLLOUT));
+	/* The thread that has the batch looks once in vain, and then sleeps too. */
+	ASSERT_EQ(-EAGAIN, lane_send(self->lane[0], batch, 10));
+	EXPECT_FALSE(is_ready(0, POLLOUT));
+	ASSERT_EQ(0, lane_send(self->lane[0], &one, 1));
+	for (i = 0; i < 6; i++)
+		receive_one(self);
+	EXPECT_TRUE(is_ready(0, POLLOUT));
+	ASSERT_EQ(0, lane_send(self->lane[0], batch, 10));
+	for (i = 0; i < (int)RING; i++)
+		receive_one(self);
+	evpl_iovec_release(&kept.iovec);
+}
+
 /* A program whose descriptor is edge-triggered sleeps after -EAGAIN until a doorbell is rung. */
 TEST_F(rings, sender_of_EAGAIN_is_told_of_room_that_comes_while_it_looks_for_room)
 {
