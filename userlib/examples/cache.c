@@ -8,15 +8,7 @@
  *	./a.out SOCKET MIB	serves the clients that connect to SOCKET, in so much memory
  *	./a.out --check		plays the part of systemd: kills the cache, and starts it again
  *
- * The unit has these lines. If the service is stopped, and not restarted, systemd closes the
- * descriptor, and the memory goes (FileDescriptorStorePreserve= in systemd.service(5)).
- *
- *	[Service]
- *	Type=notify
- *	ExecStart=/usr/local/bin/cache /run/cache/socket 1024
- *	RuntimeDirectory=cache
- *	Restart=always
- *	FileDescriptorStoreMax=1
+ * cache.service is the unit.
  *
  * A client sends lines. A name has 1 to 63 bytes without spaces, a value 1 byte to 1 MiB.
  *
@@ -187,6 +179,15 @@ static int find_stored(void)
 	return fd;
 }
 
+/* The journal has the line. */
+static void report(struct evpl_pool *pool)
+{
+	struct evpl_pool_stats stats = EVPL_POOL_STATS_INIT;
+
+	check(evpl_pool_stats(pool, &stats), "the statistics");
+	fprintf(stderr, "adopted: %lu values\n", (unsigned long)stats.roots);
+}
+
 /* Opens the pool, or the one of the cache before this one. */
 static struct evpl_pool *open_pool(uint64_t bytes)
 {
@@ -198,8 +199,10 @@ static struct evpl_pool *open_pool(uint64_t bytes)
 	config.max_bytes = bytes;
 	if (fd >= 0) {
 		err = evpl_pool_adopt(&pool, fd, &config);
-		if (!err)
+		if (!err) {
+			report(pool);
 			return pool;
+		}
 		/* The old values are lost. That is no reason not to serve. */
 		fprintf(stderr, "adopt: %s. %s\n", strerror(-err), evpl_last_error());
 		sd_notify(0, "FDSTOREREMOVE=1\nFDNAME=" STORED);
