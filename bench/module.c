@@ -1179,6 +1179,109 @@ static double memory_allowed(long n)
 	return (64 + 16 + 32.0 / 512) * (double)n;
 }
 
+/*
+ * A client of 256 buffers in four slabs is adopted again and again, by processes that die after it.
+ * This process keeps the descriptor.
+ */
+#define ADOPTED_BUFFERS	256UL
+#define MANY_BYTES	(4096 * MIB)
+#define FEW_BYTES	(64 * MIB)
+
+static struct evpl_pool *adopt_all(int fd, size_t bytes)
+{
+	struct evpl_pool_config config = {
+		.size = sizeof(config),
+		.backend = EVPL_BACKEND_MODULE,
+		.buffer_size = bytes / ADOPTED_BUFFERS,
+		.slab_size = bytes / 4,
+		.slab_size_max = bytes / 4,
+	};
+	struct evpl_pool *pool;
+
+	if (evpl_pool_adopt(&pool, fd, &config)) {
+		fprintf(stderr, "bench: %s\n", evpl_last_error());
+		_exit(1);
+	}
+	return pool;
+}
+
+/* Returns the descriptor of such a client, whose process is dead. */
+static int leave_client(size_t bytes)
+{
+	int fd = open("/dev/evpl", O_RDWR | O_CLOEXEC), status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(evpl_pool_preallocate(adopt_all(fd, bytes), bytes, EVPL_ANY_NODE) != 0);
+	if (child < 0 || waitpid(child, &status, 0) != child || status)
+		fail("a client to adopt");
+	return fd;
+}
+
+static void adopt_in_child(int fd, size_t bytes, int result)
+{
+	struct evpl_pool_stats stats = EVPL_POOL_STATS_INIT;
+	double taken = now_ns();
+	struct evpl_pool *pool = adopt_all(fd, bytes);
+
+	taken = now_ns() - taken;
+	if (evpl_pool_stats(pool, &stats) || stats.slabs != 4 || stats.bytes != bytes)
+		_exit(1);
+	_exit(write(result, &taken, sizeof(taken)) != sizeof(taken));
+}
+
+static double adopt(int *fd, size_t bytes, long n)
+{
+	double all = 0, taken;
+	int result[2];
+	long i;
+
+	if (!*fd)
+		*fd = leave_client(bytes);
+	if (pipe(result))
+		fail("pipe");
+	for (i = 0; i < n; i++) {
+		pid_t child = fork();
+		int status;
+
+		if (!child)
+			adopt_in_child(*fd, bytes, result[1]);
+		if (child < 0 || waitpid(child, &status, 0) != child || status ||
+		    read(result[0], &taken, sizeof(taken)) != sizeof(taken))
+			fail("adopting");
+		all += taken;
+	}
+	close(result[0]);
+	close(result[1]);
+	return all;
+}
+
+static double adopt_many_bytes(long n)
+{
+	static int fd;
+
+	return adopt(&fd, MANY_BYTES, n);
+}
+
+static double adopt_few_bytes(long n)
+{
+	static int fd;
+
+	return adopt(&fd, FEW_BYTES, n);
+}
+
+/* Whether a user may have so much memory. By default it is half of what the machine has. */
+static bool may_have(size_t bytes)
+{
+	FILE *file = fopen("/sys/module/evpl/parameters/max_bytes_per_user", "r");
+	size_t cap = 0;
+
+	if (!file || fscanf(file, "%zu", &cap) != 1)
+		fail("max_bytes_per_user");
+	fclose(file);
+	return cap > bytes;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -1211,5 +1314,8 @@ int main(int argc, char **argv)
 		compare("rdma", rdma_module, rdma_hugetlb, 500);
 		compare("rdma-hugetlb", rdma_hugetlb, rdma_hugetlb, 500);
 	}
+	/* The memory stays until this process ends. */
+	if (counts_instructions() && may_have(MANY_BYTES + 2 * FEW_BYTES))
+		compare("adopt", adopt_many_bytes, adopt_few_bytes, 4);
 	return 0;
 }
