@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later OR MIT */
 /*
- * For the headers of libevplmem alone, if a program has defined EVPLMEM_PREFIX_ONLY. Each
- * header includes this file before its declarations, and again after them. Between the two all
- * tags begin with evplmem, so that outside evpl_iovec and the like can be another library's.
- * This file is included twice, so it has no include guard.
+ * For the headers of libevplmem alone, if a program has defined EVPLMEM_PREFIX_ONLY or EVPLMEM_CXX.
+ * Each header includes this file before its declarations, and again after them. Between the two all
+ * tags begin with evplmem, so that outside evpl_iovec and the like can be another library's. With
+ * EVPLMEM_CXX that is so for struct evpl alone, so that outside evpl can be the namespace of
+ * evplmem.hpp. This file is included twice, so it has no include guard.
  */
 #ifndef EVPLMEM_RENAMES
 #define EVPLMEM_RENAMES
 #define evpl			evplmem
+#ifdef EVPLMEM_PREFIX_ONLY
 #define evpl_backend		evplmem_backend
 #define evpl_cap		evplmem_cap
 #define evpl_channel		evplmem_channel
@@ -30,6 +32,7 @@
 #define evpl_uring_stats	evplmem_uring_stats
 #define evpl_waiter		evplmem_waiter
 #define evpl_zerocopy		evplmem_zerocopy
+#endif
 #else
 #undef EVPLMEM_RENAMES
 #undef evpl

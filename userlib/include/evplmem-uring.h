@@ -67,7 +67,7 @@ extern "C" {
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow"
 
-#ifdef EVPLMEM_PREFIX_ONLY
+#if defined(EVPLMEM_PREFIX_ONLY) || defined(EVPLMEM_CXX)
 #include "evplmem-prefix.h"
 #endif
 
@@ -560,7 +560,7 @@ static inline void evpl_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_r
 
 #endif /* !EVPLMEM_PREFIX_ONLY */
 
-#ifdef EVPLMEM_PREFIX_ONLY
+#if defined(EVPLMEM_PREFIX_ONLY) || defined(EVPLMEM_CXX)
 #include "evplmem-prefix.h"
 #endif
 

@@ -21,7 +21,7 @@
  * evpl_iovec_alloc() of its own. A file that needs the headers of both libraries defines
  * EVPLMEM_PREFIX_ONLY before it includes this one. The header then has only the
  * evplmem_*() functions, and its tags begin with evplmem: struct evplmem_iovec, and
- * struct evplmem for struct evpl.
+ * struct evplmem for struct evpl. evplmem.hpp has classes for C++17.
  *
  * Threads: a context is used by one thread at a time. Other functions may be called on
  * any thread at any time, unless their comments say otherwise. Threads that write the same
@@ -111,7 +111,7 @@ extern "C" {
 
 #include "evplmem-hot.h"
 
-#ifdef EVPLMEM_PREFIX_ONLY
+#if defined(EVPLMEM_PREFIX_ONLY) || defined(EVPLMEM_CXX)
 #include "evplmem-prefix.h"
 #endif
 
@@ -1865,7 +1865,7 @@ static inline int evpl_device_let_go(struct evpl_device *device, unsigned int nu
 
 #endif /* !EVPLMEM_PREFIX_ONLY */
 
-#ifdef EVPLMEM_PREFIX_ONLY
+#if defined(EVPLMEM_PREFIX_ONLY) || defined(EVPLMEM_CXX)
 #include "evplmem-prefix.h"
 #endif
 
