@@ -35,6 +35,14 @@ $(B)/examples/copy: $(B)/libevplmem-uring.a
 WITH_SYSTEMD := $(call have,systemd/sd-daemon.h)
 EXAMPLES := $(if $(WITH_SYSTEMD),$(EXAMPLES),$(filter-out %/cache,$(EXAMPLES)))
 $(B)/examples/cache: ALL_LDFLAGS += -lsystemd
+
+# Others that take the memory: see Documentation/allocators.md. Each is built where its headers are.
+HEADERS_mimalloc := mimalloc.h
+LIBS_mimalloc := -lmimalloc
+TAKERS := mimalloc
+TAKERS_MISSING := $(foreach t,$(TAKERS),$(if $(call have,$(HEADERS_$(t))),,$(t)))
+EXAMPLES := $(filter-out $(TAKERS_MISSING:%=$(B)/examples/%),$(EXAMPLES))
+$(foreach t,$(TAKERS),$(eval $(B)/examples/$(t): EXAMPLE_LIBS := $(LIBS_$(t))))
 DEVICE_TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
 TOOLS := $(DEVICE_TOOLS) $(if $(WITH_CURSES),$(if $(WITH_DWFL),evplctl))
 
@@ -150,8 +158,21 @@ $(B)/tests/cache.sh: $(B)/examples/cache FORCE | $(B)/tests
 $(B)/tests/sites.sh: $(TOP)tests/sites.py $(B)/evplctl $(B)/examples/leak FORCE | $(B)/tests
 	$(call script,$(abspath $< $(B)/evplctl $(B)/examples/leak))
 
+# These need no module. With the anon back end they run on this machine. Where none can be built,
+# all are skipped.
+TAKERS_BUILT := $(filter-out $(TAKERS_MISSING),$(TAKERS))
+
+run-takers: $(TAKERS_BUILT:%=$(B)/examples/%)
+	@{ for taker in $(TAKERS_BUILT); do \
+		EVPL_BACKEND=$(EVPL_BACKEND) $(TOP)../scripts/tap example-$$taker \
+			timeout -k 10 300 $(B)/examples/$$taker; \
+	done; \
+	for taker in $(TAKERS_MISSING); do \
+		echo "ok - example-$$taker # SKIP its library isn't installed"; \
+	done; } | { $(TOP)../scripts/tap -t || [ -z '$(TAKERS_BUILT)' ]; }
+
 vmlist:
 	@printf '%s\n' $(abspath $(VM_TESTS))
 
-.PHONY: install-devices install-check-devices vmtests vmlist
+.PHONY: install-devices install-check-devices run-takers vmtests vmlist
 -include $(wildcard $(B)/uring/*.d $(B)/rdma/*.d $(B)/tools/*/*.d)
