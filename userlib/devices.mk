@@ -39,7 +39,9 @@ $(B)/examples/cache: ALL_LDFLAGS += -lsystemd
 # Others that take the memory: see Documentation/allocators.md. Each is built where its headers are.
 HEADERS_mimalloc := mimalloc.h
 LIBS_mimalloc := -lmimalloc
-TAKERS := mimalloc
+HEADERS_sqlite := mimalloc.h sqlite3.h
+LIBS_sqlite := -lsqlite3 -lmimalloc
+TAKERS := mimalloc sqlite
 TAKERS_MISSING := $(foreach t,$(TAKERS),$(if $(call have,$(HEADERS_$(t))),,$(t)))
 EXAMPLES := $(filter-out $(TAKERS_MISSING:%=$(B)/examples/%),$(EXAMPLES))
 $(foreach t,$(TAKERS),$(eval $(B)/examples/$(t): EXAMPLE_LIBS := $(LIBS_$(t))))
