@@ -45,6 +45,15 @@ TAKERS := mimalloc sqlite
 TAKERS_MISSING := $(foreach t,$(TAKERS),$(if $(call have,$(HEADERS_$(t))),,$(t)))
 EXAMPLES := $(filter-out $(TAKERS_MISSING:%=$(B)/examples/%),$(EXAMPLES))
 $(foreach t,$(TAKERS),$(eval $(B)/examples/$(t): EXAMPLE_LIBS := $(LIBS_$(t))))
+
+# A library to preload, which is tested with other programs. Its functions are those of the C
+# library.
+EXAMPLES := $(filter-out %/preload,$(EXAMPLES)) \
+	$(if $(call have,mimalloc.h),$(B)/examples/preload.so)
+
+$(B)/examples/preload.so: $(TOP)examples/preload.c $(B)/libevplmem.a | $(B)/examples
+	$(call Q,CC)$(CC) $(ALL_CFLAGS) -fvisibility=default -MMD -MP -MF $@.d -shared -o $@ $< \
+		$(B)/libevplmem.a -lmimalloc $(ALL_LDFLAGS)
 DEVICE_TOOLS := $(if $(WITH_URING),$(if $(WITH_RDMA),evpl-copy evpl-probe))
 TOOLS := $(DEVICE_TOOLS) $(if $(WITH_CURSES),$(if $(WITH_DWFL),evplctl))
 
@@ -127,7 +136,8 @@ VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma
 	$(if $(DEVICE_TOOLS),$(B)/tests/probe.sh) \
 	$(if $(filter evplctl,$(TOOLS)),$(B)/tests/evplctl.sh $(B)/tests/sites.sh) \
 	$(if $(PYTHON_SKIP),,$(B)/tests/python.sh) $(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
-	$(if $(WITH_SYSTEMD),$(B)/tests/cache.sh) $(filter-out %/copy %/serve %/cache %/leak,$(EXAMPLES))
+	$(if $(WITH_SYSTEMD),$(B)/tests/cache.sh) $(if $(filter %.so,$(EXAMPLES)),$(B)/tests/preload.sh) \
+	$(filter-out %/copy %/serve %/cache %/leak %.so,$(EXAMPLES))
 
 vmtests: $(TESTS) $(VM_TESTS)
 
@@ -157,6 +167,9 @@ $(B)/tests/serve.sh: $(B)/examples/serve FORCE | $(B)/tests
 $(B)/tests/cache.sh: $(B)/examples/cache FORCE | $(B)/tests
 	$(call script,$(abspath $<) --check)
 
+$(B)/tests/preload.sh: $(TOP)tests/preload.py $(B)/examples/preload.so FORCE | $(B)/tests
+	$(call script,$(abspath $< $(B)/examples/preload.so))
+
 $(B)/tests/sites.sh: $(TOP)tests/sites.py $(B)/evplctl $(B)/examples/leak FORCE | $(B)/tests
 	$(call script,$(abspath $< $(B)/evplctl $(B)/examples/leak))
 
@@ -164,11 +177,15 @@ $(B)/tests/sites.sh: $(TOP)tests/sites.py $(B)/evplctl $(B)/examples/leak FORCE 
 # all are skipped.
 TAKERS_BUILT := $(filter-out $(TAKERS_MISSING),$(TAKERS))
 
-run-takers: $(TAKERS_BUILT:%=$(B)/examples/%)
+run-takers: $(TAKERS_BUILT:%=$(B)/examples/%) $(filter %.so,$(EXAMPLES))
 	@{ for taker in $(TAKERS_BUILT); do \
 		EVPL_BACKEND=$(EVPL_BACKEND) $(TOP)../scripts/tap example-$$taker \
 			timeout -k 10 300 $(B)/examples/$$taker; \
 	done; \
+	if [ -n '$(filter mimalloc,$(TAKERS_BUILT))' ]; then \
+		EVPL_BACKEND=$(EVPL_BACKEND) $(TOP)../scripts/tap preload.py \
+			timeout -k 10 600 $(TOP)tests/preload.py $(B)/examples/preload.so; \
+	fi; \
 	for taker in $(TAKERS_MISSING); do \
 		echo "ok - example-$$taker # SKIP its library isn't installed"; \
 	done; } | { $(TOP)../scripts/tap -t || [ -z '$(TAKERS_BUILT)' ]; }
