@@ -41,10 +41,14 @@ HEADERS_mimalloc := mimalloc.h
 LIBS_mimalloc := -lmimalloc
 HEADERS_sqlite := mimalloc.h sqlite3.h
 LIBS_sqlite := -lsqlite3 -lmimalloc
-TAKERS := mimalloc sqlite
+HEADERS_mbuf := dpdk/rte_compat.h
+LIBS_mbuf = -DALLOW_EXPERIMENTAL_API $(shell pkg-config --cflags --libs libdpdk) \
+	-lrte_bus_vdev -lrte_net_ring
+TAKERS := mimalloc sqlite mbuf
 TAKERS_MISSING := $(foreach t,$(TAKERS),$(if $(call have,$(HEADERS_$(t))),,$(t)))
 EXAMPLES := $(filter-out $(TAKERS_MISSING:%=$(B)/examples/%),$(EXAMPLES))
-$(foreach t,$(TAKERS),$(eval $(B)/examples/$(t): EXAMPLE_LIBS := $(LIBS_$(t))))
+$(foreach t,$(filter-out $(TAKERS_MISSING),$(TAKERS)),\
+	$(eval $(B)/examples/$(t): EXAMPLE_LIBS := $(LIBS_$(t))))
 
 # A library to preload, which is tested with other programs. Its functions are those of the C
 # library.
