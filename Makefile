@@ -34,7 +34,7 @@ module:
 	@MAKEFLAGS= scripts/build-module $(KDIR) $(B)/module
 
 lib:
-	@$(LIB)
+	+@$(LIB)
 
 check:
 	@HOST=$(HOST) scripts/check
@@ -74,7 +74,7 @@ demo:
 	@HOST=$(HOST) scripts/demo
 
 install: lib
-	@$(LIB) install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
+	+@$(LIB) install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/evpl.h
 	install -D -m 644 -t $(DESTDIR)$(UDEVDIR) udev/60-evpl.rules
 
