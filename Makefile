@@ -5,6 +5,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 PREFIX ?= /usr/local
 UDEVDIR ?= /usr/lib/udev/rules.d
+SYSUSERSDIR ?= /usr/lib/sysusers.d
 B := $(CURDIR)/build
 LIB := $(MAKE) --no-print-directory -C userlib B=$(B)/userlib
 
@@ -77,6 +78,7 @@ install: lib
 	+@$(LIB) install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux uapi/linux/evpl.h
 	install -D -m 644 -t $(DESTDIR)$(UDEVDIR) udev/60-evpl.rules
+	install -D -m 644 udev/evpl.sysusers $(DESTDIR)$(SYSUSERSDIR)/evpl.conf
 
 install-python:
 	@$(LIB) install-python DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
