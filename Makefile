@@ -27,6 +27,7 @@ help:
 	@echo 'make install        the libraries, headers, pages, tools, a udev rule; DESTDIR=, PREFIX='
 	@echo 'make install-python the package of Python; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
+	@echo 'make dist           the sources, in an archive in build/'
 	@echo 'make lint           the style checks alone'
 	@echo 'make vm-shell       a shell in the virtual machine; VM="-k 6.1 -n 2": its options'
 	@echo 'make clean          removes build/'
@@ -93,6 +94,9 @@ install-dkms:
 	install -D -m 644 -t $(DKMS)/kernel kernel/*.[ch]
 	install -D -m 644 -t $(DKMS)/uapi/linux uapi/linux/evpl.h
 
+dist:
+	@scripts/dist
+
 lint:
 	@scripts/packages
 	@scripts/lint
@@ -105,4 +109,4 @@ clean:
 	rm -rf $(B)
 
 .PHONY: all help module lib check check-debug check-long coverage check-mutants fuzz \
-	bench bench-check demo install install-python install-dkms lint vm-shell clean
+	bench bench-check demo install install-python install-dkms dist lint vm-shell clean
