@@ -27,6 +27,7 @@ help:
 	@echo 'make install        the libraries, headers, pages, tools, a udev rule; DESTDIR=, PREFIX='
 	@echo 'make install-python the package of Python; DESTDIR=, PREFIX='
 	@echo 'make install-dkms   the module, as sources for dkms; DESTDIR='
+	@echo 'make deb            packages of Debian, in build/deb'
 	@echo 'make dist           the sources, in an archive in build/'
 	@echo 'make lint           the style checks alone'
 	@echo 'make vm-shell       a shell in the virtual machine; VM="-k 6.1 -n 2": its options'
@@ -97,6 +98,9 @@ install-dkms:
 dist:
 	@scripts/dist
 
+deb:
+	@scripts/deb
+
 lint:
 	@scripts/packages
 	@scripts/lint
@@ -109,4 +113,4 @@ clean:
 	rm -rf $(B)
 
 .PHONY: all help module lib check check-debug check-long coverage check-mutants fuzz \
-	bench bench-check demo install install-python install-dkms dist lint vm-shell clean
+	bench bench-check demo install install-python install-dkms dist deb lint vm-shell clean
