@@ -175,13 +175,22 @@ static void explain_open(const struct evpl_pool_config *config, int err)
 
 	switch (-err) {
 	case ENOENT:
+		if (!access("/sys/module/evpl", F_OK)) {
+			error_set("%s: %s, though the module is loaded: a container is given the device "
+				  "by --device %s", device, strerror(-err), device);
+			break;
+		}
+		/* fallthrough */
 	case ENODEV:
 	case ENXIO:
 		error_set("%s: %s: load evpl.ko, or ask for the anon back end (EVPL_BACKEND=anon)",
 			  device, strerror(-err));
 		break;
-	case EACCES:
 	case EPERM:
+		error_set("%s: %s: this container may not open it. It is given the device by --device %s",
+			  device, strerror(-err), device);
+		break;
+	case EACCES:
 		error_set("%s: %s: this user must be in the group that may open it (evpl), "
 			  "or ask for the anon back end (EVPL_BACKEND=anon)",
 			  device, strerror(-err));
