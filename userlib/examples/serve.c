@@ -8,6 +8,7 @@
  *
  *	cc serve.c $(pkg-config --cflags --libs libevplmem)
  *	./a.out FILE SOCKET	serves FILE to the clients that connect to SOCKET
+ *	./a.out --client SOCKET	one client, which checks what it reads and writes
  *	./a.out --check		has several clients check what they read and write
  *
  * A daemon for more than an example would hand its I/O to a ring of io_uring, and would limit how
@@ -373,7 +374,7 @@ static int do_round(struct client *client, uint64_t first, uint64_t round, enum 
 	return err;
 }
 
-/* A client of the check. Returns its exit status. */
+/* A client of the check, for a file of CLIENTS * DEPTH blocks. Returns its exit status. */
 static int run_client(const struct sockaddr_un *address, uint64_t number, enum role role)
 {
 	struct evpl_lane_stats stats = EVPL_LANE_STATS_INIT;
@@ -456,13 +457,16 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "--check"))
 		return run_check();
 	if (argc != 3 || strlen(argv[2]) >= sizeof(address.sun_path)) {
-		fprintf(stderr, "Usage: %s FILE SOCKET\n       %s --check\n", argv[0], argv[0]);
+		fprintf(stderr, "Usage: %s FILE SOCKET\n       %s --client SOCKET\n       %s --check\n",
+			argv[0], argv[0], argv[0]);
 		return 64;
 	}
+	strcpy(address.sun_path, argv[2]);
+	if (!strcmp(argv[1], "--client"))
+		return run_client(&address, 0, ORDINARY);
 	file = open(argv[1], O_RDWR | O_CLOEXEC);
 	if (file < 0)
 		check(-errno, argv[1]);
-	strcpy(address.sun_path, argv[2]);
 	listener = open_socket(&address, bind);
 	if (listen(listener, 16))
 		check(-errno, "listen");
