@@ -17,7 +17,7 @@ help:
 	@echo 'make lib            the library'
 	@echo 'make check          the tests; HOST=1: without a virtual machine'
 	@echo 'make check-debug    the tests of the module, on a kernel that looks for bugs'
-	@echo 'make check-long     the rest: data races, PREEMPT_RT, a long storm, bare machines'
+	@echo 'make check-long     the rest: data races, PREEMPT_RT, a long storm, containers, bare machines'
 	@echo 'make coverage       the lines of the module that check-debug did not reach'
 	@echo 'make check-mutants  plants bugs on purpose, and checks that the tests find them; MUTANTS='
 	@echo 'make fuzz           random calls on a kernel that looks for bugs; MINUTES=10'
