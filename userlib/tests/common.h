@@ -47,6 +47,14 @@ static inline bool few(void)
 	return SANITIZED || getenv("EVPL_TEST_FEW");
 }
 
+/* Whether the kernel looks for bugs, so that each step into it takes long. */
+static inline bool is_slow(void)
+{
+	const char *percent = getenv("EVPL_TEST_PERCENT");
+
+	return percent && atoi(percent) < 100;
+}
+
 #define KB	1024U
 #define MB	(1024U * KB)
 

@@ -651,6 +651,9 @@ TEST_F(adopt, the_cost_is_in_the_number_of_buffers_and_not_in_that_of_bytes)
 	EXPECT_EQ(calls, count_stops(&large, PTRACE_SYSCALL));
 	EXPECT_EQ(calls, count_stops(&more, PTRACE_SYSCALL));
 
+	/* The library's instructions are the same on each kernel. */
+	if (is_slow())
+		return;
 	/* On arm64 a traced step between two exclusive accesses has the second one fail, for ever. */
 #ifdef __x86_64__
 	instructions = count_stops(&small, PTRACE_SINGLESTEP);
