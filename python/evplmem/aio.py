@@ -33,11 +33,17 @@ class Channel(_evplmem.Channel):
         data, ends, _, _ = socket.recv_fds(sock, 1, 1, socket.MSG_CMSG_CLOEXEC)
         if not ends:
             raise ConnectionError('no descriptor came' if data else 'the socket was closed')
+        channel = cls.__new__(cls)
         try:
-            return cls(pool, ends[0], **options)
+            channel.__init__(pool, ends[0], **options)
         except BaseException:
-            os.close(ends[0])
+            # Once the channel is open, the descriptor is its own. A signal can come after that.
+            if channel.closed:
+                os.close(ends[0])
+            else:
+                channel.close()
             raise
+        return channel
 
     async def recv_async(self):
         """Receives a message. Other tasks run until there is one."""
@@ -68,8 +74,13 @@ class Channel(_evplmem.Channel):
     def close(self):
         """Closes this end. The tasks that wait for it get ValueError."""
         waiting, self._waiting = self._waiting or {}, None
+        # A child of fork(2) shares the loop's epoll set with its parent, and so leaves it alone.
+        try:
+            fd = self.fileno() if waiting else -1
+        except PermissionError:
+            waiting = {}
         for kind, futures in waiting.items():
-            getattr(futures[0].get_loop(), f'remove_{kind}')(self.fileno())
+            getattr(futures[0].get_loop(), f'remove_{kind}')(fd)
         try:
             super().close()
         finally:
@@ -80,12 +91,17 @@ class Channel(_evplmem.Channel):
     async def _retry(self, kind, call, *arguments):
         if self.flags & (_evplmem.CHANNEL_BLOCKING | _evplmem.CHANNEL_POLLING):
             raise ValueError('a channel that blocks or polls is not for asyncio')
+        tries = 0
         while True:
             try:
                 return call(*arguments)
             except BlockingIOError:
                 pass
+            # The descriptor tells of room for one message, and a batch may need more.
+            if tries and kind == 'writer':
+                await asyncio.sleep(0.001)
             await self._ready(kind)
+            tries += 1
 
     async def _ready(self, kind):
         """Waits until the descriptor is readable or writable."""

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <unistd.h>
 
 /**
  * struct channel - evplmem.Channel
@@ -62,13 +63,10 @@ static void close_channel(struct channel *self)
 static void set_channel(struct channel *self, struct pool *pool, struct evpl_channel *channel,
 			unsigned int flags)
 {
-	PyObject *old = (PyObject *)self->pool;
-
 	self->pool = (struct pool *)Py_NewRef((PyObject *)pool);
 	self->channel = channel;
 	self->flags = flags;
 	pool->children++;
-	Py_XDECREF(old);
 }
 
 static unsigned int flags_of(int blocking, int lane, int polling)
@@ -84,8 +82,8 @@ static PyObject *channel_create(PyObject *type, PyObject *args, PyObject *kwargs
 	struct evpl_channel *channel;
 	unsigned int capacity = 0;
 	unsigned int flags;
+	PyObject *self, *both;
 	struct pool *pool;
-	PyObject *self;
 
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$O&ppp", names, pool_type, &pool,
 					 to_unsigned, &capacity, &blocking, &lane, &polling))
@@ -102,8 +100,12 @@ static PyObject *channel_create(PyObject *type, PyObject *args, PyObject *kwargs
 	if (!err)
 		set_channel((struct channel *)self, pool, channel, flags);
 	pool_leave(pool);
-	if (!err)
-		return Py_BuildValue("(Ni)", self, peer);
+	if (!err) {
+		both = Py_BuildValue("(Ni)", self, peer);
+		if (!both)
+			close(peer);
+		return both;
+	}
 	raise_errno(err);
 drop_self:
 	Py_DECREF(self);
@@ -122,8 +124,9 @@ static int channel_init(PyObject *object, PyObject *args, PyObject *kwargs)
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!i|$ppp", names, pool_type, &pool, &fd,
 					 &blocking, &lane, &polling))
 		return -1;
-	if (self->channel || self->busy) {
-		PyErr_SetString(PyExc_ValueError, "the channel is open already");
+	/* Nor is it opened again: close_channel() still uses its pool, without the GIL. */
+	if (self->pool || self->busy) {
+		PyErr_SetString(PyExc_ValueError, "the channel is or was open already");
 		return -1;
 	}
 	if (pool_enter(pool) < 0)
@@ -319,6 +322,9 @@ static PyObject *message_new(struct pool *pool, const struct evpl_message *messa
 		else
 			Py_XDECREF(fields[i]);
 	}
+	/* PyStructSequence_New() leaves that to its caller. */
+	if (tuple && !PyObject_GC_IsTracked(tuple))
+		PyObject_GC_Track(tuple);
 	return tuple;
 }
 

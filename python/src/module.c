@@ -31,7 +31,10 @@ PyObject *raise_reason(int err)
 	const char *reason = evpl_last_error();
 	PyObject *error;
 
-	error = PyObject_CallFunction(PyExc_OSError, "is", -err, *reason ? reason : strerror(-err));
+	/* A path in it may be of any bytes. */
+	error = PyObject_CallFunction(PyExc_OSError, "iN", -err,
+				      PyUnicode_DecodeLocale(*reason ? reason : strerror(-err),
+							     "surrogateescape"));
 	if (error)
 		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
 	Py_XDECREF(error);

@@ -114,6 +114,7 @@ static int pool_open(struct pool *self, PyObject *args, PyObject *kwargs, int fd
 	int huge = 0, zeros = 0, revoke = 0, atomic = 0, node = EVPL_ANY_NODE;
 	uint64_t buffer_size = 0, slab_size = 0, slab_size_max = 0, cache = 0;
 	PyObject *device = NULL;
+	struct evpl_pool *pool;
 	int err;
 
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$O&ppppO&O&O&O&O&O&O&", names,
@@ -145,18 +146,18 @@ static int pool_open(struct pool *self, PyObject *args, PyObject *kwargs, int fd
 
 	self->busy++;
 	Py_BEGIN_ALLOW_THREADS
-	err = fd < 0 ? evpl_pool_open(&self->pool, &config) :
-		       evpl_pool_adopt(&self->pool, fd, &config);
+	err = fd < 0 ? evpl_pool_open(&pool, &config) : evpl_pool_adopt(&pool, fd, &config);
 	Py_END_ALLOW_THREADS
 	self->busy--;
 	Py_XDECREF(device);
 	if (err) {
-		self->pool = NULL;
 		raise_reason(err);
 		return -1;
 	}
-	evpl_pool_stats(self->pool, &stats);
+	evpl_pool_stats(pool, &stats);
 	self->buffer_size = stats.buffer_size;
+	/* Last: another thread may have the object. The GIL is held until the pool has its context. */
+	self->pool = pool;
 	return 0;
 }
 
@@ -355,17 +356,19 @@ static PyObject *pool_keep(PyObject *object, PyObject *args)
 	struct iovec_object *kept;
 	struct evpl_iovec iovec;
 	PyObject *result = NULL;
+	const char *text;
 	PyObject *name;
 	int err;
 
 	if (!PyArg_ParseTuple(args, "O&O!", PyUnicode_FSConverter, &name, iovec_type, &kept))
 		return NULL;
+	text = PyBytes_AsString(name);
 	if (iovec_check(kept) < 0 || pool_enter(self) < 0)
 		goto drop_name;
 	/* Another thread may release the iovec meanwhile. */
 	evpl_iovec_clone(&iovec, &kept->iovec);
 	Py_BEGIN_ALLOW_THREADS
-	err = evpl_pool_keep(self->pool, PyBytes_AsString(name), &iovec);
+	err = evpl_pool_keep(self->pool, text, &iovec);
 	evpl_iovec_release(&iovec);
 	Py_END_ALLOW_THREADS
 	pool_leave(self);
@@ -380,15 +383,17 @@ static PyObject *pool_kept(PyObject *object, PyObject *args)
 	struct pool *self = (struct pool *)object;
 	struct evpl_iovec iovec;
 	PyObject *result = NULL;
+	const char *text;
 	PyObject *name;
 	int err;
 
 	if (!PyArg_ParseTuple(args, "O&", PyUnicode_FSConverter, &name))
 		return NULL;
+	text = PyBytes_AsString(name);
 	if (pool_enter(self) < 0)
 		goto drop_name;
 	Py_BEGIN_ALLOW_THREADS
-	err = evpl_pool_kept(self->pool, PyBytes_AsString(name), &iovec);
+	err = evpl_pool_kept(self->pool, text, &iovec);
 	Py_END_ALLOW_THREADS
 	pool_leave(self);
 	result = err ? raise_errno(err) : iovec_new(self, &iovec, false);
@@ -401,15 +406,17 @@ static PyObject *pool_forget(PyObject *object, PyObject *args)
 {
 	struct pool *self = (struct pool *)object;
 	PyObject *result = NULL;
+	const char *text;
 	PyObject *name;
 	int err;
 
 	if (!PyArg_ParseTuple(args, "O&", PyUnicode_FSConverter, &name))
 		return NULL;
+	text = PyBytes_AsString(name);
 	if (pool_enter(self) < 0)
 		goto drop_name;
 	Py_BEGIN_ALLOW_THREADS
-	err = evpl_pool_forget(self->pool, PyBytes_AsString(name));
+	err = evpl_pool_forget(self->pool, text);
 	Py_END_ALLOW_THREADS
 	pool_leave(self);
 	result = err ? raise_errno(err) : Py_NewRef(Py_None);

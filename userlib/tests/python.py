@@ -253,7 +253,11 @@ def of_close():
     pool = Keeper(buffer_size=BUFFER)
     pool.kept_here = [pool.alloc(5), memoryview(pool.alloc(6)), pool]
     if MODULE or LOOPBACK:
-        pool.kept_here.extend(channel_pair(pool))
+        one, two = channel_pair(pool)
+        one.send(pool.alloc(7))
+        # A message has an iovec, and so the pool.
+        pool.kept_here += [one, two, two.recv()]
+        del one, two
     pool = None
     gc.collect()
     check(descriptors() == before, 'the garbage collector ends a cycle')
@@ -522,6 +526,17 @@ def of_channels(pool):
         socket.send_fds(left, [b'x'], [left.fileno()])
         check(fails(errno.EBADF, Channel.accept, pool, right) and descriptors() == before,
               'so is another descriptor, which is closed')
+
+        class Broken(Channel):
+            """An end whose making fails once it is open, as by a signal."""
+            def __init__(self, *args):
+                super().__init__(*args)
+                raise KeyError
+
+        before = descriptors()
+        Channel.offer(pool, left).close()
+        check(raised(Broken.accept, pool, right) == (KeyError, None) and descriptors() == before,
+              'an exception after the opening closes the descriptor once')
     one.close()
     two.close()
 
@@ -601,10 +616,36 @@ def of_asyncio(pool):
         one, two = channel_pair(pool)
         waiting = [asyncio.create_task(two.recv_async()), asyncio.create_task(two.recv_async())]
         await asyncio.sleep(0)
+        child = in_child(lambda: two.close() is None and two.closed)
+        still = not any(task.done() for task in waiting)
         two.close()
         got = await asyncio.gather(*waiting, return_exceptions=True)
         one.close()
-        return all(isinstance(error, ValueError) for error in got)
+        return child and still and all(isinstance(error, ValueError) for error in got)
+
+    async def crowded():
+        class Counted(Channel):
+            """An end that counts how often it tries to send."""
+            tries = 0
+
+            def send_many(self, messages):
+                self.tries += 1
+                return super().send_many(messages)
+
+        one, peer = Counted.create(pool, capacity=8)
+        two = Channel(pool, peer)
+        one.send_many([(pool.alloc(8), cookie) for cookie in range(7)])
+        task = asyncio.create_task(one.send_many_async([(pool.alloc(8), 7 + more)
+                                                        for more in range(3)]))
+        for _ in range(5000):
+            await asyncio.sleep(0)
+        tries = one.tries
+        got = [message.cookie for message in two.recv_many(8)]
+        await task
+        got += [message.cookie for message in two.recv_many(8)]
+        one.close()
+        two.close()
+        return got == list(range(10)) and tries < 2500
 
     async def both():
         one, two = channel_pair(pool)
@@ -628,6 +669,7 @@ def of_asyncio(pool):
     for step, what in [(numbers, 'an async for has all messages, and ends with the channel'),
                        (tasks, 'each task that waits gets one message'),
                        (closing, 'a task that waits for a channel that is closed gets ValueError'),
+                       (crowded, 'a task whose batch has too little room doesn\'t spin'),
                        (both, 'a task that sends and one that receives wait for one channel')]:
         check(asyncio.run(asyncio.wait_for(step(), LIMIT)), what)
 
@@ -867,6 +909,8 @@ def of_adopting():
 
 
 def of_anon_errors():
+    check(fails(errno.ENOENT, Pool, backend='module', device=b'/dev/\xff'),
+          'a path need not be a text')
     with Pool(buffer_size=BUFFER) as pool, pool.alloc(9) as iovec:
         for use in [(pool.fileno,), (pool.names,), (pool.keep, 'x', iovec), (pool.kept, 'x'),
                     (pool.forget, 'x'), (iovec.revoke,), (iovec.wait,)]:
