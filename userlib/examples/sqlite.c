@@ -6,6 +6,9 @@
  *
  *	cc sqlite.c $(pkg-config --cflags --libs libevplmem sqlite3) -lmimalloc
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE	/* memmem() */
+#endif
 #include "arena.h"
 
 #include <sqlite3.h>

@@ -233,8 +233,9 @@ public:
 	iovec &operator=(iovec &&other) noexcept
 	{
 		::evpl_iovec owned = other.detach();
+		iovec old(iovec_);
 
-		drop();
+		/* First, as done() of a wrapped iovec may use this object. */
 		iovec_ = owned;
 		return *this;
 	}
@@ -290,8 +291,7 @@ public:
 	/** reset() - drop the reference; this is empty afterwards. See evpl_iovec_release(). */
 	void reset() noexcept
 	{
-		drop();
-		forget();
+		iovec old(detach());
 	}
 
 	/** clone() - make a second iovec of the same slice, with a reference of its own */
@@ -605,7 +605,7 @@ public:
 	/** close() - close the pool, which is then empty, or stays as it is after an error */
 	result<void> close() noexcept
 	{
-		int err = evpl_pool_close(get());
+		int err = *this ? evpl_pool_close(get()) : 0;
 
 		if (!err)
 			static_cast<void>(detach());
