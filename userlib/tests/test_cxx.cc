@@ -519,6 +519,34 @@ TEST(memory_of_the_program_is_wrapped)
 	EXPECT_EQ(1, ends);
 }
 
+struct held {
+	evpl::iovec iovec;
+	int ends = 0;
+};
+
+/* As when the object that has the iovec ends along with the memory. */
+static void reset_once(void *arg)
+{
+	held *object = static_cast<held *>(arg);
+
+	if (object->ends++ == 0)
+		object->iovec.reset();
+}
+
+TEST(the_end_of_wrapped_memory_may_use_the_iovec_that_is_released)
+{
+	static char memory[100];
+	held object;
+
+	object.iovec = evpl::iovec::wrap(memory, sizeof(memory), reset_once, &object).value();
+	object.iovec.reset();
+	EXPECT_EQ(1, object.ends);
+	object.ends = 0;
+	object.iovec = evpl::iovec::wrap(memory, sizeof(memory), reset_once, &object).value();
+	object.iovec = evpl::iovec();
+	EXPECT_EQ(1, object.ends);
+}
+
 TEST(a_pool_stays_open_while_references_are_left)
 {
 	evpl::pool pool = evpl::pool::open(small_config()).value();
@@ -537,6 +565,7 @@ TEST(a_pool_stays_open_while_references_are_left)
 	std::memset(iovec.data(), 1, iovec.size());
 	iovec.reset();
 	EXPECT_EQ(0, evpl_pool_close(raw));
+	EXPECT_EQ(0, evpl::pool().close().number());
 }
 
 TEST(the_hot_path_makes_no_object_on_the_heap)
