@@ -8,9 +8,9 @@
  *	cc -shared -fPIC -o preload.so preload.c $(pkg-config --cflags --libs libevplmem) -lmimalloc
  *	LD_PRELOAD=./preload.so redis-server --save ''
  *
- * A child of fork(2) would share its parent's heap, since slabs are shared memory. So fork() fails
- * with ENOSYS, as on a machine without an MMU. A program starts others by posix_spawn(3), vfork(2),
- * system(3) or popen(3), which work.
+ * A child of fork(2) would share its parent's heap, since slabs are shared memory. So fork(),
+ * _Fork(), forkpty() and daemon() fail with ENOSYS, as on a machine without an MMU. A program starts
+ * others by posix_spawn(3), vfork(2), system(3) or popen(3), which work.
  *
  * The library's own objects are from the C library's malloc(), as are those that the program
  * allocates when there is no pool. mimalloc exports strdup() and a few more such calls. If the
@@ -18,8 +18,10 @@
  */
 #include "arena.h"
 
+#include <dlfcn.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <pty.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +29,8 @@
 #include <unistd.h>
 
 #define ARENAS	64
+/* mimalloc doesn't align objects in an arena to more. */
+#define ALIGNMENT_MAX	((size_t)16 << 20)
 
 /* The C library's allocator, by the names that are left for a program with one of its own. */
 void *__libc_malloc(size_t length);
@@ -40,9 +44,9 @@ size_t nallocx(size_t length, int flags);
 static struct arena arenas[ARENAS];
 static atomic_uint arenas_used;		/* those before it don't change any more */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct evpl *evpl;		/* guarded by lock, as the fields below */
+static struct evpl *evpl;		/* guarded by lock, as bytes is until there is an arena */
 static size_t bytes = (size_t)256 << 20;
-static bool has_failed;
+static atomic_bool has_failed;		/* there is no pool, and won't be one */
 
 /* The thread is in the library, and what it allocates belongs to the library. */
 static __thread bool inside __attribute__((tls_model("initial-exec")));
@@ -87,22 +91,25 @@ static bool grow(unsigned int seen)
 	unsigned int n;
 	int err = 0;
 
+	if (atomic_load(&has_failed))
+		return false;
 	inside = true;
 	pthread_mutex_lock(&lock);
 	n = atomic_load(&arenas_used);
-	if (n == seen && n < ARENAS && !has_failed) {
+	if (n == seen && n < ARENAS && !atomic_load(&has_failed)) {
 		err = evpl ? 0 : open_pool();
 		if (!err)
 			err = arena_create(&arenas[n], evpl, false);
 		if (!err)
 			atomic_store(&arenas_used, ++n);
-		else if (!seen)
-			fprintf(stderr, "evpl: No memory for the program: %s. %s\n", strerror(-err),
-				evpl_last_error());
 		/* Without a first arena the program goes on with the C library's malloc(). */
-		has_failed = err && !seen;
+		else if (!seen)
+			atomic_store(&has_failed, true);
 	}
 	pthread_mutex_unlock(&lock);
+	if (err && !seen)
+		fprintf(stderr, "evpl: No memory for the program: %s. %s\n", strerror(-err),
+			evpl_last_error());
 	inside = false;
 	return n > seen;
 }
@@ -163,9 +170,18 @@ void free(void *object)
 
 void *memalign(size_t alignment, size_t length)
 {
+	size_t all;
+
 	if (!is_ready())
 		return __libc_memalign(alignment, length);
-	return WITH_ROOM(length, mi_memalign(alignment, length));
+	if (!alignment || alignment & (alignment - 1)) {
+		errno = EINVAL;
+		return NULL;
+	}
+	/* What is before the first aligned address takes room too. */
+	if (alignment > ALIGNMENT_MAX || __builtin_add_overflow(alignment, length, &all))
+		all = SIZE_MAX;
+	return WITH_ROOM(all, mi_memalign(alignment, length));
 }
 
 void *aligned_alloc(size_t alignment, size_t length)
@@ -193,20 +209,64 @@ void *valloc(size_t length)
 	return memalign((size_t)sysconf(_SC_PAGESIZE), length);
 }
 
+/* The C library's own malloc_usable_size(). mimalloc exports that name too. */
+static size_t libc_usable_size(void *object)
+{
+	static size_t (*_Atomic usable_size)(void *object);
+	size_t (*call)(void *object) = atomic_load(&usable_size);
+	bool was_inside = inside;
+	void *libc;
+
+	if (!call) {
+		inside = true;
+		libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+		call = libc ? (size_t (*)(void *))dlsym(libc, "malloc_usable_size") : NULL;
+		atomic_store(&usable_size, call);
+		inside = was_inside;
+	}
+	return call ? call(object) : 0;
+}
+
 size_t malloc_usable_size(void *object)
 {
-	return is_ours(object) ? mi_usable_size(object) : 0;
+	return is_ours(object) ? mi_usable_size(object) : libc_usable_size(object);
 }
 
 /* A program for jemalloc, as redis is, asks with it how many bytes malloc() would give. */
 size_t nallocx(size_t length, int flags)
 {
 	(void)flags;
-	return mi_good_size(length);
+	return is_ready() ? mi_good_size(length) : length;
+}
+
+static int refused(void)
+{
+	errno = ENOSYS;
+	return -1;
 }
 
 pid_t fork(void)
 {
-	errno = ENOSYS;
-	return -1;
+	return refused();
+}
+
+pid_t _Fork(void)
+{
+	return refused();
+}
+
+int forkpty(int *terminal, char *name, const struct termios *termios, const struct winsize *size)
+{
+	(void)terminal;
+	(void)name;
+	(void)termios;
+	(void)size;
+	return refused();
+}
+
+int daemon(int nochdir, int noclose)
+{
+	(void)nochdir;
+	(void)noclose;
+	return refused();
 }

@@ -220,6 +220,7 @@ int main(void)
 	check(evpl_create(&evpl, pool, NULL), "context");
 	check(arena_create(&arena, evpl, true), "arena");
 	heap = mi_heap_new_in_arena(arena.id);
+	want(heap, "there is a heap in the arena");
 	check(evpl_pool_open(&cache, &config), "pool of the page cache");
 	check(evpl_create(&cache_evpl, cache, NULL), "context of the page cache");
 	check(evpl_buffer_alloc(cache_evpl, &pages), "page cache");

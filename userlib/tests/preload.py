@@ -32,7 +32,7 @@ ENVIRONMENT = {**os.environ, 'LD_PRELOAD': preload, 'EVPL_ARENA_MIB': str(ARENA 
 
 # Each line is the name of a fact, and whether it holds.
 IN_PYTHON = '''
-import ctypes, os, re, subprocess, threading
+import ctypes, errno, os, re, subprocess, threading
 
 def is_in_slab(array):
     at = ctypes.addressof(ctypes.c_char.from_buffer(array))
@@ -71,10 +71,35 @@ try:
     say('fork_is_ENOSYS', False)
 except OSError as error:
     say('fork_is_ENOSYS', error.errno == ENOSYS)
+program = ctypes.CDLL(None, use_errno=True)
+for name in ('fork', '_Fork', 'daemon', 'forkpty'):
+    ctypes.set_errno(0)
+    refused = getattr(program, name)(None, None, None, None) == -1
+    say(name + '_of_C_is_ENOSYS', refused and ctypes.get_errno() == ENOSYS)
+
+def slabs():
+    with open('/proc/self/maps') as maps:
+        return sum('rw-s' in line for line in maps)
+
+def align(alignment, length):
+    """The address, or the errno; and whether there are more slabs."""
+    before = slabs()
+    program.memalign.restype = ctypes.c_void_p
+    at = program.memalign(ctypes.c_size_t(alignment), ctypes.c_size_t(length))
+    return at or ctypes.get_errno(), slabs() > before
+
+MIB = 1 << 20
+say('alignment_that_is_no_power_of_two_is_EINVAL', align(48, 100) == (errno.EINVAL, False))
+say('alignment_of_32_MiB_is_ENOMEM_and_takes_no_slab', align(32 * MIB, 100) == (errno.ENOMEM, False))
+say('alignment_of_1_MiB_is_had', align(MIB, 100)[0] % MIB == 0)
+program.__libc_malloc.restype = ctypes.c_void_p
+say('object_of_the_C_library_has_its_usable_size',
+    100 <= program.malloc_usable_size(ctypes.c_void_p(program.__libc_malloc(100))) < 200)
 run = subprocess.run(['/bin/echo', 'hello'], capture_output=True, close_fds=False)
 say('another_program_is_started', run.stdout == b'hello\\n')
 '''
-FACTS = re.findall(r"say\('(\w+)', (?!False)", IN_PYTHON.replace(', True', ', bool(1)'))
+FACTS = re.findall(r"say\('(\w+)',\s+(?!False)", IN_PYTHON.replace(', True', ', bool(1)')) + \
+    [name + '_of_C_is_ENOSYS' for name in ('fork', '_Fork', 'daemon', 'forkpty')]
 
 
 def check_python():
@@ -164,7 +189,7 @@ def check_values(redis, server):
         values += text.count(MARK) if here else 0
         elsewhere += 0 if here else text.count(MARK)
     check(values >= VALUES, 'each_value_of_redis_is_in_a_slab', values)
-    # The last few may also be in buffers on stacks.
+    # A value on its way through redis may also be on a stack.
     check(elsewhere < VALUES // 100, 'values_of_redis_are_nowhere_else', elsewhere)
     check(slabs >= 2, 'redis_grows_into_another_slab', slabs)
     check(all(redis.call('GET', f'key {number}') == value(number, 1)
