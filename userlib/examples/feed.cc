@@ -41,8 +41,11 @@ bool is_right(const evpl::iovec &slice, unsigned int topic, unsigned int round)
 	return true;
 }
 
-/* A subscriber: another process, with a pool of its own. Returns its exit status. */
-int subscribe(int end, unsigned int topic)
+/*
+ * A subscriber: another process, with a pool of its own. Returns its exit status. An exception ends
+ * the process here, so that it doesn't destroy the publisher's objects.
+ */
+int subscribe(int end, unsigned int topic) noexcept
 {
 	evpl::pool pool = evpl::pool::open().value();
 	evpl::channel channel = evpl::channel::bind(pool, end, EVPL_CHANNEL_BLOCKING).value();

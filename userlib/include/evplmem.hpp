@@ -97,8 +97,8 @@ private:
 };
 
 /*
- * No length, offset or alignment of a slice is UINT_MAX, so the library refuses that one in place
- * of greater ones.
+ * An alignment is a power of two, and no reserved slice has UINT_MAX bytes. So the library refuses
+ * UINT_MAX in place of all that is greater.
  */
 inline unsigned int narrow(std::size_t n) noexcept
 {
@@ -315,10 +315,14 @@ public:
 		::evpl_iovec part;
 		int err;
 
-		if (length == npos && offset <= size())
+		if (offset > size())
+			return detail::failure{ -EINVAL };
+		if (length == npos)
 			length = size() - offset;
-		err = evpl_iovec_clone_segment(&part, &iovec_, detail::narrow(offset),
-					       detail::narrow(length));
+		if (length > size())
+			return detail::failure{ -EINVAL };
+		err = evpl_iovec_clone_segment(&part, &iovec_, static_cast<unsigned int>(offset),
+					       static_cast<unsigned int>(length));
 		if (err)
 			return detail::failure{ err };
 		return iovec(part);
@@ -328,8 +332,11 @@ public:
 	result<iovec> split(std::size_t length) noexcept
 	{
 		::evpl_iovec rest;
-		int err = evpl_iovec_split(&rest, &iovec_, detail::narrow(length));
+		int err;
 
+		if (length > size())
+			return detail::failure{ -EINVAL };
+		err = evpl_iovec_split(&rest, &iovec_, static_cast<unsigned int>(length));
 		if (err)
 			return detail::failure{ err };
 		return iovec(rest);
@@ -338,13 +345,17 @@ public:
 	/** advance() - leave bytes out at the beginning. See evpl_iovec_advance(). */
 	result<void> advance(std::size_t bytes) noexcept
 	{
-		return detail::done(evpl_iovec_advance(&iovec_, detail::narrow(bytes)));
+		if (bytes > size())
+			return detail::failure{ -EINVAL };
+		return detail::done(evpl_iovec_advance(&iovec_, static_cast<unsigned int>(bytes)));
 	}
 
 	/** trim() - leave bytes out at the end. See evpl_iovec_trim(). */
 	result<void> trim(std::size_t bytes) noexcept
 	{
-		return detail::done(evpl_iovec_trim(&iovec_, detail::narrow(bytes)));
+		if (bytes > size())
+			return detail::failure{ -EINVAL };
+		return detail::done(evpl_iovec_trim(&iovec_, static_cast<unsigned int>(bytes)));
 	}
 
 	/** is_unique() - tell whether this is the only reference. See evpl_iovec_is_unique(). */

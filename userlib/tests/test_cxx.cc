@@ -519,6 +519,27 @@ TEST(memory_of_the_program_is_wrapped)
 	EXPECT_EQ(1, ends);
 }
 
+TEST(length_of_33_bits_is_refused_by_the_longest_slice)
+{
+	/* Only an iovec of C can have as many bytes. Nothing reads them. */
+	static char memory[1];
+	int ends = 0;
+	{
+		struct evpl_iovec longest;
+
+		ASSERT_EQ(0, evpl_iovec_wrap(&longest, memory, UINT_MAX, count_end, &ends));
+		evpl::iovec iovec(longest);
+		EXPECT_EQ(EINVAL, iovec.slice(0, 1ULL << 32).number());
+		EXPECT_EQ(EINVAL, iovec.slice(1ULL << 32, 0).number());
+		EXPECT_EQ(EINVAL, iovec.advance(1ULL << 32).number());
+		EXPECT_EQ(EINVAL, iovec.trim(1ULL << 32).number());
+		EXPECT_EQ(EINVAL, iovec.split(1ULL << 32).number());
+		EXPECT_EQ(UINT_MAX, iovec.size());
+		EXPECT(iovec.is_unique());
+	}
+	EXPECT_EQ(1, ends);
+}
+
 struct held {
 	evpl::iovec iovec;
 	int ends = 0;
