@@ -24,7 +24,7 @@ ROOM_AMPLE: Final[int]
 ROOM_SCARCE: Final[int]
 ROOM_SHORT: Final[int]
 
-def version() -> tuple[int, int]: ...
+def version() -> tuple[int, int, int]: ...
 
 class PoolStats(NamedTuple):
     backend: int

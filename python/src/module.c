@@ -122,12 +122,12 @@ static PyObject *version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused
 {
 	unsigned int number = evplmem_version();
 
-	return Py_BuildValue("(II)", number >> 16, number & 0xffff);
+	return Py_BuildValue("(III)", number >> 16, number >> 8 & 0xff, number & 0xff);
 }
 
 static PyMethodDef methods[] = {
 	METHOD("version", version, METH_NOARGS, "version($module, /)\n--\n\n"
-	       "The version of the library: its major and its minor number."),
+	       "The version of the library: its major, minor and micro number."),
 	{ NULL, NULL, 0, NULL },
 };
 

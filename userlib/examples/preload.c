@@ -178,7 +178,7 @@ void *memalign(size_t alignment, size_t length)
 		errno = EINVAL;
 		return NULL;
 	}
-	/* What is before the first aligned address takes room too. */
+	/* The bytes before the first aligned address take room too. */
 	if (alignment > ALIGNMENT_MAX || __builtin_add_overflow(alignment, length, &all))
 		all = SIZE_MAX;
 	return WITH_ROOM(all, mi_memalign(alignment, length));

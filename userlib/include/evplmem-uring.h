@@ -156,7 +156,7 @@ struct evpl_uring_buf_ring;
 
 /* The exported functions. Programs call the inlines below. */
 #pragma GCC visibility push(default)
-int evplmem_uring_open(struct evpl_uring **r_uring, struct evpl_pool *pool,
+int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
 		       struct io_uring *ring, unsigned int first_slot,
 		       unsigned int nr_slots, unsigned int flags);
 int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
@@ -187,17 +187,6 @@ int evplmem_uring_buf_ring_take(struct evpl_uring_buf_ring *buf_ring,
 				struct evpl_iovec *r_iovec);
 int evplmem_uring_buf_ring_refill(struct evpl_uring_buf_ring *buf_ring);
 void evplmem_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring);
-
-/*
- * For programs that were built with an earlier header. They put the address of the data in each
- * SQE, so io_uring pins what they register. A program that calls these isn't compiled any more.
- */
-int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
-			 struct io_uring *ring, unsigned int first_slot,
-			 unsigned int nr_slots, unsigned int flags)
-	__attribute__((error("call evplmem_uring_open()")));
-int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
-	__attribute__((error("call evplmem_uring_fixed(), and use the address that it gives")));
 #pragma GCC visibility pop
 
 #ifndef EVPLMEM_PREFIX_ONLY
@@ -226,7 +215,7 @@ static inline int evpl_uring_create(struct evpl_uring **r_uring, struct evpl_poo
 				    struct io_uring *ring, unsigned int first_slot,
 				    unsigned int nr_slots, unsigned int flags)
 {
-	return evplmem_uring_open(r_uring, pool, ring, first_slot, nr_slots, flags);
+	return evplmem_uring_create(r_uring, pool, ring, first_slot, nr_slots, flags);
 }
 
 /**

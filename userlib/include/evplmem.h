@@ -65,9 +65,12 @@
 /** EVPLMEM_VERSION_MAJOR - this header's major version; each has a soname of its own */
 #define EVPLMEM_VERSION_MAJOR	1
 /** EVPLMEM_VERSION_MINOR - this header's minor version; it goes up with each addition */
-#define EVPLMEM_VERSION_MINOR	4
-/** EVPLMEM_VERSION - both versions in one number, to be compared with evplmem_version() */
-#define EVPLMEM_VERSION		((EVPLMEM_VERSION_MAJOR << 16) | EVPLMEM_VERSION_MINOR)
+#define EVPLMEM_VERSION_MINOR	0
+/** EVPLMEM_VERSION_MICRO - this header's micro version; it goes up when something was mended */
+#define EVPLMEM_VERSION_MICRO	0
+/** EVPLMEM_VERSION - the three versions in one number, to be compared with evplmem_version() */
+#define EVPLMEM_VERSION								\
+	(EVPLMEM_VERSION_MAJOR << 16 | EVPLMEM_VERSION_MINOR << 8 | EVPLMEM_VERSION_MICRO)
 
 /* The initializer of a struct that starts with its size: that size, and zeros. */
 #ifdef __cplusplus

@@ -130,7 +130,7 @@ def of_config():
     check(fails(errno.EBADF, Pool.adopt, -1), 'a negative descriptor is EBADF')
     check(fails(errno.EOPNOTSUPP, Pool, backend='anon', zeros=True),
           'the anon back end has nothing to revoke')
-    check(len(evplmem.version()) == 2 and evplmem.version() >= (1, 4), 'the library has a version')
+    check(len(evplmem.version()) == 3 and evplmem.version() >= (1, 0, 0), 'the library has a version')
 
 
 def of_memory(pool):

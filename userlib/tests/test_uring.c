@@ -265,7 +265,7 @@ TEST_F(uring, nor_has_an_iovec_of_another_pool_but_its_io_works)
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &other, 0));
 	ASSERT_EQ(0, open_pool(&pool, BUFFER, SLAB));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
-	ASSERT_EQ(0, make_uring(&other_uring, pool, &other, FIRST, SLOTS,
+	ASSERT_EQ(0, evpl_uring_create(&other_uring, pool, &other, FIRST, SLOTS,
 				       EVPL_URING_NEW_TABLE));
 	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &foreign));
 	ASSERT_EQ(FIRST, index_of(other_uring, &foreign));
@@ -403,7 +403,7 @@ TEST_F(uring, both_kinds_of_io_are_prepared)
 	struct io_uring_sqe *sqe;
 
 	NEEDS_REGISTRATION();
-	ASSERT_EQ(0, make_uring(&small, self->pool, &self->ring, 0, 1, 0));
+	ASSERT_EQ(0, evpl_uring_create(&small, self->pool, &self->ring, 0, 1, 0));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	memset(self->iovec[0][0].data, 'a', BUFFER);

@@ -124,13 +124,13 @@ TEST_F(uring, clones_are_charged_once_for_all)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	ASSERT_TRUE(become_somebody(1));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &rings[0], variant->flags));
-	ASSERT_EQ(0, make_uring(&source, self->pool, &rings[0], 0, SLOTS,
+	ASSERT_EQ(0, evpl_uring_create(&source, self->pool, &rings[0], 0, SLOTS,
 				       EVPL_URING_NEW_TABLE));
 	EXPECT_EQ(0, index_of(source, &self->iovec[0][0]));
 
 	/* The limit has no room for another registration. A clone needs none for this slab. */
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &rings[1], variant->flags));
-	ASSERT_EQ(0, make_uring(&own, self->pool, &rings[1], 0, SLOTS,
+	ASSERT_EQ(0, evpl_uring_create(&own, self->pool, &rings[1], 0, SLOTS,
 				       EVPL_URING_NEW_TABLE));
 	EXPECT_EQ(-ENOMEM, index_of(own, &self->iovec[0][0]));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &twin.ring, variant->flags));
@@ -293,7 +293,7 @@ TEST_F(uring, only_a_ring_without_a_table_becomes_a_clone)
 	EXPECT_EQ(-EBUSY, evpl_uring_clone(&uring, self->uring, &rings[0]));
 
 	ASSERT_EQ(0, io_uring_unregister_buffers(&rings[0]));
-	ASSERT_EQ(0, make_uring(&bare, self->pool, &rings[0], 0, 1, 0));
+	ASSERT_EQ(0, evpl_uring_create(&bare, self->pool, &rings[0], 0, 1, 0));
 	if (kernel_clones(self))
 		EXPECT_EQ(-ENXIO, evpl_uring_clone(&uring, bare, &rings[1]));
 	evpl_uring_destroy(bare);
@@ -315,7 +315,7 @@ TEST_F(uring, a_clone_that_the_pool_has_no_place_for_leaves_no_table)
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
 	EXPECT_EQ(-ENOSPC, evpl_uring_clone(&uring, self->uring, &ring));
 	EXPECT_EQ(-ENXIO, io_uring_unregister_buffers(&ring));
-	EXPECT_EQ(-ENOSPC, make_uring(&uring, self->pool, &ring, 0, 1,
+	EXPECT_EQ(-ENOSPC, evpl_uring_create(&uring, self->pool, &ring, 0, 1,
 					     EVPL_URING_NEW_TABLE));
 	EXPECT_EQ(-ENXIO, io_uring_unregister_buffers(&ring));
 	while (i--)

@@ -20,7 +20,7 @@
 static int take_leases(FIXTURE_DATA(uring) *self)
 {
 	evpl_uring_destroy(self->uring);
-	return make_uring(&self->uring, self->pool, &self->ring, FIRST, SLOTS, EVPL_URING_LEASES);
+	return evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS, EVPL_URING_LEASES);
 }
 
 /*

@@ -97,7 +97,7 @@ TEST_F(uring, destroy_clears_slots_before_the_device_is_detached)
 	struct evpl_iovec iovec;
 
 	NEEDS_REGISTRATION();
-	ASSERT_EQ(0, make_uring(&uring, self->pool, &self->ring, 1, 1, 0));
+	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &self->ring, 1, 1, 0));
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, &iovec));
 	ASSERT_EQ(1, index_of(uring, &iovec));
 	watched = self->pool;
@@ -129,7 +129,7 @@ TEST_F(uring, without_a_slot_io_works_unregistered)
 
 	NEEDS_REGISTRATION();
 	/* The first evpl_uring has left slots 0 to 2 of the ring's table free. */
-	ASSERT_EQ(0, make_uring(&small, self->pool, &self->ring, 1, 1, 0));
+	ASSERT_EQ(0, evpl_uring_create(&small, self->pool, &self->ring, 1, 1, 0));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
 	EXPECT_EQ(1, index_of(small, &self->iovec[2][0]));
@@ -176,7 +176,7 @@ TEST_F(uring, a_ring_without_a_table_works_unregistered)
 
 	NEEDS_REGISTRATION();
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, 0));
-	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, 1, 0));
+	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, 1, 0));
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	EXPECT_EQ(-ENXIO, index_of(uring, &self->iovec[0][0]));
 	EXPECT_EQ(-ENXIO, index_of(uring, &self->iovec[0][1]));
@@ -197,7 +197,7 @@ TEST_F(uring, a_limit_of_locked_memory_is_told_and_tried_again)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
 	ASSERT_TRUE(become_somebody(0));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, 1,
+	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, 1,
 				       EVPL_URING_NEW_TABLE));
 	EXPECT_EQ(-ENOMEM, index_of(uring, &self->iovec[0][0]));
 	EXPECT_EQ(-ENOMEM, index_of(uring, &self->iovec[0][0]));
@@ -224,7 +224,7 @@ TEST_F(uring, an_eager_ring_registers_what_is_there_and_the_rest_at_its_use)
 	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, 2 * SLAB, EVPL_ANY_NODE));
 	ASSERT_EQ(2, stats_of(self->pool).slabs);
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, SLOTS,
+	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, SLOTS,
 				       EVPL_URING_NEW_TABLE | EVPL_URING_EAGER));
 	EXPECT_EQ(2, uring_stats(uring).registrations);
 	EXPECT_EQ(2, uring_stats(uring).slots_used);
@@ -262,7 +262,7 @@ TEST_F(uring, what_an_eager_ring_cant_register_it_tells_and_tries_again)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	ASSERT_TRUE(become_somebody(1));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, make_uring(&uring, self->pool, &ring, 0, SLOTS,
+	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, SLOTS,
 				       EVPL_URING_NEW_TABLE | EVPL_URING_EAGER));
 	EXPECT_EQ(1, uring_stats(uring).slots_used);
 	EXPECT_EQ(-ENOMEM, uring_stats(uring).error);
@@ -305,7 +305,7 @@ TEST_F(uring, registering_keeps_no_buffer_that_others_give_back)
 	ASSERT_EQ(0, evpl_pool_open(&pool, &config));
 	ASSERT_EQ(0, evpl_create(&evpl, pool, NULL));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
-	ASSERT_EQ(0, make_uring(&uring, pool, &ring, 0, 1, EVPL_URING_NEW_TABLE));
+	ASSERT_EQ(0, evpl_uring_create(&uring, pool, &ring, 0, 1, EVPL_URING_NEW_TABLE));
 	receive(&received, pool, BUFFER);
 	ASSERT_EQ(1, evpl_buffer_alloc(evpl, &message.iovec));
 	ASSERT_EQ(0, index_of(uring, &message.iovec));

@@ -9,7 +9,7 @@ static void *calls_elsewhere(void *arg)
 	struct elsewhere *elsewhere = arg;
 	struct evpl_uring *uring;
 
-	elsewhere->created = make_uring(&uring, elsewhere->pool, elsewhere->ring, 0, 1,
+	elsewhere->created = evpl_uring_create(&uring, elsewhere->pool, elsewhere->ring, 0, 1,
 					       EVPL_URING_NEW_TABLE);
 	elsewhere->index = index_of(elsewhere->uring, elsewhere->iovec);
 	return NULL;
@@ -184,7 +184,7 @@ static void hand_over(struct __test_metadata *_metadata, FIXTURE_DATA(uring) *se
 	handover->self = self;
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &handover->ring,
 					 flags | IORING_SETUP_R_DISABLED));
-	ASSERT_EQ(0, make_uring(&handover->uring, self->pool, &handover->ring, 1, SLOTS,
+	ASSERT_EQ(0, evpl_uring_create(&handover->uring, self->pool, &handover->ring, 1, SLOTS,
 				       EVPL_URING_NEW_TABLE));
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));

@@ -105,8 +105,8 @@ static bool send_slice(const struct evpl_iovec *iovec, struct io_uring *ring,
 TEST_F(uring, each_kind_of_request_moves_bytes_for_a_user_without_locked_memory)
 {
 	const struct rlimit none = { 0, RLIM_INFINITY };
-	struct evpl_uring *uring, *old;
-	struct io_uring rings[2];
+	struct evpl_uring *uring;
+	struct io_uring ring;
 
 	NEEDS_UNCHARGED();
 	NEEDS_ROOT();
@@ -114,31 +114,20 @@ TEST_F(uring, each_kind_of_request_moves_bytes_for_a_user_without_locked_memory)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	ASSERT_TRUE(become_somebody(0));
 	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &none));
-	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &rings[0], variant->flags));
-	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &rings[1], variant->flags));
-	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &rings[0], 0, SLOTS,
-				       EVPL_URING_NEW_TABLE));
-	ASSERT_EQ(0, old_create(&old, self->pool, &rings[1], 0, SLOTS, EVPL_URING_NEW_TABLE));
+	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, variant->flags));
+	ASSERT_EQ(0, evpl_uring_create(&uring, self->pool, &ring, 0, SLOTS, EVPL_URING_NEW_TABLE));
 
-	EXPECT_EQ(2, copy_by(self, &rings[0], uring));
-	EXPECT_TRUE(copy_vectors(self, &rings[0], uring));
-	EXPECT_TRUE(send_slice(&self->iovec[1][0], &rings[0], uring));
+	EXPECT_EQ(2, copy_by(self, &ring, uring));
+	EXPECT_TRUE(copy_vectors(self, &ring, uring));
+	EXPECT_TRUE(send_slice(&self->iovec[1][0], &ring, uring));
 	EXPECT_EQ(2, uring_stats(uring).registrations);
 	EXPECT_EQ(2, uring_stats(uring).uncharged);
 	EXPECT_EQ(0, uring_stats(uring).failures);
 	EXPECT_EQ(NULL, evpl_uring_notice(uring));
 	EXPECT_EQ(0, pinned());
 
-	/* An old program's ring is charged, so this user can't register anything. */
-	EXPECT_EQ(0, copy_by(self, &rings[1], old));
-	EXPECT_EQ(-ENOMEM, uring_stats(old).error);
-	EXPECT_EQ(-ENOMEM, old_index(old, &self->iovec[0][0]));
-	EXPECT_EQ(0, uring_stats(old).registrations);
-
 	evpl_uring_destroy(uring);
-	evpl_uring_destroy(old);
-	io_uring_queue_exit(&rings[0]);
-	io_uring_queue_exit(&rings[1]);
+	io_uring_queue_exit(&ring);
 	ASSERT_TRUE(become_root());
 }
 
@@ -169,14 +158,6 @@ TEST_F(uring, memory_of_a_slab_that_goes_is_back_when_its_slot_is_cleared)
 	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[1]));
 	EXPECT_EQ(2, copy_by(self, &self->ring, self->uring));
 	EXPECT_EQ(3, uring_stats(self->uring).uncharged);
-}
-
-TEST_F(uring, an_old_call_gives_no_index_for_what_the_module_registered)
-{
-	NEEDS_UNCHARGED();
-	ASSERT_EQ(0, take_slab(self->evpl, self->iovec[0]));
-	EXPECT_EQ(FIRST, index_of(self->uring, &self->iovec[0][0]));
-	EXPECT_EQ(-EOPNOTSUPP, old_index(self->uring, &self->iovec[0][0]));
 }
 
 TEST_F(uring, what_a_clone_registers_is_not_charged_either)

@@ -5,8 +5,7 @@
 /*
  * The fixture of the tests of libevplmem-uring: a pool and a ring, which any thread may use or
  * which belongs to a single thread. Tests that register memory skip where the kernel doesn't
- * register memory of the pool's kind: the module's memory, on Linux 6.1. Where the module itself
- * registers memory, the tests run once more in the way of a program that was built before.
+ * register memory of the pool's kind: the module's memory, on Linux 6.1.
  */
 
 #include "common.h"
@@ -22,32 +21,14 @@
 #define SLOTS	4
 #define FIRST	3
 
-/* The calls as they are exported, with which the header doesn't compile. */
-int old_create(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io_uring *ring,
-	       unsigned int first_slot, unsigned int nr_slots, unsigned int flags)
-	__asm__("evplmem_uring_create");
-int old_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
-	__asm__("evplmem_uring_index");
-
-/*
- * Of the test that this process runs: the fixture's variant is that of an old program; and the
- * kernel charges nothing for what make_uring() registers.
- */
-static bool old_program, uncharged;
-
-static inline int make_uring(struct evpl_uring **r_uring, struct evpl_pool *pool,
-			     struct io_uring *ring, unsigned int first_slot,
-			     unsigned int nr_slots, unsigned int flags)
-{
-	return (old_program ? old_create : evpl_uring_create)(r_uring, pool, ring, first_slot,
-							      nr_slots, flags);
-}
+/* The kernel charges nothing for what this process registers. */
+static bool uncharged;
 
 static inline int index_of(struct evpl_uring *uring, const struct evpl_iovec *iovec)
 {
 	uint64_t address;
 
-	return old_program ? old_index(uring, iovec) : evpl_uring_fixed(uring, iovec, &address);
+	return evpl_uring_fixed(uring, iovec, &address);
 }
 
 /* The bytes that rings have pinned which registered so many slabs. */
@@ -167,7 +148,6 @@ FIXTURE(uring) {
 
 FIXTURE_VARIANT(uring) {
 	unsigned int flags;
-	bool old_program;
 };
 
 FIXTURE_VARIANT_ADD(uring, of_any_thread) {
@@ -176,10 +156,6 @@ FIXTURE_VARIANT_ADD(uring, of_any_thread) {
 
 FIXTURE_VARIANT_ADD(uring, of_one_thread) {
 	.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-};
-
-FIXTURE_VARIANT_ADD(uring, of_an_old_program) {
-	.old_program = true,
 };
 
 FIXTURE_SETUP(uring)
@@ -194,14 +170,9 @@ FIXTURE_SETUP(uring)
 	if (err)
 		SKIP(return, "this kernel makes no such ring: %s", strerror(-err));
 	self->refuses = try_to_register(&uncharged) == -EOPNOTSUPP;
-	if (variant->old_program && !uncharged)
-		SKIP(return, "old and new programs register in one way here");
-	old_program = variant->old_program;
-	if (old_program)
-		uncharged = false;
 	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 4 * SLAB));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
-	ASSERT_EQ(0, make_uring(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
+	ASSERT_EQ(0, evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
 				EVPL_URING_NEW_TABLE));
 	self->fd = memfd_create("test_uring", 0);
 	ASSERT_LE(0, self->fd);
@@ -230,7 +201,6 @@ FIXTURE_TEARDOWN(uring)
 			SKIP(return, "this kernel doesn't register this memory");	\
 	} while (0)
 
-/* Where the module registers memory, a test of limits tests the ring of an old program alone. */
 #define NEEDS_CHARGE()									\
 	do {										\
 		NEEDS_REGISTRATION();							\

@@ -78,8 +78,6 @@ struct slot {
  * @ring: the ring
  * @own_ring: the library's own ring, for the module's commands
  * @has_own_ring: @own_ring is there, so the kernel has these commands
- * @offsets: the program takes offsets from evplmem_uring_fixed(); it was built with that
- *	function, and doesn't take addresses for granted
  * @device: the pool's side
  * @first_slot: the slots' place in the ring's table
  * @lock: held while slots are filled and cleared, by the ring's thread or by a thread that
@@ -107,7 +105,6 @@ struct evpl_uring {
 	struct io_uring *ring;
 	struct io_uring own_ring;
 	bool has_own_ring;
-	bool offsets;
 	struct evpl_device *device;
 	unsigned int first_slot;
 	pthread_mutex_t lock;
@@ -490,17 +487,6 @@ int evplmem_uring_fixed(struct evpl_uring *uring, const struct evpl_iovec *iovec
 	return (int)uring->first_slot + slot;
 }
 
-/* For programs that put the address of the data in the SQE. */
-int evplmem_uring_index(struct evpl_uring *uring, const struct evpl_iovec *iovec)
-{
-	uint64_t address;
-	int index = evplmem_uring_fixed(uring, iovec, &address);
-
-	if (index >= 0 && address != (uintptr_t)iovec->data)
-		return -EOPNOTSUPP;
-	return index;
-}
-
 /* evplmem_uring_fixed(), as liburing takes the address. */
 static int fixed(struct evpl_uring *uring, const struct evpl_iovec *iovec, void **r_address)
 {
@@ -651,6 +637,7 @@ static struct evpl_uring *new_uring(struct evpl_pool *pool, struct io_uring *rin
 	uring->cloned = NO_SLOT;
 	pthread_mutex_init(&uring->lock, NULL);
 	atomic_init(&uring->gone, NO_SLOT);
+	open_own_ring(uring);
 	return uring;
 }
 
@@ -676,8 +663,9 @@ static int attach(struct evpl_uring *uring)
 	return evpl_device_attach(uring->pool, &ops, uring, &uring->device);
 }
 
-static int create(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io_uring *ring,
-		  unsigned int first_slot, unsigned int nr_slots, unsigned int flags, bool offsets)
+int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
+			 struct io_uring *ring, unsigned int first_slot,
+			 unsigned int nr_slots, unsigned int flags)
 {
 	struct evpl_uring *uring;
 	uint32_t slot;
@@ -705,9 +693,6 @@ static int create(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io
 	}
 	uring->leases = flags & EVPL_URING_LEASES;
 	uring->eager = flags & EVPL_URING_EAGER;
-	uring->offsets = offsets;
-	if (offsets)
-		open_own_ring(uring);
 	err = attach(uring);
 	if (err)
 		goto unregister_table;
@@ -723,20 +708,6 @@ unregister_table:
 free_uring:
 	free_uring(uring);
 	return err;
-}
-
-/* For programs that call evplmem_uring_index(). */
-int evplmem_uring_create(struct evpl_uring **r_uring, struct evpl_pool *pool,
-			 struct io_uring *ring, unsigned int first_slot,
-			 unsigned int nr_slots, unsigned int flags)
-{
-	return create(r_uring, pool, ring, first_slot, nr_slots, flags, false);
-}
-
-int evplmem_uring_open(struct evpl_uring **r_uring, struct evpl_pool *pool, struct io_uring *ring,
-		       unsigned int first_slot, unsigned int nr_slots, unsigned int flags)
-{
-	return create(r_uring, pool, ring, first_slot, nr_slots, flags, true);
 }
 
 /*
@@ -771,9 +742,6 @@ int evplmem_uring_clone(struct evpl_uring **r_uring, struct evpl_uring *source,
 	if (!uring)
 		return -ENOMEM;
 	uring->leases = source->leases;
-	uring->offsets = source->offsets;
-	if (uring->offsets)
-		open_own_ring(uring);
 
 	/* The lock keeps the source's slots as they are until meet_slab() has seen all slabs. */
 	pthread_mutex_lock(&source->lock);
