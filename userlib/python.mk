@@ -73,7 +73,7 @@ endif
 $(B)/tests/loopback.so: $(TOP)tests/loopback.c $(B)/libevplmem.so | $(B)/tests
 	$(call Q,LD)$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes -shared -o $@ $< -L$(B) -levplmem $(ALL_LDFLAGS)
 
-install-check-python: install-check $(if $(WITH_PYTHON),python)
+install-check-python: install-check-devices $(if $(WITH_PYTHON),python)
 	$(if $(WITH_PYTHON),B='$(abspath $(B))' $(TOP)tests/install/check-python $(abspath $(B))/install $(PYTHON),\
 		@printf 'ok 1 install-python \043 SKIP%s\n1..1\n' '$(PYTHON_SKIP)')
 
