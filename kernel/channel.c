@@ -484,6 +484,7 @@ static int end_send(struct evpl_end *end, struct evpl_client *client,
 		return ret;
 	}
 
+	evpl_syncpoint(EVPL_SYNCPOINT_SENT);
 	for (i = 0; i < nr; i++) {
 		if (!sendings[i].lease)
 			continue;

@@ -727,6 +727,13 @@ int evpl_lease_end_all(struct evpl_client *client, bool adopt)
 		down_write(&client->lease_sem);
 		lease = xa_find(&client->leases, &number, ULONG_MAX, XA_PRESENT);
 		if (lease) {
+			/*
+			 * A record or a dma-buf may carry the buffer on already. For a lease that
+			 * has ended, lease_finish_transfer() comes too late to say so. If the
+			 * client is gone, the transfer may still fail; the flag then does no harm.
+			 */
+			if (lease->pending)
+				evpl_share_pass_on(lease->share);
 			lease_unpublish(lease);
 			evpl_refs_reset_lease(client, lease->number);
 		}

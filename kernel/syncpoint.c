@@ -28,6 +28,7 @@ static const char * const names[] = {
 	[EVPL_SYNCPOINT_GONE] = "syncpoint-gone",
 	[EVPL_SYNCPOINT_ADOPT] = "syncpoint-adopt",
 	[EVPL_SYNCPOINT_DRAIN] = "syncpoint-drain",
+	[EVPL_SYNCPOINT_SENT] = "syncpoint-sent",
 };
 
 static struct evpl_syncpoint {

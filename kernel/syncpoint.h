@@ -21,6 +21,7 @@ enum evpl_syncpoint_nr {
 	EVPL_SYNCPOINT_GONE,		/* a client is gone, but its leases aren't ended yet */
 	EVPL_SYNCPOINT_ADOPT,		/* nothing maps the client, and nothing is cleared yet */
 	EVPL_SYNCPOINT_DRAIN,		/* a closed end has dropped a record, not all of them */
+	EVPL_SYNCPOINT_SENT,		/* records are in flight, the leases still count them */
 };
 
 #ifdef EVPL_DEBUG

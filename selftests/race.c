@@ -28,6 +28,7 @@
 #define GONE		SYNCPOINT "gone"
 #define DRAIN		SYNCPOINT "drain"
 #define ADOPT		SYNCPOINT "adopt"
+#define SENT		SYNCPOINT "sent"
 
 /* Wait until so many tasks stand at a syncpoint, but not for ever. */
 static bool wait_at(const char *syncpoint, unsigned long long tasks)
@@ -99,6 +100,7 @@ FIXTURE_TEARDOWN(race)
 	write_string(EXPORT, "0");
 	write_string(MAP, "0");
 	write_string(ADOPT, "0");
+	write_string(SENT, "0");
 	write_number(MAX_BYTES, self->max_bytes);
 	close(self->fd);
 	EXPECT_TRUE(counters_return_to(self->before));
@@ -1194,10 +1196,6 @@ TEST_F(quarantine, ends_when_a_task_is_killed_that_registers_the_buffer)
 	EXPECT_EQ(1, let_go(&self->lessee, &record));
 }
 
-/*
- * A task of a lessee is held up in the middle of a call or a fault. That mustn't hold up the
- * owner, whose death revokes all leases on its buffers. Buffers 0 to 2 are leased.
- */
 /* Map the client, give buffer 3 references, and have them when told to end. */
 static int map_and_keep(struct client *client, int told)
 {
@@ -1244,6 +1242,36 @@ TEST_F(race, process_that_maps_a_client_during_an_adoption_waits_and_keeps_what_
 	close(client.fd);
 	close(told[0]);
 	close(told[1]);
+}
+
+/* The record is in flight, and the sender has yet to say so in its lease. */
+TEST_F(race, buffer_that_a_lessee_sends_while_it_is_adopted_says_that_it_was_passed_on)
+{
+	struct evpl_setup setup;
+	struct evpl_record got;
+	struct pair pair = { };
+	pid_t sender;
+
+	open_pair(_metadata, &pair, 0);
+	lease(_metadata, &pair, 1, 0, &got);
+	unmap_client(&pair.lessee);
+	ASSERT_EQ(0, write_string(SENT, "1"));
+	sender = fork_child();
+	if (!sender)
+		_exit(evpl_send(pair.ends[1], &got, 1) != 1);
+	ASSERT_TRUE(wait_at(SENT, 1));
+	EXPECT_EQ(EVPL_WORD_SHARED, get(&pair.owner.entries[1].word));
+	EXPECT_EQ(0, evpl_adopt(pair.lessee.fd, 0, &setup));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, get(&pair.owner.entries[1].word));
+	ASSERT_EQ(0, write_string(SENT, "0"));
+	EXPECT_EQ(0, reap_soon(sender));
+	EXPECT_EQ(EVPL_WORD_SHARED | EVPL_WORD_PASSED_ON, get(&pair.owner.entries[1].word));
+
+	ASSERT_EQ(1, evpl_recv(pair.ends[0], &got, 1));
+	EXPECT_EQ(BUFFER, got.offset);
+	EXPECT_EQ(1, get(&pair.owner.entries[1].word));
+	close_owner(&pair);
+	close(pair.lessee.fd);
 }
 
 FIXTURE(closing)
@@ -1326,6 +1354,10 @@ TEST_F(closing, end_of_a_dead_client_is_open_for_its_peer_until_nothing_is_left)
 	EXPECT_EQ(-SIGKILL, reap(pid));
 }
 
+/*
+ * A task of a lessee is held up in the middle of a call or a fault. That mustn't hold up the
+ * owner, whose death revokes all leases on its buffers. Buffers 0 to 2 are leased.
+ */
 FIXTURE(stalled)
 {
 	PAIR;
