@@ -10,40 +10,44 @@
 
 #include "evpl_test.h"
 
-/* How many pages a pipe holds; how many pipes there may be. */
+/* So much memory consists of fragments. Half of it is free. */
+#define FRAGMENTED	(1024 * MIB)
+/* How many pages a pipe holds. */
 #define PER_PIPE	16
-#define MAX_PIPES	1024
 
 struct fragments {
-	int pipes[MAX_PIPES][2];
+	int pipes[FRAGMENTED / SLAB_2M / PER_PIPE][2];
 	int nr_pipes;
 	char *memory;
-	size_t length;
+	size_t length;		/* of the fragments and the ballast behind them */
 };
 
 /*
- * Take nearly all memory, page by page. From fresh memory pages come in order, so
- * that each 512th page lies in another 2 MiB: pin these. Then give back the other
- * pages of every second 2 MiB. Don't take huge pages: a huge page goes back as a
- * whole or not at all. Return 0 or -errno; call unfragment() in either case.
+ * Take nearly all memory. The ballast comes first, in huge pages, because that is quick. The rest
+ * is taken page by page. From fresh memory pages come in order, so that each 512th page lies in
+ * another 2 MiB: pin these. Then give back the other pages of every second 2 MiB. These aren't huge
+ * pages: a huge page goes back as a whole or not at all. Return 0 or -errno; call unfragment() in
+ * either case.
  */
 static inline int fragment(struct fragments *fragments)
 {
-	size_t length = number_in("/proc/meminfo", "MemFree") * KIB;
+	size_t all = number_in("/proc/meminfo", "MemFree") * KIB, length;
 	char *memory;
 
 	memset(fragments, 0, sizeof(*fragments));
-	length = (length - 192 * MIB) / SLAB_2M * SLAB_2M;
-	if (length / SLAB_2M > MAX_PIPES * PER_PIPE)
-		return -E2BIG;
-	memory = mmap(NULL, length + SLAB_2M, PROT_READ | PROT_WRITE,
+	all = (all - 192 * MIB) / SLAB_2M * SLAB_2M;
+	length = all < FRAGMENTED ? all : FRAGMENTED;
+	memory = mmap(NULL, all + SLAB_2M, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (memory == MAP_FAILED)
 		return -errno;
 	memory += -(uintptr_t)memory & (SLAB_2M - 1);
 	fragments->memory = memory;
-	fragments->length = length;
+	fragments->length = all;
 	madvise(memory, length, MADV_NOHUGEPAGE);
+	madvise(memory + length, all - length, MADV_HUGEPAGE);
+	if (all > length && madvise(memory + length, all - length, MADV_POPULATE_WRITE))
+		return -errno;
 
 	for (size_t at = 0, n = 0; at < length; at += SLAB_2M, n++) {
 		struct iovec page = { memory + at + SLAB_2M / 2, PAGE };

@@ -403,12 +403,13 @@ TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do
 }
 
 /*
- * A worker allocates more than fragment() leaves in whole runs of 2 MiB. A late worker may
- * get whole folios that the others gave back, so count the small folios of all workers.
+ * The workers together allocate more than fragment() leaves in whole runs of 2 MiB, and less than
+ * is free. A late worker may get whole folios that the others gave back, so count the small folios
+ * of all workers.
  */
 static int work_in_small_folios(long long *small)
 {
-	static struct worker worker = { .node = -1, .length = 16 * MIB, .most = 16 };
+	static struct worker worker = { .node = -1, .length = 16 * MIB, .most = 10 };
 	int failure = worker_start(&worker, false), rounds = scaled(4);
 
 	for (int i = 0; i < rounds && !failure; i++) {
