@@ -44,7 +44,9 @@ LIBS_sqlite := -lsqlite3 -lmimalloc
 HEADERS_mbuf := dpdk/rte_compat.h
 LIBS_mbuf = -DALLOW_EXPERIMENTAL_API $(shell pkg-config --cflags --libs libdpdk) \
 	-lrte_bus_vdev -lrte_net_ring
-TAKERS := mimalloc sqlite mbuf
+HEADERS_fabric := rdma/fabric.h
+LIBS_fabric := -lfabric
+TAKERS := mimalloc sqlite mbuf fabric
 TAKERS_MISSING := $(foreach t,$(TAKERS),$(if $(call have,$(HEADERS_$(t))),,$(t)))
 EXAMPLES := $(filter-out $(TAKERS_MISSING:%=$(B)/examples/%),$(EXAMPLES))
 $(foreach t,$(filter-out $(TAKERS_MISSING),$(TAKERS)),\
