@@ -46,7 +46,9 @@ LIBS_mbuf = -DALLOW_EXPERIMENTAL_API $(shell pkg-config --cflags --libs libdpdk)
 	-lrte_bus_vdev -lrte_net_ring
 HEADERS_fabric := rdma/fabric.h
 LIBS_fabric := -lfabric
-TAKERS := mimalloc sqlite mbuf fabric
+HEADERS_ucx := ucp/api/ucp.h
+LIBS_ucx := -lucp -lucs
+TAKERS := mimalloc sqlite mbuf fabric ucx
 TAKERS_MISSING := $(foreach t,$(TAKERS),$(if $(call have,$(HEADERS_$(t))),,$(t)))
 EXAMPLES := $(filter-out $(TAKERS_MISSING:%=$(B)/examples/%),$(EXAMPLES))
 $(foreach t,$(filter-out $(TAKERS_MISSING),$(TAKERS)),\
