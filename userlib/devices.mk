@@ -137,7 +137,7 @@ install-devices: $(DEVICE_LIBS) $(TOOLS:%=$(B)/%)
 install-check-devices: install-check
 	CC='$(CC)' CXX='$(CXX)' $(TOP)tests/install/check-devices $(abspath $(B))/install
 
-# These also run over RDMA in the virtual machine. libfabric 2.1 doesn't: see
+# These run over RDMA in the virtual machine. libfabric 2.1 doesn't: see
 # Documentation/allocators.md.
 TAKERS_RDMA := ucx \
 	$(if $(shell pkg-config --exists 'libfabric < 2' 2> /dev/null && echo 1),fabric)
@@ -151,7 +151,7 @@ VM_TESTS := $(filter-out %/test_rdma,$(TESTS)) $(if $(WITH_RDMA),$(B)/tests/rdma
 	$(if $(PYTHON_SKIP),,$(B)/tests/python.sh) $(B)/tests/publish-lane.sh $(B)/tests/serve.sh \
 	$(patsubst $(B)/examples/%,$(B)/tests/%-rdma.sh,$(filter $(addprefix %/,$(TAKERS_RDMA)),$(EXAMPLES))) \
 	$(if $(WITH_SYSTEMD),$(B)/tests/cache.sh) $(if $(filter %.so,$(EXAMPLES)),$(B)/tests/preload.sh) \
-	$(filter-out %/copy %/serve %/cache %/leak %.so,$(EXAMPLES))
+	$(filter-out %/copy %/serve %/cache %/leak %.so $(addprefix %/,$(TAKERS_RDMA)),$(EXAMPLES))
 
 vmtests: $(TESTS) $(VM_TESTS)
 
@@ -178,9 +178,10 @@ $(B)/tests/publish-lane.sh: $(B)/examples/publish FORCE | $(B)/tests
 $(B)/tests/serve.sh: $(B)/examples/serve FORCE | $(B)/tests
 	$(call script,$(abspath $<) --check)
 
-# The same over RDMA, where a key that is wrong is refused. libfabric makes completion queues for 256
-# peers, unless it is told that there are fewer, and soft-RoCE has no queues of that length. UCX
-# connects by datagrams, which get to a device on a dummy network device by its own GID alone.
+# Over RDMA a slab is pinned as a memory region, and a key that is wrong is refused. libfabric makes
+# completion queues for 256 peers, unless it is told that there are fewer, and soft-RoCE has no
+# queues of that length. UCX connects by datagrams, which get to a device on a dummy network device
+# by its own GID alone.
 RDMA_fabric := FI_PROVIDER=verbs FI_UNIVERSE_SIZE=2
 RDMA_ucx := UCX_TLS=rc,ud UCX_NET_DEVICES=all UCX_IB_GID_INDEX=0
 
