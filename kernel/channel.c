@@ -7,7 +7,8 @@
  *
  * The other end sees that an end is closed when nothing is left of the records in flight to it,
  * nor of the client's leases if the client goes. So an owner that is told of a dead peer has its
- * buffers back already.
+ * buffers back already, but for the exceptions in the header. A lease that another task is just
+ * ending is one of them: nobody waits for that task.
  *
  * A write reserves room for its records, takes over the references that they give up, then
  * commits the records to the ring; if it fails, it returns the references and the room. A read

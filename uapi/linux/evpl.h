@@ -130,8 +130,9 @@
  * When the client of an end goes, its leases end and the records in flight to the end are given
  * back, and only then can the other end see that the end is closed: by POLLHUP, EPIPE, a read of
  * 0, or @ends of the header. So what the client had of the other's buffers is back by then, except
- * a buffer in quarantine, one that a dma-buf or a ring has, and a record that another process is
- * just reading. Until then the channel is full for the other end. The client goes with its last
+ * a buffer in quarantine, one that a dma-buf or a ring has, and one that a call in progress has: a
+ * read or write of the client's end, or the owner's own EVPL_LEASE_PULL, EVPL_BUFFER_WAIT or
+ * EVPL_REVOKE. Until then the channel is full for the other end. The client goes with its last
  * descriptor and mapping. An end that is closed while its client stays is seen at once, and the
  * client keeps its leases. But a process that dies may have both, and let go of them in any
  * order: then the client goes first.
@@ -233,7 +234,8 @@
  *    all the same.
  *  - nothing is left of the leases that the client had, and their numbers start again. The
  *    leased buffers go back to their owners. A buffer that a ring or a pipe of the dead process
- *    still holds is in quarantine there, as after the death of a client.
+ *    still holds is in quarantine there, as after the death of a client. One that a call in
+ *    progress has goes back when the call returns.
  *  - @returned and @revoked of the header and their bitmaps are zero, but for what the kernel
  *    has reported since. @ends and @user stay as they were.
  *  - all baselines are 0: the successor registers the slabs again. A buffer in a folio that
