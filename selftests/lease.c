@@ -814,6 +814,15 @@ static long faults(void)
  */
 #define OTHER_FAULTS	8
 
+/* Since faults() was @before, each of the buffers has been mapped by one fault. */
+static void expect_one_fault_each(struct __test_metadata *_metadata, long before)
+{
+	long seen = faults() - before;
+
+	EXPECT_LE(HUGE_BUFFERS, seen);
+	EXPECT_GE(HUGE_BUFFERS + OTHER_FAULTS, seen);
+}
+
 TEST_F(huge, lease_of_2_MiB_is_mapped_by_one_fault)
 {
 	const uint32_t flags[] = {
@@ -834,9 +843,7 @@ TEST_F(huge, lease_of_2_MiB_is_mapped_by_one_fault)
 			for (size_t at = 0; flags[i] & EVPL_RECORD_WRITE && at < SLAB_2M; at += PAGE)
 				memory[n][at + 8] = 1;
 		}
-		before = faults() - before;
-		EXPECT_LE(HUGE_BUFFERS, before);
-		EXPECT_GE(HUGE_BUFFERS + OTHER_FAULTS, before);
+		expect_one_fault_each(_metadata, before);
 		tables = number_in("/proc/self/status", "VmPTE") - tables;
 		/* Each page table has 4 KiB. Device leases always have them. */
 		EXPECT_EQ(has_special_pmds() && !(flags[i] & EVPL_RECORD_DEVICE),
@@ -852,25 +859,28 @@ TEST_F(huge, lease_of_2_MiB_is_mapped_by_one_fault)
 
 TEST_F(huge, lease_that_a_write_maps_is_mapped_by_one_fault_and_can_not_be_pinned)
 {
-	struct evpl_record got;
-	char *memory = lease_huge(_metadata, self, 0, EVPL_RECORD_WRITE, &got);
-	long before = faults();
+	struct evpl_record got[HUGE_BUFFERS];
+	char *memory[HUGE_BUFFERS];
+	long before;
 
-	for (size_t at = 0; at < SLAB_2M; at += PAGE)
-		memory[at + 8] = 1;
-	before = faults() - before;
-	EXPECT_LE(1, before);
-	EXPECT_GE(1 + OTHER_FAULTS, before);
-	EXPECT_TRUE(shows(memory, SLAB_2M, 0, 0));
-	EXPECT_EQ(NULL, what_can_pin(memory));
-	EXPECT_EQ(NULL, what_can_pin(memory + SLAB_2M / 2));
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	for (int n = 0; n < HUGE_BUFFERS; n++)
+		memory[n] = lease_huge(_metadata, self, n, EVPL_RECORD_WRITE, &got[n]);
+	before = faults();
+	for (int n = 0; n < HUGE_BUFFERS; n++)
+		for (size_t at = 0; at < SLAB_2M; at += PAGE)
+			memory[n][at + 8] = 1;
+	expect_one_fault_each(_metadata, before);
+	EXPECT_TRUE(shows(memory[0], SLAB_2M, 0, 0));
+	EXPECT_EQ(NULL, what_can_pin(memory[0]));
+	EXPECT_EQ(NULL, what_can_pin(memory[0] + SLAB_2M / 2));
+	for (int n = 0; n < HUGE_BUFFERS; n++)
+		EXPECT_EQ(1, let_go(&self->lessee, &got[n]));
 
-	memory = lease_huge(_metadata, self, 0, 0, &got);
-	EXPECT_TRUE(shows(memory, SLAB_2M, 0, 0));
-	EXPECT_EQ(SIGSEGV, touch_write(memory));
-	EXPECT_TRUE(shows(memory, SLAB_2M, 0, 0));
-	EXPECT_EQ(1, let_go(&self->lessee, &got));
+	memory[0] = lease_huge(_metadata, self, 0, 0, &got[0]);
+	EXPECT_TRUE(shows(memory[0], SLAB_2M, 0, 0));
+	EXPECT_EQ(SIGSEGV, touch_write(memory[0]));
+	EXPECT_TRUE(shows(memory[0], SLAB_2M, 0, 0));
+	EXPECT_EQ(1, let_go(&self->lessee, &got[0]));
 }
 
 TEST_F(huge, parts_of_a_lease_can_be_unmapped_protected_and_moved)
