@@ -20,7 +20,8 @@
 static int take_leases(FIXTURE_DATA(uring) *self)
 {
 	evpl_uring_destroy(self->uring);
-	return evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS, EVPL_URING_LEASES);
+	return evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
+				 EVPL_URING_LEASES);
 }
 
 /*

@@ -173,7 +173,7 @@ FIXTURE_SETUP(uring)
 	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 4 * SLAB));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
 	ASSERT_EQ(0, evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
-				EVPL_URING_NEW_TABLE));
+				       EVPL_URING_NEW_TABLE));
 	self->fd = memfd_create("test_uring", 0);
 	ASSERT_LE(0, self->fd);
 	memset(self->iovec, 0, sizeof(self->iovec));
