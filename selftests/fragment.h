@@ -11,7 +11,7 @@
 #include "evpl_test.h"
 
 /* So much memory consists of fragments. Half of it is free. */
-#define FRAGMENTED	(1024 * MIB)
+#define FRAGMENTED	(640 * MIB)
 /* How many pages a pipe holds. */
 #define PER_PIPE	16
 

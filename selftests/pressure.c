@@ -182,7 +182,7 @@ static void check_workers(struct __test_metadata *_metadata, const pid_t *pids,
  */
 static int work_in_cgroup(void)
 {
-	enum { ROUNDS = 10 };
+	unsigned int rounds = scaled(10);
 	static struct worker worker = { .node = -1, .length = SLAB_2M, .most = 24 };
 	int failure;
 
@@ -197,10 +197,10 @@ static int work_in_cgroup(void)
 	*(volatile unsigned int *)&worker.refused = 0;
 	if (write_number(CGROUP "/cgroup.procs", getpid()))
 		return BAD_SETUP;
-	failure = worker_rounds(&worker, ROUNDS);
+	failure = worker_rounds(&worker, rounds);
 	if (failure)
 		return failure;
-	return worker.refused == ROUNDS ? 0 : NEVER_REFUSED;
+	return worker.refused == rounds ? 0 : NEVER_REFUSED;
 }
 
 TEST_F(pressure, cgroup_at_its_limit_refuses_all_its_processes_and_kills_none)
@@ -238,7 +238,7 @@ static int become(uid_t uid)
  */
 static int work_at_cap(uid_t uid, int ready, int go, int end)
 {
-	enum { ROUNDS = 40 };
+	unsigned int rounds = scaled(40);
 	static struct worker worker = { .node = -1, .length = SLAB_2M, .most = 64 };
 	int failure = become(uid) ?: worker_start(&worker, false);
 	pid_t partner;
@@ -251,8 +251,8 @@ static int work_at_cap(uid_t uid, int ready, int go, int end)
 		return failure ?: BAD_SETUP;
 
 	partner = fork_child();
-	failure = failure ?: worker_rounds(&worker, ROUNDS) ?: worker_fill(&worker);
-	if (!failure && worker.refused != ROUNDS + 1)
+	failure = failure ?: worker_rounds(&worker, rounds) ?: worker_fill(&worker);
+	if (!failure && worker.refused != rounds + 1)
 		failure = NEVER_REFUSED;
 	/* Wait until the other end is closed. A pipe of its own: @go may still have others' bytes. */
 	if (write(ready, "", 1) != 1 || read(end, &byte, 1))
@@ -367,7 +367,7 @@ static int work_with_pipe(uid_t uid)
 
 	if (failure || pipe(pipe_fds))
 		return failure ?: BAD_SETUP;
-	for (int i = 0; i < 400; i++) {
+	for (int i = 0; i < scaled(400); i++) {
 		struct iovec held = { .iov_len = PAGE };
 
 		failure = worker_fill(&worker);
@@ -409,7 +409,7 @@ TEST_F(pressure, what_a_pipe_let_go_of_is_had_again_at_once_beside_others_who_do
  */
 static int work_in_small_folios(long long *small)
 {
-	static struct worker worker = { .node = -1, .length = 16 * MIB, .most = 10 };
+	static struct worker worker = { .node = -1, .length = 16 * MIB, .most = 8 };
 	int failure = worker_start(&worker, false), rounds = scaled(4);
 
 	for (int i = 0; i < rounds && !failure; i++) {
@@ -607,9 +607,11 @@ TEST_F(pressure, clients_that_may_use_only_a_node_without_memory_kill_nobody)
 	ASSERT_LT(0, length);
 	bind_to(1);
 	hog = mmap(NULL, length, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, hog);
+	madvise(hog, length, MADV_HUGEPAGE);
+	ASSERT_EQ(0, madvise(hog, length, MADV_POPULATE_WRITE));
+	syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
 	ASSERT_EQ(0, madvise(hog, length, MADV_DONTFORK));
 
 	for (int i = 0; i < WORKERS; i++) {

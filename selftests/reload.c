@@ -8,7 +8,6 @@
 
 #include "evpl_test.h"
 
-#define TIMES	20
 #define OPENERS	2
 
 /* The openers count here, in memory that all processes share. */
@@ -126,7 +125,7 @@ static void check_fresh(struct __test_metadata *_metadata)
 
 TEST_F(reload, module_stays_while_a_client_lives_and_goes_after_it)
 {
-	for (int i = 0; i < TIMES; i++) {
+	for (int i = 0; i < scaled(20); i++) {
 		int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 		char *memory;
 
@@ -150,7 +149,7 @@ TEST_F(reload, module_stays_while_a_client_lives_and_goes_after_it)
 
 TEST_F(reload, page_that_a_pipe_holds_outlives_the_module)
 {
-	for (int i = 0; i < TIMES; i++) {
+	for (int i = 0; i < scaled(20); i++) {
 		int fd = open(DEVICE, O_RDWR | O_CLOEXEC), pipe_fds[2];
 		struct iovec iovec = { .iov_len = PAGE };
 		struct evpl_setup setup;
