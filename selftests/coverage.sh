@@ -14,6 +14,8 @@ gcov=/sys/kernel/debug/gcov
 
 # A header appears once for each file that includes it. A function begins where its name and a
 # parenthesis stand on a line without an indent.
+# Gcov complains of the kernel's headers, which it can't find. On the same stream as the lines, a
+# complaint would split one of them.
 print_lines() {
 	local data file dir
 
@@ -27,7 +29,7 @@ print_lines() {
 	for file in $data; do
 		cp "$file" "${file%.gcda}.gcno" "$dir"
 	done
-	(cd "$dir" && gcov -t ./*.gcda) | awk -F: '
+	(cd "$dir" && gcov -t ./*.gcda 2>/dev/null) | awk -F: '
 		NF < 3 { next }
 		$2 ~ /^ *0$/ && $3 == "Source" { file = $4; sub(".*/kernel/", "kernel/", file) }
 		$3 ~ /^[a-z].*\(/ && $0 !~ /;$/ {
