@@ -138,9 +138,14 @@ class Process:
         self.told, go = os.pipe()
         self.go = go
         done, self.done = os.pipe()
+        # The output of this test goes into a pipe, and the tool names pipes with unread bytes.
+        # So the process has none for its output.
+        self.output = tempfile.TemporaryFile()
         self.pid = os.fork()
         if not self.pid:
             try:
+                os.dup2(self.output.fileno(), 1)
+                os.dup2(self.output.fileno(), 2)
                 libc.prctl(1, signal.SIGKILL, 0, 0, 0)
                 libc.prctl(15, name.encode(), 0, 0, 0)
                 if user:
@@ -168,7 +173,8 @@ class Process:
     def step(self):
         os.write(self.go, b'.')
         if os.read(self.done, 1) != b'.':
-            raise RuntimeError('the process has failed')
+            self.output.seek(0)
+            raise RuntimeError('the process has failed: ' + self.output.read().decode())
 
     def end(self):
         # Other processes have inherited the pipe, so closing it wouldn't do.
