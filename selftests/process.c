@@ -345,7 +345,6 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
 	unsigned int seed = getenv("EVPL_SEED") ? atoi(getenv("EVPL_SEED")) :
 						  time(NULL);
 	int mapped = 0, held = 0;
-	double lost;
 
 	TH_LOG("EVPL_SEED=%u", seed);
 	srand(seed);
@@ -376,7 +375,8 @@ TEST_F_TIMEOUT(process, clients_killed_at_any_moment_leave_nothing, 3600)
 	/* Of few clients, fewer may be killed with references, by chance. */
 	EXPECT_LE(clients < 2500 ? clients / 5 : scaled(1000), held);
 	if (measured) {
-		lost = -slope(free_kib, warm / every, clients / every) / every;
+		double lost = -slope(free_kib, warm / every, clients / every) / every;
+
 		TH_LOG("free memory falls by %.3f KiB a client", lost);
 		/* A client may lose half a page. */
 		EXPECT_GT(2.0, lost);
