@@ -200,7 +200,9 @@ void evplmem_uring_buf_ring_destroy(struct evpl_uring_buf_ring *buf_ring);
  * @nr_slots: the number of slots; with the slots before them at most 16384
  * @flags: %EVPL_URING_NEW_TABLE, %EVPL_URING_EAGER, %EVPL_URING_LEASES, or 0
  *
- * Each slab takes a slot. A pool with the default sizes has a GiB in 20 slabs.
+ * Each slab takes a slot. A pool with the default sizes has a GiB in 20 slabs. A pool may take
+ * a new slab while another thread still tells devices that an old one goes. The old slab keeps
+ * its slot until then. So a caller whose threads trim the pool gives a few slots more.
  *
  * Return: 0, or
  *  - -EINVAL: @nr_slots is 0, or there are too many; %EVPL_URING_NEW_TABLE before
@@ -285,7 +287,8 @@ static inline void evpl_uring_destroy(struct evpl_uring *uring)
  *  - -ENOENT: @iovec is empty, or another process's memory that isn't registered; see
  *    %EVPL_URING_LEASES
  *  - -EINVAL: @iovec is of another pool or of none
- *  - -ENOSPC: all slots are in use
+ *  - -ENOSPC: all slots are in use, perhaps by a slab that another thread is giving back. The
+ *    slab is tried again at its next use
  *  - -EOPNOTSUPP: this kernel registers no memory of this kind
  *  - -ENOMEM: RLIMIT_MEMLOCK is reached, or memory is short
  *  - -EEXIST: the ring is another thread's

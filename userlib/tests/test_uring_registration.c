@@ -321,16 +321,88 @@ TEST_F(uring, registering_keeps_no_buffer_that_others_give_back)
 	EXPECT_EQ(0, evpl_pool_close(pool));
 }
 
+static int register_slab(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	(void)arg;
+	(void)slab;
+	*cookie = 0;
+	return 0;
+}
+
+/* Has the thread that gives a slab back wait for the test, twice, if there is a barrier. */
+static int wait_twice(void *arg, const struct evpl_slab_info *slab, uint64_t cookie)
+{
+	pthread_barrier_t **barrier = arg;
+
+	(void)slab;
+	(void)cookie;
+	if (*barrier) {
+		pthread_barrier_wait(*barrier);
+		pthread_barrier_wait(*barrier);
+	}
+	return 0;
+}
+
+/*
+ * The bytes of a slab that is being given back count as room for a new slab before the ring is
+ * told of it. So a ring can be short of a slot though it has as many as the pool can have slabs.
+ */
+TEST_F(uring, a_slab_that_is_being_given_back_keeps_its_slot_until_the_ring_is_told)
+{
+	const struct evpl_device_ops ops = {
+		.size = sizeof(ops),
+		.register_slab = register_slab,
+		.unregister_slab = wait_twice,
+	};
+	pthread_barrier_t barrier, *awaited = &barrier;
+	struct evpl_device *device;
+	pthread_t thread;
+	int i;
+
+	NEEDS_REGISTRATION();
+	ASSERT_EQ(0, pthread_barrier_init(&barrier, NULL, 2));
+	/* The device is told before the ring, as it comes first. */
+	evpl_uring_destroy(self->uring);
+	ASSERT_EQ(0, evpl_device_attach(self->pool, &ops, &awaited, &device));
+	ASSERT_EQ(0, evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLABS, 0));
+	for (i = 0; i < SLABS; i++) {
+		ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));
+		ASSERT_EQ(FIRST + i, index_of(self->uring, &self->iovec[i][0]));
+	}
+
+	/* The pool keeps the first of two idle slabs. */
+	give_back(self, 2);
+	give_back(self, 3);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, trim, self->pool));
+	pthread_barrier_wait(&barrier);
+	EXPECT_EQ(0, take_slab(self->evpl, self->iovec[2]));
+	EXPECT_EQ(0, take_slab(self->evpl, self->iovec[3]));
+	EXPECT_EQ(FIRST + 2, index_of(self->uring, &self->iovec[2][0]));
+	EXPECT_EQ(-ENOSPC, index_of(self->uring, &self->iovec[3][0]));
+	EXPECT_EQ(1, write_and_read(&self->ring, self->uring, self->fd, &self->iovec[3][3],
+				    &self->iovec[0][7]));
+	EXPECT_EQ(SLABS, uring_stats(self->uring).slots_used);
+	pthread_barrier_wait(&barrier);
+	pthread_join(thread, NULL);
+
+	EXPECT_EQ(FIRST + 3, index_of(self->uring, &self->iovec[3][0]));
+	EXPECT_EQ(2, write_and_read(&self->ring, self->uring, self->fd, &self->iovec[3][3],
+				    &self->iovec[0][7]));
+	EXPECT_EQ(0, uring_stats(self->uring).failures);
+	awaited = NULL;
+	evpl_device_detach(device);
+	pthread_barrier_destroy(&barrier);
+}
+
 TEST_F(uring, slabs_come_and_go_on_another_thread)
 {
 	struct churn c = { .pool = self->pool };
-	int round, i, index, used[FIRST + SLOTS];
+	int round, i, index;
 	pthread_t thread;
 
 	NEEDS_REGISTRATION();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, churn, &c));
 	for (round = 0; round < 200; round++) {
-		memset(used, 0, sizeof(used));
 		for (i = 0; i < 3; i++) {
 			/* The buffers of one round may be of several slabs. */
 			ASSERT_EQ(0, take_slab(self->evpl, self->iovec[i]));

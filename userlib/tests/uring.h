@@ -18,7 +18,8 @@
 #include "pinned.h"
 
 #define ENTRIES	8
-#define SLOTS	4
+#define SLABS	4		/* as many as the pool can have */
+#define SLOTS	(2 * SLABS)	/* a thread may have the pool's slabs in hand to give them back */
 #define FIRST	3
 
 /* The kernel charges nothing for what this process registers. */
@@ -170,7 +171,7 @@ FIXTURE_SETUP(uring)
 	if (err)
 		SKIP(return, "this kernel makes no such ring: %s", strerror(-err));
 	self->refuses = try_to_register(&uncharged) == -EOPNOTSUPP;
-	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, 4 * SLAB));
+	ASSERT_EQ(0, open_pool(&self->pool, BUFFER, SLABS * SLAB));
 	ASSERT_EQ(0, evpl_create(&self->evpl, self->pool, NULL));
 	ASSERT_EQ(0, evpl_uring_create(&self->uring, self->pool, &self->ring, FIRST, SLOTS,
 				       EVPL_URING_NEW_TABLE));
