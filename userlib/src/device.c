@@ -5,8 +5,8 @@
  * A registration changes its state (enum reg_state) under the pool's lock. Callbacks run
  * without the lock. The thread that sets REG_BUSY runs the callback, and then sets the next
  * state. So an attach, a growing thread and a trim may meet at one slab, and each device is
- * still told once. Only a detach waits for a callback of another thread, and only for
- * those of its own device.
+ * still told once. Only an attach and a detach wait for a callback of another thread, and only
+ * for those of their own device.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -271,8 +271,15 @@ int evplmem_device_attach(struct evpl_pool *pool, const struct evpl_device_ops *
 	}
 	device->slot = slot;
 	pool->devices[slot] = device;
-	if (device->ops.register_slab)
+	if (device->ops.register_slab) {
 		each_slab(device, REG_NONE, false, slab_register);
+		/*
+		 * While no device wanted slabs, a thread that grew the pool may have made a slab
+		 * available before slab_publish(). That thread may be registering it now.
+		 */
+		while (find_slab(device, REG_BUSY, false))
+			devices_wait_for_call(pool);
+	}
 	pool_unlock(pool);
 	*r_device = device;
 	return 0;

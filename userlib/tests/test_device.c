@@ -394,6 +394,54 @@ TEST_F(device, a_slab_stays_while_a_device_is_told_of_it)
 	EXPECT_EQ(0, now_registered(&self->fake));
 }
 
+/* A device whose second registration, on another thread, lasts longer than the first. */
+struct slow_device {
+	struct evpl_pool *pool;
+	struct evpl_device *device;
+	pthread_barrier_t barrier;
+	pthread_t grower;
+	atomic_uint registrations;
+	atomic_bool attached;
+	bool attached_too_early;
+};
+
+/* The attach registers one slab. Meanwhile another thread adds a slab, and registers that one. */
+static int slow_register(void *arg, const struct evpl_slab_info *slab, uint64_t *cookie)
+{
+	struct slow_device *slow = arg;
+	int i;
+
+	(void)slab;
+	*cookie = 0;
+	if (atomic_fetch_add(&slow->registrations, 1) == 0) {
+		if (pthread_create(&slow->grower, NULL, preallocate_more, slow->pool))
+			abort();
+		pthread_barrier_wait(&slow->barrier);
+		return 0;
+	}
+	pthread_barrier_wait(&slow->barrier);
+	for (i = 0; i < 20 && !atomic_load(&slow->attached); i++)
+		usleep(10 * 1000);
+	slow->attached_too_early = atomic_load(&slow->attached);
+	return 0;
+}
+
+TEST_F(device, attach_waits_for_a_registration_on_another_thread)
+{
+	const struct evpl_device_ops ops = { .size = sizeof(ops), .register_slab = slow_register };
+	struct slow_device slow = { .pool = self->pool };
+
+	ASSERT_EQ(0, evpl_pool_preallocate(self->pool, SLAB, EVPL_ANY_NODE));
+	ASSERT_EQ(0, pthread_barrier_init(&slow.barrier, NULL, 2));
+	ASSERT_EQ(0, evpl_device_attach(self->pool, &ops, &slow, &slow.device));
+	atomic_store(&slow.attached, true);
+	ASSERT_EQ(0, pthread_join(slow.grower, NULL));
+	EXPECT_EQ(2, atomic_load(&slow.registrations));
+	EXPECT_FALSE(slow.attached_too_early);
+	evpl_device_detach(slow.device);
+	pthread_barrier_destroy(&slow.barrier);
+}
+
 static void *trim(void *arg)
 {
 	evpl_pool_trim(arg);
