@@ -626,6 +626,8 @@ TEST_F(hostile, doorbells_in_a_storm_lose_no_message)
 	first = hostile->head;
 	for (i = 0; i < RINGERS; i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, ring_bells, &bells));
+	while (!atomic_load(&bells.rung) && !atomic_load(&bells.failed))
+		sched_yield();
 	ASSERT_EQ(0, pthread_create(&threads[i], NULL, exchange, &bells));
 	while (!atomic_load(&bells.stop)) {
 		if (hostile->head - atomic_load(&hostile->peer->taken) < RING)

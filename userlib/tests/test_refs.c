@@ -417,9 +417,9 @@ TEST_F(refs, what_others_did_is_done_before_a_buffer_is_recycled)
 {
 	struct reader reader = { .sum = 0 };
 	struct evpl_iovec *iovec = &reader.iovec;
-	struct evpl_iovec some[24];
+	struct evpl_iovec some[PER_SLAB];
+	int n, count = 4, most = 24;
 	pthread_t thread;
-	int n, count = 4;
 
 	ASSERT_EQ(1, evpl_buffer_alloc(self->evpl, iovec));
 	*(unsigned int *)iovec->data = 77;
@@ -427,7 +427,8 @@ TEST_F(refs, what_others_did_is_done_before_a_buffer_is_recycled)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, read_and_release, &reader));
 	/*
 	 * The other thread pushes the buffer onto the cache, and the buffers of this loop that
-	 * are out at that time come on top of it. So take one more in each round, to reach it.
+	 * are out at that time come on top of it. So take one more in each round, to reach it,
+	 * and go further each time: all that this loop ever takes may be on top of it.
 	 */
 	evpl_iovec_release(&self->a);
 	do {
@@ -438,7 +439,10 @@ TEST_F(refs, what_others_did_is_done_before_a_buffer_is_recycled)
 				evpl_iovec_move(&self->a, &some[n]);
 			evpl_iovec_release(&some[n]);
 		}
-		count = count < 24 ? count + 1 : 4;
+		if (count++ == most) {
+			count = 4;
+			most = most < (int)PER_SLAB - 1 ? most + 1 : 24;
+		}
 		usleep(100);
 	} while (self->a.__private2 != self->b.__private2);
 	*(unsigned int *)self->a.data = 78;
