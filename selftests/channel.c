@@ -302,7 +302,7 @@ TEST_F(channel, end_that_dies_unread_in_a_socket_gives_back)
 	EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
 	close(sockets[0]);
 	close(sockets[1]);
-	for (int i = 0; i < 600 && get(&self->owner.entries[1].word); i++)
+	for (int i = 0; i < 100 * LIMIT && get(&self->owner.entries[1].word); i++)
 		usleep(10000);
 	EXPECT_EQ(0, get(&self->owner.entries[1].word));
 	EXPECT_EQ(-EPIPE, evpl_send(self->ends[0], &sent, 1));

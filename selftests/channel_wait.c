@@ -524,7 +524,7 @@ TEST_F(channel, reader_that_another_holds_up_has_the_next_record)
 	ASSERT_EQ(0, give_page(&served, content));
 	EXPECT_EQ(1, end_call(&calls[0]));
 	/* Only the end of the first call can wake one of the other readers. */
-	for (int i = 0; i < 100 && read_counters().records; i++)
+	for (int i = 0; i < 10 * LIMIT && read_counters().records; i++)
 		usleep(100 * 1000);
 	EXPECT_EQ(0, read_counters().records);
 	ASSERT_EQ(1, evpl_send(self->ends[0], &sent[1], 1));

@@ -624,7 +624,7 @@ static void end_by_draining(struct __test_metadata *_metadata, struct _test_data
 	EXPECT_EQ(1, read_counters().quarantined);
 	EXPECT_EQ(EVPL_WORD_SHARED, self->entries[1].word);
 	EXPECT_EQ(PAGE, read(self->pipe[0], page, PAGE));
-	for (int tries = 0; tries < 600 && self->entries[1].word; tries++)
+	for (int tries = 0; tries < 100 * LIMIT && self->entries[1].word; tries++)
 		usleep(10 * 1000);
 	EXPECT_EQ(0, self->entries[1].word);
 	EXPECT_EQ(0, read_counters().quarantined);

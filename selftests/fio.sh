@@ -45,14 +45,14 @@ between() {
 	local receiver status=0
 	rm -f "$tmp"/*
 	# shellcheck disable=SC2086
-	timeout 120 fio --name=receiver "${both[@]}" --rw=read $2 >"$tmp/receiver" 2>&1 &
+	timeout 600 fio --name=receiver "${both[@]}" --rw=read $2 >"$tmp/receiver" 2>&1 &
 	receiver=$!
 	for _ in $(seq 600); do
 		is_there "$1" && break
 		sleep 0.1
 	done
 	# shellcheck disable=SC2086
-	timeout 120 fio --name=sender "${both[@]}" --rw=write $3 >"$tmp/sender" 2>&1 || status=1
+	timeout 600 fio --name=sender "${both[@]}" --rw=write $3 >"$tmp/sender" 2>&1 || status=1
 	wait "$receiver" || status=1
 	return $status
 }
@@ -113,7 +113,7 @@ else
 	echo "ok 5 fio sends and receives this memory by RDMA # SKIP no soft-RoCE device can be made"
 fi
 
-for _ in $(seq 100); do
+for _ in $(seq 600); do
 	[ "$(cat "$counters")" = "$before" ] && break
 	sleep 0.1
 done

@@ -43,18 +43,18 @@ echo "1..3"
 before=$(cat "$counters")
 
 options=(-d evpl-rxe -x 1 -s 65536 -n 200 --mmap=/dev/evpl -F)
-timeout 120 ib_write_bw "${options[@]}" >"$log/server" 2>&1 &
+timeout 600 ib_write_bw "${options[@]}" >"$log/server" 2>&1 &
 server=$!
-for _ in $(seq 100); do
+for _ in $(seq 600); do
 	ss -Htln 'sport = :18515' | grep -q . && break
 	sleep 0.1
 done
-timeout 120 ib_write_bw "${options[@]}" $address >"$log/client" 2>&1
+timeout 600 ib_write_bw "${options[@]}" $address >"$log/client" 2>&1
 result $? "1 ib_write_bw writes from this memory"
 wait $server
 result $? "2 ib_write_bw receives in this memory"
 
-for _ in $(seq 100); do
+for _ in $(seq 600); do
 	[ "$(cat "$counters")" = "$before" ] && break
 	sleep 0.1
 done

@@ -446,7 +446,7 @@ TEST_F(pressure, clients_in_fragmented_memory_do_not_disturb_each_other)
 /* As many buffers as a channel carries, of 4 KiB each. */
 #define NR_SENT		EVPL_CHANNEL_CAPACITY_MAX
 /* So many buffers are revoked one after the other. */
-#define NR_REVOKED	100
+#define NR_REVOKED	10
 
 /* Make an owner that sends NR_SENT buffers to the other end. Return its client, or -1. */
 static int send_all(int ends[2])

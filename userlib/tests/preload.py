@@ -21,7 +21,7 @@ preload = os.path.realpath(sys.argv[1])
 ENOSYS = 38
 MIB = 1 << 20
 ARENA = 64 * MIB
-LIMIT = 120                         # seconds for a step
+LIMIT = 600                         # seconds for a step
 PYTHON = '/usr/bin/python3'         # no wrapper in a shell, as that would need fork(2)
 # redis-tools has the server too. By its name the program knows that it is the server.
 REDIS = '/usr/bin/redis-check-rdb'

@@ -368,7 +368,7 @@ def main(program):
         if has_disk:
             subprocess.run(['umount', directory], check=True)
         shutil.rmtree(top)
-    for _ in range(100):
+    for _ in range(600):
         with open(COUNTERS, encoding='ascii') as counters:
             after = counters.read()
         if after == before:
