@@ -1787,9 +1787,10 @@ static inline int evpl_zerocopy_abort(struct evpl_zerocopy *zerocopy)
  * @arg: the first argument of the callbacks
  * @r_device: where the device goes; end it with evpl_device_detach()
  *
- * The slabs that the pool has are registered before this returns. A slab that comes later is
- * registered before anything is allocated from it. If a registration fails, this still succeeds,
- * and the slab's iovecs have no cookie.
+ * The slabs that the pool has are registered before this returns. This waits for callbacks of the
+ * device that run on other threads, so the caller must hold no lock that register_slab() takes. A
+ * slab that comes later is registered before anything is allocated from it. If a registration
+ * fails, this still succeeds, and the slab's iovecs have no cookie.
  *
  * Return: 0, or
  *  - -EINVAL, -E2BIG, -EOPNOTSUPP: see above
