@@ -10,7 +10,7 @@
 #include "probe.h"
 #include "qp.h"
 
-#define PAIR_SECONDS	5
+#define PAIR_SECONDS	15
 #define ACCESS		(IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE)
 
 static void explain_none(struct row *row)
