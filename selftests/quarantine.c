@@ -875,7 +875,7 @@ TEST(pass_checks_each_folio_once_however_many_buffers_wait_for_it)
 	EXPECT_EQ((long long)MANY_BUFFERS, quarantined);
 
 	/* Try several times, since a pass of the kernel's own may come meanwhile. */
-	for (tries = 0, rechecks = 0; tries < 20 && rechecks != folios; tries++) {
+	for (tries = 0, rechecks = 0; tries < 5 && rechecks != folios; tries++) {
 		rechecks = number_in(COUNTERS, "rechecks");
 		EXPECT_EQ(0, evpl_lease_pull(fd[0]));
 		rechecks = number_in(COUNTERS, "rechecks") - rechecks;
