@@ -639,7 +639,11 @@ TEST_F(channel, ring_reads_and_writes_an_end_as_soon_as_it_can)
 		}
 		EXPECT_EQ(8, fdinfo(self->ends[1], "evpl-records-to-read"));
 		EXPECT_EQ(EVPL_WORD_SHARED, get(&self->owner.entries[1].word));
-		ASSERT_EQ(8, evpl_recv(self->ends[1], got, 8));
+		/* Work that io_uring has for this task ends a read early. */
+		for (int nr = 0, ret; nr < 8; nr += ret) {
+			ret = evpl_recv(self->ends[1], got + nr, 8 - nr);
+			ASSERT_LT(0, ret);
+		}
 		EXPECT_EQ(9, get(&self->lessee.leases[got->lease].word));
 		set(&self->lessee.leases[got->lease].word, 1);
 		EXPECT_EQ(1, let_go(&self->lessee, got));
