@@ -78,8 +78,8 @@
  * the record is read, or is given back because the other end is closed or that end's
  * client has gone.
  *
- * A read gives the records that are there, as many as fit, and at least one. It ends
- * before the others if a signal is pending, or work that io_uring has for the task.
+ * A read gives one record at least, and as many more as are there and fit. It gives
+ * fewer of them if a signal is pending, or if io_uring has work for the task.
  *
  * A client that reads a record of another client's buffer gets a *lease* on it. The
  * whole buffer appears at the lease's place in the guest window that the record asked
