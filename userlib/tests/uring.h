@@ -19,7 +19,7 @@
 
 #define ENTRIES	8
 #define SLABS	4		/* as many as the pool can have */
-#define SLOTS	(2 * SLABS)	/* a thread may have the pool's slabs in hand to give them back */
+#define SLOTS	(2 * SLABS)	/* a slab that is being given back still has its own */
 #define FIRST	3
 
 /* The kernel charges nothing for what this process registers. */
